@@ -1,0 +1,1 @@
+"""ROS 2 bags without ROS: read them, write them (rosbags only, no rclpy)."""

@@ -1,0 +1,350 @@
+"""Read ROS 2 bags: which topics they hold, and their messages in time order, one at a time."""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, ExitStack
+from dataclasses import dataclass
+from functools import cache
+import heapq
+from pathlib import Path
+import struct
+from typing import Any, NamedTuple
+
+from rosbags.interfaces import (
+    Connection,
+    ConnectionExtRosbag2,
+    MessageDefinition,
+    MessageDefinitionFormat,
+    Qos,
+    QosDurability,
+    QosReliability,
+)
+from rosbags.rosbag2 import Reader
+from rosbags.serde import SerdeError
+from rosbags.typesys import (
+    get_types_from_idl,
+    get_types_from_msg,
+    get_typestore,
+    Stores,
+    TypesysError,
+)
+from rosbags.typesys.store import Typestore
+
+from mnv2_perception.errors import BagError
+
+STORAGE_SUFFIXES = ('.mcap', '.db3')
+IDL_SEPARATOR = '=' * 80 + '\nIDL: '
+
+
+@dataclass(frozen=True)
+class TopicQos:
+    """What the publishers of a topic offered; what a player offers again.
+
+    Attributes:
+        reliable: False when any publisher was best effort.
+        transient_local: True (latched) when every publisher was.
+        depth: Length of the history, messages; 0 where unknown (DDS discovery does not tell it).
+    """
+
+    reliable: bool = True
+    transient_local: bool = False
+    depth: int = 0
+
+
+@dataclass(frozen=True)
+class BagTopic:
+    """One topic of a bag.
+
+    Attributes:
+        name: Absolute topic name.
+        type_name: ROS 2 type, as ``sensor_msgs/msg/Image``.
+        message_count: Messages in the bag.
+        qos: What its publishers offered; None where the bag does not say.
+        type_hash: RIHS01 hash of the type; empty where the bag does not say.
+        definition: The type's definition and those it needs; empty where the bag has none.
+    """
+
+    name: str
+    type_name: str
+    message_count: int
+    qos: TopicQos | None
+    type_hash: str
+    definition: str
+
+
+class BagMessage(NamedTuple):
+    """One recorded message, still serialised.
+
+    Attributes:
+        topic: Absolute topic name.
+        type_name: ROS 2 type, as ``sensor_msgs/msg/Image``.
+        stamp_ns: When it was recorded, ns since the epoch (not the header's stamp).
+        cdr: The message as it was on the wire, encapsulation header included.
+    """
+
+    topic: str
+    type_name: str
+    stamp_ns: int
+    cdr: bytes
+
+
+@cache
+def jazzy_types() -> Typestore:
+    """Return the types of ROS 2 Jazzy's common packages (vision_msgs is not among them)."""
+    return get_typestore(Stores.ROS2_JAZZY)
+
+
+def header_stamp_ns(cdr: bytes) -> int:
+    """Read the stamp of a message that begins with a std_msgs/Header, without deserialising it.
+
+    Args:
+        cdr: The serialised message, encapsulation header included.
+
+    Returns:
+        The header's stamp, ns.
+    """
+    byte_order = '<' if cdr[1] & 1 else '>'
+    seconds, nanoseconds = struct.unpack_from(f'{byte_order}iI', cdr, 4)
+    return int(seconds) * 1_000_000_000 + int(nanoseconds)
+
+
+class BagReader:
+    """A ROS 2 bag (a folder, or one .mcap or .db3 file), open until ``close`` or ``with`` ends.
+
+    A folder without metadata.yaml is read too, by what its storage files say themselves.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open a bag and read what it says about its topics, but none of its messages.
+
+        Args:
+            path: A bag folder, or a single .mcap or .db3 file.
+
+        Raises:
+            BagError: It is missing, damaged, empty, or a ROS 1 bag.
+        """
+        self.path = Path(path).expanduser()
+        self._stack = ExitStack()
+        self._readers: list[Reader] = []
+        self._typestores: dict[str, Typestore] = {}
+        try:
+            with _bag_errors(self.path):
+                for storage in _storages(self.path):
+                    reader = Reader(storage)
+                    reader.open()
+                    self._stack.callback(reader.close)
+                    self._readers.append(reader)
+            self.message_count = sum(reader.message_count for reader in self._readers)
+            if self.message_count == 0:
+                raise BagError(
+                    f'{self.path}: the bag holds no messages; expected at least one; check that '
+                    'the topics were being published, under those names, while it was recorded'
+                )
+            self.topics = _topics(self._readers)
+        except BaseException:
+            self._stack.close()
+            raise
+        self.start_ns = min(r.start_time for r in self._readers if r.message_count)
+        self.end_ns = max(r.end_time - 1 for r in self._readers if r.message_count)
+
+    def __enter__(self) -> 'BagReader':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the bag's files; harmless when it is closed already."""
+        self._stack.close()
+
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
+        """Go through the messages in the order they were recorded, holding one chunk at a time.
+
+        Args:
+            topics: Names of the topics wanted; all of them when None.
+
+        Returns:
+            An iterator over the messages.
+
+        Raises:
+            BagError: A topic is not in the bag; while iterating: the bag is damaged.
+        """
+        names = {topic.name for topic in self.topics}
+        if topics is not None:
+            self.require(topics)
+            names = set(topics)
+        return self._messages(names)
+
+    def require(self, topics: Collection[str]) -> None:
+        """Check that the bag has these topics.
+
+        Args:
+            topics: Absolute topic names.
+
+        Raises:
+            BagError: One of them is not in the bag.
+        """
+        names = sorted({topic.name for topic in self.topics})
+        if missing := sorted(set(topics) - set(names)):
+            raise BagError(
+                f'{self.path}: no topic {", ".join(missing)} in the bag; choose from '
+                f'{", ".join(names)}'
+            )
+
+    def deserialize(self, message: BagMessage) -> Any:
+        """Turn a message's bytes into an object, by the bag's own definition where it has one.
+
+        Args:
+            message: One message of this bag.
+
+        Returns:
+            An object with the message's fields as attributes; arrays of numbers are numpy arrays.
+
+        Raises:
+            BagError: The type is not known, or the bytes do not fit it.
+        """
+        type_name = message.type_name
+        try:
+            if type_name not in self._typestores:
+                self._typestores[type_name] = self._typestore(type_name)
+            return self._typestores[type_name].deserialize_cdr(message.cdr, type_name)
+        except KeyError as exc:
+            raise BagError(
+                f'{self.path}: {message.topic} has the type {type_name}, which neither the bag '
+                f'nor ROS 2 Jazzy defines (missing: {exc.args[0]}); record the bag again as mcap, '
+                'which keeps the definitions'
+            ) from exc
+        except (SerdeError, TypesysError) as exc:
+            raise BagError(
+                f'{self.path}: a message of {message.topic} is not the {type_name} that the bag '
+                f'says it is ({exc}); record the bag again with the types of one ROS distro'
+            ) from exc
+
+    def _messages(self, names: Collection[str]) -> Iterator[BagMessage]:
+        streams = [
+            reader.messages(connections)
+            for reader in self._readers
+            # An empty list would mean all of them.
+            if (connections := [c for c in reader.connections if c.topic in names])
+        ]
+        with _bag_errors(self.path):
+            for connection, stamp_ns, cdr in heapq.merge(*streams, key=lambda item: item[1]):
+                yield BagMessage(connection.topic, connection.msgtype, stamp_ns, cdr)
+
+    def _typestore(self, type_name: str) -> Typestore:
+        definition = next(
+            (
+                connection.msgdef
+                for reader in self._readers
+                for connection in reader.connections
+                if connection.msgtype == type_name and connection.msgdef.data
+            ),
+            None,
+        )
+        if definition is None:
+            return jazzy_types()
+        typestore = get_typestore(Stores.EMPTY)
+        for text in _split_definition(definition):
+            if definition.format is MessageDefinitionFormat.IDL:
+                typestore.register(get_types_from_idl(text))
+            else:
+                typestore.register(get_types_from_msg(text, type_name))
+        return typestore
+
+
+@contextmanager
+def _bag_errors(path: Path) -> Iterator[None]:
+    """Turn what rosbags and its decompressors raise on a damaged file into a BagError."""
+    try:
+        yield
+    except BagError:
+        raise
+    except OSError as exc:
+        raise BagError(f'{path}: cannot be read ({exc}); check the path and its rights') from exc
+    except Exception as exc:  # On a damaged file the parsers fail in whatever way its bytes lead.
+        files = [path] if path.is_file() else sorted(path.iterdir())
+        if any(file.suffix == '.mcap' for file in files):
+            recover = 'mcap recover IN.mcap -o OUT.mcap'
+        else:
+            recover = 'sqlite3 IN.db3 .recover | sqlite3 OUT.db3'
+        raise BagError(
+            f'{path}: cannot be read as a ROS 2 bag ({exc}); if it was cut short (copied in part,'
+            f" recorder killed), copy it again or recover what is whole with '{recover}'"
+        ) from exc
+
+
+def _storages(path: Path) -> list[Path]:
+    """Return what rosbags has to open: the folder as a whole, or single files."""
+    if not path.exists():
+        raise BagError(f'{path}: no such bag; expected a bag folder, or a .mcap or .db3 file')
+    if path.is_file():
+        if path.suffix == '.bag':
+            raise BagError(_ros1_cure(path))
+        if path.suffix not in STORAGE_SUFFIXES:
+            raise BagError(
+                f'{path}: not a bag by its name; expected a folder, or a .mcap or .db3 file'
+                ' (of a compressed bag give the folder)'
+            )
+        return [path]
+    if (path / 'metadata.yaml').exists():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix in STORAGE_SUFFIXES)
+    if not files:
+        if ros1_bags := sorted(path.glob('*.bag')):
+            raise BagError(_ros1_cure(ros1_bags[0]))
+        raise BagError(
+            f'{path}: not a bag; expected a folder with a metadata.yaml, or with .mcap or .db3 '
+            'files'
+        )
+    return files
+
+
+def _ros1_cure(path: Path) -> str:
+    return (
+        f'{path}: a ROS 1 bag; expected a ROS 2 bag; convert it with '
+        f"'rosbags-convert --src {path} --dst {path.with_suffix('')} --dst-storage mcap "
+        "--dst-typestore ros2_jazzy'"
+    )
+
+
+def _topics(readers: list[Reader]) -> tuple[BagTopic, ...]:
+    """Merge the readers' connections, of which a topic may have several, into topics."""
+    connections: dict[tuple[str, str], list[Connection]] = {}
+    for reader in readers:
+        for connection in reader.connections:
+            key = (connection.topic, connection.msgtype)
+            connections.setdefault(key, []).append(connection)
+    return tuple(
+        BagTopic(
+            name=name,
+            type_name=type_name,
+            message_count=sum(connection.msgcount for connection in group),
+            qos=_topic_qos(group),
+            type_hash=next((c.digest for c in group if c.digest), ''),
+            definition=next((c.msgdef.data for c in group if c.msgdef.data), ''),
+        )
+        for (name, type_name), group in sorted(connections.items())
+    )
+
+
+def _topic_qos(connections: list[Connection]) -> TopicQos | None:
+    profiles: list[Qos] = [
+        profile
+        for connection in connections
+        if isinstance(connection.ext, ConnectionExtRosbag2)
+        for profile in connection.ext.offered_qos_profiles
+    ]
+    if not profiles:
+        return None
+    return TopicQos(
+        reliable=all(p.reliability is not QosReliability.BEST_EFFORT for p in profiles),
+        transient_local=all(p.durability is QosDurability.TRANSIENT_LOCAL for p in profiles),
+        depth=max(profile.depth for profile in profiles),
+    )
+
+
+def _split_definition(definition: MessageDefinition) -> list[str]:
+    """Split several IDL files in one text; message definitions are parsed as one text."""
+    if not definition.data.startswith(IDL_SEPARATOR):
+        return [definition.data]
+    parts = definition.data.split(IDL_SEPARATOR)[1:]
+    return [part.split('\n', 1)[1] for part in parts]

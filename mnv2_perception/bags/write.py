@@ -1,0 +1,320 @@
+"""Write ROS 2 bags of serialised messages, which ``ros2 bag`` of every distro since Humble reads.
+
+Each bag carries the definitions of its types, so that it can be read where they are not installed.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.interfaces import (
+    Connection,
+    Nodetype,
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.interfaces.typing import Typesdict
+from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
+from rosbags.typesys import get_types_from_msg, get_typestore, Stores, TypesysError
+from rosbags.typesys.store import Typestore
+
+from mnv2_perception.bags.read import jazzy_types, TopicQos
+from mnv2_perception.errors import BagError
+
+# Jazzy writes 9, but Humble's reader takes no more than 8, and Jazzy's takes that too.
+METADATA_VERSION: Literal[8] = 8
+# rosbag2's own spelling of "no limit".
+INFINITE = QosTime(9_223_372_036, 854_775_807)
+# Where the depth is unknown: 0 would make DDS keep a single message on replay.
+DEFAULT_DEPTH = 10
+CHANNELS = {'mono8': 1, 'rgb8': 3, 'bgr8': 3, 'rgba8': 4, 'bgra8': 4}
+
+
+def image_cdr(
+    image: NDArray[np.uint8], stamp_ns: int, frame_id: str, encoding: str = 'rgb8'
+) -> bytes:
+    """Serialise a sensor_msgs/msg/Image, without ROS.
+
+    Args:
+        image: (H, W) for mono8, (H, W, 3 or 4) for the others, uint8.
+        stamp_ns: Stamp of the header, ns.
+        frame_id: Frame of the header.
+        encoding: mono8, rgb8, bgr8, rgba8 or bgra8; what the channels are.
+
+    Returns:
+        The serialised message, encapsulation header included.
+
+    Raises:
+        BagError: The image has not the shape that the encoding needs.
+    """
+    channels = CHANNELS.get(encoding)
+    if channels is None:
+        raise BagError(f'encoding {encoding!r} is not one of {", ".join(CHANNELS)}; convert first')
+    height, width = image.shape[:2]
+    if image.dtype != np.uint8 or image.size != height * width * channels:
+        raise BagError(
+            f'{encoding} takes uint8 of {channels} channels, got {image.dtype} of shape '
+            f'{image.shape}; convert the image or name another encoding'
+        )
+    types = jazzy_types().types
+    message = types['sensor_msgs/msg/Image'](
+        header=_header(stamp_ns, frame_id),
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=0,
+        step=width * channels,
+        data=np.ascontiguousarray(image).reshape(-1),
+    )
+    return bytes(jazzy_types().serialize_cdr(message, 'sensor_msgs/msg/Image'))
+
+
+def compressed_image_cdr(data: bytes, stamp_ns: int, frame_id: str, image_format: str) -> bytes:
+    """Serialise a sensor_msgs/msg/CompressedImage, without ROS.
+
+    Args:
+        data: The whole JPEG or PNG file.
+        stamp_ns: Stamp of the header, ns.
+        frame_id: Frame of the header.
+        image_format: What the field ``format`` says, as ``jpeg``, ``png`` or
+            ``rgb8; jpeg compressed bgr8``.
+
+    Returns:
+        The serialised message, encapsulation header included.
+    """
+    message = jazzy_types().types['sensor_msgs/msg/CompressedImage'](
+        header=_header(stamp_ns, frame_id),
+        format=image_format,
+        data=np.frombuffer(data, np.uint8),
+    )
+    return bytes(jazzy_types().serialize_cdr(message, 'sensor_msgs/msg/CompressedImage'))
+
+
+def camera_info_cdr(
+    height: int, width: int, camera_matrix: NDArray[np.float64], stamp_ns: int, frame_id: str
+) -> bytes:
+    """Serialise a sensor_msgs/msg/CameraInfo of a camera without distortion, without ROS.
+
+    Args:
+        height: Height of the images, pixels.
+        width: Width of the images, pixels.
+        camera_matrix: (3, 3), K: focal lengths and principal point, pixels.
+        stamp_ns: Stamp of the header, ns.
+        frame_id: Frame of the header.
+
+    Returns:
+        The serialised message, encapsulation header included.
+    """
+    types = jazzy_types().types
+    k = np.asarray(camera_matrix, np.float64)
+    message = types['sensor_msgs/msg/CameraInfo'](
+        header=_header(stamp_ns, frame_id),
+        height=height,
+        width=width,
+        distortion_model='plumb_bob',
+        d=np.zeros(5),
+        k=k.reshape(-1),
+        r=np.eye(3).reshape(-1),
+        p=np.hstack([k, np.zeros((3, 1))]).reshape(-1),
+        binning_x=0,
+        binning_y=0,
+        roi=types['sensor_msgs/msg/RegionOfInterest'](
+            x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
+        ),
+    )
+    return bytes(jazzy_types().serialize_cdr(message, 'sensor_msgs/msg/CameraInfo'))
+
+
+class BagWriter:
+    """A new ROS 2 bag, complete and readable once ``close`` was called or ``with`` has ended.
+
+    Unlike rosbags' own writer it also finishes the bag when an exception ends the ``with``: what
+    was recorded is worth more than knowing that something else went wrong.
+    """
+
+    def __init__(self, path: str | Path, storage: str = 'mcap') -> None:
+        """Create the bag's folder.
+
+        Args:
+            path: The folder; its parents are made too.
+            storage: ``mcap``, or ``sqlite3`` as older distros write by default.
+
+        Raises:
+            BagError: The folder exists, or cannot be made.
+        """
+        self.path = Path(path).expanduser()
+        if storage not in ('mcap', 'sqlite3'):
+            raise BagError(f"storage {storage!r} is not known; expected 'mcap' or 'sqlite3'")
+        if self.path.exists():
+            raise BagError(
+                f'{self.path}: exists already, and a bag is never overwritten; choose another '
+                'folder or remove this one'
+            )
+        self.message_counts: dict[str, int] = {}
+        self._connections: dict[str, Connection] = {}
+        self._writer = Writer(
+            self.path,
+            version=METADATA_VERSION,
+            storage_plugin=StoragePlugin[storage.upper()],
+        )
+        self._open = False
+        try:
+            self._writer.open()
+        except (OSError, WriterError) as exc:
+            raise BagError(
+                f'{self.path}: cannot be made ({exc}); choose a folder that can be written'
+            ) from exc
+        self._open = True
+
+    def __enter__(self) -> 'BagWriter':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def add_topic(
+        self,
+        topic: str,
+        type_name: str,
+        qos: TopicQos | None = None,
+        definition: str | None = None,
+    ) -> None:
+        """Announce a topic; to be called once, before its first message.
+
+        Args:
+            topic: Absolute topic name.
+            type_name: ROS 2 type, as ``sensor_msgs/msg/Image``.
+            qos: What the topic's publishers offer; None leaves it open.
+            definition: The .msg text of the type and all that it needs, in the form rosbag2
+                keeps; None takes the definition that is installed.
+
+        Raises:
+            BagError: The topic is there already, its name is not absolute, or its type is
+                nowhere defined.
+        """
+        if topic in self._connections:
+            raise BagError(f'{self.path}: {topic} was added already; add a topic once')
+        if not topic.startswith('/'):
+            raise BagError(f"{self.path}: {topic!r} is not absolute; write '/{topic}'")
+        self._connections[topic] = self._writer.add_connection(
+            topic,
+            type_name,
+            typestore=_typestore(type_name, definition),
+            offered_qos_profiles=() if qos is None else (_offered(qos),),
+        )
+        self.message_counts[topic] = 0
+
+    def write(self, topic: str, stamp_ns: int, cdr: bytes | memoryview) -> None:
+        """Write one message.
+
+        Args:
+            topic: A topic that was added.
+            stamp_ns: When it was received, ns since the epoch.
+            cdr: The serialised message, encapsulation header included.
+
+        Raises:
+            BagError: The topic was not added, or the disk took no more.
+        """
+        if topic not in self._connections:
+            raise BagError(f'{self.path}: {topic} is not in this bag; call add_topic first')
+        try:
+            self._writer.write(self._connections[topic], stamp_ns, cdr)
+        except OSError as exc:
+            raise BagError(f'{self.path}: cannot be written ({exc}); make room first') from exc
+        self.message_counts[topic] += 1
+
+    def close(self) -> None:
+        """Finish the bag: index and metadata.yaml; harmless when that is done already.
+
+        Raises:
+            BagError: The disk took no more.
+        """
+        if not self._open:
+            return
+        self._open = False
+        try:
+            self._writer.close()
+        except OSError as exc:
+            raise BagError(f'{self.path}: cannot be finished ({exc}); make room first') from exc
+
+
+def _header(stamp_ns: int, frame_id: str) -> Any:
+    types = jazzy_types().types
+    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
+    stamp = types['builtin_interfaces/msg/Time'](sec=seconds, nanosec=nanoseconds)
+    return types['std_msgs/msg/Header'](stamp=stamp, frame_id=frame_id)
+
+
+def _offered(qos: TopicQos) -> Qos:
+    return Qos(
+        history=QosHistory.KEEP_LAST,
+        depth=qos.depth or DEFAULT_DEPTH,
+        reliability=QosReliability.RELIABLE if qos.reliable else QosReliability.BEST_EFFORT,
+        durability=(
+            QosDurability.TRANSIENT_LOCAL if qos.transient_local else QosDurability.VOLATILE
+        ),
+        deadline=INFINITE,
+        lifespan=INFINITE,
+        liveliness=QosLiveliness.AUTOMATIC,
+        liveliness_lease_duration=INFINITE,
+        avoid_ros_namespace_conventions=False,
+    )
+
+
+def _typestore(type_name: str, definition: str | None) -> Typestore:
+    """Return a type store that holds a type and all it needs."""
+    typestore = get_typestore(Stores.EMPTY)
+    try:
+        if definition is not None:
+            typestore.register(get_types_from_msg(definition, type_name))
+        else:
+            definitions: Typesdict = {}
+            _collect_definitions(type_name, definitions)
+            typestore.register(definitions)
+    except TypesysError as exc:
+        raise BagError(
+            f'{type_name}: its definition cannot be read ({exc}); check its .msg file'
+        ) from exc
+    return typestore
+
+
+def _collect_definitions(type_name: str, definitions: Typesdict) -> None:
+    """Add a type and those it needs: as installed, so as the nodes here speak it, or Jazzy's."""
+    if type_name in definitions:
+        return
+    if text := _installed_definition(type_name):
+        definitions.update(get_types_from_msg(text, type_name))
+    elif type_name in jazzy_types().fielddefs:
+        definitions[type_name] = jazzy_types().fielddefs[type_name]
+    else:
+        raise BagError(
+            f'{type_name}: no definition of this type was found; install and source the package '
+            f'{type_name.split("/")[0]}'
+        )
+    for _, field in definitions[type_name][1]:
+        if nested := _nested_type(field):
+            _collect_definitions(nested, definitions)
+
+
+def _installed_definition(type_name: str) -> str | None:
+    """Read the .msg file that a sourced ROS workspace has of a type."""
+    package, *folders, name = type_name.split('/')
+    for prefix in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep):
+        file = Path(prefix, 'share', package, *folders, f'{name}.msg')
+        if prefix and file.is_file():
+            return file.read_text(encoding='utf-8')
+    return None
+
+
+def _nested_type(field: Any) -> str | None:
+    """Return the message type of a field or of an array's elements; None for a basic type."""
+    kind, detail = field
+    if kind in (Nodetype.ARRAY, Nodetype.SEQUENCE):
+        kind, detail = detail[0]
+    return str(detail) if kind == Nodetype.NAME else None

@@ -1,0 +1,113 @@
+"""What every engine is: named tensors in, named tensors out, checked once."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.errors import EngineError, TensorError
+
+Tensors = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and dtype of an input or output; None is a side of any length."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+
+    def __str__(self) -> str:
+        sides = ', '.join('any' if side is None else str(side) for side in self.shape)
+        return f'{self.name!r} ({sides}) {self.dtype}'
+
+    def fits(self, array: NDArray[Any]) -> bool:
+        """Tell whether an array has this shape and dtype."""
+        return (
+            array.dtype == self.dtype
+            and array.ndim == len(self.shape)
+            and all(
+                side is None or side == got
+                for side, got in zip(self.shape, array.shape, strict=True)
+            )
+        )
+
+
+class Engine(ABC):
+    """An opened model.
+
+    Attributes:
+        name: the runtime, for logs and reports.
+        model: name of the model file, for errors.
+        inputs: what `infer` takes.
+        outputs: what `infer` returns.
+        metadata: the model's own key-value pairs.
+    """
+
+    name: str
+    model: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    metadata: Mapping[str, str]
+    _closed = False
+
+    def infer(self, tensors: Mapping[str, NDArray[Any]]) -> Tensors:
+        """Run the model once.
+
+        Args:
+            tensors: one C-contiguous array for each input; only read, and only until return.
+
+        Returns:
+            One array for each output, owned by the caller.
+
+        Raises:
+            TensorError: a name, shape or dtype is not what the model takes.
+            EngineError: the engine is closed, or the runtime failed.
+        """
+        if self._closed:
+            raise EngineError(f'{self.model}: the engine is closed; open it again')
+        expected = {spec.name for spec in self.inputs}
+        if set(tensors) != expected:
+            raise TensorError(
+                f'{self.model}: got inputs {sorted(tensors)}, expected {sorted(expected)}'
+            )
+        for spec in self.inputs:
+            array = tensors[spec.name]
+            if not spec.fits(array):
+                raise TensorError(
+                    f'{self.model}: input {spec} got {array.shape} {array.dtype}; '
+                    f'resize and scale the image as the ModelSpec says, or export again'
+                )
+        return self._infer(
+            {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        )
+
+    @abstractmethod
+    def _infer(self, tensors: Tensors) -> Tensors:
+        """Run the model on checked, contiguous tensors."""
+
+    def close(self) -> None:
+        """Release what the engine holds; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Release what the runtime holds."""
+
+    def __enter__(self) -> 'Engine':
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,56 @@
+"""An engine without a network, for testing the wiring around engines.
+
+Its class ids are the image's red channel and its confidence the green one, so a test knows every
+pixel that must come out. Its model is a YAML file::
+
+    height: 64
+    width: 96
+    latency_ms: 100.0
+    metadata: {mnv2_perception.model_spec: '{"name": ...}'}   # ModelSpec.to_metadata()
+"""
+
+from pathlib import Path
+import time
+
+import numpy as np
+import yaml
+
+from mnv2_perception.engines.base import Engine, Tensors, TensorSpec
+from mnv2_perception.errors import EngineError
+
+
+class FakeEngine(Engine):
+    """Red channel to class ids, green channel to confidence, after a given time.
+
+    Raises:
+        EngineError: the YAML file is missing or lacks a key.
+    """
+
+    name = 'fake'
+
+    def __init__(self, model: Path) -> None:
+        try:
+            values = yaml.safe_load(model.read_text(encoding='utf-8'))
+            height, width = int(values['height']), int(values['width'])
+            self._latency_s = float(values['latency_ms']) / 1000.0
+            self.metadata = dict(values['metadata'])
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as exc:
+            raise EngineError(
+                f'{model}: the fake engine takes a YAML file with height, width, latency_ms and '
+                f'metadata ({type(exc).__name__}: {exc})'
+            ) from exc
+        self.model = model.name
+        uint8 = np.dtype(np.uint8)
+        self.inputs = (TensorSpec('image', (1, height, width, 3), uint8),)
+        self.outputs = (
+            TensorSpec('class_ids', (1, height, width), uint8),
+            TensorSpec('confidence', (1, height, width), uint8),
+        )
+
+    def _infer(self, tensors: Tensors) -> Tensors:
+        time.sleep(self._latency_s)
+        image = tensors['image']
+        return {'class_ids': image[..., 0].copy(), 'confidence': image[..., 1].copy()}
+
+    def _release(self) -> None:
+        pass

@@ -1,0 +1,76 @@
+"""ONNX Runtime on the CPU."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnv2_perception.engines.base import Engine, Tensors, TensorSpec
+from mnv2_perception.errors import EngineError
+
+DTYPES = {
+    'tensor(float)': np.float32,
+    'tensor(float16)': np.float16,
+    'tensor(uint8)': np.uint8,
+    'tensor(int64)': np.int64,
+    'tensor(int32)': np.int32,
+}
+
+
+class OnnxRuntimeEngine(Engine):
+    """A model in ONNX Runtime.
+
+    Args:
+        model: path of the .onnx file.
+        threads: CPU threads for one inference; 0 uses one for each core.
+
+    Raises:
+        EngineError: onnxruntime is not installed, or the file is missing or no ONNX model.
+    """
+
+    name = 'onnx_runtime'
+
+    def __init__(self, model: Path, threads: int = 0) -> None:
+        try:
+            import onnxruntime
+        except ImportError as exc:
+            raise EngineError(
+                f'{model}: ONNX Runtime is not installed; pip install onnxruntime'
+            ) from exc
+        if not model.is_file():
+            raise EngineError(f'{model}: no such model file')
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Waiting threads that spin would take the cores from the camera driver and Nav2.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(model), options, providers=['CPUExecutionProvider']
+            )
+        except Exception as exc:  # its exceptions share no base but Exception
+            raise EngineError(f'{model}: ONNX Runtime refuses it: {exc}') from exc
+        self.model = model.name
+        self.inputs = tuple(_tensor_spec(model, arg) for arg in self._session.get_inputs())
+        self.outputs = tuple(_tensor_spec(model, arg) for arg in self._session.get_outputs())
+        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def _infer(self, tensors: Tensors) -> Tensors:
+        names = [spec.name for spec in self.outputs]
+        try:
+            arrays = self._session.run(names, tensors)
+        except Exception as exc:  # its exceptions share no base but Exception
+            raise EngineError(f'{self.model}: ONNX Runtime failed: {exc}') from exc
+        return dict(zip(names, arrays, strict=True))
+
+    def _release(self) -> None:
+        del self._session
+
+
+def _tensor_spec(model: Path, arg: Any) -> TensorSpec:
+    if arg.type not in DTYPES:
+        raise EngineError(
+            f'{model}: tensor {arg.name!r} is {arg.type}; known are {", ".join(DTYPES)}'
+        )
+    shape = tuple(side if isinstance(side, int) else None for side in arg.shape)
+    return TensorSpec(arg.name, shape, np.dtype(DTYPES[arg.type]))

@@ -1,0 +1,48 @@
+"""Every exception that mnv2_perception raises on purpose.
+
+::
+
+    PerceptionError
+    ├── ModelError       a model file, checkpoint or ModelSpec is missing, damaged or contradictory
+    ├── EngineError      a runtime is missing, refuses the model, or fails while it runs
+    │   └── TensorError  a tensor's name, shape or dtype is not what the engine takes
+    ├── ImageError       an image, or an image message, that contradicts itself
+    ├── DataError        a training or evaluation data set that cannot be used
+    ├── BagError         a bag that cannot be read, played or written
+    └── SetupError       something this machine lacks for what was asked
+
+A message says what was wrong, what was got, what was expected and how to cure it. Exceptions of
+other libraries are wrapped (``raise ... from exc``), so ``except PerceptionError`` catches all.
+"""
+
+
+class PerceptionError(Exception):
+    """Base of every exception of this package."""
+
+
+class ModelError(PerceptionError):
+    """A model file, checkpoint or ModelSpec is missing, damaged or contradictory."""
+
+
+class EngineError(PerceptionError):
+    """A runtime is missing, refuses the model, or fails while it runs."""
+
+
+class TensorError(EngineError):
+    """A tensor's name, shape or dtype is not what the engine takes."""
+
+
+class ImageError(PerceptionError):
+    """An image, or an image message, that contradicts itself."""
+
+
+class DataError(PerceptionError):
+    """A training or evaluation data set that cannot be used."""
+
+
+class BagError(PerceptionError):
+    """A bag that cannot be read, played or written."""
+
+
+class SetupError(PerceptionError):
+    """Something this machine lacks for what was asked."""

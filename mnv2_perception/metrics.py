@@ -1,0 +1,55 @@
+"""Accuracy in numpy; serves training, evaluation and reports alike."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.errors import DataError
+
+
+class ConfusionMatrix:
+    """Counts of (true class, predicted class) over pixels.
+
+    Ids of the truth at or above `num_classes` are unlabelled and ignored. A predicted id at or
+    above it ("no class") is an error wherever the truth has a class.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        # The last column counts pixels that were given no class.
+        self.counts = np.zeros((num_classes, num_classes + 1), np.int64)
+
+    def add(self, truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> None:
+        """Count one image.
+
+        Args:
+            truth: (H, W) ids.
+            predicted: (H, W) ids.
+
+        Raises:
+            DataError: the two differ in size.
+        """
+        if truth.shape != predicted.shape:
+            raise DataError(
+                f'label is {truth.shape}, prediction {predicted.shape}; expected one size (H, W)'
+            )
+        n = self.num_classes
+        labelled = truth < n
+        pairs = truth[labelled].astype(np.int64) * (n + 1) + np.minimum(predicted[labelled], n)
+        self.counts += np.bincount(pairs, minlength=n * (n + 1)).reshape(n, n + 1)
+
+    def iou(self) -> NDArray[np.float64]:
+        """Return the intersection over union of each class, NaN where a class never occurs."""
+        true_positive = np.diag(self.counts).astype(np.float64)
+        union = self.counts.sum(1) + self.counts[:, : self.num_classes].sum(0) - true_positive
+        with np.errstate(invalid='ignore'):
+            return true_positive / union
+
+    def miou(self) -> float:
+        """Return the mean IoU over the classes that occur, NaN if none does."""
+        iou = self.iou()
+        return float(np.nanmean(iou)) if not np.isnan(iou).all() else float('nan')
+
+    def pixel_accuracy(self) -> float:
+        """Return the share of labelled pixels with the right class, NaN if none is labelled."""
+        total = self.counts.sum()
+        return float(np.trace(self.counts) / total) if total else float('nan')

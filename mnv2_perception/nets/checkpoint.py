@@ -1,0 +1,87 @@
+"""Checkpoints: our own, and the ImageNet features that training starts from."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+import pickle
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnv2_perception.errors import ModelError
+from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
+from mnv2_perception.nets.unet import Decoder
+
+
+@dataclass(frozen=True)
+class SegmentationCheckpoint:
+    """A UNet, what it is for, how it was trained, and what a resumed run needs."""
+
+    spec: ModelSpec
+    width_mult: float
+    decoder: Decoder
+    state_dict: dict[str, Tensor]
+    facts: dict[str, Any]
+    epoch: int
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """Read a torch file that holds nothing but tensors and plain values.
+
+    Raises:
+        ModelError: it is missing, damaged, or would run code when loaded.
+    """
+    try:
+        values = torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError as exc:
+        raise ModelError(f'{path}: no such checkpoint') from exc
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as exc:
+        reason = str(exc).splitlines()[0]
+        raise ModelError(
+            f'{path}: is no checkpoint of plain tensors ({reason}); save a state_dict'
+        ) from exc
+    if not isinstance(values, dict):
+        raise ModelError(f'{path}: holds a {type(values).__name__}, expected a state_dict')
+    return values
+
+
+def load_backbone(encoder: MobileNetV2, path: Path) -> None:
+    """Load torchvision's MobileNetV2 `features.*` into an encoder; a classifier is left out.
+
+    Raises:
+        ModelError: tensors are missing, unknown or of another shape (another width multiplier).
+    """
+    values = read_weights(path)
+    features = {key: value for key, value in values.items() if not key.startswith('classifier.')}
+    try:
+        encoder.load_state_dict(features)
+    except RuntimeError as exc:
+        raise ModelError(
+            f"{path}: is no MobileNetV2 of this width with torchvision's names: {exc}"
+        ) from exc
+
+
+def save_checkpoint(checkpoint: SegmentationCheckpoint, path: Path) -> None:
+    """Write atomically: a killed run leaves the previous epoch's checkpoint."""
+    values = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}
+    values['spec'] = asdict(checkpoint.spec)
+    partial = path.with_suffix('.partial')
+    torch.save(values, partial)
+    partial.replace(path)
+
+
+def load_checkpoint(path: Path) -> SegmentationCheckpoint:
+    """Read what `save_checkpoint` wrote.
+
+    Raises:
+        ModelError: it is missing, damaged, or not of `mnv2 train`.
+    """
+    values = read_weights(path)
+    try:
+        values['spec'] = ModelSpec.from_dict(values['spec'], str(path))
+        return SegmentationCheckpoint(**values)
+    except (KeyError, TypeError) as exc:
+        raise ModelError(f'{path}: is no checkpoint of `mnv2 train` ({exc})') from exc

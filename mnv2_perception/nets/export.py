@@ -1,0 +1,93 @@
+"""From a checkpoint to the ONNX file that travels: scaling, network, decoding and ModelSpec.
+
+The graph takes (1, H, W, 3) uint8 RGB and gives class ids and confidence, (1, H, W) uint8 each,
+so that every runtime computes the same and a GPU sends back two bytes a pixel instead of floats.
+"""
+
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn, Tensor
+
+from mnv2_perception.errors import ModelError
+from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.nets.checkpoint import load_checkpoint
+from mnv2_perception.nets.unet import check_divisible, UNet
+
+OPSET = 17
+
+
+class Normalised(nn.Module):
+    """A network with its scaling in front: (N, H, W, 3) uint8 RGB to the network's output."""
+
+    def __init__(self, net: nn.Module, spec: ModelSpec) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer('mean', torch.tensor(spec.mean))
+        self.register_buffer('std', torch.tensor(spec.std))
+
+    def forward(self, image: Tensor) -> Tensor:
+        tensor = (image.float() - self.mean) / self.std  # (N, H, W, 3)
+        return self.net(tensor.permute(0, 3, 1, 2))
+
+
+class IdsAndConfidence(nn.Module):
+    """Logits (N, C, H, W) to class ids and softmax maximum × 255, (N, H, W) uint8 each.
+
+    TensorRT converts to uint8 from float only, and truncates.
+    """
+
+    def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        top, ids = logits.max(dim=1)
+        confidence = 1.0 / (logits - top[:, None]).exp().sum(dim=1)
+        return ids.float().to(torch.uint8), (confidence * 255.0 + 0.5).to(torch.uint8)
+
+
+def export_segmentation(checkpoint_path: Path, model_path: Path, description: str = '') -> None:
+    """Write a checkpoint of `mnv2 train segmentation` as ONNX with its ModelSpec inside.
+
+    Raises:
+        ModelError: the checkpoint cannot be loaded.
+    """
+    checkpoint = load_checkpoint(checkpoint_path)
+    spec = checkpoint.spec
+    net = UNet(len(spec.classes), checkpoint.width_mult, checkpoint.decoder)
+    net.load_state_dict(checkpoint.state_dict)
+    export_network(net, spec, model_path)
+
+
+def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
+    """Write a segmentation network with the input and output that `spec` promises.
+
+    Args:
+        net: normalised RGB (1, 3, H, W) to logits (1, C, H, W).
+        spec: input `uint8_nhwc`, output `ids_confidence` or `logits`.
+        model_path: the .onnx file to write, atomically.
+    """
+    if spec.input != 'uint8_nhwc' or spec.output not in ('ids_confidence', 'logits'):
+        raise ModelError(
+            f'{model_path.name}: export writes uint8_nhwc to ids_confidence or logits, '
+            f'the spec asks for {spec.input} to {spec.output}'
+        )
+    check_divisible(spec.height, spec.width)
+    graph: nn.Module = Normalised(net, spec)
+    names = ['logits']
+    if spec.output == 'ids_confidence':
+        graph = nn.Sequential(graph, IdsAndConfidence())
+        names = ['class_ids', 'confidence']
+    partial = model_path.with_suffix('.partial')
+    torch.onnx.export(
+        graph.eval(),
+        (torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8),),
+        str(partial),
+        input_names=['image'],
+        output_names=names,
+        opset_version=OPSET,
+        dynamo=False,
+    )
+    model = onnx.load(str(partial))
+    onnx.helper.set_model_props(model, spec.to_metadata())
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(partial))
+    partial.replace(model_path)

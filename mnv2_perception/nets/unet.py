@@ -1,0 +1,125 @@
+"""UNet over a MobileNetV2 encoder.
+
+Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI
+2015, https://arxiv.org/abs/1505.04597. Parameter names follow segmentation_models.pytorch.
+"""
+
+from typing import Literal
+
+import torch
+from torch import nn, Tensor
+from torch.nn import functional
+
+from mnv2_perception.errors import ModelError
+from mnv2_perception.nets.mobilenet_v2 import initialise, MobileNetV2
+
+STRIDE = 32
+DECODER_CHANNELS = (256, 128, 64, 32, 16)
+
+Decoder = Literal['separable', 'full']
+
+
+def check_divisible(height: int, width: int) -> None:
+    """Raise ModelError, naming the next possible size, unless both divide by the stride of 32."""
+    if height % STRIDE or width % STRIDE:
+        next_height, next_width = (-(-side // STRIDE) * STRIDE for side in (height, width))
+        raise ModelError(
+            f'input size (height {height}, width {width}) is not divisible by {STRIDE}; '
+            f'the next size that is: height {next_height}, width {next_width}'
+        )
+
+
+def full_conv(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Convolution 3×3, batch normalisation, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def separable_conv(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Depthwise 3×3, then pointwise 1×1, each with batch normalisation and ReLU6."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
+        nn.BatchNorm2d(in_channels),
+        nn.ReLU6(inplace=True),
+        nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU6(inplace=True),
+    )
+
+
+class DecoderBlock(nn.Module):
+    """Double the size, concatenate the encoder's skip, convolve twice."""
+
+    def __init__(
+        self, in_channels: int, skip_channels: int, out_channels: int, decoder: Decoder
+    ) -> None:
+        super().__init__()
+        conv = {'separable': separable_conv, 'full': full_conv}[decoder]
+        self.conv1 = conv(in_channels + skip_channels, out_channels)
+        self.conv2 = conv(out_channels, out_channels)
+
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        x = functional.interpolate(x, scale_factor=2.0, mode='nearest')
+        if skip is not None:
+            x = torch.cat([x, skip], dim=1)
+        return self.conv2(self.conv1(x))
+
+
+class UNetDecoder(nn.Module):
+    """One block for each halving of the encoder; only the block to stride 1 has no skip."""
+
+    def __init__(self, encoder_channels: list[int], channels: tuple[int, ...], decoder: Decoder):
+        super().__init__()
+        *skips, bottleneck = encoder_channels
+        in_channels = [bottleneck, *channels[:-1]]
+        skip_channels = [*reversed(skips), 0][: len(channels)]
+        self.blocks = nn.ModuleList(
+            DecoderBlock(*sizes, decoder)
+            for sizes in zip(in_channels, skip_channels, channels, strict=True)
+        )
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        *skips, x = features
+        for block, skip in zip(self.blocks, [*reversed(skips), None], strict=False):
+            x = block(x, skip)
+        return x
+
+
+class UNet(nn.Module):
+    """UNet-MobileNetV2: (N, 3, H, W) normalised RGB to logits (N, num_classes, H, W).
+
+    The `full` decoder (3×3 convolutions) goes up to stride 1. The `separable` one (depthwise and
+    pointwise) stops at stride 2, where the last skip is, and resizes the logits: the block at
+    stride 1 has no skip to sharpen with, and training with it takes twice as long.
+
+    Args:
+        num_classes: classes of the head.
+        width_mult: width multiplier of the encoder.
+        decoder: `separable` (default) or `full`.
+
+    Raises:
+        ModelError: height or width of the input is not divisible by 32.
+    """
+
+    def __init__(
+        self, num_classes: int, width_mult: float = 1.0, decoder: Decoder = 'separable'
+    ) -> None:
+        super().__init__()
+        self.encoder = MobileNetV2(num_classes=0, width_mult=width_mult)
+        channels = DECODER_CHANNELS[:4] if decoder == 'separable' else DECODER_CHANNELS
+        self.decoder = UNetDecoder(self.encoder.out_channels, channels, decoder)
+        self.segmentation_head = nn.Sequential(
+            nn.Conv2d(channels[-1], num_classes, 3, padding=1)
+        )
+        initialise(self.decoder)
+        initialise(self.segmentation_head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_divisible(x.shape[-2], x.shape[-1])
+        logits = self.segmentation_head(self.decoder(self.encoder.forward_features(x)))
+        if logits.shape[-1] == x.shape[-1]:
+            return logits
+        return functional.interpolate(logits, scale_factor=2.0, mode='bilinear')

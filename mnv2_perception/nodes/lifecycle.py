@@ -1,0 +1,392 @@
+"""PerceptionNode: what every node of this package does besides its own work.
+
+Guarded lifecycle transitions, one worker thread on the newest frame, QoS by name, diagnostics.
+"""
+
+from abc import abstractmethod
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from typing import Any, Generic, TypeVar
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+from mnv2_perception.errors import PerceptionError
+from mnv2_perception.nodes import parameters
+from mnv2_perception.nodes.messages import diagnostics_to_msg
+
+# Best effort matches every camera; a reliable subscription hears nothing of most of them. The
+# callback only stores the message, so a depth of 5 never means an old frame: it bridges the
+# moments in which Python does something else, and what was passed over is counted, not lost.
+CAMERA_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+# Reliable serves RViz, which asks for it, and Nav2's semantic layer, which does not.
+RESULT_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+LATCHED_QOS = QoSProfile(
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+
+LOG_PERIOD_S = 5.0
+LATENCY_WINDOW = 256
+SILENCE_S = 3.0
+
+Item = TypeVar('Item')
+Result = TypeVar('Result')
+
+
+class NewestFrameWorker(Generic[Item]):
+    """One thread that works on the newest item; an older one that still waits is dropped.
+
+    So a result is never older than the work under way plus its own. The same thread opens, uses
+    and closes what belongs to a thread, as a CUDA context does.
+
+    Args:
+        work: called with each item that is taken; must not raise.
+    """
+
+    def __init__(self, work: Callable[[Item], None]) -> None:
+        self._work = work
+        self._lock = threading.Lock()
+        self._waiting: Item | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix='worker')
+
+    def put(self, item: Item) -> bool:
+        """Hand over an item; return whether one that still waited was dropped for it."""
+        with self._lock:
+            dropped = self._waiting is not None
+            self._waiting = item
+        if not dropped:
+            self._thread.submit(self._take)
+        return dropped
+
+    def drop_waiting(self) -> bool:
+        """Drop the item that waits; return whether there was one."""
+        with self._lock:
+            dropped = self._waiting is not None
+            self._waiting = None
+        return dropped
+
+    def run(self, function: Callable[[], Result]) -> Result:
+        """Run a function in the worker's thread after the work under way; return its result."""
+        return self._thread.submit(function).result()
+
+    def close(self) -> None:
+        """Finish the work under way and end the thread."""
+        self.drop_waiting()
+        self._thread.shutdown()
+
+    def _take(self) -> None:
+        with self._lock:
+            item, self._waiting = self._waiting, None
+        if item is not None:
+            self._work(item)
+
+
+class PerceptionNode(LifecycleNode):
+    """A lifecycle node that turns a camera's frames into results.
+
+    A subclass gives its parameter class and implements `acquire`, `release`, `announce` and
+    `process`. `acquire` and `process` run in the worker's thread, the rest in the executor's.
+
+    Counted in `counts`: received (frames that reached the callback), published, passed_over
+    (a newer one came first, or max_rate_hz), rejected (malformed, or processing failed) and lost
+    (the middleware says that it lost them before the callback).
+    """
+
+    Parameters: type[Any]
+
+    def __init__(self, name: str, **kwargs: Any) -> None:
+        super().__init__(name, **kwargs)
+        self.counts: Counter[str] = Counter()
+        self.latencies_ms: deque[float] = deque(maxlen=LATENCY_WINDOW)
+        self.parameters: Any = None
+        self._lock = threading.Lock()
+        self._worker: NewestFrameWorker[tuple[Any, float]] | None = None
+        self._active = False
+        self._next_due_s = 0.0
+        self._last_received_s = 0.0
+        self._rate_mark = (time.monotonic(), 0)
+        parameters.declare(self, self.Parameters)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self.create_timer(1.0, self.publish_diagnostics)
+        if self.get_parameter('autostart').value:
+            # From the executor, so that a lifecycle manager's requests never run beside it.
+            self._autostart_timer = self.create_timer(0.0, self._autostart)
+
+    @abstractmethod
+    def acquire(self) -> None:
+        """Open what the node needs and create its publishers and subscriptions."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give back, in reverse, whatever `acquire` got; it may have failed half-way."""
+
+    @abstractmethod
+    def announce(self) -> None:
+        """Publish what consumers must know before the first result."""
+
+    @abstractmethod
+    def process(self, msg: Any) -> bool:
+        """Turn one frame into results and publish them; return whether that was done.
+
+        Raises:
+            PerceptionError: the frame cannot be processed.
+        """
+
+    @abstractmethod
+    def describe(self) -> dict[str, object]:
+        """Return facts for the diagnostics."""
+
+    def create_camera_subscription(self, msg_type: Any, topic: str) -> Any:
+        """Subscribe to a camera topic; its QoS can be overridden by parameters."""
+        return self.create_subscription(
+            msg_type,
+            topic,
+            self.on_frame,
+            CAMERA_QOS,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            event_callbacks=_message_lost_callback(self._on_lost),
+        )
+
+    def create_result_publisher(
+        self, msg_type: Any, topic: str, qos: QoSProfile = RESULT_QOS
+    ) -> Any:
+        """Create a publisher that is silent until activation; its QoS can be overridden."""
+        return self.create_lifecycle_publisher(
+            msg_type,
+            topic,
+            qos,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+
+    def on_frame(self, msg: Any) -> None:
+        """Store a frame for the worker; nothing else happens in the callback."""
+        now_s = time.monotonic()
+        with self._lock:
+            self.counts['received'] += 1
+            self._last_received_s = now_s
+            if not self._active:
+                self.counts['passed_over'] += 1
+                return
+            rate_hz = self.parameters.max_rate_hz
+            if rate_hz > 0.0:
+                if now_s < self._next_due_s:
+                    self.counts['passed_over'] += 1
+                    return
+                self._next_due_s = max(self._next_due_s, now_s - 1.0 / rate_hz) + 1.0 / rate_hz
+            assert self._worker
+            if self._worker.put((msg, now_s)):
+                self.counts['passed_over'] += 1
+
+    def _work(self, item: tuple[Any, float]) -> None:
+        msg, received_s = item
+        try:
+            outcome = 'published' if self.process(msg) else 'passed_over'
+        except PerceptionError as exc:
+            outcome = 'rejected'
+            self.get_logger().error(
+                f'frame rejected: {exc}', throttle_duration_sec=LOG_PERIOD_S
+            )
+        except Exception as exc:  # a frame must never end the worker
+            outcome = 'rejected'
+            self.get_logger().error(
+                f'frame rejected: unexpected {type(exc).__name__}: {exc}',
+                throttle_duration_sec=LOG_PERIOD_S,
+            )
+        with self._lock:
+            self.counts[outcome] += 1
+            if outcome == 'published':
+                self.latencies_ms.append((time.monotonic() - received_s) * 1000.0)
+
+    def _on_lost(self, event: Any) -> None:
+        with self._lock:
+            self.counts['lost'] += event.total_count_change
+        self.get_logger().warning(
+            f'{event.total_count} images lost before they arrived: images between processes '
+            f'need larger transport buffers, see config/fastdds.xml (both sides need it)',
+            throttle_duration_sec=LOG_PERIOD_S,
+        )
+
+    # Lifecycle. rclpy swallows exceptions of these callbacks, so each is guarded here.
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._worker = NewestFrameWorker(self._work)
+        try:
+            self.parameters = parameters.read(self, self.Parameters)
+            self._worker.run(self.acquire)
+        except Exception as exc:
+            self._log_failure('configure', exc)
+            self._release_all()
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        result = super().on_activate(state)  # enables the publishers: what comes before is lost
+        try:
+            self.announce()
+        except Exception as exc:
+            self._log_failure('activate', exc)
+            super().on_deactivate(state)
+            return TransitionCallbackReturn.FAILURE
+        with self._lock:
+            self._active = True
+            self._last_received_s = time.monotonic()  # silence is counted from here
+        self.get_logger().info('active')
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop_working()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release_all()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release_all()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release_all()
+        return TransitionCallbackReturn.SUCCESS
+
+    def destroy_node(self) -> None:
+        self._release_all()
+        super().destroy_node()
+
+    def _stop_working(self) -> None:
+        with self._lock:
+            self._active = False
+        if self._worker:
+            if self._worker.drop_waiting():
+                self.counts['passed_over'] += 1
+            self._worker.run(lambda: None)
+
+    def _release_all(self) -> None:
+        self._stop_working()
+        if self._worker:
+            try:
+                self._worker.run(self.release)
+            except Exception as exc:
+                self._log_failure('release', exc)
+            self._worker.close()
+        self._worker = None
+        self.parameters = None
+
+    def _log_failure(self, what: str, exc: Exception) -> None:
+        kind = '' if isinstance(exc, PerceptionError) else f'unexpected {type(exc).__name__}: '
+        self.get_logger().error(f'{what} failed: {kind}{exc}')
+
+    def _autostart(self) -> None:
+        self._autostart_timer.cancel()
+        if self._state_machine.current_state[1] != 'unconfigured':
+            return  # a lifecycle manager was first
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    def _LifecycleNodeMixin__change_state(
+        self, transition_id: int
+    ) -> TransitionCallbackReturn:
+        """Answer transitions that do not start from the present state instead of dying of them.
+
+        rclpy raises RCLError out of the service's callback, and with it out of spin. Autostart
+        and a lifecycle manager together make it happen. A manager that asks for a state wants the
+        node in that state, so that is what it gets; anything else fails without effect.
+        """
+        state = self._state_machine.current_state[1]
+        if transition_id == Transition.TRANSITION_CONFIGURE:
+            if state == 'active':
+                return self.trigger_deactivate()
+            if state == 'inactive':
+                return TransitionCallbackReturn.SUCCESS
+        if transition_id == Transition.TRANSITION_ACTIVATE and state == 'active':
+            return TransitionCallbackReturn.SUCCESS
+        possible = [found[0] for found in self._state_machine.available_transitions]
+        if transition_id not in possible:
+            self.get_logger().warning(f'transition {transition_id} ignored: the node is {state}')
+            return TransitionCallbackReturn.FAILURE
+        return super()._LifecycleNodeMixin__change_state(transition_id)
+
+    def _on_set_parameters(self, changes: list[Any]) -> Any:
+        self.parameters, result = parameters.change(self.parameters, changes, self.Parameters)
+        return result
+
+    def publish_diagnostics(self) -> None:
+        """Publish one status: state, counts, rate, latency, and the node's own facts."""
+        now_s = time.monotonic()
+        with self._lock:
+            counts = dict(self.counts)
+            latencies_ms = sorted(self.latencies_ms)
+            silent_s = now_s - self._last_received_s
+            active = self._active
+        marked_s, marked = self._rate_mark
+        published = counts.get('published', 0)
+        self._rate_mark = (now_s, published)
+        level, message = DiagnosticStatus.OK, 'working'
+        if not active:
+            message = f'{self._state_machine.current_state[1]}, not working'
+        elif silent_s > SILENCE_S:
+            level, message = DiagnosticStatus.WARN, f'no image for {SILENCE_S:.0f} s or more'
+            self.get_logger().warning(
+                self.explain_silence(), throttle_duration_sec=10 * LOG_PERIOD_S
+            )
+        values: dict[str, object] = {
+            name: counts.get(name, 0)
+            for name in ('received', 'published', 'passed_over', 'rejected', 'lost')
+        }
+        values['rate_hz'] = f'{(published - marked) / max(now_s - marked_s, 1e-6):.1f}'
+        if latencies_ms:
+            values['latency_p50_ms'] = f'{latencies_ms[len(latencies_ms) // 2]:.1f}'
+            values['latency_p95_ms'] = f'{latencies_ms[int(len(latencies_ms) * 0.95)]:.1f}'
+        if self.parameters:
+            values |= self.describe()
+        self._diagnostics.publish(
+            diagnostics_to_msg(
+                f'{self.get_fully_qualified_name()[1:]}: frames', self.get_name(), level,
+                message, values, self.get_clock().now().to_msg(),
+            )
+        )
+
+    def explain_silence(self) -> str:
+        """Return why no frame may be arriving, and what to do."""
+        return 'no image arrives'
+
+
+def _message_lost_callback(callback: Callable[[Any], None]) -> Any:
+    """Return the event callbacks of a subscription that counts what the middleware lost."""
+    try:
+        from rclpy.event_handler import SubscriptionEventCallbacks
+    except ImportError:  # Humble
+        from rclpy.qos_event import SubscriptionEventCallbacks
+    return SubscriptionEventCallbacks(message_lost=callback)
+
+
+def spin(create: Callable[[], PerceptionNode], args: list[str] | None = None) -> int:
+    """Run one node until SIGINT, SIGTERM or shutdown; return the process's exit code."""
+    rclpy.init(args=args)
+    node = None
+    try:
+        node = create()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except PerceptionError as exc:
+        print(f'error: {exc}')
+        return 1
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0

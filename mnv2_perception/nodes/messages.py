@@ -1,0 +1,158 @@
+"""Every array <-> message conversion. No node and no DDS: messages are plain objects here.
+
+cv_bridge converts images where it is installed and right; `vision.encodings` gives equal results
+everywhere else.
+"""
+
+from array import array
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from builtin_interfaces.msg import Time
+import cv2
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+import numpy as np
+from numpy.typing import NDArray
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from vision_msgs.msg import LabelInfo, VisionClass
+
+from mnv2_perception.errors import ImageError
+from mnv2_perception.vision.encodings import (
+    checked_layout,
+    image_from_compressed_msg,
+    image_from_fields,
+    labels_from_compressed_msg,
+    labels_from_msg,
+    row_bytes,
+)
+
+__all__ = [
+    'IMAGE_CONVERTER',
+    'diagnostics_to_msg',
+    'image_from_compressed_msg',
+    'image_from_msg',
+    'label_info_to_msg',
+    'labels_from_compressed_msg',
+    'labels_from_msg',
+    'mask_to_msg',
+    'rgb_to_msg',
+    'stamp_to_ns',
+]
+
+
+def _open_cv_bridge() -> tuple[Any, str]:
+    """cv_bridge's converter if it works here, or None, and a phrase for the log."""
+    try:
+        # Built for NumPy 1 and OpenCV 4, it takes the process down beside newer ones.
+        if int(np.__version__.split('.')[0]) > 1 or int(cv2.__version__.split('.')[0]) > 4:
+            raise ImportError(f'not tried beside NumPy {np.__version__}, OpenCV {cv2.__version__}')
+        from cv_bridge import CvBridge
+
+        bridge = CvBridge()
+        probe = Image(height=1, width=2, encoding='bgr8', step=6, data=array('B', range(6)))
+        if bridge.imgmsg_to_cv2(probe, 'rgb8').tolist() != [[[2, 1, 0], [5, 4, 3]]]:
+            raise ImportError('it mixes up the colours of a probe')
+    except Exception as exc:  # a wrong build fails in many ways
+        return None, f'numpy and OpenCV (no cv_bridge: {exc})'
+    return bridge, 'cv_bridge'
+
+
+_CV_BRIDGE, IMAGE_CONVERTER = _open_cv_bridge()
+"""IMAGE_CONVERTER: what converts image messages in this process and why, for the node's log."""
+
+
+def image_from_msg(msg: Image) -> NDArray[np.uint8]:
+    """Make an RGB image of a message of any camera encoding, padding and byte order.
+
+    16 bits scale by type (65535 → 255), never by content. YUV is BT.601 of limited range.
+
+    Returns:
+        (height, width, 3) uint8, RGB. For rgb8 a view of the message's data, strided where the
+        rows are padded: do not write to it. Contiguous and owned by the caller otherwise.
+
+    Raises:
+        ImageError: The encoding is unknown, or size, step and data contradict each other.
+    """
+    layout = checked_layout(msg)
+    # cv_bridge misreads padding that is no whole pixel, and swaps bytes in a way NumPy 2 removed.
+    plain = msg.step == row_bytes(msg, layout) and not msg.is_bigendian
+    if _CV_BRIDGE is not None and layout.in_cv_bridge and plain:
+        with suppress(Exception):  # what it refuses takes the equal way below
+            bridged: NDArray[np.uint8] = _CV_BRIDGE.imgmsg_to_cv2(msg, 'rgb8')
+            return bridged
+    return image_from_fields(msg)
+
+
+def stamp_to_ns(stamp: Time) -> int:
+    """Express a message's stamp in nanoseconds."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def mask_to_msg(ids: NDArray[np.uint8], header: Header) -> Image:
+    """Copy class ids, or confidences, (height, width) uint8, into a mono8 message.
+
+    Rows are never padded: Nav2's semantic layer checks neither encoding nor step. The header is
+    the source image's, handed on unchanged.
+
+    Raises:
+        ImageError: `ids` is not (height, width) uint8, or empty.
+    """
+    return _image_msg(ids, 'mono8', (), header)
+
+
+def rgb_to_msg(image: NDArray[np.uint8], header: Header) -> Image:
+    """Copy an RGB image (the overlay) into an rgb8 message with the source image's header.
+
+    Raises:
+        ImageError: `image` is not (height, width, 3) uint8, or empty.
+    """
+    return _image_msg(image, 'rgb8', (3,), header)
+
+
+def label_info_to_msg(class_names: Sequence[str], header: Header, threshold: float) -> LabelInfo:
+    """Name a mask's ids: i is `class_names[i]`, 255 is less confident than `threshold` (0–1)."""
+    classes = [VisionClass(class_id=i, class_name=name) for i, name in enumerate(class_names)]
+    return LabelInfo(header=header, class_map=classes, threshold=float(threshold))
+
+
+def diagnostics_to_msg(
+    name: str,
+    hardware_id: str,
+    level: bytes,
+    message: str,
+    values: Mapping[str, object],
+    stamp: Time,
+) -> DiagnosticArray:
+    """Make a /diagnostics message of one status.
+
+    Args:
+        name: The node and what of it, such as 'segmentation_node: inference'.
+        hardware_id: What it runs on, such as the GPU.
+        level: `DiagnosticStatus.OK`, `WARN`, `ERROR` or `STALE`: one byte.
+        message: One sentence.
+        values: Figures by name, units in the names.
+        stamp: Now, by the node's clock.
+    """
+    pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+    status = DiagnosticStatus(name=name, hardware_id=hardware_id, level=level, message=message)
+    status.values = pairs
+    return DiagnosticArray(header=Header(stamp=stamp), status=[status])
+
+
+def _image_msg(
+    pixels: NDArray[np.uint8], encoding: str, channels: tuple[int, ...], header: Header
+) -> Image:
+    fits = pixels.ndim == 2 + len(channels) and pixels.shape[2:] == channels
+    if not fits or pixels.dtype != np.uint8 or not pixels.size:
+        raise ImageError(
+            f'{encoding} message: got {pixels.shape} {pixels.dtype}, expected uint8 of shape '
+            f'(height, width{", 3" if channels else ""}), not empty; convert it first'
+        )
+    height, width = pixels.shape[:2]
+    data = array('B')  # rclpy looks at every single element of most other types
+    data.frombytes(np.ascontiguousarray(pixels).data)
+    msg = Image(header=header, height=height, width=width, encoding=encoding)
+    msg.step, msg.data = len(data) // height, data  # the constructor would copy once more
+    return msg

@@ -1,0 +1,187 @@
+"""Every ROS parameter of every node, declared once: type, default, meaning, range.
+
+`python -m mnv2_perception.nodes.parameters` prints the tables of the README.
+"""
+
+from dataclasses import dataclass, Field, field, fields, replace
+from typing import Any, TypeVar
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.exceptions import ParameterException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from mnv2_perception.errors import PerceptionError
+
+
+class ParameterError(PerceptionError):
+    """A parameter's value is not possible."""
+
+
+def parameter(
+    default: Any,
+    meaning: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[Any, ...] = (),
+    live: bool = False,
+) -> Any:
+    """Declare a field of a parameter class.
+
+    Args:
+        default: value where none is given.
+        meaning: one sentence for `ros2 param describe` and the README.
+        low: smallest value, for numbers.
+        high: largest value, for numbers.
+        choices: the possible values, where there are few.
+        live: may be set while the node is active; others only while it is unconfigured.
+    """
+    meta = {'meaning': meaning, 'low': low, 'high': high, 'choices': choices, 'live': live}
+    return field(default=default, metadata=meta)
+
+
+AUTOSTART = 'Configure and activate without a lifecycle manager.'
+
+
+@dataclass(frozen=True)
+class SegmentationParameters:
+    """Parameters of segmentation_node."""
+
+    model: str = parameter(
+        'unet_mobilenetv2_camvid', 'Name of a shipped model, or path of an ONNX file.'
+    )
+    engine: str = parameter(
+        'auto', 'Runtime of the model.', choices=('auto', 'onnx_runtime', 'fake')
+    )
+    threads: int = parameter(
+        0, 'CPU threads for one inference; 0 uses one for each core.', 0, 256
+    )
+    image_transport: str = parameter(
+        'raw', 'What the camera sends: image, or image/compressed.', choices=('raw', 'compressed')
+    )
+    min_confidence: float = parameter(
+        0.0, 'Pixels whose confidence is below get id 255 (no class).', 0.0, 1.0, live=True
+    )
+    max_rate_hz: float = parameter(
+        0.0, 'Process at most so many images a second; 0 takes all it can.', 0.0, 1000.0, live=True
+    )
+    rotate: int = parameter(
+        0, 'Degrees clockwise that set the image of a tilted camera upright for the network.',
+        choices=(0, 90, 180, 270),
+    )
+    ignore_mask: str = parameter(
+        '', "PNG of the image's size; its non-black pixels get id 255 (the own bumper)."
+    )
+    overlay_alpha: float = parameter(
+        0.5, 'Weight of the colours in the overlay.', 0.0, 1.0, live=True
+    )
+    autostart: bool = parameter(True, AUTOSTART)
+
+
+P = TypeVar('P', bound=SegmentationParameters)
+
+
+def declare(node: Node, cls: type[P]) -> None:
+    """Declare the fields of a parameter class on a node, with ranges and descriptions."""
+    for item in fields(cls):
+        meta = item.metadata
+        descriptor = ParameterDescriptor(description=meta['meaning'])
+        if meta['choices']:
+            descriptor.additional_constraints = f'one of {meta["choices"]}'
+        if isinstance(item.default, float):
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=meta['low'], to_value=meta['high'])
+            ]
+        elif isinstance(item.default, int) and meta['low'] is not None:
+            descriptor.integer_range = [
+                IntegerRange(from_value=meta['low'], to_value=meta['high'])
+            ]
+        try:
+            node.declare_parameter(item.name, item.default, descriptor)
+        except ParameterException as exc:
+            raise ParameterError(
+                f'parameter {item.name}: {exc}; {meta["meaning"]} {describe_range(item)}'
+            ) from exc
+
+
+def read(node: Node, cls: type[P]) -> P:
+    """Return the node's parameters.
+
+    Raises:
+        ParameterError: a value is not one of the possible ones.
+    """
+    values = cls(**{item.name: node.get_parameter(item.name).value for item in fields(cls)})
+    for item in fields(cls):
+        check_choice(item, getattr(values, item.name))
+    return values
+
+
+def change(
+    values: P | None, changes: list[Parameter], cls: type[P]
+) -> tuple[P | None, SetParametersResult]:
+    """Apply changes while a node runs.
+
+    Args:
+        values: the parameters of the configured node; None while it is unconfigured.
+        changes: what is to be set.
+        cls: the node's parameter class.
+
+    Returns:
+        The new values (or the old ones where a change is refused) and the answer to the caller.
+    """
+    by_name = {item.name: item for item in fields(cls)}
+    ours = [parameter for parameter in changes if parameter.name in by_name]
+    try:
+        for new in ours:
+            item = by_name[new.name]
+            if values is not None and not item.metadata['live']:
+                raise ParameterError(
+                    f'{new.name} is read when the node is configured; deactivate and clean up '
+                    f'first'
+                )
+            check_choice(item, new.value)
+    except ParameterError as exc:
+        return values, SetParametersResult(successful=False, reason=str(exc))
+    if values is not None:
+        values = replace(values, **{new.name: new.value for new in ours})
+    return values, SetParametersResult(successful=True)
+
+
+def check_choice(item: 'Field[Any]', value: Any) -> None:
+    """Raise ParameterError unless the value is one of the field's choices, if it has any."""
+    choices = item.metadata['choices']
+    if choices and value not in choices:
+        raise ParameterError(f'{item.name} is {value!r}, expected one of {choices}')
+
+
+def describe_range(item: 'Field[Any]') -> str:
+    """Return the possible values of a field in words, empty where anything goes."""
+    meta = item.metadata
+    if meta['choices']:
+        return ', '.join(f'`{choice}`' for choice in meta['choices'])
+    return '' if meta['low'] is None else f'{meta["low"]} to {meta["high"]}'
+
+
+def table(cls: type[Any]) -> str:
+    """Return the README's Markdown table of a parameter class."""
+    lines = [
+        '| parameter | type | default | values | live | meaning |',
+        '| --- | --- | --- | --- | --- | --- |',
+    ]
+    for item in fields(cls):
+        default = f'`{item.default}`' if item.default != '' else '(empty)'
+        lines.append(
+            f'| `{item.name}` | {type(item.default).__name__} | {default} '
+            f'| {describe_range(item)} | {"yes" if item.metadata["live"] else ""} '
+            f'| {item.metadata["meaning"]} |'
+        )
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    print(table(SegmentationParameters))

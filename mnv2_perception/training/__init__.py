@@ -1,0 +1,1 @@
+"""Training, in torch. Nothing that runs on a robot imports this folder."""

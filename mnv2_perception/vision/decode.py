@@ -1,0 +1,51 @@
+"""From a network's output to masks at the image's size."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.uint8]
+
+
+def resize_ids(ids: Ids, height: int, width: int) -> Ids:
+    """Resize class ids (or their confidence) to (height, width): nearest, half-pixel centres.
+
+    INTER_NEAREST would take the top left corner of each pixel and shift the mask.
+    """
+    if ids.shape == (height, width):
+        return ids
+    return np.asarray(
+        cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8
+    )
+
+
+def ids_and_confidence(scores: NDArray[np.float32], output: str) -> tuple[Ids, Ids]:
+    """Decode a network that leaves it to us; our own exports do this inside the graph.
+
+    Class by class over whole planes: numpy's argmax along the first axis of (C, H, W) jumps
+    through memory and takes several times as long.
+
+    Args:
+        scores: (C, H, W) float32; (1, H, W) for `sigmoid`.
+        output: `logits`, `probabilities` or `sigmoid`; see ModelSpec.output.
+
+    Returns:
+        Class ids (H, W) and the winning class's probability × 255, rounded, (H, W), both uint8.
+        `sigmoid` gives id 1 from probability 0.5 on and 0 below it.
+    """
+    if output == 'sigmoid':
+        probability = scores[0]
+        ids = (probability >= 0.5).astype(np.uint8)
+        top = np.maximum(probability, 1.0 - probability)
+    else:
+        ids = np.zeros(scores.shape[1:], np.uint8)
+        top = scores[0].copy()
+        for class_id in range(1, len(scores)):
+            ids[scores[class_id] > top] = class_id
+            np.maximum(top, scores[class_id], out=top)
+        if output == 'logits':
+            total = np.zeros_like(top)
+            for class_scores in scores:
+                total += np.exp(class_scores - top)
+            top = 1.0 / total
+    return ids, (np.clip(top, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)

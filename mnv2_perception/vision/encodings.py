@@ -1,0 +1,258 @@
+"""Camera encodings to RGB, by numpy and OpenCV alone.
+
+An image is checked (encoding, size, step, length) before a byte of it is read; what contradicts
+itself raises ImageError, never an exception of numpy or OpenCV. Any object with the fields of
+sensor_msgs/Image or CompressedImage will do: rclpy's messages and those read from bags alike.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.errors import ImageError
+
+
+class ImageFields(Protocol):
+    """The fields of a sensor_msgs/Image."""
+
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int
+    data: Any
+
+
+class CompressedImageFields(Protocol):
+    """The fields of a sensor_msgs/CompressedImage."""
+
+    format: str
+    data: Any
+
+
+class Layout(NamedTuple):
+    """How an encoding lies in memory and what turns it into RGB."""
+
+    dtype: type[np.uint8] | type[np.uint16]
+    channels: int  # values per pixel in a row; 1 in the luma plane of nv12, nv21, nv24
+    to_rgb: int | None  # OpenCV's conversion code; None: RGB already
+    in_cv_bridge: bool = False  # cv_bridge of every supported distro converts it
+    multiple: tuple[int, int] = (1, 1)  # height and width are multiples of these
+    least: int = 1  # smallest height and width
+    plane_rows: float = 1.0  # rows of `step` bytes per image row, chroma planes included
+
+
+_U8, _U16 = np.uint8, np.uint16
+_GRAY, _BGR, _BGRA = cv2.COLOR_GRAY2RGB, cv2.COLOR_BGR2RGB, cv2.COLOR_BGRA2RGB
+_UYVY, _YUYV = cv2.COLOR_YUV2RGB_UYVY, cv2.COLOR_YUV2RGB_YUY2
+
+# 8UCn is what OpenCV programs publish without naming colours: gray, BGR, BGRA, as RViz reads it.
+# ROS names a Bayer pattern by its top left tile (rggb: R G over G B), OpenCV by the tile one row
+# down and one pixel right, so the letters differ. OpenCV interpolates only where all neighbours
+# are, hence `least`.
+_LAYOUTS = {
+    'rgb8': Layout(_U8, 3, None),
+    'bgr8': Layout(_U8, 3, _BGR, True),
+    'rgba8': Layout(_U8, 4, cv2.COLOR_RGBA2RGB, True),
+    'bgra8': Layout(_U8, 4, _BGRA, True),
+    'rgb16': Layout(_U16, 3, None, True),
+    'bgr16': Layout(_U16, 3, _BGR, True),
+    'rgba16': Layout(_U16, 4, cv2.COLOR_RGBA2RGB, True),
+    'bgra16': Layout(_U16, 4, _BGRA, True),
+    'mono8': Layout(_U8, 1, _GRAY, True),
+    'mono16': Layout(_U16, 1, _GRAY, True),
+    '8UC1': Layout(_U8, 1, _GRAY),
+    '8UC3': Layout(_U8, 3, _BGR),
+    '8UC4': Layout(_U8, 4, _BGRA),
+    'yuv422': Layout(_U8, 2, _UYVY, True, multiple=(1, 2)),
+    'uyvy': Layout(_U8, 2, _UYVY, multiple=(1, 2)),
+    'yuv422_yuy2': Layout(_U8, 2, _YUYV, True, multiple=(1, 2)),
+    'yuyv': Layout(_U8, 2, _YUYV, multiple=(1, 2)),
+    'nv12': Layout(_U8, 1, cv2.COLOR_YUV2RGB_NV12, multiple=(2, 2), plane_rows=1.5),
+    'nv21': Layout(_U8, 1, cv2.COLOR_YUV2RGB_NV21, multiple=(2, 2), plane_rows=1.5),
+    'nv24': Layout(_U8, 1, _YUYV, plane_rows=3.0),
+    'bayer_rggb8': Layout(_U8, 1, cv2.COLOR_BayerBG2RGB, True, least=3),
+    'bayer_bggr8': Layout(_U8, 1, cv2.COLOR_BayerRG2RGB, True, least=3),
+    'bayer_gbrg8': Layout(_U8, 1, cv2.COLOR_BayerGR2RGB, True, least=3),
+    'bayer_grbg8': Layout(_U8, 1, cv2.COLOR_BayerGB2RGB, True, least=3),
+    'bayer_rggb16': Layout(_U16, 1, cv2.COLOR_BayerBG2RGB, True, least=3),
+    'bayer_bggr16': Layout(_U16, 1, cv2.COLOR_BayerRG2RGB, True, least=3),
+    'bayer_gbrg16': Layout(_U16, 1, cv2.COLOR_BayerGR2RGB, True, least=3),
+    'bayer_grbg16': Layout(_U16, 1, cv2.COLOR_BayerGB2RGB, True, least=3),
+}
+
+
+def image_from_fields(msg: ImageFields) -> NDArray[np.uint8]:
+    """Make an RGB image of any camera encoding, padding and byte order.
+
+    16 bits scale by type (65535 → 255), never by content. YUV is BT.601 of limited range.
+
+    Returns:
+        (height, width, 3) uint8, RGB. For rgb8 a view of the message's data, strided where the
+        rows are padded: do not write to it. Contiguous and owned by the caller otherwise.
+
+    Raises:
+        ImageError: The encoding is unknown, or size, step and data contradict each other.
+    """
+    layout = checked_layout(msg)
+    if msg.encoding == 'nv24':
+        return _rgb_from_nv24(msg)
+    return _rgb(_pixels(msg, layout), layout.to_rgb)
+
+
+def image_from_compressed_msg(msg: CompressedImageFields) -> NDArray[np.uint8]:
+    """Make an RGB image of a JPEG or PNG (8 or 16 bits), as image_transport's subscriber does.
+
+    The data says what is decoded; `format` only what its channels are: 'rgb8; png compressed '
+    without 'bgr' stored them the wrong way round, 'bayer_rggb8; png compressed ' is a mosaic.
+    EXIF orientation is ignored, alpha dropped.
+
+    Returns:
+        (height, width, 3) uint8, RGB, owned by the caller.
+
+    Raises:
+        ImageError: The data is damaged, cut short, depth, or no image.
+    """
+    pixels = _decoded(msg)
+    encoding, signed, stored = msg.format.partition(';')
+    swapped = encoding[:3] in ('rgb', 'bgr') and signed and 'compressed bgr' not in stored
+    colours = 'rgb' if swapped else 'bgr'
+    bits = 8 * pixels.dtype.itemsize
+    if pixels.ndim == 3:
+        name = f'{colours}a{bits}' if pixels.shape[2] == 4 else f'{colours}{bits}'
+    else:
+        mosaic = encoding.startswith('bayer_') and 'mono' not in stored
+        name = encoding if mosaic else f'mono{bits}'
+    layout = _LAYOUTS.get(name)
+    if layout is None or layout.dtype != pixels.dtype or min(pixels.shape[:2]) < layout.least:
+        raise ImageError(
+            f'compressed image (format {msg.format!r}): decoded to {pixels.shape} {pixels.dtype}, '
+            'expected 1, 3 or 4 channels of 8 or 16 bits; publish 8-bit JPEG or PNG'
+        )
+    return _rgb(pixels, layout.to_rgb)
+
+
+def labels_from_msg(msg: ImageFields) -> NDArray[np.uint8]:
+    """View the class ids of a mono8 or 8UC1 message: (height, width) uint8, not to be written to.
+
+    Raises:
+        ImageError: Another encoding, or size, step and data contradict each other.
+    """
+    layout = checked_layout(msg)
+    if msg.encoding not in ('mono8', '8UC1'):
+        raise ImageError(f'{_described(msg)}: labels are mono8 or 8UC1; is this the label topic?')
+    return _pixels(msg, layout)
+
+
+def labels_from_compressed_msg(msg: CompressedImageFields) -> NDArray[np.uint8]:
+    """Read the class ids of an 8-bit gray PNG: (height, width) uint8, owned by the caller.
+
+    Raises:
+        ImageError: No PNG (JPEG blends neighbouring ids), not 8-bit gray, or damaged.
+    """
+    head = bytes(msg.data[:26])  # ends with bit depth and colour type
+    # OpenCV stretches fewer bits to 0..255 and turns a palette's ids into its colours.
+    if head.startswith(_PNG) and head[24:] == b'\x08\x00':
+        ids = _decoded(msg)
+        if ids.ndim == 2:  # else with a transparent gray value
+            return ids
+    raise ImageError(
+        f'compressed labels (format {msg.format!r}): got data that starts with {head!r}, expected '
+        'a PNG of 8-bit gray without transparency; JPEG, palettes and other depths change ids: '
+        'publish labels as mono8, raw or as PNG'
+    )
+
+
+_PNG, _JPEG = b'\x89PNG\r\n\x1a\n', b'\xff\xd8\xff'
+
+
+def _described(msg: ImageFields) -> str:
+    return f'image message ({msg.encoding!r}, {msg.height} × {msg.width}, step {msg.step})'
+
+
+def row_bytes(msg: ImageFields, layout: Layout) -> int:
+    """Return the bytes of a row without padding."""
+    return int(msg.width) * layout.channels * np.dtype(layout.dtype).itemsize
+
+
+def checked_layout(msg: ImageFields) -> Layout:
+    """Look the encoding up and check size, step and length against it."""
+    layout = _LAYOUTS.get(msg.encoding)
+    if layout is None:
+        cure = 'is this a depth topic?' if msg.encoding in ('16UC1', '32FC1') else 'convert it'
+        raise ImageError(
+            f'{_described(msg)}: unknown colour encoding; {cure}; known: {", ".join(_LAYOUTS)}'
+        )
+    rows, columns = layout.multiple
+    if min(msg.height, msg.width) < layout.least or msg.height % rows or msg.width % columns:
+        raise ImageError(
+            f'{_described(msg)}: expected height and width of at least {layout.least}, height a '
+            f'multiple of {rows}, width of {columns}; correct the camera driver or crop elsewhere'
+        )
+    if msg.step < row_bytes(msg, layout):
+        raise ImageError(
+            f'{_described(msg)}: expected a step of at least {row_bytes(msg, layout)} bytes for '
+            'this width; the publisher must set step to the bytes of a row'
+        )
+    expected = int(msg.height * layout.plane_rows) * msg.step
+    if len(msg.data) < expected:
+        raise ImageError(
+            f'{_described(msg)}: got {len(msg.data)} bytes of data, expected {expected}; '
+            'the publisher or the transport cut the image short'
+        )
+    return layout
+
+
+def _pixels(msg: ImageFields, layout: Layout) -> NDArray[Any]:
+    """View the checked data as (rows, width) or (rows, width, channels), padding left out."""
+    dtype = np.dtype(layout.dtype).newbyteorder('>' if msg.is_bigendian else '<')
+    shape = (int(msg.height * layout.plane_rows), msg.width, layout.channels)
+    strides = (msg.step, layout.channels * dtype.itemsize, dtype.itemsize)
+    pixels: NDArray[Any] = np.ndarray(shape, dtype, msg.data, strides=strides)
+    return pixels[..., 0] if layout.channels == 1 else pixels
+
+
+def _rgb(pixels: NDArray[Any], code: int | None) -> NDArray[np.uint8]:
+    """Convert the colours, then 16 bits to 8 (rounded, as cv_bridge does)."""
+    if pixels.dtype.itemsize == 2:
+        pixels = np.ascontiguousarray(pixels, dtype=np.uint16)  # native order, whole steps
+    try:
+        rgb: NDArray[Any] = pixels if code is None else cv2.cvtColor(pixels, code)
+        if rgb.dtype == np.uint16:
+            rgb = cv2.convertScaleAbs(rgb, alpha=255 / 65535)
+    except cv2.error as exc:
+        raise ImageError(f'image of shape {pixels.shape}: OpenCV cannot convert it') from exc
+    return rgb
+
+
+def _rgb_from_nv24(msg: ImageFields) -> NDArray[np.uint8]:
+    """Convert 4:4:4 planes, which OpenCV has no code for, as 4:2:2 of twice the width."""
+    height, width, step = msg.height, msg.width, msg.step
+    y = np.ndarray((height, width), np.uint8, msg.data, 0, (step, 1))
+    uv = np.ndarray((height, width, 2), np.uint8, msg.data, height * step, (2 * step, 2, 1))
+    yuyv = cv2.merge([y, uv[..., 0], y, uv[..., 1]]).reshape(height, 2 * width, 2)
+    return np.ascontiguousarray(_rgb(yuyv, _YUYV)[:, ::2])
+
+
+def _decoded(msg: CompressedImageFields) -> NDArray[Any]:
+    """Decode to what is stored, in OpenCV's channel order."""
+    described = f'compressed image (format {msg.format!r}, {len(msg.data)} bytes)'
+    if 'compressedDepth' in msg.format:
+        raise ImageError(f'{described}: this is depth; subscribe to the colour image instead')
+    data = bytes(msg.data)
+    # libjpeg fills the missing part of a cut JPEG with gray: look for the end after the last scan.
+    cut = data.startswith(_JPEG) and data.rfind(b'\xff\xd9') < data.rfind(b'\xff\xda')
+    pixels: NDArray[Any] | None = None
+    try:
+        if data and not cut:
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as exc:
+        raise ImageError(f'{described}: OpenCV cannot decode it') from exc
+    if pixels is None:
+        raise ImageError(
+            f'{described}: {"cut short" if cut else "damaged or no image"}, expected a whole JPEG '
+            'or PNG; see whether the publisher sends video, or the transport loses data'
+        )
+    return pixels

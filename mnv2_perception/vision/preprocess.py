@@ -1,0 +1,62 @@
+"""From a camera's image to a network's input, the same at training and at run time."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.errors import ImageError
+
+
+def check_image(image: NDArray[np.uint8]) -> None:
+    """Raise ImageError unless `image` is (H, W, 3) uint8 and not empty."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ImageError(
+            f'image: got shape {image.shape} {image.dtype}, expected (H, W, 3) uint8 RGB, '
+            f'not empty; convert gray images with cv2.COLOR_GRAY2RGB'
+        )
+
+
+def resize_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Stretch an image to (height, width), contiguous; half-pixel centres.
+
+    Shrinking below half averages over areas, so that thin things do not vanish between samples.
+    """
+    if image.shape[:2] == (height, width):
+        return np.ascontiguousarray(image)
+    shrinks = image.shape[0] > 2 * height or image.shape[1] > 2 * width
+    resized = cv2.resize(
+        image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    return np.asarray(resized, np.uint8)
+
+
+def rotate_image(image: NDArray[np.uint8], degrees: int) -> NDArray[np.uint8]:
+    """Rotate (H, W) or (H, W, C) clockwise by a multiple of 90 degrees; contiguous."""
+    codes = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+    code = codes.get(degrees % 360)
+    return image if code is None else np.asarray(cv2.rotate(image, code), np.uint8)
+
+
+def normalise(
+    image: NDArray[np.uint8],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    channel_order: str = 'rgb',
+) -> NDArray[np.float32]:
+    """Return (image - mean) / std as a (3, H, W) float32 tensor, contiguous.
+
+    Scaled by dtype, never by content: a dark frame stays dark.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mean: per channel of `channel_order`, in pixel units (0 to 255).
+        std: per channel of `channel_order`, in pixel units.
+        channel_order: `rgb` or `bgr`, the order that the network takes.
+    """
+    if channel_order == 'bgr':
+        image = image[:, :, ::-1]
+    tensor = np.empty((3, *image.shape[:2]), np.float32)
+    for channel in range(3):
+        np.subtract(image[:, :, channel], np.float32(mean[channel]), out=tensor[channel])
+        tensor[channel] *= np.float32(1.0 / std[channel])
+    return tensor

@@ -1,0 +1,34 @@
+from glob import glob
+
+from setuptools import find_packages, setup
+
+PACKAGE = 'mnv2_perception'
+SHARE = f'share/{PACKAGE}'
+
+setup(
+    name=PACKAGE,
+    version='0.1.0',
+    packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
+    package_data={f'{PACKAGE}.training': ['*.yaml']},
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
+        (SHARE, ['package.xml']),
+        (f'{SHARE}/launch', glob('launch/*.launch.py')),
+        (f'{SHARE}/config', glob('config/*.*')),
+        (f'{SHARE}/models', glob(f'{PACKAGE}/models/*')),
+    ],
+    python_requires='>=3.10',
+    zip_safe=True,
+    maintainer='The mnv2_perception developers',
+    maintainer_email='maintainers@mnv2-perception.example',
+    description='Camera perception for ROS 2 robots with the MobileNetV2 family.',
+    license='Apache-2.0',
+    entry_points={
+        'console_scripts': [
+            f'mnv2 = {PACKAGE}.cli:main',
+            f'segmentation_node = {PACKAGE}.nodes.segmentation_node:main',
+            f'bag_player_node = {PACKAGE}.nodes.bag_player_node:main',
+            f'bag_recorder_node = {PACKAGE}.nodes.bag_recorder_node:main',
+        ],
+    },
+)

@@ -1,0 +1,295 @@
+"""bag_player_node and bag_recorder_node, as processes of their own, over real DDS."""
+
+from collections.abc import Iterator
+import csv
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnv2_perception.bags.read import BagMessage, BagReader, TopicQos
+from mnv2_perception.bags.write import BagWriter, camera_info_cdr, image_cdr
+
+pytest.importorskip('rclpy', reason='needs rclpy: make setup, or source a ROS distro')
+pytestmark = pytest.mark.ros
+
+STORAGES = ['mcap', 'sqlite3']
+START_NS = 1_700_000_000_000_000_000
+SECOND_NS = 1_000_000_000
+UINT32 = 'std_msgs/msg/UInt32'
+CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
+PLAYER = 'mnv2_perception.nodes.bag_player_node'
+RECORDER = 'mnv2_perception.nodes.bag_recorder_node'
+
+
+class Processes:
+    """Starts nodes that see each other and nobody else, and ends those that are left."""
+
+    def __init__(self, domain_id: int) -> None:
+        self.environment = {
+            **os.environ,
+            'ROS_DOMAIN_ID': str(domain_id),
+            'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+            'PYTHONPATH': os.pathsep.join(
+                [str(Path(__file__).parents[2]), os.environ.get('PYTHONPATH', '')]
+            ),
+        }
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, module: str, *args: str | Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, '-m', module, *map(str, args)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.environment,
+        )
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    running = Processes(domain_id=40 + os.getpid() % 60)
+    yield running
+    running.end()
+
+
+def result(process: subprocess.Popen[str], timeout_s: float = 30) -> dict[str, Any]:
+    """Wait until a process ends well; return its summary."""
+    out, err = process.communicate(timeout=timeout_s)
+    assert process.returncode == 0, err
+    summary: dict[str, Any] = json.loads(out)
+    summary['stderr'] = err
+    return summary
+
+
+def interrupt(process: subprocess.Popen[str]) -> dict[str, Any]:
+    process.send_signal(signal.SIGINT)
+    return result(process)
+
+
+def wait_for_log(path: Path, topic: str, process: subprocess.Popen[str]) -> None:
+    """Wait until a recorder's log shows that a topic was received, at most 10 s."""
+    deadline_s = time.monotonic() + 10
+    while not (path.exists() and topic in path.read_text(encoding='utf-8')):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline_s, f'no {topic} came'
+        time.sleep(0.05)
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding='utf-8') as file:
+        return list(csv.DictReader(file))
+
+
+def messages_of(path: Path, topic: str) -> list[BagMessage]:
+    with BagReader(path) as bag:
+        return list(bag.messages([topic]))
+
+
+def clock_ns(path: Path) -> list[int]:
+    with BagReader(path) as bag:
+        clocks = [bag.deserialize(message).clock for message in bag.messages(['/clock'])]
+    return [clock.sec * SECOND_NS + clock.nanosec for clock in clocks]
+
+
+def padded(cdr: bytes) -> bytes:
+    """Fill a message up to whole 32-bit words, as DDS does on its way."""
+    return cdr + b'\0' * (-len(cdr) % 4)
+
+
+def uint32_cdr(value: int) -> bytes:
+    return b'\x00\x01\x00\x00' + value.to_bytes(4, 'little')
+
+
+def write_drive(path: Path, storage: str = 'mcap') -> Path:
+    """Write 1 s of /count (100 Hz), /camera_info (20 Hz), best-effort /image (20 Hz)."""
+    image = np.zeros((12, 16), np.uint8)
+    with BagWriter(path, storage) as bag:
+        bag.add_topic('/count', UINT32)
+        bag.add_topic('/camera_info', CAMERA_INFO, TopicQos())
+        bag.add_topic('/image', 'sensor_msgs/msg/Image', TopicQos(reliable=False))
+        for k in range(101):
+            stamp_ns = START_NS + k * 10_000_000
+            bag.write('/count', stamp_ns, uint32_cdr(k))
+            if k % 5 == 0:
+                info = camera_info_cdr(12, 16, np.eye(3), stamp_ns - 1000, 'camera')
+                bag.write('/camera_info', stamp_ns + 1, info)
+                cdr = image_cdr(image + k, stamp_ns - 1000, 'camera', 'mono8')
+                bag.write('/image', stamp_ns + 2, cdr)
+    return path
+
+
+def assert_spacing(log: list[dict[str, str]], column: str, stamps_ns: list[int]) -> None:
+    """Compare a log's times with the stamps at which they were due (median, last)."""
+    times_ns = np.array([int(row[column]) for row in log])
+    due_ns = np.array(stamps_ns) - stamps_ns[0]
+    late_ms = (times_ns - times_ns[0] - due_ns) / 1e6
+    assert abs(np.median(late_ms)) < 10, late_ms
+    assert abs(late_ms[-1]) < 100, late_ms
+
+
+@pytest.mark.parametrize('storage', STORAGES)
+def test_a_bag_played_and_recorded_again_is_the_same_bag(
+    tmp_path: Path, processes: Processes, storage: str
+) -> None:
+    drive = write_drive(tmp_path / 'drive', storage)
+    topics = ['/count', '/camera_info', '/image']
+    recorder = processes.start(
+        RECORDER, '--out', tmp_path / 'out', '--storage', storage,
+        '--log', tmp_path / 'received.csv', *topics, '/clock', '/never',
+    )
+    player = processes.start(
+        PLAYER, drive, '--wait-for-subscribers', '10', '--log', tmp_path / 'published.csv'
+    )
+    played = result(player)
+    recorded = interrupt(recorder)
+    assert played['published'] == {'/camera_info': 21, '/count': 101, '/image': 21}
+    clock_count = recorded['received'].pop('/clock')
+    assert recorded['received'] == {**played['published'], '/never': 0}
+
+    for topic in topics:
+        sent = [padded(message.cdr) for message in messages_of(drive, topic)]
+        assert [message.cdr for message in messages_of(tmp_path / 'out', topic)] == sent
+
+    published = read_log(tmp_path / 'published.csv')
+    received = read_log(tmp_path / 'received.csv')
+    count_stamps_ns = [message.stamp_ns for message in messages_of(drive, '/count')]
+    for log, column in ((published, 'published_ns'), (received, 'received_ns')):
+        counts = [row for row in log if row['topic'] == '/count']
+        assert {row['stamp_ns'] for row in counts} == {''}  # UInt32 has no header
+        assert_spacing(counts, column, count_stamps_ns)
+        images = [row for row in log if row['topic'] == '/image']
+        assert [int(row['stamp_ns']) for row in images] == [
+            START_NS + k * 50_000_000 - 1000 for k in range(21)
+        ]
+
+    clocks_ns = clock_ns(tmp_path / 'out')
+    assert clocks_ns == sorted(clocks_ns)
+    assert clocks_ns[0] == START_NS  # held there until the first message
+    assert clocks_ns[-1] == messages_of(drive, '/image')[-1].stamp_ns
+    assert set(count_stamps_ns) <= set(clocks_ns)
+    assert received[0]['topic'] == '/clock'
+    assert clock_count == len(clocks_ns) > 143
+
+    with BagReader(tmp_path / 'out') as bag:
+        qos = {topic.name: topic.qos for topic in bag.topics}
+    assert qos['/count'] and qos['/count'].reliable and not qos['/count'].transient_local
+    assert qos['/image'] and not qos['/image'].reliable
+
+
+def test_rate_topics_and_remap_are_obeyed_and_unknown_types_skipped(
+    tmp_path: Path, processes: Processes
+) -> None:
+    with BagWriter(tmp_path / 'drive') as bag:
+        bag.add_topic('/camera_info', CAMERA_INFO)
+        bag.add_topic('/count', UINT32)
+        bag.add_topic('/thing', 'absent_msgs/msg/Thing', definition='uint8 a')
+        for k in range(11):
+            stamp_ns = START_NS + k * SECOND_NS // 5
+            bag.write('/camera_info', stamp_ns, camera_info_cdr(1, 1, np.eye(3), stamp_ns, ''))
+            bag.write('/count', stamp_ns, uint32_cdr(k))
+            bag.write('/thing', stamp_ns, b'\x00\x01\x00\x00\x01')
+    recorder = processes.start(
+        RECORDER, '--out', tmp_path / 'out', '--log', tmp_path / 'received.csv',
+        '/x/front/info', '/count', '/clock',
+    )
+    player = processes.start(
+        PLAYER, tmp_path / 'drive', '--rate', '2', '--wait-for-subscribers', '10',
+        '--topics', 'camera_info', '/thing', '--remap', '/camera_info:=front/info',
+        '--ros-args', '-r', '__ns:=/x',
+    )
+    played = result(player)
+    recorded = interrupt(recorder)
+    assert played['published'] == {'/x/front/info': 11}
+    assert played['skipped'] == {'/thing': 'absent_msgs/msg/Thing'}
+    assert played['stderr'].count('absent_msgs') == 3  # one warning: type, reason, cure
+    assert recorded['received']['/x/front/info'] == 11
+    assert recorded['received']['/count'] == 0
+    infos = [row for row in read_log(tmp_path / 'received.csv') if 'info' in row['topic']]
+    assert_spacing(infos, 'received_ns', [START_NS + k * SECOND_NS // 10 for k in range(11)])
+    clocks_ns = clock_ns(tmp_path / 'out')
+    assert clocks_ns == sorted(clocks_ns)
+    assert clocks_ns[-1] - clocks_ns[0] == 2 * SECOND_NS
+    assert np.diff(clocks_ns).max() <= 20_000_000  # 100 Hz at twice the speed
+
+
+def test_latched_stays_latched_through_player_and_recorder_and_sigint_ends_both(
+    tmp_path: Path, processes: Processes
+) -> None:
+    with BagWriter(tmp_path / 'drive') as bag:
+        bag.add_topic('/latched', UINT32, TopicQos(transient_local=True, depth=1))
+        bag.add_topic('/count', UINT32)
+        bag.write('/latched', START_NS, uint32_cdr(41))
+        bag.write('/latched', START_NS + 1, uint32_cdr(42))
+        bag.write('/count', START_NS + 2, uint32_cdr(0))
+        bag.write('/count', START_NS + 600 * SECOND_NS, uint32_cdr(1))
+    log = tmp_path / 'early.csv'
+    early = processes.start(RECORDER, '--out', tmp_path / 'early', '--log', log, '/count')
+    wait_for_log(log, 'topic', early)  # The head line: it is up.
+    player = processes.start(PLAYER, tmp_path / 'drive', '--wait-for-subscribers', '2')
+    wait_for_log(log, '/count', early)  # By now the latched messages are out, unheard.
+    log = tmp_path / 'late.csv'
+    late = processes.start(RECORDER, '--out', tmp_path / 'late', '--log', log, '/latched')
+    wait_for_log(log, '/latched', late)
+    recorded = interrupt(late)
+    played = interrupt(player)
+    assert recorded['received'] == {'/latched': 1}
+    assert [m.cdr for m in messages_of(tmp_path / 'late', '/latched')] == [uint32_cdr(42)]
+    with BagReader(tmp_path / 'late') as bag:
+        assert bag.topics[0].qos and bag.topics[0].qos.transient_local
+    assert played['published'] == {'/count': 1, '/latched': 2}
+    assert 'nobody subscribes to /latched' in played['stderr']
+    assert interrupt(early)['received'] == {'/count': 1}
+
+
+def test_parameters_alone_are_enough_and_loop_starts_again(
+    tmp_path: Path, processes: Processes
+) -> None:
+    drive = write_drive(tmp_path / 'drive')
+    recorder = processes.start(
+        RECORDER, '--ros-args', '-p', f'out:={tmp_path / "out"}', '-p', 'topics:=["/clock"]',
+        '-p', f'log:={tmp_path / "received.csv"}',
+    )
+    player = processes.start(
+        PLAYER, '--ros-args', '-p', f'bag:={drive}', '-p', 'loop:=true', '-p', 'rate:=5.0',
+        '-p', 'topics:=["/count"]', '-p', 'start_delay_s:=0.0',
+    )
+    wait_for_log(tmp_path / 'received.csv', '/clock', recorder)
+    time.sleep(1)
+    played = interrupt(player)
+    interrupt(recorder)
+    assert set(played['published']) == {'/count'}
+    assert played['published']['/count'] > 2 * 101
+    clocks_ns = clock_ns(tmp_path / 'out')
+    # As with `ros2 bag play --loop`, time jumps back to the start of the bag.
+    assert (np.diff(clocks_ns) < -SECOND_NS // 2).sum() >= 2
+    assert START_NS in clocks_ns
+
+
+def test_what_cannot_be_done_ends_with_code_1_and_a_sentence(
+    tmp_path: Path, processes: Processes
+) -> None:
+    no_bag = processes.start(PLAYER, tmp_path / 'nowhere')
+    no_topic = processes.start(PLAYER, write_drive(tmp_path / 'drive'), '--topics', '/nothing')
+    not_new = processes.start(RECORDER, '--out', tmp_path, '/count')
+    for process, sentence in (
+        (no_bag, 'no such bag'),
+        (no_topic, 'no topic /nothing in the bag; choose from /camera_info, /count, /image'),
+        (not_new, 'exists already'),
+    ):
+        out, err = process.communicate(timeout=20)
+        assert (process.returncode, out) == (1, '')
+        assert sentence in err
+        assert 'Traceback' not in err

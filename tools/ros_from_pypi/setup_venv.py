@@ -1,0 +1,345 @@
+"""Make .venv: this package with everything it needs, on a machine with or without ROS.
+
+    python3 tools/ros_from_pypi/setup_venv.py           what `make setup` runs
+    python3 tools/ros_from_pypi/setup_venv.py --train   also torch and onnx (`make setup-train`)
+
+With a ROS distro sourced, .venv sees the distro's packages and gets only what the distro lacks.
+Without one, ROS 2 Jazzy comes from PyPI, and vision_msgs and tf2_msgs, which are not there, are
+built from the definitions beside this file.
+
+What is done is written down with a hash of its inputs, so a second run does only what changed. A
+step that was killed leaves its name behind, and the next run starts from an empty .venv.
+"""
+
+from __future__ import annotations  # so that an old Python reads far enough to be told
+
+import argparse
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+from pathlib import Path
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+VENV = ROOT / '.venv'
+STATE = VENV / 'setup.json'
+SITE_PACKAGES = f'lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages'
+# The interpreter behind this one, where this one is that of a virtual environment.
+PYTHON = getattr(sys, '_base_executable', sys.executable)
+
+INTERFACE_PACKAGES = ('vision_msgs', 'tf2_msgs')
+# A copy from PyPI beside the distro's own would break cv_bridge and launch_testing.
+FROM_DISTRO = {
+    'numpy': ('numpy', 'python3-numpy'),
+    'opencv-python-headless': ('cv2', 'python3-opencv'),
+    'pytest': ('pytest', 'python3-pytest'),
+    'pyyaml': ('yaml', 'python3-yaml'),
+}
+# ament_index_python reads AMENT_PREFIX_PATH, which nobody sets where no distro is sourced.
+AMENT_PREFIX_PTH = (
+    "import os, sys; p = os.environ.get('AMENT_PREFIX_PATH', ''); sys.prefix in p.split(':') or "
+    "os.environ.update(AMENT_PREFIX_PATH=f'{p}:{sys.prefix}' if p else sys.prefix)\n"
+)
+# What a sourced workspace, another virtual environment or make itself would leak into the build.
+LEAKS = (
+    'AMENT_PREFIX_PATH', 'CMAKE_PREFIX_PATH', 'COLCON_PREFIX_PATH', 'MAKEFLAGS', 'MAKELEVEL',
+    'MFLAGS', 'PYTHONHOME', 'PYTHONPATH', 'VIRTUAL_ENV',
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do, and the hash of all that it depends on."""
+
+    name: str
+    title: str
+    inputs: str
+    do: Callable[[], None]
+
+
+class CommandFailed(Exception):
+    """A command ended with an error; the message carries its last lines."""
+
+
+def sourced_distro() -> str | None:
+    """Name the ROS distro that is sourced for this Python, None where there is none."""
+    distro = os.environ.get('ROS_DISTRO')
+    if not distro:
+        return None
+    found = subprocess.run([PYTHON, '-c', 'import rclpy'], capture_output=True, check=False)
+    return distro if found.returncode == 0 else None
+
+
+def missing(distro: str | None) -> list[tuple[str, str]]:
+    """List what this machine lacks, each with the apt package that brings it."""
+    problems = []
+    if sys.version_info < (3, 10):  # noqa: UP036
+        problems.append((f'Python >= 3.10 (this is {platform.python_version()})', 'python3'))
+    if any(importlib.util.find_spec(name) is None for name in ('venv', 'ensurepip')):
+        problems.append(("Python's venv and ensurepip", 'python3-venv'))
+    if distro is not None:
+        for module, package in FROM_DISTRO.values():
+            if importlib.util.find_spec(module) is None:
+                problems.append((f'the Python module {module}', package))
+        return problems
+
+    if sys.version_info >= (3, 15):
+        problems.append((f'Python < 3.15 (this is {platform.python_version()})', 'python3'))
+    if (platform.system(), platform.machine()) != ('Linux', 'x86_64'):
+        machine = f'{platform.system()} {platform.machine()}'
+        problems.append((f'Linux on x86-64 (this is {machine}): source a ROS distro', ''))
+    if os.environ.get('ROS_DISTRO'):
+        distro = os.environ['ROS_DISTRO']
+        problems.append((f'rclpy of the sourced ROS {distro} in {PYTHON}', f'ros-{distro}-rclpy'))
+    header = Path(sysconfig.get_paths()['include']) / 'Python.h'
+    if not header.is_file():
+        problems.append((f"Python's headers ({header})", 'python3-dev'))
+    for tool in ('g++', 'make'):
+        if shutil.which(tool) is None:
+            problems.append((tool, tool))
+    return problems
+
+
+def hash_of(facts: Iterable[object], paths: Iterable[Path] = ()) -> str:
+    """Hash facts, and files with their names; folders count with all they hold."""
+    digest = hashlib.sha256(repr(list(facts)).encode())
+    for path in paths:
+        inside = path.rglob('*') if path.is_dir() else [path]
+        for file in sorted(p for p in inside if p.is_file() and '__pycache__' not in p.parts):
+            digest.update(f'\n{file.relative_to(ROOT)}\n'.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def environment(distro: str | None) -> dict[str, str]:
+    """Make the environment for the commands of a step."""
+    env = dict(os.environ)
+    # Set by the ROS wheels' start-up hook of the virtual environment this may be called from.
+    if env.pop('_ROS_WHEELS_BOOTSTRAP_COMPLETE', None):
+        env.pop('LD_LIBRARY_PATH', None)
+    if distro is None:
+        for name in LEAKS:
+            env.pop(name, None)
+    env['PATH'] = f'{VENV / "bin"}:{env.get("PATH", os.defpath)}'
+    return env
+
+
+def run(command: list[str], env: dict[str, str], cwd: Path = ROOT) -> None:
+    """Run a command, showing the seconds on a terminal and its last lines when it fails.
+
+    Raises:
+        CommandFailed: it did not end with 0.
+    """
+    started = time.monotonic()
+    with tempfile.TemporaryFile('w+', errors='replace') as output:
+        with subprocess.Popen(
+            command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        ) as process:
+            while True:
+                try:
+                    status = process.wait(1)
+                    break
+                except subprocess.TimeoutExpired:
+                    if sys.stdout.isatty():
+                        print(f'\r  {time.monotonic() - started:.0f} s ', end='', flush=True)
+        if sys.stdout.isatty():
+            print('\r', end='')
+        if status != 0:
+            output.seek(0)
+            tail = ''.join(output.readlines()[-25:])
+            raise CommandFailed(f'{tail}\nexit status {status}: {" ".join(command)}')
+
+
+def requirements(file: str) -> list[str]:
+    """Read the lines of a requirements file that carry a requirement."""
+    lines = (HERE / file).read_text().splitlines()
+    return [line for line in lines if line and not line.startswith('#')]
+
+
+def pip_install(distro: str | None, *arguments: str) -> None:
+    """Install into .venv."""
+    pip = [str(VENV / 'bin' / 'python'), '-m', 'pip', 'install', '--disable-pip-version-check']
+    run([*pip, *arguments], environment(distro))
+
+
+def make_venv(distro: str | None) -> None:
+    """Make an empty .venv, whatever was there."""
+    see_distro = ['--system-site-packages'] if distro is not None else []
+    run([PYTHON, '-m', 'venv', '--clear', *see_distro, str(VENV)], environment(distro))
+
+
+def install_packages(distro: str | None) -> None:
+    """Install the run-time and test packages, and ROS where no distro brings it."""
+    if distro is None:
+        files = ('requirements-ros.txt', 'requirements.txt', 'requirements-dev.txt')
+        pip_install(distro, *(argument for file in files for argument in ('-r', str(HERE / file))))
+        return
+    wanted = requirements('requirements.txt') + requirements('requirements-dev.txt')
+    wanted = [line for line in wanted if re.split('[=;]', line)[0].lower() not in FROM_DISTRO]
+    query = 'import numpy; print(int(numpy.__version__.split(".")[0]) + 1)'
+    above = subprocess.run([PYTHON, '-c', query], capture_output=True, text=True, check=True)
+    pip_install(distro, f'numpy<{above.stdout.strip()}', *wanted)
+
+
+def build_interfaces() -> None:
+    """Build vision_msgs and tf2_msgs into .venv, where the wheels' own interfaces lie."""
+    site_packages = VENV / SITE_PACKAGES
+    # The wheels name the interpreter of the machine they were built on.
+    replacements = (
+        (r'/opt/python/[^/]+/include/python3\.\d+', sysconfig.get_paths()['include']),
+        (r'/opt/python/[^/]+/lib/python3\.\d+/site-packages', str(site_packages)),
+    )
+    for file in VENV.glob('share/*/cmake/*.cmake'):
+        text = rewritten = file.read_text()
+        for pattern, path in replacements:
+            rewritten = re.sub(pattern, path.replace('\\', r'\\'), rewritten)
+        if rewritten != text:
+            file.write_text(rewritten)
+
+    # Copied, because colcon passes by the folder of this file: a robot has these from its distro.
+    work = VENV / 'interfaces'
+    shutil.rmtree(work, ignore_errors=True)
+    for package in INTERFACE_PACKAGES:
+        shutil.copytree(HERE / package, work / 'src' / package)
+    env = environment(None) | {'AMENT_PREFIX_PATH': str(VENV), 'CMAKE_PREFIX_PATH': str(VENV)}
+    colcon = [str(VENV / 'bin' / 'colcon'), '--log-base', 'log', 'build', '--base-paths', 'src']
+    place = ['--build-base', 'build', '--install-base', str(VENV), '--merge-install']
+    # Debian's Python would have modules in dist-packages, which a virtual environment never reads.
+    options = [
+        f'-DPython3_EXECUTABLE={VENV / "bin" / "python"}', f'-DPYTHON_INSTALL_DIR={SITE_PACKAGES}',
+        '-DBUILD_TESTING=OFF',
+    ]
+    run([*colcon, *place, '--cmake-args', *options], env, work)
+    shutil.rmtree(work)
+
+    (site_packages / 'ros_ament_prefix.pth').write_text(AMENT_PREFIX_PTH)
+    check = (
+        'import rclpy; from vision_msgs.msg import LabelInfo; from tf2_msgs.msg import TFMessage; '
+        'LabelInfo.__class__.__import_type_support__(); '
+        'TFMessage.__class__.__import_type_support__()'
+    )
+    run([str(VENV / 'bin' / 'python'), '-c', check], environment(None))
+
+
+def install_repository(distro: str | None) -> None:
+    """Install this repository so that what is edited is what runs."""
+    pip_install(distro, '--no-deps', '--no-build-isolation', '--editable', str(ROOT))
+
+
+def install_training(distro: str | None) -> None:
+    """Install torch and the exporter's packages."""
+    pip_install(distro, '-r', str(HERE / 'requirements-train.txt'))
+
+
+def steps_for(distro: str | None, train: bool) -> list[Step]:
+    """List the steps in order; each one's hash covers those it rests on."""
+    venv = hash_of([sys.version, str(ROOT), distro])
+    files = [HERE / f'requirements{part}.txt' for part in ('-ros', '', '-dev')]
+    packages = hash_of([venv], [Path(__file__).resolve(), *files])
+    what = 'run-time and test packages'
+    what = f'{what} beside ROS {distro}' if distro else f'ROS 2 Jazzy, {what}'
+    steps = [
+        Step('venv', f'.venv, CPython {platform.python_version()}', venv,
+             lambda: make_venv(distro)),
+        Step('packages', what, packages, lambda: install_packages(distro)),
+    ]
+    if distro is None:
+        definitions = [HERE / package for package in INTERFACE_PACKAGES]
+        interfaces = hash_of([packages], definitions)
+        title = f'building {" and ".join(INTERFACE_PACKAGES)}'
+        steps.append(Step('interfaces', title, interfaces, build_interfaces))
+    if (ROOT / 'setup.py').is_file():
+        # setuptools copies its data_files even here, so a change to one must reach .venv.
+        files = [ROOT / f for f in ('setup.py', 'setup.cfg', 'pyproject.toml', 'package.xml')]
+        folders = [ROOT / f for f in ('config', 'launch', 'resource', 'mnv2_perception/models')]
+        inputs = hash_of([packages], [p for p in files + folders if p.exists()])
+        title = 'this repository, editable'
+        steps.append(Step('repository', title, inputs, lambda: install_repository(distro)))
+    if train:
+        inputs = hash_of([venv], [HERE / 'requirements-train.txt'])
+        title = 'torch and onnx'
+        steps.append(Step('train', title, inputs, lambda: install_training(distro)))
+    return steps
+
+
+def read_state() -> dict[str, str]:
+    """Read which steps are done, with the hashes of their inputs, and which was cut short."""
+    try:
+        state: dict[str, str] = json.loads(STATE.read_text())
+    except (OSError, ValueError):
+        return {}
+    return state
+
+
+def write_state(state: dict[str, str]) -> None:
+    """Write the state in one piece."""
+    VENV.mkdir(exist_ok=True)
+    new = STATE.with_suffix('.new')
+    new.write_text(json.dumps(state, indent=1))
+    new.replace(STATE)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Set up; 0 when .venv is ready, 1 when it cannot be."""
+    parser = argparse.ArgumentParser(description='Make .venv with all that this package needs.')
+    parser.add_argument('--train', action='store_true', help='also what training and export need')
+    train = parser.parse_args(arguments).train
+
+    lock = os.open(HERE, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # released when this process ends
+    started = time.monotonic()
+    distro = sourced_distro()
+    state = read_state()
+    train = train or 'train' in (*state, state.get('running'))
+    steps = steps_for(distro, train)
+    whole = 'running' not in state and (VENV / 'bin' / 'python').exists()
+    if not whole or state.get('venv') != steps[0].inputs:
+        state = {}
+    todo = [step for step in steps if state.get(step.name) != step.inputs]
+    if not todo:
+        print('.venv is up to date')
+        return 0
+    problems = missing(distro)
+    if problems:
+        print('This machine lacks what the set-up needs:', file=sys.stderr)
+        for what, _ in problems:
+            print(f'  {what}', file=sys.stderr)
+        packages = sorted({package for _, package in problems if package})
+        if packages:
+            print(f'Cure: sudo apt install {" ".join(packages)}', file=sys.stderr)
+        return 1
+
+    for number, step in enumerate(todo, 1):
+        print(f'[{number}/{len(todo)}] {step.title}', flush=True)
+        since = time.monotonic()
+        write_state(state | {'running': step.name})
+        try:
+            step.do()
+        except CommandFailed as failure:
+            # What a command that ended by itself left is whole: the next run takes it from here.
+            write_state(state)
+            print(f'{failure}\n.venv is not ready: "{step.title}" failed.', file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print('\nInterrupted; the next run starts over.', file=sys.stderr)
+            return 130
+        state[step.name] = step.inputs
+        write_state(state)
+        print(f'      {time.monotonic() - since:.0f} s', flush=True)
+    print(f'.venv is ready after {time.monotonic() - started:.0f} s')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
