@@ -42,7 +42,7 @@ class ConfusionMatrix:
         true_positive = np.diag(self.counts).astype(np.float64)
         union = self.counts.sum(1) + self.counts[:, : self.num_classes].sum(0) - true_positive
         with np.errstate(invalid='ignore'):
-            return true_positive / union
+            return np.asarray(true_positive / union)
 
     def miou(self) -> float:
         """Return the mean IoU over the classes that occur, NaN if none does."""

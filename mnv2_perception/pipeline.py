@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.engines import Engine, open_engine
-from mnv2_perception.errors import ImageError, ModelError
+from mnv2_perception.errors import ImageError, ModelError, SetupError
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
 from mnv2_perception.vision.decode import ids_and_confidence, resize_ids
 from mnv2_perception.vision.preprocess import check_image, normalise, resize_image, rotate_image
@@ -163,20 +163,13 @@ def check_model(engine: Engine, spec: ModelSpec) -> None:
 def find_model(model: str | Path) -> Path:
     """Return the path of a model given by path, or by the name of a shipped one.
 
-    Shipped models lie beside this file in a checkout, and in the package's share folder once
-    installed, which is looked up as the ament index does.
-
     Raises:
         ModelError: there is none; the message lists those that are shipped.
     """
     path = Path(model).expanduser()
     if path.is_file():
         return path.resolve()
-    prefixes = [*os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep), sys.prefix]
-    folders = [
-        Path(__file__).parent / 'models',
-        *(Path(prefix) / 'share/mnv2_perception/models' for prefix in prefixes if prefix),
-    ]
+    folders = shared_folders('models')
     for folder in folders:
         shipped = folder / f'{model}.onnx'
         if shipped.is_file():
@@ -186,6 +179,34 @@ def find_model(model: str | Path) -> Path:
         f'{model}: is neither a model file nor a shipped model; shipped are: '
         f'{", ".join(names) or "none (was the package installed whole?)"}'
     )
+
+
+def find_shared_file(name: str) -> Path:
+    """Return the path of a file that the package ships, such as `config/fastdds.xml`.
+
+    Raises:
+        SetupError: the package is not installed whole.
+    """
+    folder, _, file = name.rpartition('/')
+    for candidate in shared_folders(folder):
+        if (candidate / file).is_file():
+            return candidate / file
+    raise SetupError(f'{name} is missing; build the package with colcon, or run `make setup`')
+
+
+def shared_folders(folder: str) -> list[Path]:
+    """Return where files of the package's share folder may lie, best first.
+
+    In a checkout they lie beside the code; once installed, in the package's share folder, which
+    is looked up as the ament index does.
+    """
+    package = Path(__file__).parent
+    prefixes = [*os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep), sys.prefix]
+    return [
+        package / folder,
+        package.parent / folder,
+        *(Path(prefix, 'share', package.name, folder) for prefix in prefixes if prefix),
+    ]
 
 
 def read_ignore_mask(path: Path) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 import csv
-from dataclasses import dataclass, replace
+from dataclasses import replace
 import importlib
 import itertools
 import json
@@ -17,7 +17,6 @@ import threading
 import time
 from typing import Any, TextIO
 
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 import rclpy
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
@@ -29,75 +28,13 @@ from rosgraph_msgs.msg import Clock
 
 from mnv2_perception.bags.read import BagMessage, BagReader, header_stamp_ns, TopicQos
 from mnv2_perception.errors import BagError, PerceptionError
+from mnv2_perception.nodes.parameters import BagPlayerParameters, declare, read
 
 DEFAULT_DEPTH = 10  # What `ros2 bag play` offers where the bag does not tell.
 ACK_TIMEOUT_S = 5.0
 POLL_S = 0.02
 # A 1080p image takes 6 ms to read, and now and then the disk much longer.
 READ_AHEAD = 4
-
-
-@dataclass(frozen=True)
-class PlayerSettings:
-    """What an operator sets; the parameters of this node have the same names.
-
-    Attributes:
-        bag: Bag folder, or a single .mcap or .db3 file.
-        rate: Bag seconds per second.
-        loop: Start again at the end. /clock then jumps back, as with ``ros2 bag play``.
-        topics: Topics to play; all when empty.
-        remap: ``from:=to`` for topics to be published under another name.
-        start_delay_s: How long /clock stands at the first message before it is published, so
-            that discovery is over by then.
-        wait_for_subscribers_s: How long at most to wait, before that, until every played topic
-            has a subscriber; 0 does not wait.
-        clock_hz: /clock messages per second, besides one at each message; 0: no /clock at all.
-        log: CSV file to be written: topic, header stamp, monotonic time of publication, ns.
-    """
-
-    bag: str = ''
-    rate: float = 1.0
-    loop: bool = False
-    topics: tuple[str, ...] = ()
-    remap: tuple[str, ...] = ()
-    start_delay_s: float = 0.5
-    wait_for_subscribers_s: float = 0.0
-    clock_hz: float = 100.0
-    log: str = ''
-
-
-def declare_parameters(node: Node) -> PlayerSettings:
-    """Declare this node's parameters and return their values."""
-    default = PlayerSettings()
-
-    def declare(name: str, value: Any, description: str, limits: tuple[float, ...] = ()) -> Any:
-        descriptor = ParameterDescriptor(description=description, read_only=True)
-        if limits:
-            low, high = limits
-            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
-        return node.declare_parameter(name, value, descriptor).value
-
-    # rclpy takes an empty list for BYTE_ARRAY: one empty string stands for none.
-    return PlayerSettings(
-        bag=declare('bag', default.bag, 'bag folder, or a single .mcap or .db3 file'),
-        rate=declare('rate', default.rate, 'bag seconds per second', (0.001, 1000.0)),
-        loop=declare('loop', default.loop, 'start again at the end; /clock jumps back'),
-        topics=tuple(filter(None, declare('topics', [''], 'topics to play; all when empty'))),
-        remap=tuple(filter(None, declare('remap', [''], 'from:=to, for topic names'))),
-        start_delay_s=declare(
-            'start_delay_s', default.start_delay_s, 'time for discovery, s', (0.0, 3600.0)
-        ),
-        wait_for_subscribers_s=declare(
-            'wait_for_subscribers_s',
-            default.wait_for_subscribers_s,
-            'longest wait until every played topic has a subscriber, s; 0 does not wait',
-            (0.0, 3600.0),
-        ),
-        clock_hz=declare(
-            'clock_hz', default.clock_hz, '/clock messages per second; 0: none', (0.0, 10000.0)
-        ),
-        log=declare('log', default.log, 'CSV file: topic,stamp_ns,published_ns'),
-    )
 
 
 def parse_arguments(args: list[str]) -> argparse.Namespace:
@@ -234,8 +171,9 @@ class BagPlayerNode(Node):
             BagError: The bag cannot be read, or nothing of it can be played.
         """
         super().__init__('bag_player')
+        declare(self, BagPlayerParameters, read_only=True)
         given = {k: v for k, v in vars(arguments or argparse.Namespace()).items() if v is not None}
-        self.settings = _checked(replace(declare_parameters(self), **given))
+        self.settings = _checked(replace(read(self, BagPlayerParameters), **given))
         self.published: Counter[str] = Counter()
         self.skipped: dict[str, str] = {}
         self.error: Exception | None = None
@@ -432,7 +370,7 @@ def _split_remap(rule: str) -> tuple[str, str]:
     return _absolute(old), new
 
 
-def _checked(settings: PlayerSettings) -> PlayerSettings:
+def _checked(settings: BagPlayerParameters) -> BagPlayerParameters:
     if not settings.bag:
         raise BagError("no bag was given; name one as argument or as the parameter 'bag'")
     if not settings.rate > 0:

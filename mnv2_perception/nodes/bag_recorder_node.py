@@ -3,7 +3,7 @@
 import argparse
 from contextlib import ExitStack
 import csv
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 import json
 import signal
@@ -12,7 +12,6 @@ import threading
 import time
 from typing import Any
 
-from rcl_interfaces.msg import ParameterDescriptor
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
@@ -29,6 +28,7 @@ from mnv2_perception.nodes.bag_player_node import (
     open_log,
     split_ros_arguments,
 )
+from mnv2_perception.nodes.parameters import BagRecorderParameters, declare, read
 
 DISCOVERY_PERIOD_S = 0.05
 # After a signal: what has arrived by then is still written.
@@ -39,40 +39,6 @@ LARGE_TYPES = {
 }
 LARGE_DEPTH = 10
 SMALL_DEPTH = 100
-
-
-@dataclass(frozen=True)
-class RecorderSettings:
-    """What an operator sets; the parameters of this node have the same names.
-
-    Attributes:
-        out: The bag's folder, which must not exist.
-        topics: Topics to record.
-        storage: ``mcap`` or ``sqlite3``.
-        log: CSV file to be written: topic, header stamp, monotonic time of receipt, ns.
-    """
-
-    out: str = ''
-    topics: tuple[str, ...] = ()
-    storage: str = 'mcap'
-    log: str = ''
-
-
-def declare_parameters(node: Node) -> RecorderSettings:
-    """Declare this node's parameters and return their values."""
-    default = RecorderSettings()
-
-    def declare(name: str, value: Any, description: str) -> Any:
-        descriptor = ParameterDescriptor(description=description, read_only=True)
-        return node.declare_parameter(name, value, descriptor).value
-
-    # rclpy takes an empty list for BYTE_ARRAY: one empty string stands for none.
-    return RecorderSettings(
-        out=declare('out', default.out, 'folder of the new bag'),
-        topics=tuple(filter(None, declare('topics', [''], 'topics to record'))),
-        storage=declare('storage', default.storage, 'mcap or sqlite3'),
-        log=declare('log', default.log, 'CSV file: topic,stamp_ns,received_ns'),
-    )
 
 
 def parse_arguments(args: list[str]) -> argparse.Namespace:
@@ -119,8 +85,9 @@ class BagRecorderNode(Node):
             BagError: The bag or the log cannot be made.
         """
         super().__init__('bag_recorder')
+        declare(self, BagRecorderParameters, read_only=True)
         given = {k: v for k, v in vars(arguments or argparse.Namespace()).items() if v is not None}
-        settings = self.settings = replace(declare_parameters(self), **given)
+        settings = self.settings = replace(read(self, BagRecorderParameters), **given)
         if not settings.out or not settings.topics:
             raise BagError(
                 'nothing to record; name the new bag (--out DIR) and at least one topic, or set '

@@ -7,6 +7,8 @@ from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+import signal
+import sys
 import threading
 import time
 from typing import Any, Generic, TypeVar
@@ -14,10 +16,12 @@ from typing import Any, Generic, TypeVar
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 
 from mnv2_perception.errors import PerceptionError
 from mnv2_perception.nodes import parameters
@@ -95,7 +99,8 @@ class PerceptionNode(LifecycleNode):
     """A lifecycle node that turns a camera's frames into results.
 
     A subclass gives its parameter class and implements `acquire`, `release`, `announce` and
-    `process`. `acquire` and `process` run in the worker's thread, the rest in the executor's.
+    `process`. `acquire`, `process` and `release` run in the worker's thread, the rest in the
+    executor's. `active` tells whether frames are being processed.
 
     Counted in `counts`: received (frames that reached the callback), published, passed_over
     (a newer one came first, or max_rate_hz), rejected (malformed, or processing failed) and lost
@@ -111,7 +116,7 @@ class PerceptionNode(LifecycleNode):
         self.parameters: Any = None
         self._lock = threading.Lock()
         self._worker: NewestFrameWorker[tuple[Any, float]] | None = None
-        self._active = False
+        self.active = False
         self._next_due_s = 0.0
         self._last_received_s = 0.0
         self._rate_mark = (time.monotonic(), 0)
@@ -175,7 +180,7 @@ class PerceptionNode(LifecycleNode):
         with self._lock:
             self.counts['received'] += 1
             self._last_received_s = now_s
-            if not self._active:
+            if not self.active:
                 self.counts['passed_over'] += 1
                 return
             rate_hz = self.parameters.max_rate_hz
@@ -239,7 +244,7 @@ class PerceptionNode(LifecycleNode):
             super().on_deactivate(state)
             return TransitionCallbackReturn.FAILURE
         with self._lock:
-            self._active = True
+            self.active = True
             self._last_received_s = time.monotonic()  # silence is counted from here
         self.get_logger().info('active')
         return result
@@ -266,7 +271,7 @@ class PerceptionNode(LifecycleNode):
 
     def _stop_working(self) -> None:
         with self._lock:
-            self._active = False
+            self.active = False
         if self._worker:
             if self._worker.drop_waiting():
                 self.counts['passed_over'] += 1
@@ -328,7 +333,7 @@ class PerceptionNode(LifecycleNode):
             counts = dict(self.counts)
             latencies_ms = sorted(self.latencies_ms)
             silent_s = now_s - self._last_received_s
-            active = self._active
+            active = self.active
         marked_s, marked = self._rate_mark
         published = counts.get('published', 0)
         self._rate_mark = (now_s, published)
@@ -372,21 +377,23 @@ def _message_lost_callback(callback: Callable[[Any], None]) -> Any:
 
 
 def spin(create: Callable[[], PerceptionNode], args: list[str] | None = None) -> int:
-    """Run one node until SIGINT, SIGTERM or shutdown; return the process's exit code."""
-    rclpy.init(args=args)
-    node = None
+    """Run one node until SIGINT or SIGTERM; return the process's exit code.
+
+    rclpy's own handlers would end the context under the callbacks that still run.
+    """
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    stop: Future = Future()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set_result(None))
     try:
         node = create()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
     except PerceptionError as exc:
-        print(f'error: {exc}')
+        print(f'error: {exc}', file=sys.stderr)
+        rclpy.shutdown()
         return 1
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    executor.spin_until_future_complete(stop)
+    node.destroy_node()
+    rclpy.shutdown()
     return 0

@@ -83,14 +83,60 @@ class SegmentationParameters:
     autostart: bool = parameter(True, AUTOSTART)
 
 
-P = TypeVar('P', bound=SegmentationParameters)
+@dataclass(frozen=True)
+class BagPlayerParameters:
+    """Parameters of bag_player_node; `mnv2 bag play` has options of the same names."""
+
+    bag: str = parameter('', 'Bag folder, or a single .mcap or .db3 file.')
+    rate: float = parameter(1.0, 'Bag seconds per second.', 0.001, 1000.0)
+    loop: bool = parameter(False, 'Start again at the end; /clock then jumps back.')
+    topics: tuple[str, ...] = parameter((), 'Topics to play; all when empty.')
+    remap: tuple[str, ...] = parameter((), 'Rules from:=to to publish under another name.')
+    start_delay_s: float = parameter(
+        0.5, 'How long /clock stands at the first message, for discovery.', 0.0, 3600.0
+    )
+    wait_for_subscribers_s: float = parameter(
+        0.0, 'Before that, wait at most so long until each topic has a subscriber.', 0.0, 3600.0
+    )
+    clock_hz: float = parameter(
+        100.0, '/clock messages a second besides one at each message; 0: none.', 0.0, 10000.0
+    )
+    log: str = parameter('', 'CSV file to write: topic,stamp_ns,published_ns (monotonic).')
 
 
-def declare(node: Node, cls: type[P]) -> None:
-    """Declare the fields of a parameter class on a node, with ranges and descriptions."""
+@dataclass(frozen=True)
+class BagRecorderParameters:
+    """Parameters of bag_recorder_node; `mnv2 bag record` has options of the same names."""
+
+    out: str = parameter('', "The new bag's folder.")
+    topics: tuple[str, ...] = parameter((), 'Topics to record.')
+    storage: str = parameter('mcap', 'File format of the bag.', choices=('mcap', 'sqlite3'))
+    log: str = parameter('', 'CSV file to write: topic,stamp_ns,received_ns (monotonic).')
+
+
+NODES: dict[str, type[Any]] = {
+    'segmentation_node': SegmentationParameters,
+    'bag_player_node': BagPlayerParameters,
+    'bag_recorder_node': BagRecorderParameters,
+}
+
+P = TypeVar('P')
+
+
+def declare(node: Node, cls: type[Any], read_only: bool = False) -> None:
+    """Declare the fields of a parameter class on a node, with ranges and descriptions.
+
+    Args:
+        node: the node.
+        cls: its parameter class.
+        read_only: whether values are fixed once the node is there.
+
+    Raises:
+        ParameterError: a value that was given has another type or is out of range.
+    """
     for item in fields(cls):
         meta = item.metadata
-        descriptor = ParameterDescriptor(description=meta['meaning'])
+        descriptor = ParameterDescriptor(description=meta['meaning'], read_only=read_only)
         if meta['choices']:
             descriptor.additional_constraints = f'one of {meta["choices"]}'
         if isinstance(item.default, float):
@@ -101,8 +147,10 @@ def declare(node: Node, cls: type[P]) -> None:
             descriptor.integer_range = [
                 IntegerRange(from_value=meta['low'], to_value=meta['high'])
             ]
+        # rclpy takes an empty list for BYTE_ARRAY: one empty string stands for none.
+        default = [''] if item.default == () else item.default
         try:
-            node.declare_parameter(item.name, item.default, descriptor)
+            node.declare_parameter(item.name, default, descriptor)
         except ParameterException as exc:
             raise ParameterError(
                 f'parameter {item.name}: {exc}; {meta["meaning"]} {describe_range(item)}'
@@ -115,15 +163,17 @@ def read(node: Node, cls: type[P]) -> P:
     Raises:
         ParameterError: a value is not one of the possible ones.
     """
-    values = cls(**{item.name: node.get_parameter(item.name).value for item in fields(cls)})
-    for item in fields(cls):
-        check_choice(item, getattr(values, item.name))
-    return values
+    values = {}
+    for item in fields(cls):  # type: ignore[arg-type]
+        value = node.get_parameter(item.name).value
+        check_choice(item, value)
+        values[item.name] = tuple(filter(None, value)) if item.default == () else value
+    return cls(**values)
 
 
 def change(
-    values: P | None, changes: list[Parameter], cls: type[P]
-) -> tuple[P | None, SetParametersResult]:
+    values: Any, changes: list[Parameter], cls: type[Any]
+) -> tuple[Any, SetParametersResult]:
     """Apply changes while a node runs.
 
     Args:
@@ -167,6 +217,11 @@ def describe_range(item: 'Field[Any]') -> str:
     return '' if meta['low'] is None else f'{meta["low"]} to {meta["high"]}'
 
 
+TYPE_NAMES = {
+    bool: 'bool', int: 'integer', float: 'double', str: 'string', tuple: 'string list',
+}
+
+
 def table(cls: type[Any]) -> str:
     """Return the README's Markdown table of a parameter class."""
     lines = [
@@ -174,9 +229,9 @@ def table(cls: type[Any]) -> str:
         '| --- | --- | --- | --- | --- | --- |',
     ]
     for item in fields(cls):
-        default = f'`{item.default}`' if item.default != '' else '(empty)'
+        default = '(empty)' if item.default in ('', ()) else f'`{item.default}`'
         lines.append(
-            f'| `{item.name}` | {type(item.default).__name__} | {default} '
+            f'| `{item.name}` | {TYPE_NAMES[type(item.default)]} | {default} '
             f'| {describe_range(item)} | {"yes" if item.metadata["live"] else ""} '
             f'| {item.metadata["meaning"]} |'
         )
@@ -184,4 +239,5 @@ def table(cls: type[Any]) -> str:
 
 
 if __name__ == '__main__':
-    print(table(SegmentationParameters))
+    for name, parameter_class in NODES.items():
+        print(f'### {name}\n\n{table(parameter_class)}\n')

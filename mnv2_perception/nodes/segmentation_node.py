@@ -2,6 +2,7 @@
 
 from pathlib import Path
 import sys
+import threading
 import time
 from typing import Any
 
@@ -25,6 +26,7 @@ from mnv2_perception.vision.overlay import blend_mask
 # A late subscriber has no order between label_info and mask: Nav2's layer dereferences null when
 # a mask comes first. So masks wait this long after a subscriber appeared.
 HOLD_S = 0.5
+GREET_PERIOD_S = 0.1
 
 
 class SegmentationNode(PerceptionNode):
@@ -37,8 +39,10 @@ class SegmentationNode(PerceptionNode):
         self.segmenter: Segmenter | None = None
         self._publishers_made: list[Any] = []
         self._subscription: Any = None
+        self._greeting = threading.Lock()
         self._mask_subscribers = 0
         self._hold_until_s = 0.0
+        self.create_timer(GREET_PERIOD_S, self.greet)
 
     def acquire(self) -> None:
         values: SegmentationParameters = self.parameters
@@ -81,20 +85,37 @@ class SegmentationNode(PerceptionNode):
             self.segmenter = None
 
     def announce(self) -> None:
+        with self._greeting:
+            self._mask_subscribers = self._mask.get_subscription_count()
+            self._publish_label_info()
+
+    def greet(self) -> None:
+        """Announce again when a subscriber has appeared on the mask.
+
+        A timer does it, so that the wait is over before a camera starts; and so does each frame,
+        so that none comes between.
+        """
+        if not self.active:
+            return
+        with self._greeting:
+            known, self._mask_subscribers = (
+                self._mask_subscribers, self._mask.get_subscription_count()
+            )
+            if self._mask_subscribers > known:
+                self._publish_label_info()
+
+    def _publish_label_info(self) -> None:
         assert self.segmenter
         header = Header(stamp=self.get_clock().now().to_msg())
         values: SegmentationParameters = self.parameters
         self._label_info.publish(
             label_info_to_msg(self.segmenter.spec.classes, header, values.min_confidence)
         )
-        self._mask_subscribers = self._mask.get_subscription_count()
         self._hold_until_s = time.monotonic() + HOLD_S
 
     def process(self, msg: Image | CompressedImage) -> bool:
         assert self.segmenter
-        if self._mask.get_subscription_count() > self._mask_subscribers:
-            self.announce()
-        self._mask_subscribers = self._mask.get_subscription_count()
+        self.greet()
         if time.monotonic() < self._hold_until_s:
             return False
         if isinstance(msg, CompressedImage):

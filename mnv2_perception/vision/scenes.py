@@ -191,6 +191,18 @@ def draw_scene(seed: int, time_s: float, height: int, width: int) -> tuple[_Byte
     return _expose(canvas), np.ascontiguousarray(canvas.pixels[..., 3])
 
 
+def camera_matrix(seed: int, height: int, width: int) -> NDArray[np.float64]:
+    """Return the (3, 3) intrinsic matrix of a drive's camera, pixels.
+
+    The camera looks straight ahead and level; its principal point lies on the horizon.
+    """
+    canvas = _Canvas(_drive(seed), 0.0, height, width)
+    horizon_px = height * canvas.drive.horizon
+    return np.array([
+        [canvas.focal_px, 0.0, width / 2], [0.0, canvas.focal_px, horizon_px], [0.0, 0.0, 1.0],
+    ])
+
+
 class _Canvas:
     """Pixels with labels in the fourth channel, and the camera that projects onto them."""
 

@@ -42,12 +42,10 @@ def load(path: Path) -> ModuleType:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """Give a checkout that has only the set-up tool and a data file, and no .venv yet."""
+    """Give a checkout that has only the set-up tool and a setup.py, and no .venv yet."""
     shutil.copytree(
         TOOL, tmp_path / 'tools' / TOOL.name, ignore=shutil.ignore_patterns('__pycache__')
     )
-    (tmp_path / 'config').mkdir()
-    (tmp_path / 'config' / 'node.yaml').write_text('rate: 1.0\n')
     (tmp_path / 'setup.py').write_text('from setuptools import setup\nsetup(name="clone")\n')
     return tmp_path
 
@@ -190,7 +188,7 @@ def test_a_sourced_distro_whose_rclpy_this_python_cannot_load_is_refused(
         ('tools/ros_from_pypi/requirements.txt', {'packages', 'interfaces', 'repository'}),
         ('tools/ros_from_pypi/setup_venv.py', {'packages', 'interfaces', 'repository'}),
         ('tools/ros_from_pypi/requirements-train.txt', {'train'}),
-        ('config/node.yaml', {'repository'}),
+        ('setup.py', {'repository'}),
     ],
 )
 def test_a_changed_input_redoes_what_rests_on_it(clone: Path, file: str, redone: set[str]) -> None:

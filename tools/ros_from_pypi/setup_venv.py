@@ -39,6 +39,7 @@ SITE_PACKAGES = f'lib/python{sys.version_info.major}.{sys.version_info.minor}/si
 # The interpreter behind this one, where this one is that of a virtual environment.
 PYTHON = getattr(sys, '_base_executable', sys.executable)
 
+PACKAGE = 'mnv2_perception'
 INTERFACE_PACKAGES = ('vision_msgs', 'tf2_msgs')
 # A copy from PyPI beside the distro's own would break cv_bridge and launch_testing.
 FROM_DISTRO = {
@@ -47,7 +48,7 @@ FROM_DISTRO = {
     'pytest': ('pytest', 'python3-pytest'),
     'pyyaml': ('yaml', 'python3-yaml'),
 }
-# ament_index_python reads AMENT_PREFIX_PATH, which nobody sets where no distro is sourced.
+# Makes ament_index_python look into .venv, last: a workspace that is sourced goes first.
 AMENT_PREFIX_PTH = (
     "import os, sys; p = os.environ.get('AMENT_PREFIX_PATH', ''); sys.prefix in p.split(':') or "
     "os.environ.update(AMENT_PREFIX_PATH=f'{p}:{sys.prefix}' if p else sys.prefix)\n"
@@ -102,7 +103,8 @@ def missing(distro: str | None) -> list[tuple[str, str]]:
         problems.append((f'Linux on x86-64 (this is {machine}): source a ROS distro', ''))
     if os.environ.get('ROS_DISTRO'):
         distro = os.environ['ROS_DISTRO']
-        problems.append((f'rclpy of the sourced ROS {distro} in {PYTHON}', f'ros-{distro}-rclpy'))
+        cure = "use the distro's own python3, or unset ROS_DISTRO"
+        problems.append((f'rclpy of ROS {distro} in {PYTHON}: {cure}', f'ros-{distro}-rclpy'))
     header = Path(sysconfig.get_paths()['include']) / 'Python.h'
     if not header.is_file():
         problems.append((f"Python's headers ({header})", 'python3-dev'))
@@ -169,8 +171,9 @@ def requirements(file: str) -> list[str]:
 
 def pip_install(distro: str | None, *arguments: str) -> None:
     """Install into .venv."""
-    pip = [str(VENV / 'bin' / 'python'), '-m', 'pip', 'install', '--disable-pip-version-check']
-    run([*pip, *arguments], environment(distro))
+    pip = [str(VENV / 'bin' / 'python'), '-m', 'pip', '--disable-pip-version-check', 'install']
+    # Most of the modules are never imported: byte code is made for those that are.
+    run([*pip, '--no-compile', *arguments], environment(distro))
 
 
 def make_venv(distro: str | None) -> None:
@@ -223,7 +226,6 @@ def build_interfaces() -> None:
     run([*colcon, *place, '--cmake-args', *options], env, work)
     shutil.rmtree(work)
 
-    (site_packages / 'ros_ament_prefix.pth').write_text(AMENT_PREFIX_PTH)
     check = (
         'import rclpy; from vision_msgs.msg import LabelInfo; from tf2_msgs.msg import TFMessage; '
         'LabelInfo.__class__.__import_type_support__(); '
@@ -235,6 +237,19 @@ def build_interfaces() -> None:
 def install_repository(distro: str | None) -> None:
     """Install this repository so that what is edited is what runs."""
     pip_install(distro, '--no-deps', '--no-build-isolation', '--editable', str(ROOT))
+    # An editable installation leaves out data_files, by which ament finds a package and its share.
+    share = VENV / 'share'
+    for link, target in (
+        (f'ament_index/resource_index/packages/{PACKAGE}', f'resource/{PACKAGE}'),
+        (f'{PACKAGE}/package.xml', 'package.xml'),
+        (f'{PACKAGE}/config', 'config'),
+        (f'{PACKAGE}/launch', 'launch'),
+        (f'{PACKAGE}/models', f'{PACKAGE}/models'),
+    ):
+        (share / link).parent.mkdir(parents=True, exist_ok=True)
+        (share / link).unlink(missing_ok=True)
+        (share / link).symlink_to(ROOT / target)
+    (VENV / SITE_PACKAGES / 'ros_ament_prefix.pth').write_text(AMENT_PREFIX_PTH)
 
 
 def install_training(distro: str | None) -> None:
@@ -247,11 +262,11 @@ def steps_for(distro: str | None, train: bool) -> list[Step]:
     venv = hash_of([sys.version, str(ROOT), distro])
     files = [HERE / f'requirements{part}.txt' for part in ('-ros', '', '-dev')]
     packages = hash_of([venv], [Path(__file__).resolve(), *files])
+    version = f'CPython {platform.python_version()}'
     what = 'run-time and test packages'
     what = f'{what} beside ROS {distro}' if distro else f'ROS 2 Jazzy, {what}'
     steps = [
-        Step('venv', f'.venv, CPython {platform.python_version()}', venv,
-             lambda: make_venv(distro)),
+        Step('venv', f'.venv, {version}', venv, lambda: make_venv(distro)),
         Step('packages', what, packages, lambda: install_packages(distro)),
     ]
     if distro is None:
@@ -259,13 +274,10 @@ def steps_for(distro: str | None, train: bool) -> list[Step]:
         interfaces = hash_of([packages], definitions)
         title = f'building {" and ".join(INTERFACE_PACKAGES)}'
         steps.append(Step('interfaces', title, interfaces, build_interfaces))
-    if (ROOT / 'setup.py').is_file():
-        # setuptools copies its data_files even here, so a change to one must reach .venv.
-        files = [ROOT / f for f in ('setup.py', 'setup.cfg', 'pyproject.toml', 'package.xml')]
-        folders = [ROOT / f for f in ('config', 'launch', 'resource', 'mnv2_perception/models')]
-        inputs = hash_of([packages], [p for p in files + folders if p.exists()])
-        title = 'this repository, editable'
-        steps.append(Step('repository', title, inputs, lambda: install_repository(distro)))
+    files = [ROOT / f for f in ('setup.py', 'setup.cfg', 'pyproject.toml', 'package.xml')]
+    repository = hash_of([packages], [file for file in files if file.is_file()])
+    title = 'this repository, editable'
+    steps.append(Step('repository', title, repository, lambda: install_repository(distro)))
     if train:
         inputs = hash_of([venv], [HERE / 'requirements-train.txt'])
         title = 'torch and onnx'

@@ -1,0 +1,31 @@
+# What a machine without ROS needs: `make demo`, `make test`. On a robot: see README.md.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+OUT ?= out/demo
+
+.PHONY: setup setup-train demo test check clean help
+
+help:             ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
+
+setup:            ## make .venv: ROS 2 from PyPI (unless a distro is sourced) and this package
+	@$(PYTHON) tools/ros_from_pypi/setup_venv.py
+
+setup-train:      ## the same with torch, for training and export
+	@$(PYTHON) tools/ros_from_pypi/setup_venv.py --train
+
+demo: setup       ## replay BAG=path (or a drawn street) through the live nodes
+	@$(VENV)/bin/mnv2 demo --out $(OUT) $(if $(BAG),--bag "$(BAG)") $(DEMO_ARGS)
+
+test: setup       ## all tests; each skip says why
+	@$(RUN) pytest $(PYTEST_ARGS)
+
+check: setup      ## lint and types
+	@$(RUN) ruff check .
+	@$(RUN) mypy
+
+clean:            ## remove what the targets above made
+	rm -rf $(VENV) out build install log .mypy_cache .ruff_cache .pytest_cache
+	find . -name '*.egg-info' -o -name __pycache__ -prune | xargs rm -rf

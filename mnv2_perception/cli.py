@@ -1,0 +1,288 @@
+"""`mnv2`: everything that needs no ROS graph, and the way to the nodes that do."""
+
+import argparse
+from dataclasses import fields
+import json
+import os
+from pathlib import Path
+import sys
+from typing import Any
+
+import cv2
+import yaml
+
+from mnv2_perception.errors import PerceptionError, SetupError
+
+DEFAULT_MODEL = 'unet_mobilenetv2_camvid'
+BAG_NODES = {'play': 'bag_player_node', 'record': 'bag_recorder_node'}
+
+
+def command_name() -> str:
+    """Return how this program is called here: on a robot through `ros2 run`, else by its path."""
+    program = Path(sys.argv[0])
+    if program.parent.parts[-2:] == ('lib', 'mnv2_perception'):
+        return 'ros2 run mnv2_perception mnv2'
+    if program.name != 'mnv2':
+        return 'mnv2'
+    try:
+        return str(program.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(program)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run a command; return the exit code: 0, 1 after an error that was told, 2 for usage."""
+    args = sys.argv[1:] if args is None else args
+    try:
+        if len(args) >= 2 and args[0] == 'bag' and args[1] in BAG_NODES:
+            run_node(BAG_NODES[args[1]], args[2:])
+        arguments = build_parser().parse_args(args)
+        arguments.command(arguments)
+    except PerceptionError as exc:
+        print(f'error: {exc}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # piped into head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def run_node(name: str, args: list[str]) -> None:
+    """Become a node's process, so that signals reach it as if it had been started itself."""
+    os.execv(sys.executable, [sys.executable, '-m', f'mnv2_perception.nodes.{name}', *args])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog=command_name(), description='Camera perception with the MobileNetV2 family.'
+    )
+    commands = parser.add_subparsers(metavar='COMMAND', required=True)
+
+    def add(name: str, command: Any, description: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=description, description=description)
+        sub.set_defaults(command=command)
+        return sub
+
+    demo = add('demo', demo_command, 'Replay a bag through the live nodes and report.')
+    demo.add_argument('--bag', type=Path, help='the bag (default: one that is drawn)')
+    demo.add_argument('--topic', default='', help='image topic (default: the first)')
+    demo.add_argument('--out', type=Path, default=Path('out/demo'), help='(%(default)s)')
+    add_model_options(demo, option=True)
+
+    info = add('info', info_command, 'Say what a model takes and gives.')
+    info.add_argument('model', help='path, or name of a shipped model')
+    info.add_argument('--json', action='store_true')
+
+    run = add('run', run_command, 'Segment one picture and write the overlay.')
+    run.add_argument('image', type=Path, help='a picture file')
+    run.add_argument('--out', type=Path, default=Path('overlay.png'), help='(%(default)s)')
+    run.add_argument('--mask', type=Path, help='also write the class ids, as PNG')
+    run.add_argument('--min-confidence', type=float, default=0.0, help='0 to 1 (%(default)s)')
+    add_model_options(run, option=True)
+
+    evaluate = add('evaluate', evaluate_command, 'Measure accuracy on labelled images.')
+    add_model_options(evaluate, option=False)
+    evaluate.add_argument('folder', type=Path, help='holds images/*.jpg and labels/*.png')
+    evaluate.add_argument('--json', action='store_true')
+
+    bag = add('bag', None, 'Play, record or draw bags, without `ros2 bag`.')
+    bag_commands = bag.add_subparsers(metavar='COMMAND', required=True)
+    for name, what in (('play', 'Play a bag with /clock.'), ('record', 'Record topics.')):
+        bag_commands.add_parser(name, help=what)  # main() hands these over whole
+    draw = bag_commands.add_parser('draw', help='Draw a drive through a street, with labels.')
+    draw.set_defaults(command=draw_command)
+    draw.add_argument('out', type=Path, help="the new bag's folder")
+    draw.add_argument('--seed', type=int, default=7, help='one seed is one drive (%(default)s)')
+    draw.add_argument('--seconds', type=float, default=6.0, help='(%(default)s)')
+    draw.add_argument('--rate-hz', type=float, default=15.0, help='(%(default)s)')
+    draw.add_argument('--height', type=int, default=360, help='(%(default)s)')
+    draw.add_argument('--width', type=int, default=480, help='(%(default)s)')
+
+    train = add('train', None, 'Train a network.')
+    tasks = train.add_subparsers(metavar='TASK', required=True)
+    segmentation = tasks.add_parser('segmentation', help='UNet-MobileNetV2')
+    segmentation.set_defaults(command=train_segmentation_command)
+    segmentation.add_argument('data', type=Path, help='holds images/*.jpg and labels/*.png')
+    segmentation.add_argument('--out', type=Path, required=True, help='folder of the run')
+    segmentation.add_argument('--val', type=Path, help='labelled images to measure on only')
+    segmentation.add_argument('--backbone', type=Path, help="torchvision's MobileNetV2 features")
+    segmentation.add_argument(
+        '--spec', type=Path, help='YAML with classes, colours, size, licence (default: CamVid)'
+    )
+    segmentation.add_argument('--resume', action='store_true', help='go on with a broken-off run')
+    add_recipe_options(segmentation)
+
+    export = add('export', export_command, 'Write a checkpoint as ONNX with its ModelSpec.')
+    export.add_argument('checkpoint', type=Path)
+    export.add_argument('model', type=Path, help='the .onnx file to write')
+    return parser
+
+
+def add_model_options(parser: argparse.ArgumentParser, option: bool) -> None:
+    """Add the choice of model, engine and threads; `option` makes the model optional."""
+    if option:
+        parser.add_argument('--model', default=DEFAULT_MODEL, help='path or name (%(default)s)')
+    else:
+        parser.add_argument('model', help='path, or name of a shipped model')
+    parser.add_argument('--engine', default='auto', help='(%(default)s)')
+    parser.add_argument('--threads', type=int, default=0, help='0: one for each core')
+
+
+def add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each field of the training recipe."""
+    try:
+        from mnv2_perception.training.segmentation import Recipe
+    except ImportError:  # without torch the command itself says what to install
+        return
+    for item in fields(Recipe):
+        parser.add_argument(
+            f'--{item.name.replace("_", "-")}', type=type(item.default), default=item.default,
+            help='(%(default)s)',
+        )
+
+
+def demo_command(arguments: argparse.Namespace) -> None:
+    """Run the demo and print its table."""
+    from mnv2_perception.bags.report import markdown_table
+    from mnv2_perception.demo import run_demo
+
+    summary = run_demo(
+        arguments.out, arguments.bag, arguments.topic, arguments.model, arguments.engine,
+        arguments.threads,
+    )
+    print(markdown_table(summary))
+    pictures = sorted(arguments.out.glob('overlay_*.png'))
+    print(
+        f'\n{arguments.out}: summary.json, masks.mcap, {len(pictures)} pictures '
+        f'({pictures[0].name} …)'
+    )
+
+
+def info_command(arguments: argparse.Namespace) -> None:
+    """Print a model's tensors and ModelSpec."""
+    from dataclasses import asdict
+
+    from mnv2_perception.engines import open_engine
+    from mnv2_perception.model_spec import ModelSpec
+    from mnv2_perception.pipeline import check_model, find_model
+
+    path = find_model(arguments.model)
+    with open_engine(path) as engine:
+        spec = ModelSpec.from_metadata(engine.metadata, path)
+        check_model(engine, spec)
+        facts = {
+            'file': str(path),
+            'takes': [str(tensor) for tensor in engine.inputs],
+            'gives': [str(tensor) for tensor in engine.outputs],
+            **asdict(spec),
+        }
+    if arguments.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        for name, value in facts.items():
+            if isinstance(value, (list, tuple)):
+                value = ', '.join(str(item) for item in value)
+            print(f'{name:<14} {value}')
+
+
+def run_command(arguments: argparse.Namespace) -> None:
+    """Segment one picture."""
+    from mnv2_perception.errors import ImageError
+    from mnv2_perception.pipeline import Segmenter
+    from mnv2_perception.vision.overlay import blend_mask, draw_legend
+
+    picture = cv2.imread(str(arguments.image), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise ImageError(f'{arguments.image}: is no readable picture')
+    image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    segmenter = Segmenter.open(
+        arguments.model, arguments.engine, arguments.threads, arguments.min_confidence
+    )
+    spec, result = segmenter.spec, segmenter(image)
+    overlay = draw_legend(
+        blend_mask(image, result.class_ids, spec.colours), spec.classes, spec.colours
+    )
+    write_picture(arguments.out, cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
+    if arguments.mask:
+        write_picture(arguments.mask, result.class_ids)
+
+
+def write_picture(path: Path, picture: Any) -> None:
+    """Write a picture file and say so.
+
+    Raises:
+        ImageError: the folder is missing, or OpenCV does not know the file's ending.
+    """
+    from mnv2_perception.errors import ImageError
+
+    try:
+        written = cv2.imwrite(str(path), picture)
+    except cv2.error as exc:
+        raise ImageError(f'{path}: OpenCV cannot write it ({exc.err}); end it in .png') from exc
+    if not written:
+        raise ImageError(f'{path}: cannot be written; does its folder exist?')
+    print(path)
+
+
+def evaluate_command(arguments: argparse.Namespace) -> None:
+    """Measure accuracy."""
+    from mnv2_perception.bags.report import markdown_table
+    from mnv2_perception.evaluate import evaluate_segmentation
+    from mnv2_perception.pipeline import Segmenter
+
+    segmenter = Segmenter.open(arguments.model, arguments.engine, arguments.threads)
+    result = evaluate_segmentation(segmenter, arguments.folder)
+    print(json.dumps(result, indent=2) if arguments.json else markdown_table(result))
+
+
+def draw_command(arguments: argparse.Namespace) -> None:
+    """Draw a bag."""
+    from mnv2_perception.bags.draw import draw_bag
+
+    draw_bag(
+        arguments.out, arguments.seed, arguments.seconds, arguments.rate_hz, arguments.height,
+        arguments.width,
+    )
+    print(arguments.out)
+
+
+def train_segmentation_command(arguments: argparse.Namespace) -> None:
+    """Train UNet-MobileNetV2."""
+    try:
+        from mnv2_perception.training.segmentation import Recipe, train
+    except ImportError as exc:
+        raise SetupError(f'training needs torch and tqdm ({exc}): run `make setup-train`') from exc
+    from mnv2_perception.model_spec import ModelSpec
+
+    spec_path = arguments.spec or Path(__file__).parent / 'training/camvid.yaml'
+    try:
+        values = yaml.safe_load(spec_path.read_text(encoding='utf-8'))
+    except (OSError, yaml.YAMLError) as exc:
+        raise SetupError(f'{spec_path}: cannot be read: {exc}') from exc
+    spec = ModelSpec.from_dict(values, str(spec_path))
+    recipe = Recipe(**{item.name: getattr(arguments, item.name) for item in fields(Recipe)})
+    miou = train(
+        arguments.data, arguments.out, spec, recipe, arguments.backbone, arguments.val,
+        arguments.resume,
+    )
+    if arguments.val:
+        print(f'mIoU on {arguments.val}: {miou:.3f}')
+    print(f'{command_name()} export {arguments.out}/last.pt {spec.name}.onnx')
+
+
+def export_command(arguments: argparse.Namespace) -> None:
+    """Write a checkpoint as ONNX."""
+    try:
+        from mnv2_perception.nets.export import export_segmentation
+    except ImportError as exc:
+        raise SetupError(f'export needs torch and onnx ({exc}): run `make setup-train`') from exc
+
+    export_segmentation(arguments.checkpoint, arguments.model)
+    print(arguments.model)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""`mnv2 demo`: a bag through the live nodes, and what came of it.
+
+Three processes over DDS, as on a robot: player, segmentation_node, recorder. This one only starts
+them, waits, and reads what they left. It imports no ROS, so it can say what is missing.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+import importlib.util
+import json
+import os
+from pathlib import Path
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from mnv2_perception.bags import report
+from mnv2_perception.bags.draw import draw_bag, IMAGE_TOPIC
+from mnv2_perception.bags.read import BagReader
+from mnv2_perception.errors import BagError, PerceptionError, SetupError
+from mnv2_perception.pipeline import find_shared_file, Segmenter
+from mnv2_perception.vision.scenes import CLASSES
+
+MASK, CONFIDENCE = '/segmentation/mask', '/segmentation/confidence'
+LABEL_INFO, DIAGNOSTICS = '/segmentation/label_info', '/diagnostics'
+NODE = 'segmentation_node'
+START_TIMEOUT_S = 60.0
+MIN_ROAD_IOU = 0.5
+
+
+class DemoError(PerceptionError):
+    """The demo ran, and its result is not good enough."""
+
+
+def run_demo(
+    out: Path, bag: Path | None, topic: str, model: str, engine: str, threads: int
+) -> dict[str, Any]:
+    """Replay a bag through the live nodes and report.
+
+    Args:
+        out: folder of the results; an earlier demo's are replaced.
+        bag: the bag; None draws one.
+        topic: the image topic; empty takes the bag's first.
+        model: model for the node.
+        engine: engine for the node.
+        threads: CPU threads for one inference; 0 uses one for each core.
+
+    Returns:
+        The summary that is also in `out/summary.json`.
+
+    Raises:
+        SetupError: rclpy is missing.
+        BagError: the bag cannot be used.
+        DemoError: no mask came, or a drawn road was not found.
+    """
+    if importlib.util.find_spec('rclpy') is None:
+        raise SetupError('the demo needs ROS 2: run `make setup`, or source a ROS distro')
+    clear(out)
+    drawn = bag is None
+    if bag is None:
+        bag = out / 'drawn_street'
+        print('drawing a street …', flush=True)
+        draw_bag(bag)
+        topic = IMAGE_TOPIC
+    camera = report.find_camera(bag, topic)
+    with BagReader(bag) as reader:
+        duration_s = (reader.end_ns - reader.start_ns) / 1e9
+    bare_ms = measure_bare_inference(bag, camera.image, model, engine, threads)
+    print(f'replaying {bag} ({duration_s:.1f} s) through the live nodes …', flush=True)
+    counts = replay(out, bag, camera, model, engine, threads, bare_ms)
+    summary = summarise(out, bag, camera, model, engine, counts, drawn)
+    summary |= {'bare_inference_ms': bare_ms, 'duration_s': duration_s}
+    (out / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')
+    if drawn and summary['road_iou'] < MIN_ROAD_IOU:
+        raise DemoError(
+            f'the road of the drawn street was found with an IoU of {summary["road_iou"]:.2f} '
+            f'only, expected {MIN_ROAD_IOU} or more; was another model given?'
+        )
+    return summary
+
+
+def clear(out: Path) -> None:
+    """Make the folder, or remove an earlier demo's results from it; nothing else is touched."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ('drawn_street', 'masks'):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for path in [*out.glob('overlay_*.png'), *out.glob('*.csv'), *out.glob('*.log')]:
+        path.unlink()
+    for name in ('masks.mcap', 'summary.json'):
+        (out / name).unlink(missing_ok=True)
+
+
+def measure_bare_inference(
+    bag: Path, topic: str, model: str, engine: str, threads: int, runs: int = 15
+) -> float:
+    """Return the median time of one image through the segmenter alone, in ms; nothing else runs.
+
+    Raises:
+        BagError: the topic has no images.
+    """
+    first = next(report.read_images(bag, topic), None)
+    if first is None:
+        raise BagError(f'{bag}: has no images on {topic}')
+    segmenter = Segmenter.open(model, engine, threads)
+    times_ms = []
+    for _ in range(runs + 3):
+        start_s = time.perf_counter()
+        segmenter(first[1])
+        times_ms.append((time.perf_counter() - start_s) * 1000.0)
+    segmenter.close()
+    return statistics.median(times_ms[3:])
+
+
+def replay(
+    out: Path,
+    bag: Path,
+    camera: report.CameraTopics,
+    model: str,
+    engine: str,
+    threads: int,
+    bare_ms: float,
+) -> dict[str, Any]:
+    """Run recorder, node and player; return what player and recorder counted.
+
+    Raises:
+        DemoError: a process died or did not come up.
+    """
+    remap = f'image:={camera.image.removesuffix("/compressed")}'
+    transport = 'compressed' if camera.compressed else 'raw'
+    recorded = [MASK, CONFIDENCE, LABEL_INFO, DIAGNOSTICS]
+    node_args = [
+        '--ros-args', '-r', remap, '-p', f'image_transport:={transport}', '-p',
+        f'model:={model}', '-p', f'engine:={engine}', '-p', f'threads:={threads}',
+    ]
+    player_args = [
+        str(bag), '--topics', camera.image, '--wait-for-subscribers', '30', '--start-delay', '1',
+        '--log', str(out / 'sent.csv'),
+    ]
+    recorder_args = ['--out', str(out / 'masks'), '--log', str(out / 'received.csv'), *recorded]
+    with (
+        started('bag_recorder_node', recorder_args, out) as recorder,
+        started('segmentation_node', node_args, out) as node,
+    ):
+        wait_for_line(out / 'bag_recorder_node.log', f'recording {CONFIDENCE}', recorder, node)
+        with started('bag_player_node', player_args, out) as player:
+            while player.poll() is None:
+                for process, name in ((node, 'segmentation_node'), (recorder, 'recorder')):
+                    if process.poll() is not None:
+                        raise DemoError(f'{name} died; see the logs in {out}')
+                time.sleep(0.1)
+        # The frame in work, the one that waits, and one period of the diagnostics.
+        time.sleep(2.5 + 3.0 * bare_ms / 1000.0)
+    sent = read_counts(out / 'bag_player_node.log', 'published')
+    received = read_counts(out / 'bag_recorder_node.log', 'received')
+    return {'frames_in': sent.get(camera.image, 0), 'masks_out': received.get(MASK, 0)}
+
+
+@contextmanager
+def started(module: str, args: list[str], out: Path) -> Iterator['subprocess.Popen[bytes]']:
+    """Run a node in a process of its own; on leaving, SIGINT and wait."""
+    with (out / f'{module}.log').open('wb') as log:
+        process = subprocess.Popen(
+            [sys.executable, '-m', f'mnv2_perception.nodes.{module}', *args],
+            stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env=ros_environment(os.environ),
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(20.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def ros_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment whose ROS graph is this machine's alone, with room for images.
+
+    What the user has set stays.
+    """
+    profile = str(find_shared_file('config/fastdds.xml'))
+    ours = {
+        'ROS_DOMAIN_ID': str(1 + os.getpid() % 100),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+        'FASTDDS_DEFAULT_PROFILES_FILE': profile,
+        'FASTRTPS_DEFAULT_PROFILES_FILE': profile,
+    }
+    return ours | dict(environ)
+
+
+def wait_for_line(log: Path, text: str, *processes: 'subprocess.Popen[bytes]') -> None:
+    """Wait until a log holds a text.
+
+    Raises:
+        DemoError: it did not come in time, or a process ended before.
+    """
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while text not in log.read_text(encoding='utf-8', errors='replace'):
+        dead = any(process.poll() is not None for process in processes)
+        if dead or time.monotonic() > deadline_s:
+            logs = '\n'.join(
+                path.read_text(encoding='utf-8', errors='replace')[-2000:]
+                for path in sorted(log.parent.glob('*_node.log'))
+            )
+            raise DemoError(f'the nodes did not come up; their last words:\n{logs}')
+        time.sleep(0.1)
+
+
+def read_counts(log: Path, key: str) -> dict[str, int]:
+    """Return the counts per topic that player and recorder print as their last line.
+
+    Raises:
+        DemoError: there are none: the process did not end well.
+    """
+    lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
+    try:
+        return dict(json.loads(lines[-1])[key])
+    except (IndexError, KeyError, ValueError) as exc:
+        raise DemoError(f'{log}: ends without its counts; its end:\n' + '\n'.join(lines[-5:])) \
+            from exc
+
+
+def summarise(
+    out: Path,
+    bag: Path,
+    camera: report.CameraTopics,
+    model: str,
+    engine: str,
+    counts: Mapping[str, int],
+    drawn: bool,
+) -> dict[str, Any]:
+    """Read the recorded bag; write pictures; return the summary.
+
+    Raises:
+        DemoError: no mask came.
+    """
+    masks_bag = out / 'masks'
+    node = report.read_last_diagnostics(masks_bag, DIAGNOSTICS, NODE)
+    summary: dict[str, Any] = dict(
+        report.account(counts['frames_in'], counts['masks_out'], node)
+    )
+    if not counts['masks_out']:
+        raise DemoError(
+            f'no mask came out of {counts["frames_in"]} frames; see {out}/segmentation_node.log'
+        )
+    segmenter = Segmenter.open(model, engine)
+    spec = segmenter.spec
+    segmenter.close()
+    latencies = report.latencies_ms(out / 'sent.csv', out / 'received.csv', camera.image, MASK)
+    masks = dict(report.read_ids(masks_bag, MASK))
+    with BagReader(masks_bag) as reader:
+        stamps = [message.stamp_ns for message in reader.messages([MASK])]
+    summary |= {
+        'latency_ms': {
+            'p50': report.percentile(latencies, 0.5), 'p95': report.percentile(latencies, 0.95)
+        },
+        'fps': (len(stamps) - 1) / max(1e-9, (stamps[-1] - stamps[0]) / 1e9),
+        'engine': node['engine'],
+        'model': node['model'],
+    }
+    if camera.label:
+        labels = report.read_ids(bag, camera.label)
+        matrix = report.accuracy(masks.items(), labels, len(spec.classes))
+        summary['miou'] = matrix.miou()
+        if drawn and spec.classes == CLASSES:
+            summary['road_iou'] = float(matrix.iou()[CLASSES.index('road')])
+    images = report.read_images(bag, camera.image)
+    report.write_overlays(out, images, masks, spec)
+    # One file to hand around, beside the bag's folder that `ros2 bag` takes.
+    shutil.copy(next(masks_bag.glob('*.mcap')), out / 'masks.mcap')
+    return summary

@@ -1,0 +1,475 @@
+"""segmentation_node in one process, over real DDS, with the fake engine (red channel = id)."""
+
+from collections.abc import Callable, Iterator
+import os
+from pathlib import Path
+import threading
+import time
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+import yaml
+
+rclpy = pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
+
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+from vision_msgs.msg import LabelInfo
+
+from mnv2_perception.model_spec import ModelSpec, UNLABELLED
+from mnv2_perception.nodes import segmentation_node
+from mnv2_perception.nodes.lifecycle import LATCHED_QOS, RESULT_QOS
+from mnv2_perception.nodes.messages import rgb_to_msg, stamp_to_ns
+from mnv2_perception.nodes.segmentation_node import SegmentationNode
+
+pytestmark = pytest.mark.ros
+
+HEIGHT, WIDTH = 64, 96
+SPEC = ModelSpec.from_dict(
+    {
+        'name': 'identity', 'task': 'segmentation', 'height': HEIGHT, 'width': WIDTH,
+        'classes': ['road', 'car', 'tree'], 'mean': [0, 0, 0], 'std': [1, 1, 1],
+        'licence': 'CC0-1.0',
+    },
+    'test',
+)
+
+
+def fake_model(folder: Path, latency_ms: float = 0.0) -> str:
+    path = folder / 'identity.yaml'
+    path.write_text(
+        yaml.safe_dump(
+            {
+                'height': HEIGHT, 'width': WIDTH, 'latency_ms': latency_ms,
+                'metadata': SPEC.to_metadata(),
+            }
+        ),
+        encoding='utf-8',
+    )
+    return str(path)
+
+
+def picture(height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.uint8]:
+    """Return an image whose red channel holds ids 0 to 2 and whose green one the confidence."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, width // 2 :, 0] = 1
+    image[height // 2 :, :, 0] += 1
+    image[..., 1] = 200
+    return image
+
+
+def header(number: int) -> Header:
+    return Header(stamp=Time(sec=1000 + number, nanosec=7), frame_id='camera_optical')
+
+
+def ids_of(msg: Image) -> NDArray[np.uint8]:
+    return np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.width)
+
+
+class Graph:
+    """The node under test and a peer that is camera and consumer, each spinning in a thread."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.context = Context()
+        rclpy.init(context=self.context, domain_id=101 + os.getpid() % 100)
+        self.peer = Node('peer', context=self.context)
+        self._executors: list[SingleThreadedExecutor] = []
+        self._threads: list[threading.Thread] = []
+        self.nodes: list[Node] = [self.peer]
+        self._spin(self.peer)
+        self.camera = self.peer.create_publisher(Image, 'image', 5)
+
+    def _spin(self, node: Node) -> None:
+        executor = SingleThreadedExecutor(context=self.context)
+        executor.add_node(node)
+        thread = threading.Thread(target=executor.spin)
+        thread.start()
+        self._executors.append(executor)
+        self._threads.append(thread)
+
+    def start(self, *args: str, wait: bool = True, **parameters: Any) -> SegmentationNode:
+        values = {'model': self.model, 'engine': 'fake', **parameters}
+        node = SegmentationNode(
+            context=self.context,
+            cli_args=['--ros-args', *args] if args else None,
+            parameter_overrides=[Parameter(k, value=v) for k, v in values.items()],
+        )
+        self.nodes.append(node)
+        self._spin(node)
+        if wait:
+            eventually(lambda: node.active)
+        return node
+
+    def subscribe(self, msg_type: Any, topic: str, qos: QoSProfile = RESULT_QOS) -> list[Any]:
+        received: list[Any] = []
+        self.peer.create_subscription(msg_type, topic, received.append, qos)
+        return received
+
+    def call(self, srv_type: Any, name: str, request: Any) -> Any:
+        client = self.peer.create_client(srv_type, f'/segmentation_node/{name}')
+        assert client.wait_for_service(10.0)
+        future = client.call_async(request)
+        eventually(future.done)
+        return future.result()
+
+    def transition(self, transition_id: int) -> bool:
+        request = ChangeState.Request(transition=Transition(id=transition_id))
+        return bool(self.call(ChangeState, 'change_state', request).success)
+
+    def state(self) -> str:
+        return str(self.call(GetState, 'get_state', GetState.Request()).current_state.label)
+
+    def ready(self, node: SegmentationNode) -> None:
+        """Wait until the camera is heard and the hold after a new subscriber is over."""
+        eventually(lambda: self.camera.get_subscription_count() > 0)
+        time.sleep(0.3)
+        eventually(lambda: time.monotonic() > node._hold_until_s)
+
+    def close(self) -> None:
+        for executor in self._executors:
+            executor.shutdown()
+        for thread in self._threads:
+            thread.join()
+        for node in reversed(self.nodes):
+            node.destroy_node()
+        self.context.try_shutdown()
+
+
+def eventually(condition: Callable[[], Any], timeout_s: float = 15.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, 'did not happen in time'
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Iterator[Graph]:
+    graph = Graph(fake_model(tmp_path))
+    yield graph
+    graph.close()
+
+
+def test_mask_and_confidence_have_the_image_s_header_and_size_without_padding(
+    graph: Graph,
+) -> None:
+    masks = graph.subscribe(Image, 'segmentation/mask')
+    confidences = graph.subscribe(Image, 'segmentation/confidence')
+    graph.ready(graph.start())
+    image = picture(2 * HEIGHT, 2 * WIDTH)
+    graph.camera.publish(rgb_to_msg(image, header(1)))
+    eventually(lambda: masks and confidences)
+    for msg in (masks[0], confidences[0]):
+        assert msg.header == header(1)
+        assert (msg.encoding, msg.height, msg.width) == ('mono8', 2 * HEIGHT, 2 * WIDTH)
+        assert msg.step == msg.width and len(msg.data) == msg.height * msg.width
+    assert np.array_equal(ids_of(masks[0]), image[..., 0])
+    assert np.array_equal(ids_of(confidences[0]), image[..., 1])
+
+
+def test_zero_stamp_and_empty_frame_id_pass_through(graph: Graph) -> None:
+    masks = graph.subscribe(Image, 'segmentation/mask')
+    graph.ready(graph.start())
+    graph.camera.publish(rgb_to_msg(picture(), Header()))
+    eventually(lambda: masks)
+    assert masks[0].header == Header()
+
+
+def test_label_info_names_the_classes_and_is_latched(graph: Graph) -> None:
+    graph.ready(graph.start(min_confidence=0.5))
+    infos = graph.subscribe(LabelInfo, 'segmentation/label_info', LATCHED_QOS)
+    eventually(lambda: infos)
+    found = {item.class_id: item.class_name for item in infos[0].class_map}
+    assert found == {0: 'road', 1: 'car', 2: 'tree'}
+    assert infos[0].threshold == pytest.approx(0.5)
+
+
+def test_a_late_mask_subscriber_hears_label_info_before_its_first_mask(graph: Graph) -> None:
+    node = graph.start()
+    graph.ready(node)
+    stop = threading.Event()
+
+    def run_camera() -> None:
+        number = 0
+        while not stop.wait(0.03):
+            graph.camera.publish(rgb_to_msg(picture(), header(number := number + 1)))
+
+    camera = threading.Thread(target=run_camera)
+    camera.start()
+    try:
+        eventually(lambda: node.counts['published'] > 3)
+        heard: list[str] = []
+        late = Node('late', context=graph.context)
+        graph.nodes.append(late)
+        # Volatile, as Nav2's layer subscribes: only a new label_info reaches it.
+        late.create_subscription(
+            LabelInfo, 'segmentation/label_info', lambda _: heard.append('label_info'), RESULT_QOS
+        )
+        late.create_subscription(
+            Image, 'segmentation/mask', lambda _: heard.append('mask'), RESULT_QOS
+        )
+        graph._spin(late)
+        eventually(lambda: 'mask' in heard)
+    finally:
+        stop.set()
+        camera.join()
+    assert heard[0] == 'label_info'
+
+
+def test_masks_are_reliable_and_volatile_of_depth_one(graph: Graph) -> None:
+    graph.ready(graph.start())
+    for topic in ('mask', 'confidence', 'overlay'):
+        (info,) = graph.peer.get_publishers_info_by_topic(f'/segmentation/{topic}')
+        assert info.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+        assert info.qos_profile.durability == DurabilityPolicy.VOLATILE
+
+
+def test_qos_of_a_topic_can_be_overridden_by_parameters(graph: Graph) -> None:
+    key = 'qos_overrides./segmentation/mask.publisher.reliability'
+    graph.ready(graph.start('-p', f'{key}:=best_effort'))
+    (info,) = graph.peer.get_publishers_info_by_topic('/segmentation/mask')
+    assert info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+
+
+@pytest.mark.parametrize('reliability', ['RELIABLE', 'BEST_EFFORT'])
+def test_cameras_of_either_reliability_are_heard(graph: Graph, reliability: str) -> None:
+    masks = graph.subscribe(Image, 'segmentation/mask')
+    graph.ready(graph.start())
+    qos = QoSProfile(depth=5, reliability=ReliabilityPolicy[reliability])
+    camera = graph.peer.create_publisher(Image, 'image', qos)
+    eventually(lambda: camera.get_subscription_count() > 0)
+    time.sleep(0.3)
+    for number in range(5):
+        camera.publish(rgb_to_msg(picture(), header(number)))
+        time.sleep(0.05)
+    eventually(lambda: masks)
+
+
+def test_compressed_images_come_on_the_remapped_topic_of_image_transport(graph: Graph) -> None:
+    masks = graph.subscribe(Image, 'segmentation/mask')
+    camera = graph.peer.create_publisher(CompressedImage, '/front/image_raw/compressed', 5)
+    node = graph.start('-r', 'image:=/front/image_raw', image_transport='compressed')
+    eventually(lambda: camera.get_subscription_count() > 0)
+    eventually(lambda: time.monotonic() > node._hold_until_s)
+    time.sleep(0.6)
+    image = picture()
+    _, png = cv2.imencode('.png', image[..., ::-1])
+    camera.publish(CompressedImage(header=header(3), format='png', data=png.tobytes()))
+    eventually(lambda: masks)
+    assert np.array_equal(ids_of(masks[0]), image[..., 0])
+
+
+def test_overlay_is_made_only_while_somebody_watches(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    real = segmentation_node.blend_mask
+
+    def counted(*args: Any) -> Any:
+        made.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(segmentation_node, 'blend_mask', counted)
+    node = graph.start()
+    graph.ready(node)
+    graph.camera.publish(rgb_to_msg(picture(), header(1)))
+    eventually(lambda: node.counts['published'] == 1)
+    assert not made
+    overlays = graph.subscribe(Image, 'segmentation/overlay')
+    eventually(lambda: graph.peer.count_subscribers('/segmentation/overlay'))
+    time.sleep(0.3)
+    graph.camera.publish(rgb_to_msg(picture(), header(2)))
+    eventually(lambda: overlays)
+    assert made and overlays[0].encoding == 'rgb8' and overlays[0].header == header(2)
+
+
+def test_a_malformed_image_is_rejected_counted_and_forgotten(graph: Graph) -> None:
+    masks = graph.subscribe(Image, 'segmentation/mask')
+    node = graph.start()
+    graph.ready(node)
+    broken = rgb_to_msg(picture(), header(1))
+    broken.step = 5
+    graph.camera.publish(broken)
+    graph.camera.publish(Image(header=header(2), encoding='rgb8'))
+    eventually(lambda: node.counts['rejected'] + node.counts['passed_over'] == 2)
+    assert node.counts['rejected'] >= 1
+    graph.camera.publish(rgb_to_msg(picture(), header(3)))
+    eventually(lambda: masks)
+    assert masks[0].header == header(3)
+
+
+def test_with_a_slow_engine_the_newest_frame_wins_and_no_queue_grows(
+    tmp_path: Path,
+) -> None:
+    inference_s = 0.25
+    graph = Graph(fake_model(tmp_path, 1000 * inference_s))
+    try:
+        arrived_s: dict[int, float] = {}
+        graph.peer.create_subscription(
+            Image, 'segmentation/mask',
+            lambda msg: arrived_s.__setitem__(stamp_to_ns(msg.header.stamp), time.monotonic()),
+            RESULT_QOS,
+        )
+        node = graph.start()
+        graph.ready(node)
+        sent_s: dict[int, float] = {}
+        for number in range(150):
+            message = rgb_to_msg(picture(), header(number))
+            sent_s[stamp_to_ns(message.header.stamp)] = time.monotonic()
+            graph.camera.publish(message)
+            time.sleep(1 / 30)
+        eventually(
+            lambda: node.counts['published'] + node.counts['passed_over']
+            == node.counts['received']
+        )
+        time.sleep(0.3)
+    finally:
+        graph.close()
+    latencies_s = [arrived_s[stamp] - sent_s[stamp] for stamp in arrived_s]
+    assert len(latencies_s) >= 12
+    assert np.quantile(latencies_s, 0.95) < 2.2 * inference_s
+    assert node.counts['passed_over'] > node.counts['published']
+    assert list(arrived_s) == sorted(arrived_s)
+
+
+def test_max_rate_hz_limits_the_rate_on_average(graph: Graph) -> None:
+    node = graph.start(max_rate_hz=10.0)
+    graph.ready(node)
+    start_s = time.monotonic()
+    while time.monotonic() - start_s < 2.0:
+        graph.camera.publish(rgb_to_msg(picture(), header(1)))
+        time.sleep(0.02)
+    assert 14 <= node.counts['published'] <= 22
+
+
+def test_rotate_turns_the_image_for_the_network_and_the_mask_back(graph: Graph) -> None:
+    masks = graph.subscribe(Image, 'segmentation/mask')
+    graph.ready(graph.start(rotate=90))
+    image = picture(2 * WIDTH, 2 * HEIGHT)
+    graph.camera.publish(rgb_to_msg(image, header(1)))
+    eventually(lambda: masks)
+    assert np.array_equal(ids_of(masks[0]), image[..., 0])
+
+
+def test_ignore_mask_gives_its_pixels_no_class(graph: Graph, tmp_path: Path) -> None:
+    bumper = np.zeros((HEIGHT, WIDTH), np.uint8)
+    bumper[-10:] = 255
+    cv2.imwrite(str(tmp_path / 'bumper.png'), bumper)
+    masks = graph.subscribe(Image, 'segmentation/mask')
+    graph.ready(graph.start(ignore_mask=str(tmp_path / 'bumper.png')))
+    graph.camera.publish(rgb_to_msg(picture(), header(1)))
+    eventually(lambda: masks)
+    ids = ids_of(masks[0])
+    assert (ids[-10:] == UNLABELLED).all() and (ids[:-10] < 3).all()
+
+
+def test_a_failed_configure_cleans_up_and_can_be_tried_again(graph: Graph) -> None:
+    node = graph.start(wait=False, autostart=False, model='no_such_model')
+    assert not graph.transition(Transition.TRANSITION_CONFIGURE)
+    assert graph.state() == 'unconfigured'
+    (result,) = node.set_parameters([Parameter('model', value=graph.model)])
+    assert result.successful, result.reason
+    assert graph.transition(Transition.TRANSITION_CONFIGURE)
+    assert graph.transition(Transition.TRANSITION_ACTIVATE)
+    assert graph.state() == 'active'
+
+
+def test_a_lifecycle_manager_beside_autostart_does_no_harm(graph: Graph) -> None:
+    masks = graph.subscribe(Image, 'segmentation/mask')
+    node = graph.start()
+    # What nav2_lifecycle_manager does: ask, then compare the state with the one asked for.
+    assert graph.transition(Transition.TRANSITION_CONFIGURE)
+    assert graph.state() == 'inactive'
+    assert graph.transition(Transition.TRANSITION_CONFIGURE)
+    assert graph.transition(Transition.TRANSITION_ACTIVATE)
+    assert graph.transition(Transition.TRANSITION_ACTIVATE)
+    assert graph.state() == 'active'
+    assert not graph.transition(Transition.TRANSITION_CLEANUP)
+    assert graph.state() == 'active'
+    graph.ready(node)
+    graph.camera.publish(rgb_to_msg(picture(), header(1)))
+    eventually(lambda: masks)
+
+
+def test_an_inactive_node_publishes_nothing_and_can_be_activated_again(graph: Graph) -> None:
+    masks = graph.subscribe(Image, 'segmentation/mask')
+    node = graph.start()
+    graph.ready(node)
+    assert graph.transition(Transition.TRANSITION_DEACTIVATE)
+    graph.camera.publish(rgb_to_msg(picture(), header(1)))
+    eventually(lambda: node.counts['passed_over'] == 1)
+    assert graph.transition(Transition.TRANSITION_CLEANUP)
+    assert node.segmenter is None
+    assert graph.camera.get_subscription_count() == 0 or not masks
+    assert graph.transition(Transition.TRANSITION_CONFIGURE)
+    assert graph.transition(Transition.TRANSITION_ACTIVATE)
+    graph.ready(node)
+    graph.camera.publish(rgb_to_msg(picture(), header(2)))
+    eventually(lambda: masks)
+    assert [msg.header for msg in masks] == [header(2)]
+
+
+def test_min_confidence_can_be_changed_while_running(graph: Graph) -> None:
+    masks = graph.subscribe(Image, 'segmentation/mask')
+    node = graph.start()
+    graph.ready(node)
+    (result,) = node.set_parameters([Parameter('min_confidence', value=0.9)])
+    assert result.successful
+    graph.camera.publish(rgb_to_msg(picture(), header(1)))  # its confidence is 200 / 255
+    eventually(lambda: masks)
+    assert (ids_of(masks[0]) == UNLABELLED).all()
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'reason'),
+    [('model', 'other', 'clean up'), ('min_confidence', 1.5, 'range')],
+)
+def test_an_impossible_change_is_refused_with_the_reason(
+    graph: Graph, name: str, value: Any, reason: str
+) -> None:
+    node = graph.start()
+    (result,) = node.set_parameters([Parameter(name, value=value)])
+    assert not result.successful
+    assert reason in result.reason
+
+
+def test_a_value_that_is_no_choice_is_refused_before_configuring(graph: Graph) -> None:
+    node = graph.start(wait=False, autostart=False)
+    (result,) = node.set_parameters([Parameter('rotate', value=45)])
+    assert not result.successful
+    assert '(0, 90, 180, 270)' in result.reason
+
+
+def test_diagnostics_tell_counts_latency_engine_and_licence(graph: Graph) -> None:
+    reports = graph.subscribe(DiagnosticArray, '/diagnostics', QoSProfile(depth=10))
+    node = graph.start()
+    graph.ready(node)
+    graph.camera.publish(rgb_to_msg(picture(), header(1)))
+    eventually(lambda: node.counts['published'] == 1)
+    reports.clear()
+    eventually(lambda: reports)
+    (status,) = reports[0].status
+    values = {pair.key: pair.value for pair in status.values}
+    assert status.name == 'segmentation_node: frames'
+    assert (values['received'], values['published'], values['rejected']) == ('1', '1', '0')
+    assert float(values['latency_p95_ms']) > 0
+    assert (values['engine'], values['licence']) == ('fake', 'CC0-1.0')
+
+
+def test_silence_of_the_camera_is_a_warning(graph: Graph) -> None:
+    reports = graph.subscribe(DiagnosticArray, '/diagnostics', QoSProfile(depth=10))
+    graph.start()
+    eventually(lambda: reports and reports[-1].status[0].level == b'\x01')
+    assert 'no image' in reports[-1].status[0].message
