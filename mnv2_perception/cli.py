@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import fields
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -50,7 +51,13 @@ def main(args: list[str] | None = None) -> int:
 
 
 def run_node(name: str, args: list[str]) -> None:
-    """Become a node's process, so that signals reach it as if it had been started itself."""
+    """Become a node's process, so that signals reach it as if it had been started itself.
+
+    Raises:
+        SetupError: rclpy is missing.
+    """
+    if importlib.util.find_spec('rclpy') is None:
+        raise SetupError('this needs ROS 2: run `make setup`, or source a ROS distro')
     os.execv(sys.executable, [sys.executable, '-m', f'mnv2_perception.nodes.{name}', *args])
 
 

@@ -273,6 +273,6 @@ def summarise(
             summary['road_iou'] = float(matrix.iou()[CLASSES.index('road')])
     images = report.read_images(bag, camera.image)
     report.write_overlays(out, images, masks, spec)
-    # One file to hand around, beside the bag's folder that `ros2 bag` takes.
-    shutil.copy(next(masks_bag.glob('*.mcap')), out / 'masks.mcap')
+    shutil.move(next(masks_bag.glob('*.mcap')), out / 'masks.mcap')  # says all that the folder did
+    shutil.rmtree(masks_bag)
     return summary

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from mnv2_perception.dataset import list_pairs, read_pair
+from mnv2_perception.errors import DataError
 from mnv2_perception.metrics import ConfusionMatrix
 from mnv2_perception.pipeline import Segmenter
 
@@ -23,7 +24,7 @@ def evaluate_segmentation(segmenter: Segmenter, folder: Path) -> dict[str, Any]:
         decoding; `images`.
 
     Raises:
-        DataError: the folder cannot be used.
+        DataError: the folder cannot be used, or no pixel of it has one of the model's classes.
     """
     classes = segmenter.spec.classes
     matrix = ConfusionMatrix(len(classes))
@@ -34,6 +35,11 @@ def evaluate_segmentation(segmenter: Segmenter, folder: Path) -> dict[str, Any]:
         result = segmenter(image)
         times_ms.append((time.perf_counter() - start_s) * 1000.0)
         matrix.add(label, result.class_ids)
+    if not matrix.counts.any():
+        raise DataError(
+            f'{folder}/labels: no pixel has an id below {len(classes)}, the class count of '
+            f'{segmenter.spec.name}; are the labels those of this model?'
+        )
     iou = matrix.iou().tolist()
     return {
         'model': segmenter.spec.name,

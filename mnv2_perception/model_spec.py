@@ -81,6 +81,16 @@ class ModelSpec:
                 f'model spec {self.name!r}: got {len(self.colours)} colours for '
                 f'{len(self.classes)} classes; give one (R, G, B) for each class'
             )
+        for colour in self.colours:
+            if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
+                raise ModelError(
+                    f'model spec {self.name!r}: colour {colour} is no (R, G, B) of 0 to 255'
+                )
+        if self.output == 'sigmoid' and len(self.classes) != 2:
+            raise ModelError(
+                f'model spec {self.name!r}: got {len(self.classes)} classes for sigmoid, expected '
+                f'two: the name of what lies below probability 0.5, then that of what lies above'
+            )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ModelError(
                 f'model spec {self.name!r}: mean and std take three numbers each, std positive; '

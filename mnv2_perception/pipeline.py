@@ -4,6 +4,7 @@ from dataclasses import dataclass
 import os
 from pathlib import Path
 import sys
+from typing import Any
 
 import cv2
 import numpy as np
@@ -123,8 +124,9 @@ class Segmenter:
 
     def _infer(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         spec = self.spec
+        tensor: NDArray[Any]
         if spec.input == 'uint8_nhwc':
-            tensor = image[None]
+            tensor = (image if spec.channel_order == 'rgb' else image[:, :, ::-1])[None]
         else:
             tensor = normalise(image, spec.mean, spec.std, spec.channel_order)[None]
         outputs = self.engine.infer({self.engine.inputs[0].name: tensor})
@@ -158,6 +160,19 @@ def check_model(engine: Engine, spec: ModelSpec) -> None:
             f'{engine.model}: gives {len(engine.outputs)} outputs, but its spec says '
             f'{spec.output}, which is {count}; correct the spec or export again'
         )
+    channels = 1 if spec.output == 'sigmoid' else len(spec.classes)
+    for out in engine.outputs:
+        if spec.output == 'ids_confidence':
+            expected, fits = '(1, H, W) uint8', len(out.shape) == 3 and out.dtype == np.uint8
+        else:
+            expected = f'(1, {channels}, H, W) float'
+            fits = len(out.shape) == 4 and out.shape[1] in (None, channels)
+            fits = fits and out.dtype.kind == 'f'
+        if not fits:
+            raise ModelError(
+                f'{engine.model}: gives {out}, but {spec.output} of {len(spec.classes)} classes '
+                f'is {expected}; correct the spec or export again'
+            )
 
 
 def find_model(model: str | Path) -> Path:
@@ -168,7 +183,7 @@ def find_model(model: str | Path) -> Path:
     """
     path = Path(model).expanduser()
     if path.is_file():
-        return path.resolve()
+        return path.absolute()
     folders = shared_folders('models')
     for folder in folders:
         shipped = folder / f'{model}.onnx'

@@ -61,7 +61,7 @@ def find_camera(bag: Path, image: str = '') -> CameraTopics:
     images = [name for name in topics if name not in labels and 'depth' not in name.lower()]
     if image and image not in topics:
         raise BagError(f'{bag}: has no images on {image}; it has {", ".join(topics) or "none"}')
-    if not images:
+    if not image and not images:
         raise BagError(f'{bag}: has no images (sensor_msgs Image or CompressedImage)')
     chosen = image or images[0]
     return CameraTopics(chosen, topics[chosen], labels[0] if labels else None)
@@ -183,7 +183,7 @@ def write_overlays(
     """
     stamps = sorted(masks)
     chosen = {stamps[round(i * (len(stamps) - 1) / max(1, count - 1))] for i in range(count)}
-    paths = []
+    paths: list[Path] = []
     for stamp_ns, image in images:
         if stamp_ns not in chosen:
             continue

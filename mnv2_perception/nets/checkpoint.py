@@ -39,7 +39,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     except FileNotFoundError as exc:
         raise ModelError(f'{path}: no such checkpoint') from exc
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as exc:
-        reason = str(exc).splitlines()[0]
+        reason = (str(exc) or type(exc).__name__).splitlines()[0]
         raise ModelError(
             f'{path}: is no checkpoint of plain tensors ({reason}); save a state_dict'
         ) from exc

@@ -1,7 +1,8 @@
 """From a checkpoint to the ONNX file that travels: scaling, network, decoding and ModelSpec.
 
-The graph takes (1, H, W, 3) uint8 RGB and gives class ids and confidence, (1, H, W) uint8 each,
-so that every runtime computes the same and a GPU sends back two bytes a pixel instead of floats.
+The graph takes (1, H, W, 3) uint8 in the spec's channel order and gives class ids and confidence,
+uint8 each, at the network's output stride, so that every runtime computes the same and a GPU
+sends back two bytes a pixel instead of floats.
 """
 
 from pathlib import Path
@@ -19,7 +20,7 @@ OPSET = 17
 
 
 class Normalised(nn.Module):
-    """A network with its scaling in front: (N, H, W, 3) uint8 RGB to the network's output."""
+    """A network with its scaling in front: (N, H, W, 3) uint8 to the network's output."""
 
     def __init__(self, net: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
@@ -44,11 +45,11 @@ class IdsAndConfidence(nn.Module):
         return ids.float().to(torch.uint8), (confidence * 255.0 + 0.5).to(torch.uint8)
 
 
-def export_segmentation(checkpoint_path: Path, model_path: Path, description: str = '') -> None:
+def export_segmentation(checkpoint_path: Path, model_path: Path) -> None:
     """Write a checkpoint of `mnv2 train segmentation` as ONNX with its ModelSpec inside.
 
     Raises:
-        ModelError: the checkpoint cannot be loaded.
+        ModelError: the checkpoint cannot be loaded, or see `export_network`.
     """
     checkpoint = load_checkpoint(checkpoint_path)
     spec = checkpoint.spec
@@ -61,10 +62,16 @@ def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
     """Write a segmentation network with the input and output that `spec` promises.
 
     Args:
-        net: normalised RGB (1, 3, H, W) to logits (1, C, H, W).
+        net: normalised image (1, 3, H, W) to logits (1, C, H/s, W/s).
         spec: input `uint8_nhwc`, output `ids_confidence` or `logits`.
         model_path: the .onnx file to write, atomically.
+
+    Raises:
+        ModelError: the spec asks for what is not written here, its size is not divisible by 32,
+            or the folder of `model_path` does not exist.
     """
+    if not model_path.parent.is_dir():
+        raise ModelError(f'{model_path}: its folder does not exist; make it first')
     if spec.input != 'uint8_nhwc' or spec.output not in ('ids_confidence', 'logits'):
         raise ModelError(
             f'{model_path.name}: export writes uint8_nhwc to ids_confidence or logits, '
@@ -77,17 +84,20 @@ def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
         graph = nn.Sequential(graph, IdsAndConfidence())
         names = ['class_ids', 'confidence']
     partial = model_path.with_suffix('.partial')
-    torch.onnx.export(
-        graph.eval(),
-        (torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8),),
-        str(partial),
-        input_names=['image'],
-        output_names=names,
-        opset_version=OPSET,
-        dynamo=False,
-    )
-    model = onnx.load(str(partial))
-    onnx.helper.set_model_props(model, spec.to_metadata())
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, str(partial))
-    partial.replace(model_path)
+    try:
+        torch.onnx.export(
+            graph.eval(),
+            (torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8),),
+            str(partial),
+            input_names=['image'],
+            output_names=names,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        model = onnx.load(str(partial))
+        onnx.helper.set_model_props(model, spec.to_metadata())
+        onnx.checker.check_model(model, full_check=True)
+        onnx.save(model, str(partial))
+        partial.replace(model_path)
+    finally:
+        partial.unlink(missing_ok=True)

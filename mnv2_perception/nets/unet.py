@@ -4,7 +4,7 @@ Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmenta
 2015, https://arxiv.org/abs/1505.04597. Parameter names follow segmentation_models.pytorch.
 """
 
-from typing import Literal
+from typing import get_args, Literal
 
 import torch
 from torch import nn, Tensor
@@ -89,11 +89,11 @@ class UNetDecoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """UNet-MobileNetV2: (N, 3, H, W) normalised RGB to logits (N, num_classes, H, W).
+    """UNet-MobileNetV2: (N, 3, H, W) normalised RGB to logits (N, num_classes, H/s, W/s).
 
-    The `full` decoder (3×3 convolutions) goes up to stride 1. The `separable` one (depthwise and
-    pointwise) stops at stride 2, where the last skip is, and resizes the logits: the block at
-    stride 1 has no skip to sharpen with, and training with it takes twice as long.
+    The `full` decoder (3×3 convolutions) goes up to stride s = 1. The `separable` one (depthwise
+    and pointwise) stops at s = 2, where the last skip is: a block at stride 1 has no skip to
+    sharpen with and doubles the time to train, and decoding at stride 2 costs a quarter.
 
     Args:
         num_classes: classes of the head.
@@ -101,13 +101,15 @@ class UNet(nn.Module):
         decoder: `separable` (default) or `full`.
 
     Raises:
-        ModelError: height or width of the input is not divisible by 32.
+        ModelError: the decoder is unknown; height or width of the input does not divide by 32.
     """
 
     def __init__(
         self, num_classes: int, width_mult: float = 1.0, decoder: Decoder = 'separable'
     ) -> None:
         super().__init__()
+        if decoder not in get_args(Decoder):
+            raise ModelError(f'decoder is {decoder!r}, expected {" or ".join(get_args(Decoder))}')
         self.encoder = MobileNetV2(num_classes=0, width_mult=width_mult)
         channels = DECODER_CHANNELS[:4] if decoder == 'separable' else DECODER_CHANNELS
         self.decoder = UNetDecoder(self.encoder.out_channels, channels, decoder)
@@ -119,7 +121,4 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_divisible(x.shape[-2], x.shape[-1])
-        logits = self.segmentation_head(self.decoder(self.encoder.forward_features(x)))
-        if logits.shape[-1] == x.shape[-1]:
-            return logits
-        return functional.interpolate(logits, scale_factor=2.0, mode='bilinear')
+        return self.segmentation_head(self.decoder(self.encoder.forward_features(x)))

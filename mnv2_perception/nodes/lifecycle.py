@@ -27,6 +27,11 @@ from mnv2_perception.errors import PerceptionError
 from mnv2_perception.nodes import parameters
 from mnv2_perception.nodes.messages import diagnostics_to_msg
 
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
 # Best effort matches every camera; a reliable subscription hears nothing of most of them. The
 # callback only stores the message, so a depth of 5 never means an old frame: it bridges the
 # moments in which Python does something else, and what was passed over is counted, not lost.
@@ -154,14 +159,16 @@ class PerceptionNode(LifecycleNode):
 
     def create_camera_subscription(self, msg_type: Any, topic: str) -> Any:
         """Subscribe to a camera topic; its QoS can be overridden by parameters."""
-        return self.create_subscription(
-            msg_type,
-            topic,
-            self.on_frame,
-            CAMERA_QOS,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            event_callbacks=_message_lost_callback(self._on_lost),
-        )
+        arguments = (msg_type, topic, self.on_frame, CAMERA_QOS)
+        overriding = QoSOverridingOptions.with_default_policies()
+        try:
+            return self.create_subscription(
+                *arguments,
+                qos_overriding_options=overriding,
+                event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),
+            )
+        except UnsupportedEventTypeError:  # not every middleware tells what it lost
+            return self.create_subscription(*arguments, qos_overriding_options=overriding)
 
     def create_result_publisher(
         self, msg_type: Any, topic: str, qos: QoSProfile = RESULT_QOS
@@ -365,15 +372,6 @@ class PerceptionNode(LifecycleNode):
     def explain_silence(self) -> str:
         """Return why no frame may be arriving, and what to do."""
         return 'no image arrives'
-
-
-def _message_lost_callback(callback: Callable[[Any], None]) -> Any:
-    """Return the event callbacks of a subscription that counts what the middleware lost."""
-    try:
-        from rclpy.event_handler import SubscriptionEventCallbacks
-    except ImportError:  # Humble
-        from rclpy.qos_event import SubscriptionEventCallbacks
-    return SubscriptionEventCallbacks(message_lost=callback)
 
 
 def spin(create: Callable[[], PerceptionNode], args: list[str] | None = None) -> int:

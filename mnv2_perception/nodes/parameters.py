@@ -238,6 +238,10 @@ def table(cls: type[Any]) -> str:
     return '\n'.join(lines)
 
 
+def tables() -> str:
+    """Return the README's tables of all nodes."""
+    return '\n\n'.join(f'### {name}: parameters\n\n{table(cls)}' for name, cls in NODES.items())
+
+
 if __name__ == '__main__':
-    for name, parameter_class in NODES.items():
-        print(f'### {name}\n\n{table(parameter_class)}\n')
+    print(tables())

@@ -57,7 +57,7 @@ def recolour(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     """Vary exposure, contrast, white balance and saturation; sometimes gray, soft or noisy."""
     gain = rng.uniform(0.65, 1.4) * rng.uniform(0.9, 1.1, 3)
     pixels = image.astype(np.float32) * gain.astype(np.float32)
-    gray = pixels @ np.float32([0.299, 0.587, 0.114])
+    gray = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
     saturation = 0.0 if rng.random() < 0.1 else rng.uniform(0.6, 1.4)
     pixels = gray[..., None] + (pixels - gray[..., None]) * np.float32(saturation)
     mean = np.float32(gray.mean())

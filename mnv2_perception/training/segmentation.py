@@ -25,6 +25,7 @@ from mnv2_perception.nets.checkpoint import (
 )
 from mnv2_perception.nets.unet import check_divisible, Decoder, UNet
 from mnv2_perception.training import data
+from mnv2_perception.vision import scenes
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.preprocess import normalise, resize_image
 
@@ -93,6 +94,11 @@ def train(
         ModelError: backbone or checkpoint cannot be loaded, or a crop does not divide by 32.
     """
     check_divisible(recipe.crop_height, recipe.crop_width)
+    if recipe.drawn and spec.classes != scenes.CLASSES:
+        raise DataError(
+            f'drawn scenes have the classes {", ".join(scenes.CLASSES)}, the spec '
+            f'{", ".join(spec.classes)}; give --drawn 0'
+        )
     last = out / 'last.pt'
     if last.exists() and not resume:
         raise DataError(f'{last} exists; go on with --resume, or choose another --out')
@@ -136,10 +142,11 @@ def train(
     }
     first_epoch = 0
     if resume:
-        first_epoch = restore(last, net, optimizer, schedule, facts)
+        first_epoch = restore(last, net, optimizer, schedule, spec, facts)
     loss_weights = torch.from_numpy(weights).to(device)
     out.mkdir(parents=True, exist_ok=True)
-    miou = float('nan')
+    # A run that is resumed when it is done is only measured again.
+    miou = evaluate(net, val_pairs, spec) if val and first_epoch == recipe.epochs else None
     for epoch in range(first_epoch, recipe.epochs):
         net.train()
         if backbone:
@@ -155,13 +162,15 @@ def train(
                 data.augment(samples[i], recipe.crop_height, recipe.crop_width, rng)
                 for i in chosen
             ]
-            images = np.stack([normalise(image, spec.mean, spec.std) for image, _ in crops])
+            images = np.stack([
+                normalise(image, spec.mean, spec.std, spec.channel_order) for image, _ in crops
+            ])
             labels = np.stack([label for _, label in crops]).astype(np.int64)
             logits = net(
                 torch.from_numpy(images).to(device, memory_format=torch.channels_last)
-            )  # (N, classes, H, W)
+            )  # (N, classes, H/s, W/s)
             loss = functional.cross_entropy(
-                logits,
+                functional.interpolate(logits, labels.shape[-2:], mode='bilinear'),
                 torch.from_numpy(labels).to(device),
                 loss_weights,
                 ignore_index=UNLABELLED,
@@ -173,8 +182,7 @@ def train(
             total += loss.item()
             progress.set_postfix(loss=f'{total / (step + 1):.3f}')
         final = epoch + 1 == recipe.epochs
-        if val and (final or (epoch + 1) % 10 == 0):
-            miou = evaluate(net, val_pairs, spec)
+        miou = evaluate(net, val_pairs, spec) if val and (final or (epoch + 1) % 10 == 0) else None
         checkpoint = SegmentationCheckpoint(
             spec, recipe.width_mult, recipe.decoder, net.state_dict(), facts,
             epoch + 1, optimizer.state_dict(), schedule.state_dict())
@@ -182,7 +190,7 @@ def train(
         with (out / 'log.jsonl').open('a', encoding='utf-8') as log:
             entry = {'epoch': epoch + 1, 'loss': total / steps, 'val_miou': miou}
             log.write(json.dumps(entry) + '\n')
-    return miou
+    return float('nan') if miou is None else miou
 
 
 def check_disjoint(
@@ -214,16 +222,19 @@ def restore(
     net: UNet,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
+    spec: ModelSpec,
     facts: dict[str, Any],
 ) -> int:
     """Load a run's state and return the number of epochs that it has done.
 
     Raises:
-        DataError: the checkpoint is of another recipe or training list.
+        DataError: the checkpoint is of another spec, recipe or training list.
     """
     checkpoint = load_checkpoint(path)
-    if checkpoint.facts != facts:
-        differing = [key for key in facts if facts[key] != checkpoint.facts.get(key)]
+    differing = [key for key in facts if facts[key] != checkpoint.facts.get(key)]
+    if checkpoint.spec != spec:
+        differing.append('spec')
+    if differing:
         raise DataError(
             f'{path}: was trained with another {", ".join(differing)}; '
             f'resume with the same arguments, or choose another --out'
@@ -242,7 +253,8 @@ def evaluate(net: UNet, pairs: list[tuple[Path, Path]], spec: ModelSpec) -> floa
     with torch.inference_mode():
         for image_path, label_path in pairs:
             image, label = dataset.read_pair(image_path, label_path)
-            tensor = normalise(resize_image(image, spec.height, spec.width), spec.mean, spec.std)
+            image = resize_image(image, spec.height, spec.width)
+            tensor = normalise(image, spec.mean, spec.std, spec.channel_order)
             logits = net(torch.from_numpy(tensor)[None].to(device))
             ids = logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
             matrix.add(label, resize_ids(ids, *label.shape))

@@ -23,11 +23,11 @@ def resize_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[n
     """
     if image.shape[:2] == (height, width):
         return np.ascontiguousarray(image)
-    shrinks = image.shape[0] > 2 * height or image.shape[1] > 2 * width
-    resized = cv2.resize(
-        image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
-    return np.asarray(resized, np.uint8)
+    if image.shape[0] > 2 * height or image.shape[1] > 2 * width:
+        # Only the sides that shrink: INTER_AREA enlarges off centre.
+        shrunk = (min(width, image.shape[1]), min(height, image.shape[0]))
+        image = np.asarray(cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def rotate_image(image: NDArray[np.uint8], degrees: int) -> NDArray[np.uint8]:

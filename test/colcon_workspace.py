@@ -1,0 +1,44 @@
+"""Builds this repository as a robot's workspace does."""
+
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def colcon(folder: Path, *args: str | Path) -> str:
+    """Run colcon in a folder, by the Python of the tests; return what it printed."""
+    code = 'import sys; from colcon_core.command import main; sys.exit(main())'
+    command = [sys.executable, '-c', code, '--log-base', str(folder / 'log'), *map(str, args)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def build_workspace(folder: Path, *options: str) -> dict[str, str]:
+    """Build a copy of the repository in an empty folder; return the environment it is used in."""
+    not_sources = ('.*', '*.egg-info', '__pycache__', 'build', 'install', 'log', 'out')
+    shutil.copytree(
+        ROOT, folder / 'src/mnv2_perception', ignore=shutil.ignore_patterns(*not_sources)
+    )
+    colcon(folder, 'build', *options)
+    sourced = subprocess.run(
+        ['bash', '-c', 'source install/local_setup.bash && env -0'],
+        cwd=folder, stdout=subprocess.PIPE, text=True, check=True,
+    )
+    environment = dict(entry.split('=', 1) for entry in sourced.stdout.split('\0') if entry)
+    # The node runs by the Python it was built with; what it prints is read as it comes.
+    return {**environment, 'PYTHONUNBUFFERED': '1', 'ROS_LOG_DIR': str(folder / 'ros_log')}
+
+
+def localhost_domain(domain_id: int) -> dict[str, str]:
+    """Return the variables that keep nodes among themselves."""
+    return {'ROS_DOMAIN_ID': str(domain_id), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+
+
+def own_domain_id() -> int:
+    """Return a domain that other test runs on this machine hardly use."""
+    return 40 + os.getpid() % 60

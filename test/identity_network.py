@@ -1,0 +1,55 @@
+"""A network whose ids are the red channel and whose confidence is the green one, in two forms."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mnv2_perception.model_spec import ModelSpec
+
+# The model's path and the engine that opens it, of a height, a width and changes to its spec.
+MakeModel = Callable[..., tuple[Path, str]]
+
+
+def identity_spec(height: int, width: int, **changes: Any) -> ModelSpec:
+    """Spec of a network whose ids are the red channel and whose confidence is the green one."""
+    values: dict[str, Any] = {
+        'name': 'identity', 'task': 'segmentation', 'height': height, 'width': width,
+        'classes': [f'class_{index}' for index in range(255)], 'mean': [0.0] * 3, 'std': [1.0] * 3,
+        'licence': 'Apache-2.0', **changes,
+    }
+    return ModelSpec.from_dict(values, 'the test')
+
+
+def write_fake(path: Path, spec: ModelSpec, latency_ms: float = 0.0) -> Path:
+    """Write the model of a FakeEngine."""
+    path.write_text(yaml.safe_dump({
+        'height': spec.height, 'width': spec.width, 'latency_ms': latency_ms,
+        'metadata': spec.to_metadata(),
+    }))
+    return path
+
+
+def write_onnx(path: Path, spec: ModelSpec) -> Path:
+    """Write the same network as ONNX."""
+    onnx = pytest.importorskip('onnx', reason='no onnx: run make setup-train')
+    from onnx import helper, TensorProto
+
+    uint8, size = TensorProto.UINT8, [1, spec.height, spec.width]
+    graph = helper.make_graph(
+        [
+            helper.make_node('Gather', ['image', 'red'], ['class_ids'], axis=3),
+            helper.make_node('Gather', ['image', 'green'], ['confidence'], axis=3),
+        ],
+        'identity',
+        [helper.make_tensor_value_info('image', uint8, [*size, 3])],
+        [helper.make_tensor_value_info(name, uint8, size) for name in ('class_ids', 'confidence')],
+        [helper.make_tensor(name, TensorProto.INT64, [], [index])
+         for index, name in enumerate(('red', 'green'))],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+    helper.set_model_props(model, spec.to_metadata())
+    onnx.save(model, str(path))
+    return path

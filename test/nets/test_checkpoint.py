@@ -1,0 +1,111 @@
+"""Checkpoints: read without running code, refused with a reason."""
+
+from pathlib import Path
+import pickle
+
+from identity_network import identity_spec
+import pytest
+
+torch = pytest.importorskip('torch', reason='no torch: run make setup-train')
+
+from mnv2_perception.errors import ModelError
+from mnv2_perception.nets.checkpoint import (
+    load_backbone,
+    load_checkpoint,
+    read_weights,
+    save_checkpoint,
+    SegmentationCheckpoint,
+)
+from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
+
+pytestmark = pytest.mark.train
+
+
+class RunsCode:
+    """Makes a folder when it is unpickled, as an attacker's file would do worse."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.mkdir, (self.path,)
+
+
+@pytest.fixture
+def checkpoint() -> SegmentationCheckpoint:
+    net = MobileNetV2(num_classes=0, width_mult=0.35)
+    spec = identity_spec(32, 32, classes=['road', 'sky'])
+    return SegmentationCheckpoint(
+        spec, 0.35, 'full', net.state_dict(), {'images': 3}, 2, {'lr': 0.1}, {'step': 4}
+    )
+
+
+def test_a_checkpoint_comes_back_as_it_was(
+    checkpoint: SegmentationCheckpoint, tmp_path: Path
+) -> None:
+    save_checkpoint(checkpoint, tmp_path / 'last.pt')
+    loaded = load_checkpoint(tmp_path / 'last.pt')
+    assert loaded.spec == checkpoint.spec
+    assert loaded.state_dict.keys() == checkpoint.state_dict.keys()
+    for key, value in loaded.state_dict.items():
+        assert torch.equal(value, checkpoint.state_dict[key])
+    for name in ('width_mult', 'decoder', 'facts', 'epoch', 'optimizer', 'schedule'):
+        assert getattr(loaded, name) == getattr(checkpoint, name)
+    assert [path.name for path in tmp_path.iterdir()] == ['last.pt']
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, zipped: bool) -> None:
+    path, made = tmp_path / 'evil.pt', tmp_path / 'made'
+    torch.save({'weights': RunsCode(made)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ModelError, match=r'evil\.pt: is no checkpoint of plain tensors'):
+        read_weights(path)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    'content',
+    [b'', b'text\n', b'PK\x03\x04 cut short', pickle.dumps([1, 2]), b'\x80\x02.', b'\x80\x04\x95'],
+)
+def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / 'damaged.pt'
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r'damaged\.pt'):
+        read_weights(path)
+
+
+def test_a_checkpoint_cut_short_is_refused(
+    checkpoint: SegmentationCheckpoint, tmp_path: Path
+) -> None:
+    path = tmp_path / 'last.pt'
+    save_checkpoint(checkpoint, path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match=r'last\.pt'):
+        load_checkpoint(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r'absent\.pt: no such checkpoint'):
+        read_weights(tmp_path / 'absent.pt')
+
+
+def test_weights_that_are_no_training_checkpoint_are_refused(tmp_path: Path) -> None:
+    torch.save({'features.0.0.weight': torch.zeros(3)}, tmp_path / 'w.pt')
+    with pytest.raises(ModelError, match=r'w\.pt: is no checkpoint of `mnv2 train`'):
+        load_checkpoint(tmp_path / 'w.pt')
+
+
+def test_a_backbone_of_another_width_is_refused(
+    checkpoint: SegmentationCheckpoint, tmp_path: Path
+) -> None:
+    torch.save(checkpoint.state_dict, tmp_path / 'features.pth')
+    with pytest.raises(ModelError, match='no MobileNetV2 of this width'):
+        load_backbone(MobileNetV2(num_classes=0, width_mult=0.5), tmp_path / 'features.pth')
+
+
+def test_a_backbones_classifier_is_left_out(tmp_path: Path) -> None:
+    whole = MobileNetV2(num_classes=5, width_mult=0.35)
+    torch.save(whole.state_dict(), tmp_path / 'whole.pth')
+    encoder = MobileNetV2(num_classes=0, width_mult=0.35)
+    load_backbone(encoder, tmp_path / 'whole.pth')
+    assert torch.equal(encoder.features[0][0].weight, whole.features[0][0].weight)

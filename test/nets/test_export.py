@@ -1,0 +1,186 @@
+"""The exported file computes what the network computes, says so, and is fit for TensorRT."""
+
+from pathlib import Path
+from typing import Any
+
+from identity_network import identity_spec
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+
+torch = pytest.importorskip('torch', reason='no torch: run make setup-train')
+onnx = pytest.importorskip('onnx', reason='no onnx: run make setup-train')
+pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+
+from mnv2_perception.engines import open_engine
+from mnv2_perception.errors import ModelError
+from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.nets.checkpoint import save_checkpoint, SegmentationCheckpoint
+from mnv2_perception.nets.export import export_network, export_segmentation
+from mnv2_perception.nets.unet import UNet
+from mnv2_perception.vision.preprocess import normalise
+
+pytestmark = [
+    pytest.mark.train,
+    pytest.mark.filterwarnings('ignore::DeprecationWarning'),
+    pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning'),
+]
+
+HEIGHT, WIDTH = 64, 96
+CASES = [('separable', 0.35), ('separable', 0.5), ('full', 0.35), ('full', 0.5)]
+
+
+def make_spec(output: str = 'ids_confidence', **changes: Any) -> ModelSpec:
+    return identity_spec(
+        HEIGHT, WIDTH, output=output, classes=[f'class_{index}' for index in range(7)],
+        mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], **changes,
+    )
+
+
+def make_net(decoder: Any, width_mult: float) -> UNet:
+    """Make a network whose batch statistics are not those of its making."""
+    torch.manual_seed(1)
+    net = UNet(7, width_mult, decoder)
+    with torch.no_grad():
+        net.train()(torch.randn(2, 3, HEIGHT, WIDTH))
+    net.segmentation_head[0].weight.data *= 3.0  # so that some pixels are sure
+    return net.eval()
+
+
+def make_image(seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+
+
+def run_torch(net: UNet, spec: ModelSpec, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the logits (C, H, W) of an image, scaled as at training."""
+    with torch.inference_mode():
+        tensor = torch.from_numpy(normalise(image, spec.mean, spec.std))[None]
+        return np.asarray(net(tensor)[0].numpy())
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export of the first case."""
+    path = tmp_path_factory.mktemp('export') / 'model.onnx'
+    export_network(make_net(*CASES[0]), make_spec(), path)
+    return path
+
+
+@pytest.mark.parametrize(('decoder', 'width_mult'), CASES)
+def test_ids_and_confidence_equal_those_of_torch(
+    decoder: str, width_mult: float, tmp_path: Path
+) -> None:
+    net, spec = make_net(decoder, width_mult), make_spec()
+    export_network(net, spec, tmp_path / 'model.onnx')
+    outputs = open_engine(tmp_path / 'model.onnx').infer({'image': make_image()[None]})
+    logits = torch.from_numpy(run_torch(net, spec, make_image()))
+    confidence, ids = logits.softmax(0).max(0)
+    assert len(ids.unique()) > 1
+    assert (outputs['class_ids'][0] == ids.numpy()).mean() >= 0.999
+    difference = np.abs(outputs['confidence'][0] - confidence.numpy() * 255.0)
+    assert difference.max() < 1.0
+
+
+@pytest.mark.parametrize('decoder', ['separable', 'full'])
+def test_logits_equal_those_of_torch(decoder: str, tmp_path: Path) -> None:
+    net, spec = make_net(decoder, 0.35), make_spec('logits')
+    export_network(net, spec, tmp_path / 'model.onnx')
+    outputs = open_engine(tmp_path / 'model.onnx').infer({'image': make_image()[None]})
+    expected = run_torch(net, spec, make_image())
+    assert np.abs(outputs['logits'][0] - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_it_takes_one_uint8_image_and_gives_two_uint8_planes(exported: Path) -> None:
+    engine = open_engine(exported)
+    assert [str(spec) for spec in engine.inputs] == ["'image' (1, 64, 96, 3) uint8"]
+    assert [str(spec) for spec in engine.outputs] == [
+        "'class_ids' (1, 64, 96) uint8", "'confidence' (1, 64, 96) uint8",
+    ]
+
+
+def test_it_carries_its_spec(exported: Path) -> None:
+    metadata = open_engine(exported).metadata
+    assert ModelSpec.from_metadata(metadata, exported) == make_spec()
+
+
+def test_uint8_is_cast_at_inputs_and_outputs_only_and_from_and_to_float(exported: Path) -> None:
+    """TensorRT's rule for uint8."""
+    uint8, float32 = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT
+    graph = onnx.shape_inference.infer_shapes(onnx.load(exported), strict_mode=True).graph
+    inputs, outputs = ({info.name for info in infos} for infos in (graph.input, graph.output))
+    types = {
+        info.name: info.type.tensor_type.elem_type
+        for info in (*graph.input, *graph.output, *graph.value_info)
+    }
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == 'Constant':
+            types[node.output[0]] = node.attribute[0].t.data_type
+    touched = 0
+    for node in graph.node:
+        consumed = [name for name in node.input if name and types[name] == uint8]
+        made = [name for name in node.output if types[name] == uint8]
+        if not consumed and not made:
+            continue
+        touched += 1
+        assert node.op_type == 'Cast', f'{node.op_type} on uint8'
+        assert set(consumed) <= inputs and set(made) <= outputs
+        assert types[node.output[0] if consumed else node.input[0]] == float32
+    assert touched == 3  # image in, ids and confidence out
+
+
+def test_nothing_is_left_of_an_export_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / 'model.onnx'
+    model.write_bytes(b'the former model')
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError('checked and found wrong')
+
+    monkeypatch.setattr(onnx.checker, 'check_model', fail)
+    with pytest.raises(RuntimeError, match='found wrong'):
+        export_network(make_net(*CASES[0]), make_spec(), model)
+    assert [path.name for path in tmp_path.iterdir()] == ['model.onnx']
+    assert model.read_bytes() == b'the former model'
+
+
+@pytest.mark.parametrize(
+    ('changes', 'told'),
+    [
+        ({'input': 'float_nchw'}, 'uint8_nhwc to ids_confidence or logits.*float_nchw'),
+        ({'output': 'probabilities'}, 'probabilities'),
+    ],
+)
+def test_an_interface_that_is_not_written_is_refused(
+    tmp_path: Path, changes: dict[str, str], told: str
+) -> None:
+    with pytest.raises(ModelError, match=told):
+        export_network(make_net(*CASES[0]), make_spec(**changes), tmp_path / 'model.onnx')
+
+
+def test_a_spec_whose_size_does_not_divide_names_the_next(tmp_path: Path) -> None:
+    spec = identity_spec(360, 480, classes=['road'])
+    with pytest.raises(ModelError, match='height 384, width 480'):
+        export_network(UNet(1, 0.35), spec, tmp_path / 'model.onnx')
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r'absent/model\.onnx: its folder does not exist'):
+        export_network(make_net(*CASES[0]), make_spec(), tmp_path / 'absent/model.onnx')
+
+
+@pytest.mark.parametrize('order', ['rgb', 'bgr'])
+def test_a_checkpoint_becomes_a_model_of_its_spec(tmp_path: Path, order: str) -> None:
+    from mnv2_perception.pipeline import Segmenter
+
+    net, spec = make_net('full', 0.35), make_spec(channel_order=order, licence='CC0-1.0')
+    checkpoint = SegmentationCheckpoint(spec, 0.35, 'full', net.state_dict(), {}, 1, {}, {})
+    save_checkpoint(checkpoint, tmp_path / 'last.pt')
+    export_segmentation(tmp_path / 'last.pt', tmp_path / 'model.onnx')
+    segmenter = Segmenter.open(tmp_path / 'model.onnx')
+    assert segmenter.spec == spec
+    image = make_image()
+    channels = image if order == 'rgb' else np.ascontiguousarray(image[..., ::-1])
+    expected = run_torch(net, spec, channels).argmax(0)
+    assert (segmenter(image).class_ids == expected).mean() >= 0.999

@@ -1,0 +1,147 @@
+"""The whole path between real processes: player, segmentation_node, recorder, over real DDS."""
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
+
+from mnv2_perception.bags.draw import draw_bag
+from mnv2_perception.bags.read import BagReader
+from mnv2_perception.bags.report import read_ids
+from mnv2_perception.demo import CONFIDENCE, LABEL_INFO, MASK
+from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.vision.scenes import CLASSES
+
+pytestmark = pytest.mark.ros
+
+
+def run_demo(out: Path, *args: str) -> 'subprocess.CompletedProcess[str]':
+    environment = {**os.environ, 'ROS_DOMAIN_ID': str(1 + os.getpid() % 100)}
+    return subprocess.run(
+        [sys.executable, '-m', 'mnv2_perception.cli', 'demo', '--out', str(out), *args],
+        capture_output=True, text=True, timeout=180, env=environment, check=False,
+    )
+
+
+def summary_of(out: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((out / 'summary.json').read_text(encoding='utf-8'))
+    return summary
+
+
+def fake_model(path: Path, height: int, width: int, latency_ms: float) -> str:
+    spec = ModelSpec.from_dict(
+        {
+            'name': 'fake', 'task': 'segmentation', 'height': height, 'width': width,
+            'classes': CLASSES, 'mean': [0, 0, 0], 'std': [1, 1, 1],
+        },
+        'test',
+    )
+    values = {
+        'height': height, 'width': width, 'latency_ms': latency_ms, 'metadata': spec.to_metadata()
+    }
+    path.write_text(yaml.safe_dump(values), encoding='utf-8')
+    return str(path)
+
+
+@pytest.fixture(scope='module')
+def drawn_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the demo once, on its own drawn street, with the shipped model."""
+    out = tmp_path_factory.mktemp('demo')
+    done = run_demo(out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def test_every_frame_is_accounted_for_and_none_is_lost(drawn_demo: Path) -> None:
+    summary = summary_of(drawn_demo)
+    assert summary['frames_in'] == 90
+    assert summary['frames_in'] == summary['masks_out'] + summary['dropped']
+    assert summary['lost'] <= 0.01 * summary['frames_in']
+    assert summary['rejected'] == 0
+
+
+def test_the_summary_has_what_a_user_reads(drawn_demo: Path) -> None:
+    summary = summary_of(drawn_demo)
+    assert summary['engine'] == 'onnx_runtime'
+    assert summary['model'] == 'unet_mobilenetv2_camvid'
+    assert 0 < summary['latency_ms']['p50'] <= summary['latency_ms']['p95']
+    assert summary['fps'] > 0 and summary['bare_inference_ms'] > 0
+    assert summary['miou'] > 0.3 and summary['road_iou'] >= 0.5
+
+
+def test_masks_confidence_and_label_info_are_recorded_with_the_frames_stamps(
+    drawn_demo: Path,
+) -> None:
+    with BagReader(drawn_demo / 'drawn_street') as bag:
+        stamps = {message.stamp_ns for message in bag.messages(['/camera/image_raw'])}
+    masks = dict(read_ids(drawn_demo / 'masks.mcap', MASK))
+    confidences = dict(read_ids(drawn_demo / 'masks.mcap', CONFIDENCE))
+    assert masks and set(masks) == set(confidences) and set(masks) <= stamps
+    assert all(ids.shape == (360, 480) for ids in masks.values())
+    assert all((ids < len(CLASSES)).all() for ids in masks.values())
+    with BagReader(drawn_demo / 'masks.mcap') as bag:
+        info = bag.deserialize(next(iter(bag.messages([LABEL_INFO]))))
+    assert tuple(item.class_name for item in info.class_map) == CLASSES
+
+
+def test_the_pictures_are_written(drawn_demo: Path) -> None:
+    pictures = sorted(drawn_demo.glob('overlay_*.png'))
+    assert len(pictures) >= 3
+    for path in pictures:
+        picture = cv2.imread(str(path))
+        assert picture.shape[1] == 2 * 480
+        half = picture[:360, :480], picture[:360, 480:]
+        assert np.abs(half[0].astype(int) - half[1]).mean() > 5  # the right half is coloured
+
+
+def test_at_30_hz_a_slower_engine_keeps_p95_latency_below_2_2_inferences(tmp_path: Path) -> None:
+    inference_ms = 200.0
+    draw_bag(tmp_path / 'bag', duration_s=5.0, rate_hz=30.0, height=120, width=160)
+    model = fake_model(tmp_path / 'fake.yaml', 64, 96, inference_ms)
+    done = run_demo(
+        tmp_path / 'out', '--bag', str(tmp_path / 'bag'), '--model', model, '--engine', 'fake'
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = summary_of(tmp_path / 'out')
+    assert summary['latency_ms']['p95'] < 2.2 * inference_ms
+    assert summary['frames_in'] == summary['masks_out'] + summary['dropped'] == 150
+    assert summary['masks_out'] >= 0.9 * 5000.0 / summary['bare_inference_ms']
+
+
+def test_a_model_that_finds_no_road_fails_the_demo_with_a_sentence(tmp_path: Path) -> None:
+    model = fake_model(tmp_path / 'fake.yaml', 64, 96, 1.0)
+    done = run_demo(tmp_path / 'out', '--model', model, '--engine', 'fake')
+    assert done.returncode == 1
+    assert 'road' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_a_bag_without_images_fails_the_demo_with_a_sentence(tmp_path: Path) -> None:
+    done = run_demo(tmp_path / 'out', '--bag', str(tmp_path / 'no_such_bag'))
+    assert done.returncode == 1
+    assert 'no_such_bag' in done.stderr and 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize(
+    'name', ['camvid_val_15hz', 'svo_752x480_mono8_mcap', 'svo_752x480_mono8_sqlite3']
+)
+def test_real_bags_come_back_as_masks(name: str, tmp_path: Path, mnv2_data: Path) -> None:
+    done = run_demo(tmp_path, '--bag', str(mnv2_data / 'bags' / name))
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = summary_of(tmp_path)
+    assert summary['frames_in'] == summary['masks_out'] + summary['dropped']
+    assert summary['lost'] <= 0.01 * summary['frames_in']
+    possible = min(
+        summary['frames_in'], 1000 * summary['duration_s'] / summary['bare_inference_ms']
+    )
+    if summary['frames_in'] > 30:  # ten frames within 0.3 s say nothing about a rate
+        assert summary['masks_out'] >= 0.9 * possible
+        assert summary['miou'] >= 0.55

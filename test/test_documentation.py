@@ -1,0 +1,38 @@
+"""What the documents say is what the code does."""
+
+from pathlib import Path
+import re
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+
+
+@pytest.mark.ros
+def test_the_readme_s_parameter_tables_are_those_of_the_code() -> None:
+    pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
+    from mnv2_perception.nodes.parameters import tables
+
+    begin, end = '-->\n', '<!-- end of parameters -->'
+    section = README[README.index('<!-- parameters:') : README.index(end)]
+    assert section.split(begin, 1)[1].strip() == tables().strip()
+
+
+@pytest.mark.parametrize('name', ['README.md', 'CONTRIBUTING.md'])
+def test_links_lead_to_files(name: str) -> None:
+    links = re.findall(r'\]\(([^)#]+)', (ROOT / name).read_text(encoding='utf-8'))
+    local = [link for link in links if '://' not in link]
+    assert [link for link in local if not (ROOT / link).exists()] == []
+
+
+def test_the_map_of_folders_names_what_exists() -> None:
+    drawn = README[README.index('## Map of the folders') :].split('```')[1]
+    top, folder = [], ''
+    for line in drawn.strip().splitlines():
+        names = re.findall(r'(?:^|\s{2,})([a-z_0-9/]+(?:\.py|/))', line)
+        if not line.startswith(' '):
+            folder = names[0] if names[0] == 'mnv2_perception/' else ''
+        top += [(folder if line.startswith(' ') else '') + found for found in names]
+    assert len(top) > 20
+    assert [path for path in top if not (ROOT / path).exists()] == []

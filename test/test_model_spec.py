@@ -1,0 +1,101 @@
+"""ModelSpec: travels inside the model, and refuses what cannot be true."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mnv2_perception.errors import ModelError
+from mnv2_perception.model_spec import distinct_colours, METADATA_KEY, ModelSpec
+
+VALUES: dict[str, Any] = {
+    'name': 'street', 'task': 'segmentation', 'height': 64, 'width': 96,
+    'classes': ['road', 'sky'], 'colours': [[1, 2, 3], [4, 5, 6]],
+    'mean': [123.675, 116.28, 103.53], 'std': [58.395, 57.12, 57.375], 'channel_order': 'bgr',
+    'input': 'float_nchw', 'output': 'logits', 'licence': 'CC0-1.0', 'description': 'äöü',
+}
+SPEC = ModelSpec.from_dict(VALUES, 'the test')
+
+
+def test_a_spec_comes_back_from_its_metadata_unchanged() -> None:
+    assert ModelSpec.from_metadata(SPEC.to_metadata(), Path('m.onnx')) == SPEC
+
+
+def test_without_metadata_the_yaml_beside_the_model_serves(tmp_path: Path) -> None:
+    (tmp_path / 'm.yaml').write_text(yaml.safe_dump(VALUES))
+    assert ModelSpec.from_metadata({}, tmp_path / 'm.onnx') == SPEC
+
+
+def test_metadata_goes_before_the_yaml(tmp_path: Path) -> None:
+    (tmp_path / 'm.yaml').write_text('name: other')
+    assert ModelSpec.from_metadata(SPEC.to_metadata(), tmp_path / 'm.onnx') == SPEC
+
+
+def test_a_model_that_says_nothing_names_the_yaml_to_write(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=rf'no metadata {METADATA_KEY}.*m\.yaml'):
+        ModelSpec.from_metadata({}, tmp_path / 'm.onnx')
+
+
+@pytest.mark.parametrize('text', ['[1, 2', 'just text', '', '\xff'])
+def test_a_damaged_yaml_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / 'm.yaml').write_text(text, encoding='latin-1')
+    with pytest.raises(ModelError, match=r'm\.yaml'):
+        ModelSpec.from_metadata({}, tmp_path / 'm.onnx')
+
+
+@pytest.mark.parametrize('text', ['{', '[]', '"text"'])
+def test_damaged_metadata_is_named(text: str) -> None:
+    with pytest.raises(ModelError, match=rf'm\.onnx.*{METADATA_KEY}'):
+        ModelSpec.from_metadata({METADATA_KEY: text}, Path('m.onnx'))
+
+
+@pytest.mark.parametrize('name', ['name', 'task', 'height', 'width', 'classes', 'mean', 'std'])
+def test_a_missing_fact_is_named(name: str) -> None:
+    values = {key: value for key, value in VALUES.items() if key != name}
+    with pytest.raises(ModelError, match=f'm.yaml: {name} missing'):
+        ModelSpec.from_dict(values, 'm.yaml')
+
+
+@pytest.mark.parametrize(
+    ('change', 'told'),
+    [
+        ({'hight': 3}, 'unknown hight; known are .*height'),
+        ({'task': 'segment'}, "task is 'segment', expected one of segmentation"),
+        ({'input': 'uint8'}, "input is 'uint8'"),
+        ({'output': 'argmax'}, "output is 'argmax'"),
+        ({'channel_order': 'gbr'}, "channel_order is 'gbr'"),
+        ({'height': 0}, 'must be positive, got 0 and 96'),
+        ({'height': 'tall'}, 'm.yaml: .*tall'),
+        ({'classes': []}, 'got 0 classes'),
+        ({'classes': [str(i) for i in range(256)], 'colours': None}, 'got 256 classes'),
+        ({'colours': [[1, 2, 3]]}, 'got 1 colours for 2 classes'),
+        ({'colours': [[1, 2, 3], [4, 5]]}, r'colour \(4, 5\) is no \(R, G, B\)'),
+        ({'colours': [[1, 2, 3], [4, 5, 256]]}, '256'),
+        ({'mean': [1.0]}, 'mean and std take three'),
+        ({'std': [1.0, 0.0, 1.0]}, 'std positive'),
+        ({'mean': 127.5}, 'm.yaml'),
+        ({'output': 'sigmoid', 'classes': ['road'], 'colours': None}, 'got 1 classes for sigmoid'),
+    ],
+)
+def test_what_cannot_be_true_is_refused(change: dict[str, Any], told: str) -> None:
+    with pytest.raises(ModelError, match=told):
+        ModelSpec.from_dict({**VALUES, **change}, 'm.yaml')
+
+
+def test_without_colours_each_class_gets_its_own() -> None:
+    spec = ModelSpec.from_dict(
+        {**VALUES, 'classes': [str(i) for i in range(255)], 'colours': None}, 'm.yaml'
+    )
+    assert len(set(spec.colours)) == 255
+
+
+def test_default_colours_are_those_of_pascal_voc() -> None:
+    assert distinct_colours(4) == [(128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
+
+
+def test_the_spec_that_training_starts_from_is_camvids() -> None:
+    path = Path(__file__).parents[1] / 'mnv2_perception/training/camvid.yaml'
+    spec = ModelSpec.from_dict(yaml.safe_load(path.read_text()), str(path))
+    assert (len(spec.classes), spec.classes[3], spec.licence) == (11, 'road', 'CC-BY-NC-4.0')
+    assert (spec.height % 32, spec.width % 32) == (0, 0)

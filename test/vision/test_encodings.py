@@ -1,0 +1,76 @@
+"""Camera encodings without ROS: plain objects, messages of bags. test_messages.py has the rest."""
+
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from mnv2_perception.bags.read import jazzy_types
+from mnv2_perception.bags.write import image_cdr
+from mnv2_perception.errors import ImageError
+from mnv2_perception.vision import encodings
+
+RGB = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [90, 60, 30]]], np.uint8)
+
+
+def fields(encoding: str, pixels: np.ndarray, padding: int = 0, big: int = 0) -> SimpleNamespace:
+    rows = pixels.reshape(len(pixels), -1)
+    raw = rows.astype(rows.dtype.newbyteorder('>' if big else '<')).view(np.uint8)
+    padded = np.pad(raw, ((0, 0), (0, padding)), constant_values=77)
+    return SimpleNamespace(
+        height=pixels.shape[0], width=pixels.shape[1], encoding=encoding, is_bigendian=big,
+        step=padded.shape[1], data=padded.tobytes(),
+    )
+
+
+@pytest.mark.parametrize('padding', [0, 3])
+@pytest.mark.parametrize(
+    ('encoding', 'channels'),
+    [('rgb8', [0, 1, 2]), ('bgr8', [2, 1, 0]), ('rgba8', [0, 1, 2, 0]), ('bgra8', [2, 1, 0, 0])],
+)
+def test_colours_come_back_in_rgb_order(encoding: str, channels: list[int], padding: int) -> None:
+    image = encodings.image_from_fields(fields(encoding, RGB[..., channels], padding))
+    assert np.array_equal(image, RGB)
+
+
+@pytest.mark.parametrize('big', [0, 1])
+def test_sixteen_bits_scale_by_type_in_either_byte_order(big: int) -> None:
+    gray = np.array([[0, 257], [256 * 128, 65535]], np.uint16)
+    image = encodings.image_from_fields(fields('mono16', gray, big=big))
+    assert image[..., 0].tolist() == [[0, 1], [128, 255]]
+
+
+def test_a_message_of_a_bag_is_taken_as_it_is() -> None:
+    msg = jazzy_types().deserialize_cdr(image_cdr(RGB, 0, 'camera'), 'sensor_msgs/msg/Image')
+    assert np.array_equal(encodings.image_from_fields(msg), RGB)
+
+
+def test_labels_come_back_from_a_png_exactly() -> None:
+    ids = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    png = cv2.imencode('.png', ids)[1].tobytes()
+    msg = SimpleNamespace(format='mono8; png compressed ', data=png)
+    assert np.array_equal(encodings.labels_from_compressed_msg(msg), ids)
+
+
+def test_labels_in_a_jpeg_are_refused() -> None:
+    jpeg = cv2.imencode('.jpg', np.zeros((16, 16), np.uint8))[1].tobytes()
+    with pytest.raises(ImageError, match='PNG'):
+        encodings.labels_from_compressed_msg(SimpleNamespace(format='jpeg', data=jpeg))
+
+
+@pytest.mark.parametrize(
+    ('change', 'told'),
+    [
+        ({'encoding': '32FC1'}, 'depth topic'),
+        ({'encoding': 'h264'}, 'unknown colour encoding'),
+        ({'step': 5}, 'step of at least 6'),
+        ({'data': b'\x00' * 11}, 'got 11 bytes of data, expected 12'),
+        ({'height': 0}, 'at least 1'),
+    ],
+)
+def test_what_contradicts_itself_is_refused(change: dict[str, object], told: str) -> None:
+    msg = fields('rgb8', RGB)
+    vars(msg).update(change)
+    with pytest.raises(ImageError, match=told):
+        encodings.image_from_fields(msg)

@@ -1,0 +1,73 @@
+"""From a camera's image to a network's input."""
+
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+
+from mnv2_perception.vision.preprocess import normalise, resize_image, rotate_image
+
+
+def noise(height: int, width: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize('order', ['rgb', 'bgr'])
+def test_normalise_subtracts_mean_and_divides_by_std_in_the_networks_order(order: str) -> None:
+    image = noise(5, 7)
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    tensor = normalise(image, mean, std, order)
+    channels = image if order == 'rgb' else image[..., ::-1]
+    expected = ((channels - np.array(mean)) / std).transpose(2, 0, 1)
+    assert tensor.dtype == np.float32 and tensor.flags.c_contiguous
+    np.testing.assert_allclose(tensor, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_dark_image_stays_dark() -> None:
+    dark = np.ones((2, 2, 3), np.uint8)  # max() == 1, as in an image that is scaled already
+    assert normalise(dark, (0, 0, 0), (255, 255, 255)).max() == pytest.approx(1 / 255)
+
+
+@pytest.mark.parametrize(('height', 'width'), [(8, 12), (20, 5), (3, 3), (64, 64), (7, 100)])
+def test_resize_keeps_a_ramp_where_it_was(height: int, width: int) -> None:
+    # Gray levels that grow with x: half-pixel centres keep the ramp straight and centred.
+    x = (np.arange(40) + 0.5) / 40
+    image = np.repeat(np.tile(x * 250, (30, 1))[..., None], 3, axis=2).astype(np.uint8)
+    resized = resize_image(image, height, width)
+    assert resized.shape == (height, width, 3)
+    expected = (np.arange(width) + 0.5) / width * 250
+    inner = slice(width // 20 + 1, -(width // 20) - 1)  # bilinear repeats the border
+    np.testing.assert_allclose(resized[height // 2, inner, 0], expected[inner], atol=2.0)
+
+
+def test_strong_shrinking_averages_so_that_thin_things_do_not_vanish() -> None:
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[:, ::8] = 240  # poles of one pixel
+    resized = resize_image(image, 5, 10)
+    assert (resized == 30).all()
+
+
+@pytest.mark.parametrize(('height', 'width'), [(10, 60), (60, 10)])
+def test_shrinking_one_side_and_enlarging_the_other_stays_centred(height: int, width: int) -> None:
+    image = noise(30, 30)
+    mirrored = resize_image(image[::-1, ::-1].copy(), height, width).astype(int)
+    assert np.abs(mirrored - resize_image(image, height, width)[::-1, ::-1]).max() <= 1
+
+
+def test_an_image_of_the_right_size_is_not_copied() -> None:
+    image = noise(6, 8)
+    assert np.shares_memory(resize_image(image, 6, 8), image)
+    assert np.shares_memory(rotate_image(image, 0), image)
+
+
+def test_resize_gives_contiguous_memory_of_a_strided_view() -> None:
+    view = noise(6, 16)[:, ::2]
+    for resized in (resize_image(view, 6, 8), resize_image(view, 12, 16)):
+        assert resized.flags.c_contiguous
+    assert np.array_equal(resize_image(view, 6, 8), view)
+
+
+@pytest.mark.parametrize('degrees', [-270, -90, 0, 90, 180, 270, 360])
+@pytest.mark.parametrize('channels', [(), (3,)])
+def test_rotate_turns_clockwise(degrees: int, channels: tuple[int, ...]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (4, 6, *channels), np.uint8)
+    assert np.array_equal(rotate_image(image, degrees), np.rot90(image, -degrees // 90))
