@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -128,10 +129,10 @@ class PerceptionNode(LifecycleNode):
         parameters.declare(self, self.Parameters)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self.create_timer(1.0, self.publish_diagnostics)
+        self.create_steady_timer(1.0, self.publish_diagnostics)
         if self.get_parameter('autostart').value:
             # From the executor, so that a lifecycle manager's requests never run beside it.
-            self._autostart_timer = self.create_timer(0.0, self._autostart)
+            self._autostart_timer = self.create_steady_timer(0.0, self._autostart)
 
     @abstractmethod
     def acquire(self) -> None:
@@ -156,6 +157,12 @@ class PerceptionNode(LifecycleNode):
     @abstractmethod
     def describe(self) -> dict[str, object]:
         """Return facts for the diagnostics."""
+
+    def create_steady_timer(self, period_s: float, callback: Callable[[], None]) -> Any:
+        """Create a timer that also runs while simulated time stands still."""
+        return self.create_timer(
+            period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
 
     def create_camera_subscription(self, msg_type: Any, topic: str) -> Any:
         """Subscribe to a camera topic; its QoS can be overridden by parameters."""

@@ -42,7 +42,7 @@ class SegmentationNode(PerceptionNode):
         self._greeting = threading.Lock()
         self._mask_subscribers = 0
         self._hold_until_s = 0.0
-        self.create_timer(GREET_PERIOD_S, self.greet)
+        self.create_steady_timer(GREET_PERIOD_S, self.greet)
 
     def acquire(self) -> None:
         values: SegmentationParameters = self.parameters
@@ -92,8 +92,8 @@ class SegmentationNode(PerceptionNode):
     def greet(self) -> None:
         """Announce again when a subscriber has appeared on the mask.
 
-        A timer does it, so that the wait is over before a camera starts; and so does each frame,
-        so that none comes between.
+        A timer does it, so that the wait is over before a camera starts; and so does each frame
+        before its mask goes out.
         """
         if not self.active:
             return
@@ -103,6 +103,10 @@ class SegmentationNode(PerceptionNode):
             )
             if self._mask_subscribers > known:
                 self._publish_label_info()
+
+    def _holding(self) -> bool:
+        self.greet()
+        return time.monotonic() < self._hold_until_s
 
     def _publish_label_info(self) -> None:
         assert self.segmenter
@@ -115,8 +119,7 @@ class SegmentationNode(PerceptionNode):
 
     def process(self, msg: Image | CompressedImage) -> bool:
         assert self.segmenter
-        self.greet()
-        if time.monotonic() < self._hold_until_s:
+        if self._holding():
             return False
         if isinstance(msg, CompressedImage):
             image = image_from_compressed_msg(msg)
@@ -125,6 +128,8 @@ class SegmentationNode(PerceptionNode):
         values: SegmentationParameters = self.parameters
         self.segmenter.min_confidence = values.min_confidence
         result = self.segmenter(image)
+        if self._holding():  # a subscriber may have come during the inference
+            return False
         # Confidence first: whoever pairs the two has both when the mask arrives.
         self._confidence.publish(mask_to_msg(result.confidence, msg.header))
         self._mask.publish(mask_to_msg(result.class_ids, msg.header))

@@ -11,11 +11,13 @@ from mnv2_perception.nets.unet import UNet
 pytestmark = pytest.mark.train
 
 
-@pytest.mark.parametrize('decoder', ['separable', 'full'])
+@pytest.mark.parametrize(('decoder', 'stride'), [('separable', 2), ('full', 1)])
 @pytest.mark.parametrize(('height', 'width'), [(32, 64), (96, 32)])
-def test_logits_have_the_inputs_size(decoder: str, height: int, width: int) -> None:
+def test_logits_come_at_the_decoders_stride(
+    decoder: str, stride: int, height: int, width: int
+) -> None:
     net = UNet(5, 0.35, decoder).eval()
-    assert net(torch.zeros(2, 3, height, width)).shape == (2, 5, height, width)
+    assert net(torch.zeros(2, 3, height, width)).shape == (2, 5, height // stride, width // stride)
 
 
 @pytest.mark.parametrize(

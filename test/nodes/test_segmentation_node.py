@@ -213,9 +213,8 @@ def test_a_late_mask_subscriber_hears_label_info_before_its_first_mask(graph: Gr
         heard: list[str] = []
         late = Node('late', context=graph.context)
         graph.nodes.append(late)
-        # Volatile, as Nav2's layer subscribes: only a new label_info reaches it.
         late.create_subscription(
-            LabelInfo, 'segmentation/label_info', lambda _: heard.append('label_info'), RESULT_QOS
+            LabelInfo, 'segmentation/label_info', lambda _: heard.append('label_info'), LATCHED_QOS
         )
         late.create_subscription(
             Image, 'segmentation/mask', lambda _: heard.append('mask'), RESULT_QOS
@@ -342,6 +341,13 @@ def test_with_a_slow_engine_the_newest_frame_wins_and_no_queue_grows(
     assert np.quantile(latencies_s, 0.95) < 2.2 * inference_s
     assert node.counts['passed_over'] > node.counts['published']
     assert list(arrived_s) == sorted(arrived_s)
+
+
+def test_with_sim_time_it_starts_and_works_before_a_clock_is_there(graph: Graph) -> None:
+    masks = graph.subscribe(Image, 'segmentation/mask')
+    graph.ready(graph.start(use_sim_time=True))
+    graph.camera.publish(rgb_to_msg(picture(), header(1)))
+    eventually(lambda: masks)
 
 
 def test_max_rate_hz_limits_the_rate_on_average(graph: Graph) -> None:

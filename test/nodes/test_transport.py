@@ -1,0 +1,79 @@
+"""Images between processes with config/fastdds.xml on both sides, on one side, on none."""
+
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
+
+from mnv2_perception.bags.read import TopicQos
+from mnv2_perception.bags.write import BagWriter, image_cdr
+
+pytestmark = pytest.mark.ros
+
+PROFILE = str(Path(__file__).resolve().parents[2] / 'config/fastdds.xml')
+TOPIC = '/camera/image_raw'
+COUNT = 30
+
+
+def write_camera(path: Path, height: int, width: int) -> Path:
+    """Write 2 s of best-effort images at 15 Hz."""
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    with BagWriter(path) as bag:
+        bag.add_topic(TOPIC, 'sensor_msgs/msg/Image', TopicQos(reliable=False))
+        for index in range(COUNT):
+            stamp_ns = 1_000_000_000 + index * 1_000_000_000 // 15
+            bag.write(TOPIC, stamp_ns, image_cdr(image, stamp_ns, 'camera'))
+    return path
+
+
+def environment(profile: bool) -> dict[str, str]:
+    ours = {
+        'ROS_DOMAIN_ID': str(1 + os.getpid() % 100),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+    }
+    if profile:
+        ours |= {
+            'FASTDDS_DEFAULT_PROFILES_FILE': PROFILE, 'FASTRTPS_DEFAULT_PROFILES_FILE': PROFILE
+        }
+    return {**os.environ, **ours}
+
+
+def arrived(folder: Path, bag: Path, player: bool, recorder: bool) -> int:
+    """Play a bag from one process into another; return how many images arrived."""
+    module = [sys.executable, '-m']
+    recording = subprocess.Popen(
+        [*module, 'mnv2_perception.nodes.bag_recorder_node', '--out', str(folder / 'out'), TOPIC],
+        env=environment(recorder), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )
+    subprocess.run(
+        [
+            *module, 'mnv2_perception.nodes.bag_player_node', str(bag),
+            '--wait-for-subscribers', '20', '--start-delay', '1',
+        ],
+        env=environment(player), stdout=subprocess.DEVNULL, check=True, timeout=60,
+    )
+    time.sleep(0.5)
+    recording.send_signal(signal.SIGINT)
+    out, _ = recording.communicate(timeout=20)
+    return int(json.loads(out.splitlines()[-1])['received'][TOPIC])
+
+
+def test_with_the_profile_on_both_sides_every_1080p_image_arrives(tmp_path: Path) -> None:
+    bag = write_camera(tmp_path / 'bag', 1080, 1920)
+    assert arrived(tmp_path, bag, player=True, recorder=True) >= COUNT - 1
+
+
+@pytest.mark.parametrize(('player', 'recorder'), [(True, False), (False, True)])
+def test_the_profile_on_one_side_only_does_not_cut_the_other_off(
+    tmp_path: Path, player: bool, recorder: bool
+) -> None:
+    bag = write_camera(tmp_path / 'bag', 60, 80)
+    assert arrived(tmp_path, bag, player, recorder) >= COUNT - 1
