@@ -1,9 +1,14 @@
-from glob import glob
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
 PACKAGE = 'mnv2_perception'
 SHARE = f'share/{PACKAGE}'
+
+
+def files(folder, pattern):
+    return sorted(str(path) for path in Path(folder).glob(pattern) if path.is_file())
+
 
 setup(
     name=PACKAGE,
@@ -13,9 +18,9 @@ setup(
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
         (SHARE, ['package.xml']),
-        (f'{SHARE}/launch', glob('launch/*.launch.py')),
-        (f'{SHARE}/config', glob('config/*.*')),
-        (f'{SHARE}/models', glob(f'{PACKAGE}/models/*')),
+        (f'{SHARE}/launch', files('launch', '*.launch.py')),
+        (f'{SHARE}/config', files('config', '*.*')),
+        (f'{SHARE}/models', files(f'{PACKAGE}/models', '*')),
     ],
     python_requires='>=3.10',
     zip_safe=True,

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-
-from launch import LaunchContext, LaunchDescription
 
 PACKAGE = 'mnv2_perception'
 PARAMS_FILE = f'{get_package_share_directory(PACKAGE)}/config/segmentation.yaml'

@@ -1,6 +1,7 @@
 """`mnv2`: everything that needs no ROS graph, and the way to the nodes that do."""
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import fields
 import importlib.util
 import json
@@ -56,6 +57,7 @@ def run_node(name: str, args: list[str]) -> None:
     Raises:
         SetupError: rclpy is missing.
     """
+    check_rosbags()
     if importlib.util.find_spec('rclpy') is None:
         raise SetupError('this needs ROS 2: run `make setup`, or source a ROS distro')
     os.execv(sys.executable, [sys.executable, '-m', f'mnv2_perception.nodes.{name}', *args])
@@ -140,10 +142,8 @@ def add_model_options(parser: argparse.ArgumentParser, option: bool) -> None:
 
 def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     """Add an option for each field of the training recipe."""
-    try:
-        from mnv2_perception.training.segmentation import Recipe
-    except ImportError:  # without torch the command itself says what to install
-        return
+    from mnv2_perception.training.recipe import Recipe
+
     for item in fields(Recipe):
         parser.add_argument(
             f'--{item.name.replace("_", "-")}', type=type(item.default), default=item.default,
@@ -151,16 +151,35 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def check_rosbags() -> None:
+    """Raise SetupError unless rosbags is installed; no distro packages it."""
+    if importlib.util.find_spec('rosbags') is None:
+        raise SetupError('bags need rosbags: pip install rosbags, or run `make setup`')
+
+
+def table(values: Mapping[str, Any]) -> str:
+    """Return names and values in two columns; inner mappings as `outer.inner`."""
+    rows: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        inner = value.items() if isinstance(value, Mapping) else [('', value)]
+        rows += [(f'{key}.{name}' if name else key, item) for name, item in inner]
+    width = max(len(key) for key, _ in rows)
+    return '\n'.join(
+        f'{key:<{width}}  ' + (f'{value:.3f}' if isinstance(value, float) else str(value))
+        for key, value in rows
+    )
+
+
 def demo_command(arguments: argparse.Namespace) -> None:
     """Run the demo and print its table."""
-    from mnv2_perception.bags.report import markdown_table
+    check_rosbags()
     from mnv2_perception.demo import run_demo
 
     summary = run_demo(
         arguments.out, arguments.bag, arguments.topic, arguments.model, arguments.engine,
         arguments.threads,
     )
-    print(markdown_table(summary))
+    print(table(summary))
     pictures = sorted(arguments.out.glob('overlay_*.png'))
     print(
         f'\n{arguments.out}: summary.json, masks.mcap, {len(pictures)} pictures '
@@ -236,17 +255,17 @@ def write_picture(path: Path, picture: Any) -> None:
 
 def evaluate_command(arguments: argparse.Namespace) -> None:
     """Measure accuracy."""
-    from mnv2_perception.bags.report import markdown_table
     from mnv2_perception.evaluate import evaluate_segmentation
     from mnv2_perception.pipeline import Segmenter
 
     segmenter = Segmenter.open(arguments.model, arguments.engine, arguments.threads)
     result = evaluate_segmentation(segmenter, arguments.folder)
-    print(json.dumps(result, indent=2) if arguments.json else markdown_table(result))
+    print(json.dumps(result, indent=2) if arguments.json else table(result))
 
 
 def draw_command(arguments: argparse.Namespace) -> None:
     """Draw a bag."""
+    check_rosbags()
     from mnv2_perception.bags.draw import draw_bag
 
     draw_bag(
@@ -259,10 +278,11 @@ def draw_command(arguments: argparse.Namespace) -> None:
 def train_segmentation_command(arguments: argparse.Namespace) -> None:
     """Train UNet-MobileNetV2."""
     try:
-        from mnv2_perception.training.segmentation import Recipe, train
+        from mnv2_perception.training.segmentation import train
     except ImportError as exc:
         raise SetupError(f'training needs torch and tqdm ({exc}): run `make setup-train`') from exc
     from mnv2_perception.model_spec import ModelSpec
+    from mnv2_perception.training.recipe import Recipe
 
     spec_path = arguments.spec or Path(__file__).parent / 'training/camvid.yaml'
     try:
@@ -287,8 +307,7 @@ def export_command(arguments: argparse.Namespace) -> None:
     except ImportError as exc:
         raise SetupError(f'export needs torch and onnx ({exc}): run `make setup-train`') from exc
 
-    export_segmentation(arguments.checkpoint, arguments.model)
-    print(arguments.model)
+    print(f'{arguments.model}: {export_segmentation(arguments.checkpoint, arguments.model)}')
 
 
 if __name__ == '__main__':

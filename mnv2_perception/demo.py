@@ -20,7 +20,7 @@ from typing import Any
 
 from mnv2_perception.bags import report
 from mnv2_perception.bags.draw import draw_bag, IMAGE_TOPIC
-from mnv2_perception.bags.read import BagReader
+from mnv2_perception.bags.read import BagReader, header_stamp_ns
 from mnv2_perception.errors import BagError, PerceptionError, SetupError
 from mnv2_perception.pipeline import find_shared_file, Segmenter
 from mnv2_perception.vision.scenes import CLASSES
@@ -28,6 +28,10 @@ from mnv2_perception.vision.scenes import CLASSES
 MASK, CONFIDENCE = '/segmentation/mask', '/segmentation/confidence'
 LABEL_INFO, DIAGNOSTICS = '/segmentation/label_info', '/diagnostics'
 NODE = 'segmentation_node'
+RESULTS = (
+    'summary.json', 'masks.mcap', 'sent.csv', 'received.csv', 'bag_player_node.log',
+    'bag_recorder_node.log', 'segmentation_node.log',
+)
 START_TIMEOUT_S = 60.0
 MIN_ROAD_IOU = 0.5
 
@@ -59,7 +63,7 @@ def run_demo(
     """
     if importlib.util.find_spec('rclpy') is None:
         raise SetupError('the demo needs ROS 2: run `make setup`, or source a ROS distro')
-    clear(out)
+    clear(out, bag)
     drawn = bag is None
     if bag is None:
         bag = out / 'drawn_street'
@@ -75,23 +79,29 @@ def run_demo(
     summary = summarise(out, bag, camera, model, engine, counts, drawn)
     summary |= {'bare_inference_ms': bare_ms, 'duration_s': duration_s}
     (out / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')
-    if drawn and summary['road_iou'] < MIN_ROAD_IOU:
+    if drawn and not (summary.get('road_iou') or 0.0) >= MIN_ROAD_IOU:
         raise DemoError(
-            f'the road of the drawn street was found with an IoU of {summary["road_iou"]:.2f} '
-            f'only, expected {MIN_ROAD_IOU} or more; was another model given?'
+            f'the road of the drawn street was found with an IoU of {summary.get("road_iou")}, '
+            f'expected {MIN_ROAD_IOU} or more; was another model given?'
         )
     return summary
 
 
-def clear(out: Path) -> None:
-    """Make the folder, or remove an earlier demo's results from it; nothing else is touched."""
+def clear(out: Path, bag: Path | None) -> None:
+    """Make the folder, or remove an earlier demo's results from it; nothing else is touched.
+
+    Raises:
+        BagError: the bag to replay is one of these results.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    for name in ('drawn_street', 'masks'):
-        shutil.rmtree(out / name, ignore_errors=True)
-    for path in [*out.glob('overlay_*.png'), *out.glob('*.csv'), *out.glob('*.log')]:
-        path.unlink()
-    for name in ('masks.mcap', 'summary.json'):
-        (out / name).unlink(missing_ok=True)
+    folders = [out / 'recording', out / 'drawn_street']
+    files = [out / name for name in RESULTS] + list(out.glob('overlay_[0-9][0-9].png'))
+    if bag is not None and bag.resolve() in [path.resolve() for path in [*folders, *files]]:
+        raise BagError(f'{bag}: would be replaced by the demo; choose another --out')
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def measure_bare_inference(
@@ -140,7 +150,9 @@ def replay(
         str(bag), '--topics', camera.image, '--wait-for-subscribers', '30', '--start-delay', '1',
         '--log', str(out / 'sent.csv'),
     ]
-    recorder_args = ['--out', str(out / 'masks'), '--log', str(out / 'received.csv'), *recorded]
+    recorder_args = [
+        '--out', str(out / 'recording'), '--log', str(out / 'received.csv'), *recorded
+    ]
     with (
         started('bag_recorder_node', recorder_args, out) as recorder,
         started('segmentation_node', node_args, out) as node,
@@ -192,6 +204,8 @@ def ros_environment(environ: Mapping[str, str]) -> dict[str, str]:
         'FASTDDS_DEFAULT_PROFILES_FILE': profile,
         'FASTRTPS_DEFAULT_PROFILES_FILE': profile,
     }
+    if environ.get('ROS_DISTRO') == 'humble':
+        ours['ROS_LOCALHOST_ONLY'] = '1'  # later distros have the discovery range instead
     return ours | dict(environ)
 
 
@@ -241,7 +255,7 @@ def summarise(
     Raises:
         DemoError: no mask came.
     """
-    masks_bag = out / 'masks'
+    masks_bag = out / 'recording'
     node = report.read_last_diagnostics(masks_bag, DIAGNOSTICS, NODE)
     summary: dict[str, Any] = dict(
         report.account(counts['frames_in'], counts['masks_out'], node)
@@ -254,25 +268,30 @@ def summarise(
     spec = segmenter.spec
     segmenter.close()
     latencies = report.latencies_ms(out / 'sent.csv', out / 'received.csv', camera.image, MASK)
-    masks = dict(report.read_ids(masks_bag, MASK))
     with BagReader(masks_bag) as reader:
-        stamps = [message.stamp_ns for message in reader.messages([MASK])]
+        arrived = [(m.stamp_ns, header_stamp_ns(m.cdr)) for m in reader.messages([MASK])]
+    duration_s = (arrived[-1][0] - arrived[0][0]) / 1e9
+    chosen = report.spread([stamp_ns for _, stamp_ns in arrived])
     summary |= {
         'latency_ms': {
             'p50': report.percentile(latencies, 0.5), 'p95': report.percentile(latencies, 0.95)
         },
-        'fps': (len(stamps) - 1) / max(1e-9, (stamps[-1] - stamps[0]) / 1e9),
+        'fps': (len(arrived) - 1) / max(1e-9, duration_s),
         'engine': node['engine'],
         'model': node['model'],
     }
     if camera.label:
-        labels = report.read_ids(bag, camera.label)
-        matrix = report.accuracy(masks.items(), labels, len(spec.classes))
-        summary['miou'] = matrix.miou()
-        if drawn and spec.classes == CLASSES:
-            summary['road_iou'] = float(matrix.iou()[CLASSES.index('road')])
-    images = report.read_images(bag, camera.image)
-    report.write_overlays(out, images, masks, spec)
+        matrix = report.accuracy(
+            report.read_ids(bag, camera.label), report.read_ids(masks_bag, MASK), len(spec.classes)
+        )
+        if matrix.counts.any():  # else the labels are of other classes or stamps
+            summary['miou'] = matrix.miou()
+            if drawn and spec.classes == CLASSES:
+                summary['road_iou'] = float(matrix.iou()[CLASSES.index('road')])
+    pairs = report.paired(
+        report.read_images(bag, camera.image), report.read_ids(masks_bag, MASK)
+    )
+    report.write_overlays(out, (pair for pair in pairs if pair[0] in chosen), spec)
     shutil.move(next(masks_bag.glob('*.mcap')), out / 'masks.mcap')  # says all that the folder did
     shutil.rmtree(masks_bag)
     return summary

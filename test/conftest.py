@@ -7,6 +7,9 @@ from typing import Any
 from identity_network import identity_spec, MakeModel, write_fake, write_onnx
 import pytest
 
+# torch's threads spin while they wait: beside other work, small networks get slower with each.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 
 @pytest.fixture(params=['fake', 'onnx_runtime'])
 def make_model(request: pytest.FixtureRequest, tmp_path: Path) -> MakeModel:

@@ -7,6 +7,7 @@ import numpy as np
 
 from mnv2_perception.bags.read import TopicQos
 from mnv2_perception.bags.write import BagWriter, camera_info_cdr, compressed_image_cdr, image_cdr
+from mnv2_perception.errors import BagError
 from mnv2_perception.vision.scenes import camera_matrix, draw_scene
 
 IMAGE_TOPIC = '/camera/image_raw'
@@ -35,16 +36,20 @@ def draw_bag(
         width: of the images, pixels.
 
     Raises:
-        BagError: the folder exists or cannot be written.
+        BagError: the folder exists or cannot be written, or there would be no frame.
         ImageError: the size is too small to draw.
     """
+    count = round(duration_s * rate_hz)
+    if count < 1:
+        raise BagError(f'{path}: {duration_s} s at {rate_hz} Hz holds no frame; draw for longer')
+    draw_scene(seed, 0.0, height, width)  # refuses what cannot be drawn before there is a bag
     matrix = camera_matrix(seed, height, width)
     best_effort = TopicQos(reliable=False, depth=5)  # as camera drivers publish
     with BagWriter(path) as bag:
         bag.add_topic(IMAGE_TOPIC, 'sensor_msgs/msg/Image', best_effort)
         bag.add_topic(INFO_TOPIC, 'sensor_msgs/msg/CameraInfo', best_effort)
         bag.add_topic(LABEL_TOPIC, 'sensor_msgs/msg/CompressedImage', TopicQos())
-        for index in range(round(duration_s * rate_hz)):
+        for index in range(count):
             time_s = index / rate_hz
             stamp_ns = FIRST_STAMP_NS + round(time_s * 1e9)
             image, class_ids = draw_scene(seed, time_s, height, width)

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -24,6 +23,9 @@ from mnv2_perception.vision.overlay import blend_mask, draw_legend
 
 RAW = 'sensor_msgs/msg/Image'
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
+
+Frame = tuple[int, NDArray[np.uint8]]  # header stamp in ns, image or ids
+FramePair = tuple[int, NDArray[np.uint8], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def find_camera(bag: Path, image: str = '') -> CameraTopics:
     return CameraTopics(chosen, topics[chosen], labels[0] if labels else None)
 
 
-def read_images(bag: Path, topic: str) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def read_images(bag: Path, topic: str) -> Iterator[Frame]:
     """Yield (header stamp in ns, (H, W, 3) RGB) of a bag's images, one at a time."""
     with BagReader(bag) as reader:
         for message in reader.messages([topic]):
@@ -78,7 +80,7 @@ def read_images(bag: Path, topic: str) -> Iterator[tuple[int, NDArray[np.uint8]]
             yield header_stamp_ns(message.cdr), decode(msg)
 
 
-def read_ids(bag: Path, topic: str) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def read_ids(bag: Path, topic: str) -> Iterator[Frame]:
     """Yield (header stamp in ns, (H, W) uint8 ids) of a bag's masks or labels."""
     with BagReader(bag) as reader:
         for message in reader.messages([topic]):
@@ -155,40 +157,45 @@ def account(frames_in: int, masks_out: int, node: Mapping[str, str]) -> dict[str
     }
 
 
-def accuracy(
-    masks: Iterable[tuple[int, NDArray[np.uint8]]],
-    labels: Iterable[tuple[int, NDArray[np.uint8]]],
-    num_classes: int,
-) -> ConfusionMatrix:
-    """Compare masks with the labels of the same stamps."""
+def paired(left: Iterable[Frame], right: Iterable[Frame]) -> Iterator[FramePair]:
+    """Yield (stamp, left, right) of the frames with equal stamps; both come in stamp order."""
+    others = iter(right)
+    other = next(others, None)
+    for stamp_ns, frame in left:
+        while other is not None and other[0] < stamp_ns:
+            other = next(others, None)
+        if other is not None and other[0] == stamp_ns:
+            yield stamp_ns, frame, other[1]
+
+
+def accuracy(labels: Iterable[Frame], masks: Iterable[Frame], num_classes: int) -> ConfusionMatrix:
+    """Compare masks with the labels of the same stamps and size; both come in stamp order."""
     matrix = ConfusionMatrix(num_classes)
-    mask_of = dict(masks)
-    for stamp_ns, label in labels:
-        if stamp_ns in mask_of and mask_of[stamp_ns].shape == label.shape:
-            matrix.add(label, mask_of[stamp_ns])
+    for _, label, mask in paired(labels, masks):
+        if label.shape == mask.shape:
+            matrix.add(label, mask)
     return matrix
 
 
-def write_overlays(
-    out: Path,
-    images: Iterable[tuple[int, NDArray[np.uint8]]],
-    masks: Mapping[int, NDArray[np.uint8]],
-    spec: ModelSpec,
-    count: int = 6,
-) -> list[Path]:
-    """Write pictures, image beside overlay with a legend, of frames spread over the run.
+def spread(stamps: Sequence[int], count: int = 6) -> set[int]:
+    """Return up to `count` of the stamps, first and last among them, evenly spread."""
+    return {stamps[round(i * (len(stamps) - 1) / max(1, count - 1))] for i in range(count)}
+
+
+def write_overlays(out: Path, pairs: Iterable[FramePair], spec: ModelSpec) -> list[Path]:
+    """Write pictures, the image beside its overlay, with a legend.
+
+    Args:
+        out: their folder.
+        pairs: (stamp, image, mask); see `paired`.
+        spec: of the model, for names and colours.
 
     Returns:
         The paths, `out/overlay_00.png` and so on.
     """
-    stamps = sorted(masks)
-    chosen = {stamps[round(i * (len(stamps) - 1) / max(1, count - 1))] for i in range(count)}
     paths: list[Path] = []
-    for stamp_ns, image in images:
-        if stamp_ns not in chosen:
-            continue
-        chosen.discard(stamp_ns)
-        overlay = blend_mask(image, masks[stamp_ns], spec.colours)
+    for _, image, mask in pairs:
+        overlay = blend_mask(image, mask, spec.colours)
         picture = draw_legend(np.hstack([image, overlay]), spec.classes, spec.colours)
         path = out / f'overlay_{len(paths):02d}.png'
         cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
@@ -199,18 +206,3 @@ def write_overlays(
 def percentile(values: Sequence[float], share: float) -> float | None:
     """Return a percentile (share from 0 to 1) of values, None without any."""
     return float(np.quantile(values, share)) if values else None
-
-
-def markdown_table(summary: Mapping[str, Any]) -> str:
-    """Return a summary as an aligned two-column table."""
-    rows = []
-    for key, value in summary.items():
-        if isinstance(value, Mapping):
-            rows += [(f'{key}.{name}', inner) for name, inner in value.items()]
-        else:
-            rows.append((key, value))
-    width = max(len(key) for key, _ in rows)
-    return '\n'.join(
-        f'{key:<{width}}  {value:.3f}' if isinstance(value, float) else f'{key:<{width}}  {value}'
-        for key, value in rows
-    )

@@ -55,12 +55,17 @@ def load_backbone(encoder: MobileNetV2, path: Path) -> None:
     """
     values = read_weights(path)
     features = {key: value for key, value in values.items() if not key.startswith('classifier.')}
-    try:
-        encoder.load_state_dict(features)
-    except RuntimeError as exc:
+    wanted = encoder.state_dict()
+    differing = sorted(
+        key for key in wanted.keys() | features.keys()
+        if key not in wanted or key not in features or wanted[key].shape != features[key].shape
+    )
+    if differing:
         raise ModelError(
-            f"{path}: is no MobileNetV2 of this width with torchvision's names: {exc}"
-        ) from exc
+            f"{path}: is no MobileNetV2 of this width with torchvision's names: {len(differing)} "
+            f'tensors are missing, unknown or of another shape, the first is {differing[0]}'
+        )
+    encoder.load_state_dict(features)
 
 
 def save_checkpoint(checkpoint: SegmentationCheckpoint, path: Path) -> None:

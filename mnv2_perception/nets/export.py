@@ -14,6 +14,7 @@ from torch import nn, Tensor
 from mnv2_perception.errors import ModelError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.checkpoint import load_checkpoint
+from mnv2_perception.nets.mobilenet_v2 import count_macs, count_parameters
 from mnv2_perception.nets.unet import check_divisible, UNet
 
 OPSET = 17
@@ -45,8 +46,11 @@ class IdsAndConfidence(nn.Module):
         return ids.float().to(torch.uint8), (confidence * 255.0 + 0.5).to(torch.uint8)
 
 
-def export_segmentation(checkpoint_path: Path, model_path: Path) -> None:
+def export_segmentation(checkpoint_path: Path, model_path: Path) -> str:
     """Write a checkpoint of `mnv2 train segmentation` as ONNX with its ModelSpec inside.
+
+    Returns:
+        The network's size in words, for the model card.
 
     Raises:
         ModelError: the checkpoint cannot be loaded, or see `export_network`.
@@ -56,6 +60,11 @@ def export_segmentation(checkpoint_path: Path, model_path: Path) -> None:
     net = UNet(len(spec.classes), checkpoint.width_mult, checkpoint.decoder)
     net.load_state_dict(checkpoint.state_dict)
     export_network(net, spec, model_path)
+    macs = count_macs(net, spec.height, spec.width)
+    return (
+        f'{count_parameters(net):,} parameters, {macs / 1e6:,.0f} M multiply-accumulates at '
+        f'{spec.height}×{spec.width}'
+    )
 
 
 def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:

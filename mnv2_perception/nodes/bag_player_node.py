@@ -235,18 +235,20 @@ class BagPlayerNode(Node):
                 f'{self.settings.bag}: no message can be played; choose topics that have some, '
                 'and install the packages named above'
             )
+        # A recorded /clock is the one that the recorded headers were stamped by.
+        recorded = '/clock' in {name for name, _ in self._publisher_of}
+        own_clock = self.settings.clock_hz > 0 and not recorded
         # Reliable, so that it reaches reliable and best-effort subscribers alike.
-        self._clock = (
-            self.create_publisher(Clock, '/clock', DEFAULT_DEPTH)
-            if self.settings.clock_hz > 0 else None
-        )
+        self._clock = self.create_publisher(Clock, '/clock', DEFAULT_DEPTH) if own_clock else None
 
     def _run(self) -> None:
         try:
             self._play()
+            deadline_s = time.monotonic() + ACK_TIMEOUT_S
             for publisher in self._publisher_of.values():
-                if not self._stop.is_set():
-                    publisher.wait_for_all_acked(Duration(seconds=ACK_TIMEOUT_S))
+                left_s = deadline_s - time.monotonic()
+                if not self._stop.is_set() and left_s > 0:
+                    publisher.wait_for_all_acked(Duration(seconds=left_s))
         except Exception as exc:  # A thread must hand its exception over; main() reports it.
             self.error = exc
 
@@ -308,7 +310,7 @@ class BagPlayerNode(Node):
         publisher = self._publisher_of.get((message.topic, message.type_name))
         if publisher is None:  # The topic has a second type, which is not installed.
             return
-        published_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        published_ns = time.monotonic_ns()
         publisher.publish(message.cdr)
         self.published[publisher.topic_name] += 1
         if self._log:

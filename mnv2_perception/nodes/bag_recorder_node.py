@@ -171,7 +171,7 @@ class BagRecorderNode(Node):
         self.get_logger().info(f'recording {topic} ({type_name})')
 
     def _on_message(self, topic: str, stamped: bool, cdr: bytes) -> None:
-        received_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        received_ns = time.monotonic_ns()
         self._writer.write(topic, self.get_clock().now().nanoseconds, cdr)
         if self._log:
             self._log.writerow([topic, header_stamp_ns(cdr) if stamped else '', received_ns])

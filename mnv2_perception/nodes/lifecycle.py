@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 import signal
 import sys
 import threading
@@ -22,7 +23,6 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
-from rclpy.task import Future
 
 from mnv2_perception.errors import PerceptionError
 from mnv2_perception.nodes import parameters
@@ -34,8 +34,8 @@ except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 # Best effort matches every camera; a reliable subscription hears nothing of most of them. The
-# callback only stores the message, so a depth of 5 never means an old frame: it bridges the
-# moments in which Python does something else, and what was passed over is counted, not lost.
+# callback only stores the message, so a depth of 5 is no queue: it bridges the moments in which
+# Python does something else, and what was passed over is counted, not lost.
 CAMERA_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 # Reliable serves RViz, which asks for it, and Nav2's semantic layer, which does not.
 RESULT_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
@@ -109,8 +109,11 @@ class PerceptionNode(LifecycleNode):
     executor's. `active` tells whether frames are being processed.
 
     Counted in `counts`: received (frames that reached the callback), published, passed_over
-    (a newer one came first, or max_rate_hz), rejected (malformed, or processing failed) and lost
-    (the middleware says that it lost them before the callback).
+    (a newer one came first, max_rate_hz, held back, or the node was not active), rejected
+    (malformed, or processing failed) and lost (the middleware says that it lost them before the
+    callback). Once idle, received = published + passed_over + rejected.
+
+    `Parameters` has at least `autostart` and `max_rate_hz`.
     """
 
     Parameters: type[Any]
@@ -125,7 +128,8 @@ class PerceptionNode(LifecycleNode):
         self.active = False
         self._next_due_s = 0.0
         self._last_received_s = 0.0
-        self._rate_mark = (time.monotonic(), 0)
+        self._reported: tuple[float, dict[str, int]] = (time.monotonic(), {})
+        self._failure = ''
         parameters.declare(self, self.Parameters)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
@@ -166,7 +170,7 @@ class PerceptionNode(LifecycleNode):
 
     def create_camera_subscription(self, msg_type: Any, topic: str) -> Any:
         """Subscribe to a camera topic; its QoS can be overridden by parameters."""
-        arguments = (msg_type, topic, self.on_frame, CAMERA_QOS)
+        arguments = (msg_type, topic, self.on_frame, copy(CAMERA_QOS))  # overrides write into it
         overriding = QoSOverridingOptions.with_default_policies()
         try:
             return self.create_subscription(
@@ -184,7 +188,7 @@ class PerceptionNode(LifecycleNode):
         return self.create_lifecycle_publisher(
             msg_type,
             topic,
-            qos,
+            copy(qos),  # overrides write into it
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
 
@@ -239,6 +243,7 @@ class PerceptionNode(LifecycleNode):
     # Lifecycle. rclpy swallows exceptions of these callbacks, so each is guarded here.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._failure = ''
         self._worker = NewestFrameWorker(self._work)
         try:
             self.parameters = parameters.read(self, self.Parameters)
@@ -257,6 +262,7 @@ class PerceptionNode(LifecycleNode):
             self._log_failure('activate', exc)
             super().on_deactivate(state)
             return TransitionCallbackReturn.FAILURE
+        self._failure = ''
         with self._lock:
             self.active = True
             self._last_received_s = time.monotonic()  # silence is counted from here
@@ -288,7 +294,8 @@ class PerceptionNode(LifecycleNode):
             self.active = False
         if self._worker:
             if self._worker.drop_waiting():
-                self.counts['passed_over'] += 1
+                with self._lock:
+                    self.counts['passed_over'] += 1
             self._worker.run(lambda: None)
 
     def _release_all(self) -> None:
@@ -304,10 +311,11 @@ class PerceptionNode(LifecycleNode):
 
     def _log_failure(self, what: str, exc: Exception) -> None:
         kind = '' if isinstance(exc, PerceptionError) else f'unexpected {type(exc).__name__}: '
-        self.get_logger().error(f'{what} failed: {kind}{exc}')
+        self._failure = f'{what} failed: {kind}{exc}'
+        self.get_logger().error(self._failure)
 
     def _autostart(self) -> None:
-        self._autostart_timer.cancel()
+        self.destroy_timer(self._autostart_timer)
         if self._state_machine.current_state[1] != 'unconfigured':
             return  # a lifecycle manager was first
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
@@ -338,6 +346,8 @@ class PerceptionNode(LifecycleNode):
 
     def _on_set_parameters(self, changes: list[Any]) -> Any:
         self.parameters, result = parameters.change(self.parameters, changes, self.Parameters)
+        with self._lock:
+            self._next_due_s = 0.0  # of the old max_rate_hz
         return result
 
     def publish_diagnostics(self) -> None:
@@ -348,22 +358,30 @@ class PerceptionNode(LifecycleNode):
             latencies_ms = sorted(self.latencies_ms)
             silent_s = now_s - self._last_received_s
             active = self.active
-        marked_s, marked = self._rate_mark
-        published = counts.get('published', 0)
-        self._rate_mark = (now_s, published)
+        reported_s, reported = self._reported
+        self._reported = (now_s, counts)
+
+        def new(name: str) -> int:
+            return counts.get(name, 0) - reported.get(name, 0)
+
         level, message = DiagnosticStatus.OK, 'working'
-        if not active:
+        if self._failure:
+            level, message = DiagnosticStatus.ERROR, self._failure
+        elif not active:
             message = f'{self._state_machine.current_state[1]}, not working'
         elif silent_s > SILENCE_S:
             level, message = DiagnosticStatus.WARN, f'no image for {SILENCE_S:.0f} s or more'
             self.get_logger().warning(
                 self.explain_silence(), throttle_duration_sec=10 * LOG_PERIOD_S
             )
+        elif new('rejected'):
+            level = DiagnosticStatus.WARN
+            message = f'{new("rejected")} frames rejected, see the log'
         values: dict[str, object] = {
             name: counts.get(name, 0)
             for name in ('received', 'published', 'passed_over', 'rejected', 'lost')
         }
-        values['rate_hz'] = f'{(published - marked) / max(now_s - marked_s, 1e-6):.1f}'
+        values['rate_hz'] = f'{new("published") / max(now_s - reported_s, 1e-6):.1f}'
         if latencies_ms:
             values['latency_p50_ms'] = f'{latencies_ms[len(latencies_ms) // 2]:.1f}'
             values['latency_p95_ms'] = f'{latencies_ms[int(len(latencies_ms) * 0.95)]:.1f}'
@@ -387,18 +405,22 @@ def spin(create: Callable[[], PerceptionNode], args: list[str] | None = None) ->
     rclpy's own handlers would end the context under the callbacks that still run.
     """
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    stop: Future = Future()
+    stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set_result(None))
+        signal.signal(number, lambda *_: stop.set())
     try:
         node = create()
+        try:
+            executor = SingleThreadedExecutor()
+            executor.add_node(node)
+            # Not spin_until_future_complete: on Jazzy each spin adds a callback to the future.
+            while not stop.is_set():
+                executor.spin_once(timeout_sec=0.2)
+        finally:
+            node.destroy_node()
     except PerceptionError as exc:
         print(f'error: {exc}', file=sys.stderr)
-        rclpy.shutdown()
         return 1
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    executor.spin_until_future_complete(stop)
-    node.destroy_node()
-    rclpy.shutdown()
+    finally:
+        rclpy.shutdown()
     return 0

@@ -99,7 +99,8 @@ class BagPlayerParameters:
         0.0, 'Before that, wait at most so long until each topic has a subscriber.', 0.0, 3600.0
     )
     clock_hz: float = parameter(
-        100.0, '/clock messages a second besides one at each message; 0: none.', 0.0, 10000.0
+        100.0, '/clock messages a second, 0 for none; a /clock in the bag is played instead.',
+        0.0, 10000.0,
     )
     log: str = parameter('', 'CSV file to write: topic,stamp_ns,published_ns (monotonic).')
 

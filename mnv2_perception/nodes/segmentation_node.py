@@ -88,6 +88,7 @@ class SegmentationNode(PerceptionNode):
         with self._greeting:
             self._mask_subscribers = self._mask.get_subscription_count()
             self._publish_label_info()
+            self._hold_until_s = time.monotonic() + HOLD_S
 
     def greet(self) -> None:
         """Announce again when a subscriber has appeared on the mask.
@@ -103,6 +104,7 @@ class SegmentationNode(PerceptionNode):
             )
             if self._mask_subscribers > known:
                 self._publish_label_info()
+                self._hold_until_s = time.monotonic() + HOLD_S
 
     def _holding(self) -> bool:
         self.greet()
@@ -115,7 +117,6 @@ class SegmentationNode(PerceptionNode):
         self._label_info.publish(
             label_info_to_msg(self.segmenter.spec.classes, header, values.min_confidence)
         )
-        self._hold_until_s = time.monotonic() + HOLD_S
 
     def process(self, msg: Image | CompressedImage) -> bool:
         assert self.segmenter
@@ -138,6 +139,13 @@ class SegmentationNode(PerceptionNode):
             overlay = blend_mask(image, result.class_ids, colours, values.overlay_alpha)
             self._overlay.publish(rgb_to_msg(overlay, msg.header))
         return True
+
+    def _on_set_parameters(self, changes: list[Any]) -> Any:
+        result = super()._on_set_parameters(changes)
+        if self.active and result.successful:
+            with self._greeting:
+                self._publish_label_info()  # its threshold is min_confidence
+        return result
 
     def describe(self) -> dict[str, object]:
         segmenter = self.segmenter

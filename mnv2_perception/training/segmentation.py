@@ -1,10 +1,9 @@
 """Train UNet-MobileNetV2 for segmentation: from ImageNet features to a checkpoint."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 import hashlib
 import json
 from pathlib import Path
-import random
 from typing import Any
 
 import numpy as np
@@ -23,44 +22,12 @@ from mnv2_perception.nets.checkpoint import (
     save_checkpoint,
     SegmentationCheckpoint,
 )
-from mnv2_perception.nets.unet import check_divisible, Decoder, UNet
+from mnv2_perception.nets.unet import check_divisible, UNet
 from mnv2_perception.training import data
+from mnv2_perception.training.recipe import Recipe
 from mnv2_perception.vision import scenes
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.preprocess import normalise, resize_image
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a training run is made of; kept in its checkpoint and in the model card.
-
-    Attributes:
-        epochs: passes over the training images.
-        batch: images a step.
-        crop_height: height of the random crops, pixels, divisible by 32.
-        crop_width: width of the random crops, pixels, divisible by 32.
-        learning_rate: peak of the one-cycle schedule for the decoder.
-        encoder_rate: the encoder's share of it, when it starts from a backbone.
-        weight_decay: AdamW's.
-        drawn: street scenes drawn and mixed in.
-        frozen_stages: encoder stages (strides 2, 4, ...) left as in the backbone.
-        width_mult: width multiplier of the encoder.
-        decoder: `separable` or `full`.
-        seed: of everything random; the same seed gives the same run on one machine.
-    """
-
-    epochs: int = 60
-    batch: int = 8
-    crop_height: int = 288
-    crop_width: int = 384
-    learning_rate: float = 2e-3
-    encoder_rate: float = 0.3
-    weight_decay: float = 0.01
-    drawn: int = 60
-    frozen_stages: int = 2
-    width_mult: float = 1.0
-    decoder: Decoder = 'separable'
-    seed: int = 1
 
 
 def train(
@@ -110,7 +77,7 @@ def train(
     height, width = samples[0][0].shape[:2]
     samples += data.draw_samples(recipe.drawn, recipe.seed, height, width)
 
-    seed_everything(recipe.seed)
+    torch.manual_seed(recipe.seed)
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     net = UNet(len(spec.classes), recipe.width_mult, recipe.decoder)
     if backbone:
@@ -175,6 +142,8 @@ def train(
                 loss_weights,
                 ignore_index=UNLABELLED,
             )
+            if loss.isnan() and (labels == UNLABELLED).all():
+                continue  # nothing to learn from
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -201,13 +170,6 @@ def check_disjoint(
     for image, _ in val_pairs:
         if hashlib.sha256(image.read_bytes()).digest() in trained:
             raise DataError(f'{image} is also in the training set; measure on other images')
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's generators."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def freeze_batch_statistics(module: nn.Module) -> None:

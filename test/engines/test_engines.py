@@ -93,6 +93,15 @@ def test_closing_twice_is_harmless_and_use_after_it_is_told(engine: Engine) -> N
         engine.infer({'image': noise(0)})
 
 
+def test_what_it_holds_is_released_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = []
+    release = engine._release
+    monkeypatch.setattr(engine, '_release', lambda: released.append(release()))
+    engine.close()
+    engine.close()
+    assert len(released) == 1
+
+
 def test_with_closes_it(engine: Engine) -> None:
     with engine as opened:
         opened.infer({'image': noise(0)})

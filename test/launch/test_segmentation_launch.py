@@ -1,6 +1,7 @@
 """segmentation.launch.py, really launched from a colcon install."""
 
 from collections.abc import Callable, Iterator
+import os
 from pathlib import Path
 import re
 import signal
@@ -95,10 +96,13 @@ class Launched:
         return dict(entry.split('=', 1) for entry in entries if entry)
 
     def interrupt(self) -> str:
-        """End the launch as Ctrl-C does; return what was printed."""
-        self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(TIMEOUT_S) == 0, self.log.read_text()
-        return self.log.read_text()
+        """End the launch as Ctrl-C in its terminal does; return what was printed."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        returncode = self.process.wait(TIMEOUT_S)
+        printed = self.log.read_text()
+        assert returncode == 0, printed
+        assert 'process has finished cleanly' in printed
+        return printed
 
 
 @pytest.fixture(scope='module')
@@ -142,15 +146,15 @@ def launch(
         with log.open('w') as output:
             started.append(subprocess.Popen(
                 [*command, *arguments], env=environment, cwd=tmp_path, stdout=output,
-                stderr=subprocess.STDOUT, text=True,
+                stderr=subprocess.STDOUT, text=True, start_new_session=True,
             ))
         return Launched(started[-1], log, executor)
 
     yield start
     for process in started:
         if process.poll() is None:
-            process.terminate()  # takes the node along, as SIGKILL would not
-            process.wait(TIMEOUT_S)
+            os.killpg(process.pid, signal.SIGKILL)  # its node too
+            process.wait()
     executor.shutdown()
     observer.destroy_node()
     rclpy.shutdown(context=context)
@@ -181,7 +185,7 @@ def test_node_comes_up_active_without_arguments(launch: Callable[..., Launched])
     assert launched.parameters('/segmentation_node', 'use_sim_time') == [False]
     assert launched.subscribed_images('/segmentation_node') == {'/image'}
     assert not PROFILE_VARIABLES & launched.node_environment().keys()
-    assert 'process has finished cleanly' in launched.interrupt()
+    launched.interrupt()
 
 
 def test_arguments_reach_the_node(launch: Callable[..., Launched], share: Path) -> None:

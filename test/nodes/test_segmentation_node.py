@@ -84,7 +84,7 @@ class Graph:
     def __init__(self, model: str) -> None:
         self.model = model
         self.context = Context()
-        rclpy.init(context=self.context, domain_id=101 + os.getpid() % 100)
+        rclpy.init(context=self.context, domain_id=1 + os.getpid() % 100)
         self.peer = Node('peer', context=self.context)
         self._executors: list[SingleThreadedExecutor] = []
         self._threads: list[threading.Thread] = []
@@ -240,6 +240,8 @@ def test_qos_of_a_topic_can_be_overridden_by_parameters(graph: Graph) -> None:
     graph.ready(graph.start('-p', f'{key}:=best_effort'))
     (info,) = graph.peer.get_publishers_info_by_topic('/segmentation/mask')
     assert info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+    (other,) = graph.peer.get_publishers_info_by_topic('/segmentation/confidence')
+    assert other.qos_profile.reliability == ReliabilityPolicy.RELIABLE
 
 
 @pytest.mark.parametrize('reliability', ['RELIABLE', 'BEST_EFFORT'])
@@ -472,6 +474,28 @@ def test_diagnostics_tell_counts_latency_engine_and_licence(graph: Graph) -> Non
     assert (values['received'], values['published'], values['rejected']) == ('1', '1', '0')
     assert float(values['latency_p95_ms']) > 0
     assert (values['engine'], values['licence']) == ('fake', 'CC0-1.0')
+
+
+def test_label_info_follows_a_changed_min_confidence(graph: Graph) -> None:
+    infos = graph.subscribe(LabelInfo, 'segmentation/label_info', LATCHED_QOS)
+    node = graph.start()
+    eventually(lambda: infos)
+    node.set_parameters([Parameter('min_confidence', value=0.25)])
+    eventually(lambda: infos[-1].threshold == pytest.approx(0.25))
+
+
+def test_a_failed_configure_is_an_error_in_the_diagnostics(graph: Graph) -> None:
+    reports = graph.subscribe(DiagnosticArray, '/diagnostics', QoSProfile(depth=10))
+    graph.start(wait=False, model='no_such_model')
+    eventually(lambda: reports and reports[-1].status[0].level == b'\x02')
+    assert 'no_such_model' in reports[-1].status[0].message
+
+
+def test_rejected_frames_are_a_warning_in_the_diagnostics(graph: Graph) -> None:
+    reports = graph.subscribe(DiagnosticArray, '/diagnostics', QoSProfile(depth=10))
+    graph.ready(graph.start())
+    graph.camera.publish(Image(header=header(1), encoding='rgb8'))
+    eventually(lambda: any('rejected' in report.status[0].message for report in reports))
 
 
 def test_silence_of_the_camera_is_a_warning(graph: Graph) -> None:

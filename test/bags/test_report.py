@@ -1,0 +1,165 @@
+"""Reports of a recorded run: counts that add up, latency, accuracy, pictures."""
+
+from pathlib import Path
+
+import cv2
+from identity_network import identity_spec
+import numpy as np
+import pytest
+
+from mnv2_perception.bags import report
+from mnv2_perception.bags.read import jazzy_types
+from mnv2_perception.bags.write import BagWriter, compressed_image_cdr, image_cdr
+from mnv2_perception.errors import BagError
+
+IMAGE, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
+PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+
+
+def write_bag(path: Path, **topics: str) -> Path:
+    """Write a bag with one message on each topic; `a__b` is the topic /a/b."""
+    png = cv2.imencode('.png', PIXELS[..., 0])[1].tobytes()
+    with BagWriter(path) as bag:
+        for name, type_name in topics.items():
+            topic = '/' + name.replace('__', '/')
+            bag.add_topic(topic, type_name)
+            if type_name == COMPRESSED:
+                bag.write(topic, 1, compressed_image_cdr(png, 1, 'camera', 'mono8; png'))
+            else:
+                bag.write(topic, 1, image_cdr(PIXELS, 1, 'camera'))
+    return path
+
+
+@pytest.mark.parametrize(
+    ('received', 'published', 'masks_out'), [(90, 60, 60), (88, 60, 57), (100, 70, 70)]
+)
+def test_every_frame_is_accounted_for(received: int, published: int, masks_out: int) -> None:
+    passed_over = received - published - 2
+    node = {
+        'received': str(received), 'published': str(published), 'rejected': '2',
+        'passed_over': str(passed_over),
+    }
+    counts = report.account(100, masks_out, node)
+    assert counts['frames_in'] == counts['masks_out'] + counts['dropped']
+    assert counts['lost'] == (100 - received) + (published - masks_out)
+    assert counts['dropped'] == counts['passed_over'] + counts['rejected'] + counts['lost']
+    assert (counts['passed_over'], counts['rejected']) == (passed_over, 2)
+
+
+def test_latency_is_from_a_frames_publication_to_its_masks_arrival(tmp_path: Path) -> None:
+    sent, received = tmp_path / 'sent.csv', tmp_path / 'received.csv'
+    sent.write_text(
+        'topic,stamp_ns,published_ns\n/image,10,1000000\n/image,20,2000000\n/other,30,0\n'
+        '/image,40,4000000\n/tf,,5\n'
+    )
+    received.write_text(
+        'topic,stamp_ns,received_ns\n/mask,10,3500000\n/confidence,20,9\n/mask,40,4250000\n'
+        '/mask,30,7\n/mask,99,8\n'
+    )
+    assert report.latencies_ms(sent, received, '/image', '/mask') == [2.5, 0.25]
+
+
+def test_percentiles_of_nothing_are_none() -> None:
+    assert report.percentile([], 0.5) is None
+    assert report.percentile([1.0, 2.0, 4.0], 0.5) == 2.0
+
+
+def test_masks_are_compared_with_the_labels_of_their_stamps() -> None:
+    zeros, ones = np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8)
+    masks = [(1, zeros), (2, ones), (3, ones), (4, np.zeros((3, 3), np.uint8))]
+    labels = [(1, zeros), (2, zeros), (4, zeros), (5, ones)]
+    matrix = report.accuracy(labels, masks, 2)
+    assert matrix.counts.tolist() == [[4, 4, 0], [0, 0, 0]]
+
+
+def test_the_camera_is_the_first_that_is_neither_depth_nor_labels(tmp_path: Path) -> None:
+    bag = write_bag(
+        tmp_path / 'bag', camera__aligned_depth__image=IMAGE, camera__label__compressed=COMPRESSED,
+        camera__rgb__image=IMAGE, camera__rgb__image__compressed=COMPRESSED,
+    )
+    assert report.find_camera(bag) == report.CameraTopics(
+        '/camera/rgb/image', False, '/camera/label/compressed'
+    )
+
+
+def test_a_chosen_topic_is_taken_whatever_its_name(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / 'bag', depthai__rgb=COMPRESSED)
+    assert report.find_camera(bag, '/depthai/rgb') == report.CameraTopics(
+        '/depthai/rgb', True, None
+    )
+
+
+def test_a_topic_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / 'bag', camera__image=IMAGE)
+    with pytest.raises(BagError, match=r'no images on /image; it has /camera/image'):
+        report.find_camera(bag, '/image')
+
+
+def test_a_bag_without_images_is_refused(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / 'bag', camera__depth=IMAGE)
+    with pytest.raises(BagError, match='has no images'):
+        report.find_camera(bag)
+
+
+def test_images_and_ids_are_read_raw_and_compressed(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / 'bag', raw=IMAGE, packed=COMPRESSED)
+    (stamp_ns, image), = report.read_images(bag, '/raw')
+    assert stamp_ns == 1 and np.array_equal(image, PIXELS)
+    (_, gray), = report.read_images(bag, '/packed')
+    assert np.array_equal(gray[..., 2], PIXELS[..., 0])
+    (_, ids), = report.read_ids(bag, '/packed')
+    assert np.array_equal(ids, PIXELS[..., 0])
+
+
+def test_the_last_diagnostics_of_the_node_count(tmp_path: Path) -> None:
+    types = jazzy_types()
+    time = types.types['builtin_interfaces/msg/Time'](sec=0, nanosec=0)
+    header = types.types['std_msgs/msg/Header'](stamp=time, frame_id='')
+    pair = types.types['diagnostic_msgs/msg/KeyValue']
+    status = types.types['diagnostic_msgs/msg/DiagnosticStatus']
+    array = types.types['diagnostic_msgs/msg/DiagnosticArray']
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.add_topic('/diagnostics', 'diagnostic_msgs/msg/DiagnosticArray')
+        for stamp_ns, name, value in ((1, 'node: frames', '1'), (2, 'node: frames', '2'),
+                                      (3, 'other: frames', '3')):
+            message = array(header=header, status=[status(
+                level=0, name=name, message='', hardware_id='',
+                values=[pair(key='received', value=value)],
+            )])
+            cdr = types.serialize_cdr(message, 'diagnostic_msgs/msg/DiagnosticArray')
+            bag.write('/diagnostics', stamp_ns, bytes(cdr))
+    values = report.read_last_diagnostics(tmp_path / 'bag', '/diagnostics', 'node')
+    assert values == {'received': '2'}
+    with pytest.raises(BagError, match='no status of absent'):
+        report.read_last_diagnostics(tmp_path / 'bag', '/diagnostics', 'absent')
+
+
+def test_frames_of_equal_stamps_are_paired() -> None:
+    frame = np.zeros((2, 2), np.uint8)
+    left = [(stamp, frame + stamp) for stamp in (1, 2, 4, 5)]
+    right = [(stamp, frame + 10 * stamp) for stamp in (0, 2, 3, 5, 6)]
+    found = [(stamp, a[0, 0], b[0, 0]) for stamp, a, b in report.paired(left, right)]
+    assert found == [(2, 2, 20), (5, 5, 50)]
+
+
+@pytest.mark.parametrize(
+    ('stamps', 'count', 'chosen'),
+    [(list(range(0, 101, 10)), 3, {0, 50, 100}), ([7], 6, {7}), ([1, 2], 6, {1, 2})],
+)
+def test_pictures_are_spread_over_the_run(
+    stamps: list[int], count: int, chosen: set[int]
+) -> None:
+    assert report.spread(stamps, count) == chosen
+
+
+def test_overlays_show_the_image_beside_its_mask(tmp_path: Path) -> None:
+    spec = identity_spec(8, 8, classes=['road', 'sky'], colours=[[200, 0, 0], [0, 200, 0]])
+    mask = np.zeros((20, 30), np.uint8)
+    pairs = [(gray, np.full((20, 30, 3), gray, np.uint8), mask) for gray in (0, 50, 100)]
+    paths = report.write_overlays(tmp_path, pairs, spec)
+    assert [path.name for path in paths] == [f'overlay_{index:02d}.png' for index in range(3)]
+    for path, gray in zip(paths, (0, 50, 100), strict=True):
+        picture = cv2.imread(str(path))
+        assert picture.shape[1] == 60 and picture.shape[0] > 20
+        assert (picture[:20, :30] == gray).all()
+        assert picture[0, 40].tolist() == [gray // 2, gray // 2, 100 + gray // 2]  # BGR

@@ -1,0 +1,214 @@
+"""`mnv2`: its commands, its name, and errors that a person can read."""
+
+import json
+from pathlib import Path
+import subprocess
+import sys
+
+import cv2
+from identity_network import identity_spec, write_fake
+import numpy as np
+import pytest
+
+from mnv2_perception import cli
+from mnv2_perception.bags.read import BagReader
+
+ROOT = Path(__file__).parents[1]
+COLOURS = [[250, 0, 0], [0, 250, 0]]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    spec = identity_spec(8, 12, classes=['road', 'sky'], colours=COLOURS)
+    return str(write_fake(tmp_path / 'model.yaml', spec))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One image of which the identity network gets three quarters right."""
+    label = np.zeros((8, 12), np.uint8)
+    label[:, 6:] = 1
+    image = np.zeros((8, 12, 3), np.uint8)
+    image[:, 3:, 2] = 1
+    for name, picture in (('images', image), ('labels', label)):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / 'a.png'), picture)
+    return tmp_path
+
+
+def test_evaluate_prints_json(
+    model: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(['evaluate', model, str(folder), '--engine', 'fake', '--json']) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result) == {
+        'model', 'engine', 'images', 'miou', 'per_class', 'pixel_accuracy', 'ms_per_image'
+    }
+    assert result['pixel_accuracy'] == 0.75
+    assert result['per_class'] == {'road': 0.5, 'sky': pytest.approx(2 / 3)}
+    assert result['miou'] == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+def test_evaluate_prints_a_table(
+    model: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(['evaluate', model, str(folder), '--engine', 'fake']) == 0
+    rows = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert rows['pixel_accuracy'] == '0.750' and rows['per_class.road'] == '0.500'
+
+
+def test_info_says_what_a_model_takes_and_gives(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    assert cli.main(['info', 'unet_mobilenetv2_camvid', '--json']) == 0
+    facts = json.loads(capsys.readouterr().out)
+    size = f'(1, {facts["height"]}, {facts["width"]}, 3) uint8'
+    assert facts['takes'] == [f"'image' {size}"]
+    assert facts['classes'][3] == 'road' and len(facts['classes']) == len(facts['colours']) == 11
+    assert facts['licence'] == 'CC-BY-NC-4.0'
+    assert cli.main(['info', 'unet_mobilenetv2_camvid']) == 0
+    assert 'CC-BY-NC-4.0' in capsys.readouterr().out
+
+
+def test_run_writes_overlay_and_mask(
+    model: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overlay, mask = folder / 'overlay.png', folder / 'mask.png'
+    assert cli.main([
+        'run', str(folder / 'images/a.png'), '--model', model, '--engine', 'fake', '--out',
+        str(overlay), '--mask', str(mask),
+    ]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(overlay), str(mask)]
+    ids = cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)
+    assert ids.tolist() == [[0] * 3 + [1] * 9] * 8
+    picture = cv2.imread(str(overlay))  # BGR
+    assert picture[0, 0].argmax() == 2 and picture[0, -1].argmax() == 1
+    assert picture.shape[0] > 8  # the legend
+
+
+def test_run_leaves_out_what_is_not_sure(model: str, folder: Path) -> None:
+    mask = folder / 'mask.png'
+    args = ['run', str(folder / 'images/a.png'), '--model', model, '--engine', 'fake', '--out',
+            str(folder / 'o.png'), '--mask', str(mask), '--min-confidence', '0.5']
+    assert cli.main(args) == 0
+    assert (cv2.imread(str(mask), cv2.IMREAD_UNCHANGED) == 255).all()
+
+
+def test_bag_draw_writes_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = f'bag draw {tmp_path}/street --seed 3 --seconds 0.5 --rate-hz 6 --height 64 --width 96'
+    assert cli.main(args.split()) == 0
+    assert capsys.readouterr().out == f'{tmp_path}/street\n'
+    with BagReader(tmp_path / 'street') as bag:
+        assert [topic.message_count for topic in bag.topics] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    'args',
+    [
+        'info no_such_model',
+        'info {tmp}/text.onnx',
+        'evaluate {tmp}/model.yaml {tmp}/absent --engine fake',
+        'evaluate {tmp}/model.yaml {tmp} --engine fake',
+        'evaluate {tmp}/model.yaml {tmp} --engine tpu',
+        'run {tmp}/absent.png --model {tmp}/model.yaml --engine fake',
+        'run {tmp}/picture.png --model {tmp}/model.yaml --engine fake --out {tmp}/absent/o.png',
+        'run {tmp}/picture.png --model {tmp}/model.yaml --engine fake --out {tmp}/o.nonsense',
+        'bag draw {tmp}',
+        'bag draw {tmp}/small --height 10',
+        'bag draw {tmp}/short --seconds 0',
+        'demo --bag {tmp}/absent --out {tmp}/out',
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_1(
+    args: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'text.onnx').write_text('no model')
+    cv2.imwrite(str(tmp_path / 'picture.png'), np.zeros((8, 12, 3), np.uint8))
+    assert cli.main(args.format(tmp=tmp_path).split()) == 1
+    out, err = capsys.readouterr()
+    assert err.startswith('error: ') and err.count('\n') == 1
+    assert out == ''
+    assert not (tmp_path / 'small').exists()
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(
+    'args',
+    [
+        'export {tmp}/absent.pt {tmp}/model.onnx',
+        'export {tmp}/text.pt {tmp}/model.onnx',
+        'train segmentation {tmp} --out {tmp}/run',
+        'train segmentation {tmp} --out {tmp}/run --spec {tmp}/text.pt',
+        'train segmentation {tmp} --out {tmp}/run --crop-height 100',
+    ],
+)
+def test_an_error_of_training_is_one_line_and_exit_code_1(
+    args: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('torch', reason='no torch: run make setup-train')
+    (tmp_path / 'text.pt').write_text('no checkpoint')
+    assert cli.main(args.format(tmp=tmp_path).split()) == 1
+    err = capsys.readouterr().err
+    assert err.startswith('error: ') and err.count('\n') == 1
+
+
+def run_without(missing: str, args: list[str]) -> 'subprocess.CompletedProcess[str]':
+    """Run a command as on a machine where a package is not installed."""
+    code = (
+        f'import sys; sys.modules[{missing!r}] = None\n'
+        f'from mnv2_perception import cli; sys.exit(cli.main({args!r}))'
+    )
+    return subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ('missing', 'args', 'cure'),
+    [
+        ('torch', ['train', 'segmentation', 'x', '--out', 'y', '--epochs', '3'], 'setup-train'),
+        ('torch', ['export', 'x.pt', 'y.onnx'], 'setup-train'),
+        ('onnxruntime', ['info', 'unet_mobilenetv2_camvid'], 'pip install onnxruntime'),
+        ('rosbags', ['bag', 'draw', '/nowhere/bag'], 'rosbags'),
+        ('rosbags', ['demo', '--out', '/nowhere/out'], 'rosbags'),
+    ],
+)
+def test_a_missing_package_is_named_with_its_cure(
+    missing: str, args: list[str], cure: str
+) -> None:
+    result = run_without(missing, args)
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.startswith('error: ') and result.stderr.count('\n') == 1
+    assert cure in result.stderr
+
+
+def test_evaluate_needs_no_bags(model: str, folder: Path) -> None:
+    result = run_without('rosbags', ['evaluate', model, str(folder), '--engine', 'fake'])
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize('args', [[], ['info'], ['bag'], ['fly'], ['bag', 'draw']])
+def test_wrong_usage_is_exit_code_2(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(args)
+    assert stop.value.code == 2
+    assert 'usage: ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('program', 'name'),
+    [
+        ('{cwd}/install/lib/mnv2_perception/mnv2', 'ros2 run mnv2_perception mnv2'),
+        ('/opt/ros/jazzy/lib/mnv2_perception/mnv2', 'ros2 run mnv2_perception mnv2'),
+        ('{cwd}/.venv/bin/mnv2', '.venv/bin/mnv2'),
+        ('.venv/bin/mnv2', '.venv/bin/mnv2'),
+        ('/opt/venv/bin/mnv2', '/opt/venv/bin/mnv2'),
+        ('/usr/lib/python3/pytest', 'mnv2'),
+        ('/somewhere/mnv2_perception/cli.py', 'mnv2'),
+    ],
+)
+def test_messages_name_the_command_as_it_is_called_here(
+    program: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', [program.format(cwd=tmp_path)])
+    assert cli.command_name() == name

@@ -1,0 +1,99 @@
+"""Samples to train on: image and label stay together, whatever is done to them."""
+
+import numpy as np
+import pytest
+
+from mnv2_perception.model_spec import UNLABELLED
+from mnv2_perception.training.data import augment, class_weights, draw_samples, recolour
+from mnv2_perception.vision.scenes import draw_scene
+
+
+def test_image_and_label_stay_aligned() -> None:
+    # Blocks of 8 pixels, black or white; the label says which.
+    rng = np.random.default_rng(0)
+    label = np.kron(rng.integers(0, 2, (12, 16)), np.ones((8, 8))).astype(np.uint8)
+    image = np.repeat(label[..., None] * 255, 3, axis=2)
+    for seed in range(40):
+        crop, ids = augment((image, label), 64, 96, np.random.default_rng(seed))
+        brightness = crop.mean(axis=2)
+        middle = (brightness.max() + brightness[ids != UNLABELLED].min()) / 2
+        labelled = ids != UNLABELLED
+        agrees = (brightness > middle) == (ids == 1)
+        assert agrees[labelled].mean() > 0.9, seed  # all but the blurred borders of blocks
+
+
+def test_a_label_that_is_shifted_would_be_seen() -> None:
+    label = np.kron(np.random.default_rng(0).integers(0, 2, (12, 16)), np.ones((8, 8)))
+    label = label.astype(np.uint8)
+    image = np.repeat(np.roll(label, 3, axis=1)[..., None] * 255, 3, axis=2)
+    crop, ids = augment((image, label), 64, 96, np.random.default_rng(0))
+    brightness = crop.mean(axis=2)
+    assert ((brightness > brightness.mean()) == (ids == 1))[ids != UNLABELLED].mean() < 0.9
+
+
+@pytest.mark.parametrize(('height', 'width'), [(64, 96), (32, 32), (192, 288)])
+def test_a_crop_has_the_size_asked_for_and_ids_of_its_label_only(height: int, width: int) -> None:
+    sample = draw_scene(3, 1.0, 96, 128)
+    known = {*np.unique(sample[1]).tolist(), UNLABELLED}
+    for seed in range(20):
+        image, label = augment(sample, height, width, np.random.default_rng(seed))
+        assert image.shape == (height, width, 3) and label.shape == (height, width)
+        assert image.dtype == label.dtype == np.uint8
+        assert image.flags.c_contiguous and label.flags.c_contiguous
+        assert set(np.unique(label).tolist()) <= known
+
+
+def test_what_lies_outside_the_image_is_unlabelled() -> None:
+    sample = draw_scene(3, 1.0, 64, 64)
+    image, label = augment(sample, 256, 256, np.random.default_rng(0))
+    outside = label == UNLABELLED
+    assert outside[-1].all()  # at most 1.8 times 64 pixels, mirrored or not
+    assert outside.mean() > 0.5
+    assert not (label[~outside] == UNLABELLED).any() and image.any()
+
+
+def test_the_sample_is_only_read_and_a_seed_is_one_crop() -> None:
+    sample = draw_scene(3, 1.0, 96, 128)
+    kept = [array.copy() for array in sample]
+    first, second = (augment(sample, 64, 96, np.random.default_rng(5)) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(sample, kept, strict=True))
+
+
+def test_crops_differ_and_some_are_mirrored() -> None:
+    ramp = np.tile(np.arange(128, dtype=np.uint8), (96, 1))
+    image = np.repeat(ramp[..., None], 3, axis=2)
+    slopes = []
+    for seed in range(40):
+        _, label = augment((image, ramp), 64, 96, np.random.default_rng(seed))
+        row = label[0].astype(int)
+        slopes.append(row[40] > row[10])
+    assert 10 <= sum(slopes) <= 30
+
+
+def test_recolouring_varies_brightness_and_is_sometimes_gray() -> None:
+    image = np.random.default_rng(0).integers(60, 200, (16, 16, 3), np.uint8)
+    recoloured = [recolour(image, np.random.default_rng(seed)) for seed in range(60)]
+    means = [picture.mean() for picture in recoloured]
+    assert min(means) < 0.8 * image.mean() and max(means) > 1.2 * image.mean()
+    gray = [np.ptp(picture.astype(int), axis=2).max() <= 1 for picture in recoloured]
+    assert 1 <= sum(gray) <= 15
+
+
+def test_rare_classes_weigh_more_and_weights_have_mean_one() -> None:
+    label = np.full((10, 10), 0, np.uint8)
+    label[0] = 1  # a tenth
+    label[1] = UNLABELLED
+    weights = class_weights([(np.zeros((10, 10, 3), np.uint8), label)], 3)
+    shares = np.array([80, 10, 0]) / 90
+    expected = 1.0 / np.log(1.1 + shares)
+    np.testing.assert_allclose(weights, expected / expected.mean(), rtol=1e-6)
+    assert weights[0] < weights[1] < weights[2] and weights.dtype == np.float32
+
+
+def test_drawn_samples_are_seeded_and_each_of_another_street() -> None:
+    first, again = draw_samples(3, 1, 64, 96), draw_samples(3, 1, 64, 96)
+    other = draw_samples(1, 2, 64, 96)
+    assert all(np.array_equal(a[0], b[0]) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[0][1], first[1][1])
+    assert not np.array_equal(first[0][0], other[0][0])

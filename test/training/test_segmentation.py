@@ -1,0 +1,212 @@
+"""Training for real, on six drawn scenes: it learns, goes on where it stopped, and exports."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+import json
+from pathlib import Path
+import shutil
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch', reason='no torch: run make setup-train')
+pytest.importorskip('tqdm', reason='no tqdm: run make setup-train')
+
+from mnv2_perception.errors import DataError, ModelError
+from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.nets.checkpoint import load_checkpoint
+from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
+from mnv2_perception.training import segmentation
+from mnv2_perception.training.segmentation import Recipe, train
+from mnv2_perception.vision.scenes import CLASSES, draw_scene
+
+pytestmark = pytest.mark.train
+
+RECIPE = Recipe(
+    epochs=2, batch=3, crop_height=64, crop_width=96, learning_rate=1e-2, drawn=2,
+    width_mult=0.35,
+)
+SPEC = ModelSpec.from_dict(
+    {'name': 'drawn', 'task': 'segmentation', 'height': 96, 'width': 128, 'classes': CLASSES,
+     'mean': [123.675, 116.28, 103.53], 'std': [58.395, 57.12, 57.375], 'licence': 'CC0-1.0'},
+    'the test',
+)
+
+
+def write_folder(folder: Path, seeds: range) -> Path:
+    for name in ('images', 'labels'):
+        (folder / name).mkdir(parents=True)
+    for seed in seeds:
+        image, label = draw_scene(seed, 1.0, 96, 128)
+        cv2.imwrite(str(folder / f'images/{seed}.png'), image[..., ::-1])
+        cv2.imwrite(str(folder / f'labels/{seed}.png'), label)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp('data') / 'train', range(6))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_thread() -> Iterator[None]:
+    """One number of threads gives one order of additions."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope='module')
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unbroken run of two epochs, measured on other scenes."""
+    out = tmp_path_factory.mktemp('run')
+    val = write_folder(out / 'val', range(100, 102))
+    miou = train(folder, out, SPEC, RECIPE, val=val)
+    assert 0.0 < miou < 1.0
+    return out
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    lines = (run / 'log.jsonl').read_text().splitlines()
+    return [json.loads(line, parse_constant=lambda name: pytest.fail(name)) for line in lines]
+
+
+def stop_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break the run off, as a power cut would, once a number of epochs is saved."""
+    saved = []
+    save = segmentation.save_checkpoint
+
+    def save_and_stop(checkpoint: Any, path: Path) -> None:
+        save(checkpoint, path)
+        saved.append(path)
+        if len(saved) == epochs:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(segmentation, 'save_checkpoint', save_and_stop)
+
+
+def test_training_lowers_the_loss(run: Path) -> None:
+    losses = [entry['loss'] for entry in read_log(run)]
+    assert len(losses) == 2
+    assert losses[1] < 0.9 * losses[0]
+
+
+def test_the_log_is_json_and_has_a_miou_only_where_it_was_measured(run: Path) -> None:
+    mious = [entry['val_miou'] for entry in read_log(run)]
+    assert mious[0] is None and 0.0 < mious[1] < 1.0
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
+    run: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(1, patch)
+        train(folder, tmp_path, SPEC, RECIPE)
+    assert load_checkpoint(tmp_path / 'last.pt').epoch == 1
+    train(folder, tmp_path, SPEC, RECIPE, resume=True)
+    resumed, unbroken = (load_checkpoint(path / 'last.pt') for path in (tmp_path, run))
+    assert resumed.epoch == unbroken.epoch == 2
+    assert resumed.state_dict.keys() == unbroken.state_dict.keys()
+    for key, value in resumed.state_dict.items():
+        assert torch.equal(value, unbroken.state_dict[key]), key
+
+
+def test_a_finished_run_that_is_resumed_is_only_measured(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(run / 'last.pt', tmp_path)
+    miou = train(folder, tmp_path, SPEC, RECIPE, val=run / 'val', resume=True)
+    assert miou == pytest.approx(read_log(run)[1]['val_miou'])
+    assert (tmp_path / 'last.pt').read_bytes() == (run / 'last.pt').read_bytes()
+
+
+@pytest.mark.parametrize(
+    ('recipe', 'spec', 'told'),
+    [
+        (replace(RECIPE, learning_rate=1e-3), SPEC, 'another recipe'),
+        (RECIPE, replace(SPEC, mean=(0.0, 0.0, 0.0)), 'another spec'),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_settings(
+    run: Path, folder: Path, tmp_path: Path, recipe: Recipe, spec: ModelSpec, told: str
+) -> None:
+    shutil.copy(run / 'last.pt', tmp_path)
+    with pytest.raises(DataError, match=told):
+        train(folder, tmp_path, spec, recipe, resume=True)
+
+
+def test_a_run_is_not_resumed_on_other_images(run: Path, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / 'data', range(1, 7))
+    shutil.copy(run / 'last.pt', tmp_path)
+    with pytest.raises(DataError, match='another training_list_sha256'):
+        train(folder, tmp_path, SPEC, RECIPE, resume=True)
+
+
+def test_an_existing_run_is_not_overwritten(run: Path, folder: Path) -> None:
+    with pytest.raises(DataError, match=r'last\.pt exists; go on with --resume'):
+        train(folder, run, SPEC, RECIPE)
+
+
+def test_there_is_nothing_to_resume_in_an_empty_folder(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r'last\.pt: no such checkpoint'):
+        train(folder, tmp_path, SPEC, RECIPE, resume=True)
+
+
+def test_an_image_that_is_also_trained_on_is_not_measured_on(folder: Path, tmp_path: Path) -> None:
+    val = write_folder(tmp_path / 'val', range(200, 202))
+    shutil.copy(folder / 'images/3.png', val / 'images/other_name.png')
+    shutil.copy(folder / 'labels/3.png', val / 'labels/other_name.png')
+    with pytest.raises(DataError, match=r'other_name\.png is also in the training set'):
+        train(folder, tmp_path / 'run', SPEC, RECIPE, val=val)
+
+
+def test_a_crop_that_does_not_divide_names_the_next_size(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match='height 96, width 96'):
+        train(folder, tmp_path, SPEC, replace(RECIPE, crop_height=65))
+
+
+def test_scenes_are_not_drawn_for_other_classes(folder: Path, tmp_path: Path) -> None:
+    spec = replace(SPEC, classes=('floor', 'wall'), colours=SPEC.colours[:2])
+    with pytest.raises(DataError, match=r'drawn scenes have the classes .*--drawn 0'):
+        train(folder, tmp_path, spec, RECIPE)
+
+
+def test_a_backbone_is_loaded_and_its_first_stages_stay(folder: Path, tmp_path: Path) -> None:
+    backbone = MobileNetV2(num_classes=0, width_mult=0.35)
+    torch.save(backbone.state_dict(), tmp_path / 'features.pth')
+    recipe = replace(RECIPE, epochs=1, drawn=0, frozen_stages=2)
+    train(folder, tmp_path, SPEC, recipe, backbone=tmp_path / 'features.pth')
+    trained = load_checkpoint(tmp_path / 'last.pt').state_dict
+    for key, value in backbone.state_dict().items():
+        same = torch.equal(trained[f'encoder.{key}'], value)
+        if int(key.split('.')[1]) < 4 or 'running' in key or 'num_batches' in key:
+            assert same, f'{key} is frozen'
+        elif key.endswith('0.weight'):
+            assert not same, f'{key} learns'
+
+
+def test_the_checkpoint_says_what_it_was_trained_on(run: Path) -> None:
+    checkpoint = load_checkpoint(run / 'last.pt')
+    assert checkpoint.facts['images'] == 6
+    assert checkpoint.facts['recipe']['learning_rate'] == 1e-2
+    assert len(checkpoint.facts['training_list_sha256']) == 64
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+def test_the_checkpoint_exports_and_measures_as_at_training(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip('onnx', reason='no onnx: run make setup-train')
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    from mnv2_perception.evaluate import evaluate_segmentation
+    from mnv2_perception.nets.export import export_segmentation
+    from mnv2_perception.pipeline import Segmenter
+
+    export_segmentation(run / 'last.pt', tmp_path / 'drawn.onnx')
+    segmenter = Segmenter.open(tmp_path / 'drawn.onnx')
+    assert segmenter.spec == SPEC
+    result = evaluate_segmentation(segmenter, run / 'val')
+    assert result['miou'] == pytest.approx(read_log(run)[1]['val_miou'], abs=0.002)
+    assert segmenter(np.zeros((50, 70, 3), np.uint8)).class_ids.shape == (50, 70)
