@@ -6,6 +6,7 @@ sends back two bytes a pixel instead of floats.
 """
 
 from pathlib import Path
+import warnings
 
 import onnx
 import torch
@@ -94,15 +95,19 @@ def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
         names = ['class_ids', 'confidence']
     partial = model_path.with_suffix('.partial')
     try:
-        torch.onnx.export(
-            graph.eval(),
-            (torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8),),
-            str(partial),
-            input_names=['image'],
-            output_names=names,
-            opset_version=OPSET,
-            dynamo=False,
-        )
+        with warnings.catch_warnings():
+            # The size is fixed, so a trace is right; it stays the exporter with the leaner graph.
+            warnings.simplefilter('ignore', torch.jit.TracerWarning)
+            warnings.simplefilter('ignore', DeprecationWarning)
+            torch.onnx.export(
+                graph.eval(),
+                (torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8),),
+                str(partial),
+                input_names=['image'],
+                output_names=names,
+                opset_version=OPSET,
+                dynamo=False,
+            )
         model = onnx.load(str(partial))
         onnx.helper.set_model_props(model, spec.to_metadata())
         onnx.checker.check_model(model, full_check=True)
