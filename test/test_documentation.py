@@ -1,5 +1,6 @@
 """What the documents say is what the code does."""
 
+import hashlib
 from pathlib import Path
 import re
 
@@ -36,3 +37,17 @@ def test_the_map_of_folders_names_what_exists() -> None:
         top += [(folder if line.startswith(' ') else '') + found for found in names]
     assert len(top) > 20
     assert [path for path in top if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize('model', (ROOT / 'mnv2_perception/models').glob('*.onnx'), ids=str)
+def test_each_shipped_model_has_a_card_with_its_hash_and_licence(model: Path) -> None:
+    from mnv2_perception.engines import open_engine
+    from mnv2_perception.model_spec import ModelSpec
+
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    card = model.with_suffix('.md').read_text(encoding='utf-8')
+    assert hashlib.sha256(model.read_bytes()).hexdigest() in card
+    assert model.stat().st_size <= 12e6
+    with open_engine(model) as engine:
+        spec = ModelSpec.from_metadata(engine.metadata, model)
+    assert spec.licence == 'CC-BY-NC-4.0' and 'CC BY-NC 4.0' in card
