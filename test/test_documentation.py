@@ -39,7 +39,9 @@ def test_the_map_of_folders_names_what_exists() -> None:
     assert [path for path in top if not (ROOT / path).exists()] == []
 
 
-@pytest.mark.parametrize('model', (ROOT / 'mnv2_perception/models').glob('*.onnx'), ids=str)
+@pytest.mark.parametrize(
+    'model', sorted((ROOT / 'mnv2_perception/models').glob('*.onnx')), ids=lambda path: path.stem
+)
 def test_each_shipped_model_has_a_card_with_its_hash_and_licence(model: Path) -> None:
     from mnv2_perception.engines import open_engine
     from mnv2_perception.model_spec import ModelSpec
