@@ -117,7 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     segmentation.add_argument('data', type=Path, help='holds images/*.jpg and labels/*.png')
     segmentation.add_argument('--out', type=Path, required=True, help='folder of the run')
     segmentation.add_argument('--val', type=Path, help='labelled images to measure on only')
-    segmentation.add_argument('--backbone', type=Path, help="torchvision's MobileNetV2 features")
+    segmentation.add_argument('--backbone', type=Path, help="torchvision's ImageNet weights")
     segmentation.add_argument(
         '--spec', type=Path, help='YAML with classes, colours, size, licence (default: CamVid)'
     )

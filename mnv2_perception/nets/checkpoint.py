@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mnv2_perception.errors import ModelError
 from mnv2_perception.model_spec import ModelSpec
-from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
+from mnv2_perception.nets.backbone import Backbone
 from mnv2_perception.nets.unet import Decoder
 
 
@@ -25,6 +25,7 @@ class SegmentationCheckpoint:
     epoch: int
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
+    encoder: str = 'mobilenet_v2'
 
 
 def read_weights(path: Path) -> dict[str, Any]:
@@ -47,8 +48,8 @@ def read_weights(path: Path) -> dict[str, Any]:
     return values
 
 
-def load_backbone(encoder: MobileNetV2, path: Path) -> None:
-    """Load torchvision's MobileNetV2 `features.*` into an encoder; a classifier is left out.
+def load_backbone(encoder: Backbone, path: Path) -> None:
+    """Load torchvision's `features.*` into an encoder of the family; a classifier is left out.
 
     Raises:
         ModelError: tensors are missing, unknown or of another shape (another width multiplier).
@@ -62,8 +63,9 @@ def load_backbone(encoder: MobileNetV2, path: Path) -> None:
     )
     if differing:
         raise ModelError(
-            f"{path}: is no MobileNetV2 of this width with torchvision's names: {len(differing)} "
-            f'tensors are missing, unknown or of another shape, the first is {differing[0]}'
+            f"{path}: is not this encoder at this width with torchvision's names: "
+            f'{len(differing)} tensors are missing, unknown or of another shape, the first is '
+            f'{differing[0]}'
         )
     encoder.load_state_dict(features)
 

@@ -14,8 +14,8 @@ from torch import nn, Tensor
 
 from mnv2_perception.errors import ModelError
 from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.nets.backbone import count_macs, count_parameters
 from mnv2_perception.nets.checkpoint import load_checkpoint
-from mnv2_perception.nets.mobilenet_v2 import count_macs, count_parameters
 from mnv2_perception.nets.unet import check_divisible, UNet
 
 OPSET = 17
@@ -61,7 +61,7 @@ def export_segmentation(checkpoint_path: Path, model_path: Path) -> str:
     """
     checkpoint = load_checkpoint(checkpoint_path)
     spec = checkpoint.spec
-    net = UNet(len(spec.classes), checkpoint.width_mult, checkpoint.decoder)
+    net = UNet(len(spec.classes), checkpoint.width_mult, checkpoint.decoder, checkpoint.encoder)
     net.load_state_dict(checkpoint.state_dict)
     export_network(net, spec, model_path)
     macs = count_macs(net, spec.height, spec.width)

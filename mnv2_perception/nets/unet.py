@@ -1,4 +1,4 @@
-"""UNet over a MobileNetV2 encoder.
+"""UNet over an encoder of the family.
 
 Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI
 2015, https://arxiv.org/abs/1505.04597. Parameter names follow segmentation_models.pytorch.
@@ -11,7 +11,8 @@ from torch import nn, Tensor
 from torch.nn import functional
 
 from mnv2_perception.errors import ModelError
-from mnv2_perception.nets.mobilenet_v2 import initialise, MobileNetV2
+from mnv2_perception.nets.backbone import initialise
+from mnv2_perception.nets.backbones import make_backbone
 
 STRIDE = 32
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
@@ -89,7 +90,7 @@ class UNetDecoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """UNet-MobileNetV2: (N, 3, H, W) normalised RGB to logits (N, num_classes, H/s, W/s).
+    """UNet: (N, 3, H, W) normalised RGB to logits (N, num_classes, H/s, W/s).
 
     The `full` decoder (3×3 convolutions) goes up to stride s = 1. The `separable` one (depthwise
     and pointwise) stops at s = 2, where the last skip is: a block at stride 1 has no skip to
@@ -99,18 +100,23 @@ class UNet(nn.Module):
         num_classes: classes of the head.
         width_mult: width multiplier of the encoder.
         decoder: `separable` (default) or `full`.
+        encoder: a name of `backbones.BACKBONES`.
 
     Raises:
-        ModelError: the decoder is unknown; height or width of the input does not divide by 32.
+        ModelError: decoder or encoder is unknown; the input's size does not divide by 32.
     """
 
     def __init__(
-        self, num_classes: int, width_mult: float = 1.0, decoder: Decoder = 'separable'
+        self,
+        num_classes: int,
+        width_mult: float = 1.0,
+        decoder: Decoder = 'separable',
+        encoder: str = 'mobilenet_v2',
     ) -> None:
         super().__init__()
         if decoder not in get_args(Decoder):
             raise ModelError(f'decoder is {decoder!r}, expected {" or ".join(get_args(Decoder))}')
-        self.encoder = MobileNetV2(num_classes=0, width_mult=width_mult)
+        self.encoder = make_backbone(encoder, num_classes=0, width_mult=width_mult)
         channels = DECODER_CHANNELS[:4] if decoder == 'separable' else DECODER_CHANNELS
         self.decoder = UNetDecoder(self.encoder.out_channels, channels, decoder)
         self.segmentation_head = nn.Sequential(

@@ -19,6 +19,7 @@ class Recipe:
         drawn: street scenes drawn and mixed in.
         frozen_stages: encoder stages (strides 2, 4, ...) left as in the backbone.
         width_mult: width multiplier of the encoder.
+        encoder: name of a network of the family, see `nets.backbones`.
         decoder: `separable` or `full`.
         seed: of everything random; the same seed gives the same run on one machine.
     """
@@ -33,5 +34,6 @@ class Recipe:
     drawn: int = 60
     frozen_stages: int = 2
     width_mult: float = 1.0
+    encoder: str = 'mobilenet_v2'
     decoder: Literal['separable', 'full'] = 'separable'
     seed: int = 1

@@ -79,7 +79,7 @@ def train(
 
     torch.manual_seed(recipe.seed)
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    net = UNet(len(spec.classes), recipe.width_mult, recipe.decoder)
+    net = UNet(len(spec.classes), recipe.width_mult, recipe.decoder, recipe.encoder)
     if backbone:
         load_backbone(net.encoder, backbone)
     net = net.to(device, memory_format=torch.channels_last)
@@ -154,7 +154,8 @@ def train(
         miou = evaluate(net, val_pairs, spec) if val and (final or (epoch + 1) % 10 == 0) else None
         checkpoint = SegmentationCheckpoint(
             spec, recipe.width_mult, recipe.decoder, net.state_dict(), facts,
-            epoch + 1, optimizer.state_dict(), schedule.state_dict())
+            epoch + 1, optimizer.state_dict(), schedule.state_dict(),
+            recipe.encoder)
         save_checkpoint(checkpoint, last)
         with (out / 'log.jsonl').open('a', encoding='utf-8') as log:
             entry = {'epoch': epoch + 1, 'loss': total / steps, 'val_miou': miou}

@@ -100,7 +100,7 @@ def test_a_backbone_of_another_width_is_refused(
     checkpoint: SegmentationCheckpoint, tmp_path: Path
 ) -> None:
     torch.save(checkpoint.state_dict, tmp_path / 'features.pth')
-    told = 'no MobileNetV2 of this width.*tensors are .* of another shape, the first is features'
+    told = 'not this encoder at this width.*tensors are .* of another shape, the first is features'
     with pytest.raises(ModelError, match=told):
         load_backbone(MobileNetV2(num_classes=0, width_mult=0.5), tmp_path / 'features.pth')
 

@@ -6,13 +6,9 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='no torch: run make setup-train')
 
+from mnv2_perception.nets.backbone import count_macs, count_parameters, round_channels
 from mnv2_perception.nets.checkpoint import load_backbone
-from mnv2_perception.nets.mobilenet_v2 import (
-    count_macs,
-    count_parameters,
-    MobileNetV2,
-    round_channels,
-)
+from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
 
 pytestmark = pytest.mark.train
 

@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip('torch', reason='no torch: run make setup-train')
 
 from mnv2_perception.errors import ModelError
-from mnv2_perception.nets.mobilenet_v2 import count_macs
+from mnv2_perception.nets.backbone import count_macs
 from mnv2_perception.nets.unet import UNet
 
 pytestmark = pytest.mark.train

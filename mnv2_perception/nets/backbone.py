@@ -1,0 +1,99 @@
+"""What every network of the family is: layers from image to features, and a head for classes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn, Tensor
+
+Layer = tuple[nn.Module, int, int]  # module, output channels, stride
+
+
+class Backbone(nn.Module):
+    """A network as classifier and as encoder.
+
+    Args:
+        layers: from the image to the last features.
+        classifier: from their mean to the logits; None leaves it out (encoder only).
+
+    Attributes:
+        out_channels: channels of the features at strides 2, 4, 8, 16 and 32.
+    """
+
+    def __init__(self, layers: Sequence[Layer], classifier: nn.Sequential | None) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*(module for module, _, _ in layers))
+        starts = [index for index, (_, _, stride) in enumerate(layers) if stride == 2]
+        self.stage_ends = (*starts[1:], len(layers))
+        self.out_channels = [layers[end - 1][1] for end in self.stage_ends]
+        if classifier is not None:
+            self.classifier = classifier
+        initialise(self)
+
+    def stages(self) -> list[nn.Sequential]:
+        """Return the layers up to stride 2, from there to stride 4, ... to stride 32."""
+        starts = (0, *self.stage_ends)
+        return [
+            self.features[start:end]
+            for start, end in zip(starts, self.stage_ends, strict=False)
+        ]
+
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        """Return the features at strides 2, 4, 8, 16 and 32 of (N, 3, H, W)."""
+        features = []
+        for stage in self.stages():
+            x = stage(x)
+            features.append(x)
+        return features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (N, num_classes) of (N, 3, H, W)."""
+        x = self.features(x)  # (N, last, H/32, W/32)
+        return self.classifier(x.mean((2, 3)))
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """Round to a multiple of `divisor` without losing more than 10 %."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def initialise(module: nn.Module) -> None:
+    """He-normal convolutions, unit batch normalisation, small normal linear layers."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode='fan_out')
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, 0, 0.01)
+            nn.init.zeros_(layer.bias)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of learned parameters (batch statistics are not learned)."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def count_macs(module: nn.Module, height: int, width: int) -> int:
+    """Return the multiply-accumulates of convolutions and linear layers for one (H, W) image."""
+    macs = 0
+
+    def count(layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal macs
+        assert isinstance(layer, (nn.Conv2d, nn.Linear))
+        macs += output.numel() * layer.weight[0].numel()
+
+    hooks = [
+        layer.register_forward_hook(count)
+        for layer in module.modules()
+        if isinstance(layer, (nn.Conv2d, nn.Linear))
+    ]
+    was_training = module.training
+    try:
+        with torch.no_grad():
+            module.eval()(torch.zeros(1, 3, height, width))
+    finally:
+        module.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return macs
