@@ -276,7 +276,7 @@ def draw_command(arguments: argparse.Namespace) -> None:
 
 
 def train_segmentation_command(arguments: argparse.Namespace) -> None:
-    """Train UNet-MobileNetV2."""
+    """Train a UNet."""
     try:
         from mnv2_perception.training.segmentation import train
     except ImportError as exc:
