@@ -8,6 +8,7 @@ from mnv2_perception.errors import EngineError
 __all__ = ['ENGINES', 'Engine', 'TensorSpec', 'open_engine']
 
 ENGINES = ('onnx_runtime', 'fake')
+MAX_THREADS = 256
 
 
 def open_engine(model: Path, engine: str = 'auto', threads: int = 0) -> Engine:
@@ -21,6 +22,8 @@ def open_engine(model: Path, engine: str = 'auto', threads: int = 0) -> Engine:
     Raises:
         EngineError: the name is unknown, the runtime is missing or refuses the model.
     """
+    if not 0 <= threads <= MAX_THREADS:
+        raise EngineError(f'threads is {threads}, expected 0 (one for each core) to {MAX_THREADS}')
     # Each file imports its runtime when an engine is opened: none needs the others installed.
     if engine in ('auto', 'onnx_runtime'):
         from mnv2_perception.engines.onnx_runtime import OnnxRuntimeEngine

@@ -169,3 +169,9 @@ def test_importing_engines_loads_no_runtime() -> None:
         cwd=Path(__file__).parents[2],
     )
     assert result.stdout.strip() == '[]'
+
+
+@pytest.mark.parametrize('threads', [-1, 257])
+def test_an_impossible_number_of_threads_is_refused(threads: int, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r'0 .*to 256'):
+        open_engine(tmp_path / 'model.onnx', threads=threads)
