@@ -220,6 +220,10 @@ def run_command(arguments: argparse.Namespace) -> None:
     from mnv2_perception.pipeline import Segmenter
     from mnv2_perception.vision.overlay import blend_mask, draw_legend
 
+    if not arguments.image.is_file():
+        raise ImageError(f'{arguments.image}: there is no such file')
+    if arguments.mask and arguments.mask.suffix.lower() != '.png':
+        raise ImageError(f'{arguments.mask}: class ids need a lossless file; end it in .png')
     picture = cv2.imread(str(arguments.image), cv2.IMREAD_COLOR)
     if picture is None:
         raise ImageError(f'{arguments.image}: is no readable picture')

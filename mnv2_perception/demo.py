@@ -6,6 +6,7 @@ them, waits, and reads what they left. It imports no ROS, so it can say what is 
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatch
 import importlib.util
 import json
 import os
@@ -22,7 +23,7 @@ from mnv2_perception.bags import report
 from mnv2_perception.bags.draw import draw_bag, IMAGE_TOPIC
 from mnv2_perception.bags.read import BagReader, header_stamp_ns
 from mnv2_perception.errors import BagError, PerceptionError, SetupError
-from mnv2_perception.pipeline import find_shared_file, Segmenter
+from mnv2_perception.pipeline import find_model, find_shared_file, Segmenter
 from mnv2_perception.vision.scenes import CLASSES
 
 MASK, CONFIDENCE = '/segmentation/mask', '/segmentation/confidence'
@@ -46,7 +47,7 @@ def run_demo(
     """Replay a bag through the live nodes and report.
 
     Args:
-        out: folder of the results; an earlier demo's are replaced.
+        out: folder of the results, empty or of an earlier demo, whose results are replaced.
         bag: the bag; None draws one.
         topic: the image topic; empty takes the bag's first.
         model: model for the node.
@@ -57,12 +58,16 @@ def run_demo(
         The summary that is also in `out/summary.json`.
 
     Raises:
-        SetupError: rclpy is missing.
+        SetupError: rclpy is missing, or `out` holds something else.
         BagError: the bag cannot be used.
+        ModelError: there is no such model.
         DemoError: no mask came, or a drawn road was not found.
     """
     if importlib.util.find_spec('rclpy') is None:
         raise SetupError('the demo needs ROS 2: run `make setup`, or source a ROS distro')
+    if bag is not None:
+        report.find_camera(bag, topic)  # before anything is removed
+    find_model(model)
     clear(out, bag)
     drawn = bag is None
     if bag is None:
@@ -88,20 +93,30 @@ def run_demo(
 
 
 def clear(out: Path, bag: Path | None) -> None:
-    """Make the folder, or remove an earlier demo's results from it; nothing else is touched.
+    """Make the folder, or remove an earlier demo's results from it.
 
     Raises:
-        BagError: the bag to replay is one of these results.
+        SetupError: the folder cannot be made, or holds what is not of a demo.
+        BagError: the bag to replay is, or lies among, what would be removed.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    folders = [out / 'recording', out / 'drawn_street']
-    files = [out / name for name in RESULTS] + list(out.glob('overlay_[0-9][0-9].png'))
-    if bag is not None and bag.resolve() in [path.resolve() for path in [*folders, *files]]:
-        raise BagError(f'{bag}: would be replaced by the demo; choose another --out')
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-    for file in files:
-        file.unlink(missing_ok=True)
+    if bag is not None and bag.resolve().is_relative_to(out.resolve()):
+        raise BagError(f'{bag}: lies in {out}, which the demo replaces; choose another --out')
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        found = {path.name for path in out.iterdir()}
+        ours = {*RESULTS, 'recording', 'drawn_street'}
+        foreign = sorted(n for n in found - ours if not fnmatch(n, 'overlay_[0-9][0-9].png'))
+        if foreign:
+            raise SetupError(
+                f'{out}: holds {foreign[0]}, which no demo made; choose an empty --out'
+            )
+        for name in found:
+            if (out / name).is_dir():
+                shutil.rmtree(out / name)
+            else:
+                (out / name).unlink()
+    except OSError as exc:
+        raise SetupError(f'{out}: cannot be used for the results: {exc}') from exc
 
 
 def measure_bare_inference(

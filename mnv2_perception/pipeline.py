@@ -45,7 +45,7 @@ class Segmenter:
 
     Raises:
         ModelError: the model is not for segmentation, or spec and engine disagree.
-        ImageError: `rotate` is no multiple of 90.
+        ImageError: `rotate` is no multiple of 90, or `min_confidence` not between 0 and 1.
     """
 
     def __init__(
@@ -61,6 +61,8 @@ class Segmenter:
                 f'{engine.model}: is for {spec.task}; choose a model for segmentation'
             )
         check_model(engine, spec)
+        if not 0.0 <= min_confidence <= 1.0:
+            raise ImageError(f'min_confidence is {min_confidence}, expected 0 to 1')
         if rotate not in ROTATIONS:
             raise ImageError(f'rotate is {rotate}, expected one of {ROTATIONS} degrees')
         self.engine = engine

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -17,7 +18,8 @@ pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS d
 from mnv2_perception.bags.draw import draw_bag
 from mnv2_perception.bags.read import BagReader
 from mnv2_perception.bags.report import read_ids
-from mnv2_perception.demo import CONFIDENCE, LABEL_INFO, MASK
+from mnv2_perception.demo import clear, CONFIDENCE, LABEL_INFO, MASK
+from mnv2_perception.errors import BagError, SetupError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.vision.scenes import CLASSES
 
@@ -128,6 +130,27 @@ def test_a_bag_without_images_fails_the_demo_with_a_sentence(tmp_path: Path) -> 
     done = run_demo(tmp_path / 'out', '--bag', str(tmp_path / 'no_such_bag'))
     assert done.returncode == 1
     assert 'no_such_bag' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / 'thesis.txt').write_text('mine', encoding='utf-8')
+    (tmp_path / 'summary.json').write_text('{}', encoding='utf-8')
+    with pytest.raises(SetupError, match=r'thesis\.txt'):
+        clear(tmp_path, None)
+    assert (tmp_path / 'summary.json').exists()
+
+
+def test_a_bag_among_the_results_is_not_removed_but_refused(tmp_path: Path) -> None:
+    draw_bag(tmp_path / 'drawn_street', duration_s=0.2, height=64, width=64)
+    with pytest.raises(BagError, match='choose another --out'):
+        clear(tmp_path, tmp_path / 'drawn_street')
+    assert list((tmp_path / 'drawn_street').glob('*.mcap'))
+
+
+def test_an_earlier_demo_s_results_are_replaced(drawn_demo: Path) -> None:
+    kept = shutil.copytree(drawn_demo, drawn_demo.with_name('copy'))
+    clear(kept, None)
+    assert not list(kept.iterdir())
 
 
 @pytest.mark.parametrize(

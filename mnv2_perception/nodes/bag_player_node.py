@@ -19,11 +19,13 @@ from typing import Any, TextIO
 
 import rclpy
 from rclpy.duration import Duration
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from rosgraph_msgs.msg import Clock
 
 from mnv2_perception.bags.read import BagMessage, BagReader, header_stamp_ns, TopicQos
@@ -369,6 +371,10 @@ def _split_remap(rule: str) -> tuple[str, str]:
     old, separator, new = rule.partition(':=')
     if not (old and separator and new):
         raise BagError(f"remap {rule!r} is not a rule; expected 'from:=to', as /a:=/b")
+    try:
+        validate_full_topic_name(_absolute(new))
+    except InvalidTopicNameException as exc:
+        raise BagError(f'remap {rule!r}: {exc}') from exc
     return _absolute(old), new
 
 

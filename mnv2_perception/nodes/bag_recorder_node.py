@@ -93,7 +93,10 @@ class BagRecorderNode(Node):
                 'nothing to record; name the new bag (--out DIR) and at least one topic, or set '
                 "the parameters 'out' and 'topics'"
             )
-        self.topics = [self.resolve_topic_name(topic) for topic in settings.topics]
+        try:
+            self.topics = [self.resolve_topic_name(topic) for topic in settings.topics]
+        except Exception as exc:  # rclpy's RCLError is private
+            raise BagError(f'{", ".join(settings.topics)}: no topic name ({exc})') from exc
         self._log: Any = None
         with ExitStack() as files:
             self._writer = files.enter_context(BagWriter(settings.out, settings.storage))

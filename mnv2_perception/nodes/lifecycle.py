@@ -320,6 +320,11 @@ class PerceptionNode(LifecycleNode):
             return  # a lifecycle manager was first
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
+        else:
+            self.get_logger().error(
+                'the node stays unconfigured: correct its parameters, then configure and '
+                'activate it (`ros2 lifecycle set`), or start it again'
+            )
 
     def _LifecycleNodeMixin__change_state(
         self, transition_id: int
@@ -404,7 +409,11 @@ def spin(create: Callable[[], PerceptionNode], args: list[str] | None = None) ->
 
     rclpy's own handlers would end the context under the callbacks that still run.
     """
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as exc:  # rclpy's RCLError is private
+        print(f'error: the ROS arguments cannot be used: {exc}', file=sys.stderr)
+        return 1
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -416,6 +425,7 @@ def spin(create: Callable[[], PerceptionNode], args: list[str] | None = None) ->
             # Not spin_until_future_complete: on Jazzy each spin adds a callback to the future.
             while not stop.is_set():
                 executor.spin_once(timeout_sec=0.2)
+            executor.shutdown()
         finally:
             node.destroy_node()
     except PerceptionError as exc:

@@ -56,7 +56,8 @@ class SegmentationParameters:
         'unet_mobilenetv2_camvid', 'Name of a shipped model, or path of an ONNX file.'
     )
     engine: str = parameter(
-        'auto', 'Runtime of the model.', choices=('auto', 'onnx_runtime', 'fake')
+        'auto', 'Runtime of the model; fake is for tests.',
+        choices=('auto', 'onnx_runtime', 'fake'),
     )
     threads: int = parameter(
         0, 'CPU threads for one inference; 0 uses one for each core.', 0, 256
