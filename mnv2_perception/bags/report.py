@@ -1,9 +1,10 @@
 """What a recorded run was worth: counts, latency, accuracy and pictures, from bags alone."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ RAW = 'sensor_msgs/msg/Image'
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
 
 Frame = tuple[int, NDArray[np.uint8]]  # header stamp in ns, image or ids
+Decode = Callable[[Any], NDArray[np.uint8]]
 FramePair = tuple[int, NDArray[np.uint8], NDArray[np.uint8]]
 
 
@@ -71,24 +73,19 @@ def find_camera(bag: Path, image: str = '') -> CameraTopics:
 
 def read_images(bag: Path, topic: str) -> Iterator[Frame]:
     """Yield (header stamp in ns, (H, W, 3) RGB) of a bag's images, one at a time."""
-    with BagReader(bag) as reader:
-        for message in reader.messages([topic]):
-            msg = reader.deserialize(message)
-            decode = (
-                image_from_compressed_msg if message.type_name == COMPRESSED else image_from_fields
-            )
-            yield header_stamp_ns(message.cdr), decode(msg)
+    return _read(bag, topic, image_from_fields, image_from_compressed_msg)
 
 
 def read_ids(bag: Path, topic: str) -> Iterator[Frame]:
     """Yield (header stamp in ns, (H, W) uint8 ids) of a bag's masks or labels."""
+    return _read(bag, topic, labels_from_msg, labels_from_compressed_msg)
+
+
+def _read(bag: Path, topic: str, raw: Decode, compressed: Decode) -> Iterator[Frame]:
     with BagReader(bag) as reader:
         for message in reader.messages([topic]):
-            msg = reader.deserialize(message)
-            decode = (
-                labels_from_compressed_msg if message.type_name == COMPRESSED else labels_from_msg
-            )
-            yield header_stamp_ns(message.cdr), decode(msg)
+            decode = compressed if message.type_name == COMPRESSED else raw
+            yield header_stamp_ns(message.cdr), decode(reader.deserialize(message))
 
 
 def read_last_diagnostics(bag: Path, topic: str, name: str) -> dict[str, str]:
