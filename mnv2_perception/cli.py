@@ -11,11 +11,11 @@ import sys
 from typing import Any
 
 import cv2
-import yaml
 
 from mnv2_perception.errors import PerceptionError, SetupError
 
 DEFAULT_MODEL = 'unet_mobilenetv2_camvid'
+MOST_ITEMS_SHOWN = 50
 BAG_NODES = {'play': 'bag_player_node', 'record': 'bag_recorder_node'}
 
 
@@ -81,11 +81,14 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument('--out', type=Path, default=Path('out/demo'), help='(%(default)s)')
     add_model_options(demo, option=True)
 
-    info = add('info', info_command, 'Say what a model takes and gives.')
+    info = add('info', info_command, 'Say what a model takes, gives and lacks.')
     info.add_argument('model', help='path, or name of a shipped model')
     info.add_argument('--json', action='store_true')
 
-    run = add('run', run_command, 'Segment one picture and write the overlay.')
+    run = add(
+        'run', run_command,
+        'Segment one picture and write the overlay, or classify it and print the five likeliest.',
+    )
     run.add_argument('image', type=Path, help='a picture file')
     run.add_argument('--out', type=Path, default=Path('overlay.png'), help='(%(default)s)')
     run.add_argument('--mask', type=Path, help='also write the class ids, as PNG')
@@ -94,7 +97,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     evaluate = add('evaluate', evaluate_command, 'Measure accuracy on labelled images.')
     add_model_options(evaluate, option=False)
-    evaluate.add_argument('folder', type=Path, help='holds images/*.jpg and labels/*.png')
+    evaluate.add_argument(
+        'data', type=Path,
+        help='segmentation: holds images/*.jpg and labels/*.png; classification: holds '
+        'CLASS/*.jpg, or a TSV file of images and labels',
+    )
     evaluate.add_argument('--json', action='store_true')
 
     bag = add('bag', None, 'Play, record or draw bags, without `ros2 bag`.')
@@ -188,36 +195,58 @@ def demo_command(arguments: argparse.Namespace) -> None:
 
 
 def info_command(arguments: argparse.Namespace) -> None:
-    """Print a model's tensors and ModelSpec."""
+    """Print a model's tensors and ModelSpec, and what is missing; draft a spec where it has none.
+
+    Raises:
+        ModelError: the model has no spec, or one that contradicts it.
+    """
     from dataclasses import asdict
 
     from mnv2_perception.engines import open_engine
-    from mnv2_perception.model_spec import ModelSpec
+    from mnv2_perception.errors import ModelError
+    from mnv2_perception.model_info import draft_yaml, missing_facts
+    from mnv2_perception.model_spec import METADATA_KEY, ModelSpec, TO_FILL_IN
     from mnv2_perception.pipeline import check_model, find_model
 
     path = find_model(arguments.model)
     with open_engine(path) as engine:
-        spec = ModelSpec.from_metadata(engine.metadata, path)
-        check_model(engine, spec)
-        facts = {
+        facts: dict[str, Any] = {
             'file': str(path),
             'takes': [str(tensor) for tensor in engine.inputs],
             'gives': [str(tensor) for tensor in engine.outputs],
-            **asdict(spec),
         }
-    if arguments.json:
+        try:
+            spec = ModelSpec.from_metadata(engine.metadata, path)
+            check_model(engine, spec)
+        except ModelError:
+            beside, draft = path.with_suffix('.yaml'), ''
+            if METADATA_KEY not in engine.metadata and not beside.exists():
+                draft, facts['lacks'] = draft_yaml(engine, path.stem)
+            print_facts(facts, arguments.json)
+            if draft and not arguments.json:
+                print(f'\n# {beside.name}: fill in each {TO_FILL_IN}\n{draft}')
+            raise
+    print_facts({**facts, **asdict(spec), 'lacks': missing_facts(spec)}, arguments.json)
+
+
+def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
+    """Print what `mnv2 info` found."""
+    if as_json:
         print(json.dumps(facts, indent=2))
-    else:
-        for name, value in facts.items():
-            if isinstance(value, (list, tuple)):
-                value = ', '.join(str(item) for item in value)
-            print(f'{name:<14} {value}')
+        return
+    for name, value in facts.items():
+        if isinstance(value, (list, tuple)):
+            items = [str(item) for item in value[:MOST_ITEMS_SHOWN]]
+            if len(value) > MOST_ITEMS_SHOWN:
+                items.append(f'… ({len(value)})')
+            value = ', '.join(items) or 'nothing'
+        print(f'{name:<14} {value}')
 
 
 def run_command(arguments: argparse.Namespace) -> None:
-    """Segment one picture."""
+    """Segment or classify one picture."""
     from mnv2_perception.errors import ImageError
-    from mnv2_perception.pipeline import Segmenter
+    from mnv2_perception.pipeline import Classifier, opening, Segmenter
     from mnv2_perception.vision.overlay import blend_mask, draw_legend
 
     if not arguments.image.is_file():
@@ -228,10 +257,19 @@ def run_command(arguments: argparse.Namespace) -> None:
     if picture is None:
         raise ImageError(f'{arguments.image}: is no readable picture')
     image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-    segmenter = Segmenter.open(
-        arguments.model, arguments.engine, arguments.threads, arguments.min_confidence
-    )
-    spec, result = segmenter.spec, segmenter(image)
+    with opening(arguments.model, arguments.engine, arguments.threads) as (engine, spec):
+        if spec.task == 'classification':
+            if arguments.mask:
+                raise ImageError(
+                    f'{arguments.mask}: {spec.name} is for classification and makes no mask; '
+                    f'leave out --mask'
+                )
+            classifier = Classifier(engine, spec, min_confidence=arguments.min_confidence)
+            found = classifier(image)
+            for class_id, score in zip(found.class_ids, found.scores, strict=True):
+                print(f'{score:.3f}  {spec.classes[class_id]}')
+            return
+        result = Segmenter(engine, spec, arguments.min_confidence)(image)
     overlay = draw_legend(
         blend_mask(image, result.class_ids, spec.colours), spec.classes, spec.colours
     )
@@ -258,12 +296,15 @@ def write_picture(path: Path, picture: Any) -> None:
 
 
 def evaluate_command(arguments: argparse.Namespace) -> None:
-    """Measure accuracy."""
-    from mnv2_perception.evaluate import evaluate_segmentation
-    from mnv2_perception.pipeline import Segmenter
+    """Measure accuracy, of what the model is for."""
+    from mnv2_perception.evaluate import evaluate_classification, evaluate_segmentation
+    from mnv2_perception.pipeline import Classifier, opening, Segmenter
 
-    segmenter = Segmenter.open(arguments.model, arguments.engine, arguments.threads)
-    result = evaluate_segmentation(segmenter, arguments.folder)
+    with opening(arguments.model, arguments.engine, arguments.threads) as (engine, spec):
+        if spec.task == 'classification':
+            result = evaluate_classification(Classifier(engine, spec), arguments.data)
+        else:
+            result = evaluate_segmentation(Segmenter(engine, spec), arguments.data)
     print(json.dumps(result, indent=2) if arguments.json else table(result))
 
 
@@ -289,11 +330,7 @@ def train_segmentation_command(arguments: argparse.Namespace) -> None:
     from mnv2_perception.training.recipe import Recipe
 
     spec_path = arguments.spec or Path(__file__).parent / 'training/camvid.yaml'
-    try:
-        values = yaml.safe_load(spec_path.read_text(encoding='utf-8'))
-    except (OSError, yaml.YAMLError) as exc:
-        raise SetupError(f'{spec_path}: cannot be read: {exc}') from exc
-    spec = ModelSpec.from_dict(values, str(spec_path))
+    spec = ModelSpec.from_yaml(spec_path)
     recipe = Recipe(**{item.name: getattr(arguments, item.name) for item in fields(Recipe)})
     miou = train(
         arguments.data, arguments.out, spec, recipe, arguments.backbone, arguments.val,

@@ -1,13 +1,17 @@
 """Accuracy in numpy; serves training, evaluation and reports alike."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.errors import DataError
 
+Ids = NDArray[np.integer[Any]]
+
 
 class ConfusionMatrix:
-    """Counts of (true class, predicted class) over pixels.
+    """Counts of (true class, predicted class) over pixels, or over whole images.
 
     Ids of the truth at or above `num_classes` are unlabelled and ignored. A predicted id at or
     above it ("no class") is an error wherever the truth has a class.
@@ -18,12 +22,12 @@ class ConfusionMatrix:
         # The last column counts pixels that were given no class.
         self.counts = np.zeros((num_classes, num_classes + 1), np.int64)
 
-    def add(self, truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> None:
-        """Count one image.
+    def add(self, truth: Ids, predicted: Ids) -> None:
+        """Count one image's pixels, or many images.
 
         Args:
-            truth: (H, W) ids.
-            predicted: (H, W) ids.
+            truth: (H, W) or (N,) ids.
+            predicted: ids of the same shape.
 
         Raises:
             DataError: the two differ in size.
@@ -49,7 +53,12 @@ class ConfusionMatrix:
         iou = self.iou()
         return float(np.nanmean(iou)) if not np.isnan(iou).all() else float('nan')
 
-    def pixel_accuracy(self) -> float:
-        """Return the share of labelled pixels with the right class, NaN if none is labelled."""
+    def recall(self) -> NDArray[np.float64]:
+        """Return the share of each class that was found, NaN where a class never occurs."""
+        with np.errstate(invalid='ignore'):
+            return np.asarray(np.diag(self.counts) / self.counts.sum(1))
+
+    def accuracy(self) -> float:
+        """Return the share of what is labelled with the right class, NaN if nothing is."""
         total = self.counts.sum()
         return float(np.trace(self.counts) / total) if total else float('nan')
