@@ -10,7 +10,7 @@ Sides = tuple[int | None, ...]
 def missing_facts(spec: ModelSpec) -> list[str]:
     """Return the names of the facts that a spec may leave out and does."""
     missing = []
-    if spec.licence == 'unknown':
+    if spec.licence in ('', 'unknown'):
         missing.append('licence')
     if not spec.description:
         missing.append('description')

@@ -174,6 +174,9 @@ class ModelSpec:
                 values[name] = tuple(float(value) for value in values[name])
             for name in ('height', 'width'):
                 values[name] = int(values[name])
+            for name in {'name', 'output_name', 'licence', 'description'} & set(values):
+                # YAML reads 495, as exporters name outputs, as a number, and nothing as None.
+                values[name] = '' if values[name] is None else str(values[name])
         except (TypeError, ValueError) as exc:
             raise ModelError(f'{source}: {exc}') from exc
         return cls(**values)

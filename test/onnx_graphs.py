@@ -11,10 +11,14 @@ import yaml
 Tensor = tuple[str, Sequence[int | str | None]]  # dtype, shape
 
 
+def onnx() -> Any:
+    """Return the package, or skip the test that needs it."""
+    return pytest.importorskip('onnx', reason='no onnx: run make setup-train')
+
+
 def node(kind: str, takes: str, gives: str, **attributes: Any) -> Any:
     """Return a node of one input and one output; `to` is a numpy type."""
-    from onnx import helper
-
+    helper = onnx().helper
     if 'to' in attributes:
         attributes['to'] = helper.np_dtype_to_tensor_dtype(np.dtype(attributes['to']))
     return helper.make_node(kind, [takes], [gives], **attributes)
@@ -24,9 +28,8 @@ def write_graph(
     path: Path, nodes: list[Any], takes: Tensor, gives: dict[str, Tensor], **spec: Any
 ) -> Path:
     """Write a graph that takes `image`, and its ModelSpec as YAML beside it if there is one."""
-    onnx = pytest.importorskip('onnx', reason='no onnx: run make setup-train')
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
-    from onnx import helper
+    helper = onnx().helper
 
     def info(name: str, tensor: Tensor) -> Any:
         dtype = helper.np_dtype_to_tensor_dtype(np.dtype(tensor[0]))
@@ -37,7 +40,7 @@ def write_graph(
         [info(name, tensor) for name, tensor in gives.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
-    onnx.save(model, str(path))
+    onnx().save(model, str(path))
     if spec:
         values = {'name': 'foreign', 'mean': [0.0] * 3, 'std': [1.0] * 3, **spec}
         path.with_suffix('.yaml').write_text(yaml.safe_dump(values))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from identity_network import identity_spec
-from onnx_graphs import node, write_graph
+from onnx_graphs import node, onnx, write_graph
 import pytest
 import yaml
 
@@ -17,13 +17,10 @@ IMAGE = ('float32', (1, 3, 48, 64))
 
 def draft(path: Path, takes: Any, gives: dict[str, Any]) -> dict[str, Any]:
     """Return the drafted facts of a graph of these inputs and outputs."""
-    pytest.importorskip('onnx', reason='no onnx: run make setup-train')
-    from onnx import helper
-
     # The graph is opened only. Its sides come from its data, so the runtime believes what it says.
     nodes = [
         node('Shape', 'image', 'shape'), node('NonZero', 'shape', 'indices'),
-        helper.make_node('Constant', [], ['flat'], value_ints=[-1]),
+        onnx().helper.make_node('Constant', [], ['flat'], value_ints=[-1]),
         helper.make_node('Reshape', ['indices', 'flat'], ['sides']),
         node('ConstantOfShape', 'sides', 'zeros'),
         *(node('Cast', 'zeros', name, to=dtype) for name, (dtype, _) in gives.items()),

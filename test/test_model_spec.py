@@ -108,6 +108,12 @@ def test_a_classification_may_have_more_classes_than_a_mask_has_ids() -> None:
     assert ModelSpec.from_metadata(spec.to_metadata(), Path('m.onnx')) == spec
 
 
+def test_texts_that_yaml_reads_as_numbers_or_nothing_are_texts() -> None:
+    values = {**VALUES, 'name': 7, 'output_name': 495, 'licence': None}
+    spec = ModelSpec.from_dict(values, 'm.yaml')
+    assert (spec.name, spec.output_name, spec.licence) == ('7', '495', '')
+
+
 def test_class_names_may_lie_in_a_file_beside_the_yaml(tmp_path: Path) -> None:
     (tmp_path / 'names.txt').write_text('road, paved\r\n sky\n\n')
     (tmp_path / 'm.yaml').write_text(yaml.safe_dump({**VALUES, 'classes': 'names.txt'}))
