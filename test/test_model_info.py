@@ -21,7 +21,7 @@ def draft(path: Path, takes: Any, gives: dict[str, Any]) -> dict[str, Any]:
     nodes = [
         node('Shape', 'image', 'shape'), node('NonZero', 'shape', 'indices'),
         onnx().helper.make_node('Constant', [], ['flat'], value_ints=[-1]),
-        helper.make_node('Reshape', ['indices', 'flat'], ['sides']),
+        onnx().helper.make_node('Reshape', ['indices', 'flat'], ['sides']),
         node('ConstantOfShape', 'sides', 'zeros'),
         *(node('Cast', 'zeros', name, to=dtype) for name, (dtype, _) in gives.items()),
     ]
