@@ -54,7 +54,7 @@ RULES = {
     'engines.build': rule('onnx tensorrt', 'engines model_spec', lazy=True),
     'engines.quantize': rule('onnx onnxruntime', 'engines model_spec', lazy=True),
     'nets': rule('torch onnx', 'nets model_spec'),
-    'training': rule('torch tqdm', 'training nets vision metrics model_spec dataset'),
+    'training': rule('torch tqdm matplotlib', 'training nets vision metrics model_spec dataset'),
     'bags': rule('rosbags', 'bags pipeline vision metrics model_spec'),
     'nodes': NODES,
     'nodes.bag_player_node': BAG_NODES,
