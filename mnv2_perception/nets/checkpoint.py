@@ -1,16 +1,17 @@
-"""Checkpoints: our own, and the ImageNet features that training starts from."""
+"""Checkpoints: our own, and those of others that training starts from."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import nn, Tensor
 
 from mnv2_perception.errors import ModelError
 from mnv2_perception.model_spec import ModelSpec
-from mnv2_perception.nets.backbone import Backbone
 from mnv2_perception.nets.unet import Decoder
+
+HEADS = ('classifier.', 'segmentation_head.')  # what depends on the number of classes
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,13 @@ class SegmentationCheckpoint:
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     encoder: str = 'mobilenet_v2'
+
+
+class NotLoaded(NamedTuple):
+    """Names of the tensors of a file that were not used, and of a network's left at random."""
+
+    unused: list[str]
+    random: list[str]
 
 
 def read_weights(path: Path) -> dict[str, Any]:
@@ -48,26 +56,42 @@ def read_weights(path: Path) -> dict[str, Any]:
     return values
 
 
-def load_backbone(encoder: Backbone, path: Path) -> None:
-    """Load torchvision's `features.*` into an encoder of the family; a classifier is left out.
+def load_backbone(net: nn.Module, path: Path) -> NotLoaded:
+    """Load torchvision's or segmentation_models_pytorch's weights into the network of that name.
+
+    The head may differ: a layer for another number of classes, or that only one of the two has,
+    is left out. Everything before it must fit.
+
+    Args:
+        net: an encoder or classifier of the family, or a UNet with the `full` decoder.
+        path: the file with the state_dict.
+
+    Returns:
+        What was left out; worth telling whoever asked for the weights.
 
     Raises:
         ModelError: tensors are missing, unknown or of another shape (another width multiplier).
     """
     values = read_weights(path)
-    features = {key: value for key, value in values.items() if not key.startswith('classifier.')}
-    wanted = encoder.state_dict()
+    wanted = net.state_dict()
+    fitting = {
+        key: value for key, value in values.items()
+        if key in wanted and wanted[key].shape == getattr(value, 'shape', None)
+    }
+    left_out = NotLoaded(
+        unused=[key for key in values if key not in fitting],
+        random=[key for key in wanted if key not in fitting],
+    )
     differing = sorted(
-        key for key in wanted.keys() | features.keys()
-        if key not in wanted or key not in features or wanted[key].shape != features[key].shape
+        key for key in {*left_out.unused, *left_out.random} if not key.startswith(HEADS)
     )
     if differing:
         raise ModelError(
-            f"{path}: is not this encoder at this width with torchvision's names: "
-            f'{len(differing)} tensors are missing, unknown or of another shape, the first is '
-            f'{differing[0]}'
+            f'{path}: is not this network at this width: {len(differing)} tensors are missing, '
+            f'unknown or of another shape, the first is {differing[0]}'
         )
-    encoder.load_state_dict(features)
+    net.load_state_dict(fitting, strict=False)
+    return left_out
 
 
 def save_checkpoint(checkpoint: SegmentationCheckpoint, path: Path) -> None:

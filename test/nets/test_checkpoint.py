@@ -1,12 +1,15 @@
 """Checkpoints: read without running code, refused with a reason."""
 
+from collections.abc import Callable
 from pathlib import Path
 import pickle
+from typing import Any
 
 from identity_network import identity_spec
 import pytest
 
 torch = pytest.importorskip('torch', reason='no torch: run make setup-train')
+from torch import nn
 
 from mnv2_perception.errors import ModelError
 from mnv2_perception.nets.checkpoint import (
@@ -17,6 +20,8 @@ from mnv2_perception.nets.checkpoint import (
     SegmentationCheckpoint,
 )
 from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
+from mnv2_perception.nets.mobilenet_v3 import MobileNetV3
+from mnv2_perception.nets.unet import UNet
 
 pytestmark = pytest.mark.train
 
@@ -100,14 +105,57 @@ def test_a_backbone_of_another_width_is_refused(
     checkpoint: SegmentationCheckpoint, tmp_path: Path
 ) -> None:
     torch.save(checkpoint.state_dict, tmp_path / 'features.pth')
-    told = 'not this encoder at this width.*tensors are .* of another shape, the first is features'
+    told = 'not this network at this width.*tensors are .* of another shape, the first is features'
     with pytest.raises(ModelError, match=told):
         load_backbone(MobileNetV2(num_classes=0, width_mult=0.5), tmp_path / 'features.pth')
 
 
-def test_a_backbones_classifier_is_left_out(tmp_path: Path) -> None:
+def test_an_encoder_leaves_out_the_classifier_and_says_so(tmp_path: Path) -> None:
     whole = MobileNetV2(num_classes=5, width_mult=0.35)
     torch.save(whole.state_dict(), tmp_path / 'whole.pth')
     encoder = MobileNetV2(num_classes=0, width_mult=0.35)
-    load_backbone(encoder, tmp_path / 'whole.pth')
+    left_out = load_backbone(encoder, tmp_path / 'whole.pth')
+    assert left_out == (['classifier.1.weight', 'classifier.1.bias'], [])
     assert torch.equal(encoder.features[0][0].weight, whole.features[0][0].weight)
+
+
+@pytest.mark.parametrize(
+    ('make', 'last'),
+    [
+        (lambda classes: MobileNetV2(classes, 0.35), 'classifier.1'),
+        (lambda classes: MobileNetV3('small', classes, 0.35), 'classifier.3'),
+        (lambda classes: UNet(classes, 0.35, 'full'), 'segmentation_head.0'),
+    ],
+)
+def test_another_number_of_classes_keeps_all_but_the_last_layer(
+    make: Callable[[int], nn.Module], last: str, tmp_path: Path
+) -> None:
+    path = tmp_path / 'five.pth'
+    torch.save(make(5).state_dict(), path)
+    net = make(3)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    names = [f'{last}.weight', f'{last}.bias']
+    assert load_backbone(net, path) == (names, names)
+    stored = torch.load(path, weights_only=True)
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, before[key] if key in names else stored[key]), key
+    assert load_backbone(make(5), path) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ('change', 'name'),
+    [
+        (lambda state: state.pop('features.3.conv.2.weight'), 'features.3.conv.2.weight'),
+        (lambda state: state.update({'stem.weight': torch.zeros(1)}), 'stem.weight'),
+        (lambda state: state.update({'features.0.1.bias': 'text'}), 'features.0.1.bias'),
+    ],
+)
+def test_nothing_but_the_head_may_differ(
+    change: Callable[[dict[str, Any]], Any], name: str, tmp_path: Path
+) -> None:
+    net = MobileNetV2(4, 0.35)
+    state = net.state_dict()
+    change(state)
+    torch.save(state, tmp_path / 'w.pth')
+    with pytest.raises(ModelError, match=f'1 tensors are .* the first is {name}'):
+        load_backbone(net, tmp_path / 'w.pth')
