@@ -66,7 +66,7 @@ def padded_conv(
 
 
 class PaddedConv(torch.autograd.Function):
-    """`padded_conv` as one node of ONNX; with padding apart inference takes 40 % longer."""
+    """`padded_conv` as one node of ONNX; with padding apart inference takes a tenth longer."""
 
     @staticmethod
     def forward(_ctx: Any, *args: Any) -> Tensor:
