@@ -3,12 +3,13 @@
 import argparse
 from collections.abc import Mapping
 from dataclasses import fields
+import importlib
 import importlib.util
 import json
 import os
 from pathlib import Path
 import sys
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import cv2
 
@@ -16,6 +17,11 @@ from mnv2_perception.errors import PerceptionError, SetupError
 
 DEFAULT_MODEL = 'unet_mobilenetv2_camvid'
 MOST_ITEMS_SHOWN = 50
+TASKS = (
+    ('segmentation', 'Train a UNet.', 'holds images/*.jpg and labels/*.png'),
+)
+WEIGHTS_HELP = """what the network starts from: torchvision's ImageNet weights (.pth), a checkpoint
+(.pt) or an exported model (.onnx) of the family; of its head, what fits"""
 BAG_NODES = {'play': 'bag_player_node', 'record': 'bag_recorder_node'}
 
 
@@ -117,19 +123,27 @@ def build_parser() -> argparse.ArgumentParser:
     draw.add_argument('--height', type=int, default=360, help='(%(default)s)')
     draw.add_argument('--width', type=int, default=480, help='(%(default)s)')
 
+    fetch = add('fetch', fetch_command, 'Fetch published ImageNet weights, for --weights.')
+    fetch.add_argument('name', nargs='?', help='(default: list the names)')
+    fetch.add_argument('--cache', type=Path, help='folder (default: that of $XDG_CACHE_HOME)')
+
     train = add('train', None, 'Train a network.')
     tasks = train.add_subparsers(metavar='TASK', required=True)
-    segmentation = tasks.add_parser('segmentation', help='UNet-MobileNetV2')
-    segmentation.set_defaults(command=train_segmentation_command)
-    segmentation.add_argument('data', type=Path, help='holds images/*.jpg and labels/*.png')
-    segmentation.add_argument('--out', type=Path, required=True, help='folder of the run')
-    segmentation.add_argument('--val', type=Path, help='labelled images to measure on only')
-    segmentation.add_argument('--backbone', type=Path, help="torchvision's ImageNet weights")
-    segmentation.add_argument(
-        '--spec', type=Path, help='YAML with classes, colours, size, licence (default: CamVid)'
-    )
-    segmentation.add_argument('--resume', action='store_true', help='go on with a broken-off run')
-    add_recipe_options(segmentation)
+    for task, help_text, data_help in TASKS:
+        sub = tasks.add_parser(task, help=help_text, description=help_text)
+        sub.set_defaults(command=train_command, task=task)
+        sub.add_argument('data', type=Path, help=data_help)
+        sub.add_argument('--out', type=Path, required=True, help='folder of the run')
+        sub.add_argument('--val', type=Path, help='the same, to measure on only')
+        sub.add_argument('--weights', type=Path, help=WEIGHTS_HELP)
+        sub.add_argument(
+            '--spec', type=Path, help='YAML with classes, colours, size, licence (default: CamVid)'
+        )
+        sub.add_argument('--resume', action='store_true', help='go on with a broken-off run')
+        sub.add_argument(
+            '--workers', type=int, default=0, help='processes that read and augment (%(default)s)'
+        )
+        add_recipe_options(sub, task)
 
     export = add('export', export_command, 'Write a checkpoint as ONNX with its ModelSpec.')
     export.add_argument('checkpoint', type=Path)
@@ -147,14 +161,15 @@ def add_model_options(parser: argparse.ArgumentParser, option: bool) -> None:
     parser.add_argument('--threads', type=int, default=0, help='0: one for each core')
 
 
-def add_recipe_options(parser: argparse.ArgumentParser) -> None:
-    """Add an option for each field of the training recipe."""
-    from mnv2_perception.training.recipe import Recipe
+def add_recipe_options(parser: argparse.ArgumentParser, task: str) -> None:
+    """Add an option for each field of a task's training recipe."""
+    from mnv2_perception.training.recipe import RECIPES
 
-    for item in fields(Recipe):
+    hints = get_type_hints(RECIPES[task])
+    for item in fields(RECIPES[task]):
         parser.add_argument(
             f'--{item.name.replace("_", "-")}', type=type(item.default), default=item.default,
-            help='(%(default)s)',
+            choices=get_args(hints[item.name]) or None, help='(%(default)s)',
         )
 
 
@@ -320,35 +335,59 @@ def draw_command(arguments: argparse.Namespace) -> None:
     print(arguments.out)
 
 
-def train_segmentation_command(arguments: argparse.Namespace) -> None:
-    """Train a UNet."""
+def fetch_command(arguments: argparse.Namespace) -> None:
+    """Print the path of published weights, or what there is; progress goes to stderr."""
+    from mnv2_perception.fetch import cache_folder, fetch, list_published
+
+    if arguments.name is None:
+        print(list_published())
+        return
+
+    def show(done: int, total: int) -> None:
+        whole = f' of {total / 1e6:.1f}' if total else ''
+        end = '\n' if done == total else '\r'
+        print(f'{arguments.name}: {done / 1e6:.1f}{whole} MB', end=end, file=sys.stderr)
+
+    progress = show if sys.stderr.isatty() else None
+    print(fetch(arguments.name, arguments.cache or cache_folder(), progress))
+
+
+def train_command(arguments: argparse.Namespace) -> None:
+    """Train a network."""
+    from mnv2_perception.training.recipe import RECIPES
+
     try:
-        from mnv2_perception.training.segmentation import train
+        task = importlib.import_module(f'mnv2_perception.training.{arguments.task}')
     except ImportError as exc:
-        raise SetupError(f'training needs torch and tqdm ({exc}): run `make setup-train`') from exc
+        raise SetupError(
+            f'training needs torch, tqdm and matplotlib ({exc}): run `make setup-train`'
+        ) from exc
     from mnv2_perception.model_spec import ModelSpec
-    from mnv2_perception.training.recipe import Recipe
 
     spec_path = arguments.spec or Path(__file__).parent / 'training/camvid.yaml'
     spec = ModelSpec.from_yaml(spec_path)
-    recipe = Recipe(**{item.name: getattr(arguments, item.name) for item in fields(Recipe)})
-    miou = train(
-        arguments.data, arguments.out, spec, recipe, arguments.backbone, arguments.val,
-        arguments.resume,
+    recipe_type = RECIPES[arguments.task]
+    recipe = recipe_type(
+        **{item.name: getattr(arguments, item.name) for item in fields(recipe_type)}
+    )
+    best = task.train(
+        arguments.data, arguments.out, spec, recipe, arguments.weights, arguments.val,
+        arguments.resume, arguments.workers,
     )
     if arguments.val:
-        print(f'mIoU on {arguments.val}: {miou:.3f}')
-    print(f'{command_name()} export {arguments.out}/last.pt {spec.name}.onnx')
+        print(f'best on {arguments.val}: {best:.3f}')
+    checkpoint = arguments.out / ('best.pt' if arguments.val else 'last.pt')
+    print(f'{command_name()} export {checkpoint} {spec.name}.onnx')
 
 
 def export_command(arguments: argparse.Namespace) -> None:
     """Write a checkpoint as ONNX."""
     try:
-        from mnv2_perception.nets.export import export_segmentation
+        from mnv2_perception.nets.export import export_model
     except ImportError as exc:
         raise SetupError(f'export needs torch and onnx ({exc}): run `make setup-train`') from exc
 
-    print(f'{arguments.model}: {export_segmentation(arguments.checkpoint, arguments.model)}')
+    print(f'{arguments.model}: {export_model(arguments.checkpoint, arguments.model)}')
 
 
 if __name__ == '__main__':

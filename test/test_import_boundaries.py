@@ -39,7 +39,7 @@ def rule(third_party: str = '', own: str = '', lazy: bool = False) -> Rule:
     return Rule(frozenset(third_party.split()), frozenset(own.split()), lazy)
 
 
-ROOT_MODULES = 'dataset evaluate metrics model_info model_spec pipeline cli demo'
+ROOT_MODULES = 'dataset evaluate metrics model_info model_spec pipeline cli demo fetch'
 NODES = rule(' '.join(ROS), 'nodes pipeline vision model_spec')
 BAG_NODES = Rule(NODES.third_party, NODES.own | {'bags'})
 
@@ -54,7 +54,7 @@ RULES = {
     'engines.build': rule('onnx tensorrt', 'engines model_spec', lazy=True),
     'engines.quantize': rule('onnx onnxruntime', 'engines model_spec', lazy=True),
     'nets': rule('torch onnx', 'nets model_spec'),
-    'training': rule('torch tqdm', 'training nets vision metrics model_spec dataset'),
+    'training': rule('torch tqdm matplotlib', 'training nets vision metrics model_spec dataset'),
     'bags': rule('rosbags', 'bags pipeline vision metrics model_spec'),
     'nodes': NODES,
     'nodes.bag_player_node': BAG_NODES,

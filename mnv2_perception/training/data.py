@@ -28,13 +28,19 @@ def class_weights(samples: list[Sample], num_classes: int) -> NDArray[np.float32
     return np.asarray(weights / weights.mean(), np.float32)
 
 
-def augment(sample: Sample, height: int, width: int, rng: np.random.Generator) -> Sample:
+def augment(
+    sample: Sample,
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    scales: tuple[float, float] = (0.6, 1.8),
+) -> Sample:
     """Return a random (height, width) crop: scaled, mirrored, recoloured, sometimes gray or soft.
 
     Where the scaled image is smaller than the crop, the rest is black and unlabelled.
     """
     image, label = sample
-    scale = np.exp(rng.uniform(np.log(0.6), np.log(1.8)))
+    scale = np.exp(rng.uniform(*np.log(scales)))
     aspect = np.exp(rng.uniform(-0.15, 0.15))
     size = (round(image.shape[1] * scale * aspect), round(image.shape[0] * scale / aspect))
     image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR))
