@@ -19,6 +19,7 @@ DEFAULT_MODEL = 'unet_mobilenetv2_camvid'
 MOST_ITEMS_SHOWN = 50
 TASKS = (
     ('segmentation', 'Train a UNet.', 'holds images/*.jpg and labels/*.png'),
+    ('classification', 'Train a classifier.', 'a folder for each class, or a TSV'),
 )
 WEIGHTS_HELP = """what the network starts from: torchvision's ImageNet weights (.pth), a checkpoint
 (.pt) or an exported model (.onnx) of the family; of its head, what fits"""

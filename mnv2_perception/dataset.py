@@ -4,7 +4,7 @@ For segmentation: `DIR/images/*.jpg` and `DIR/labels/*.png` of the same names. F
 a folder for each class, `DIR/CLASS/*.jpg`, or a table of files and labels (TSV).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import hashlib
 from pathlib import Path
 
@@ -178,11 +178,18 @@ def read_folder(folder: Path, num_classes: int) -> list[Sample]:
     return samples
 
 
-def hash_list(pairs: list[tuple[Path, Path]]) -> str:
-    """Return the sha256 over the names and contents of a training list, for the model card."""
+def hash_list(pairs: Iterable[tuple[Path, Path | int]]) -> str:
+    """Return the sha256 over the names and contents of a training list, for the model card.
+
+    Args:
+        pairs: image and label; a label is a file or a class id.
+    """
     digest = hashlib.sha256()
-    for image, label in pairs:
-        for path in (image, label):
-            digest.update(path.name.encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for pair in pairs:
+        for part in pair:
+            if isinstance(part, Path):
+                digest.update(part.name.encode())
+                digest.update(hashlib.sha256(part.read_bytes()).digest())
+            else:
+                digest.update(str(part).encode())
     return digest.hexdigest()

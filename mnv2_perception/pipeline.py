@@ -23,9 +23,8 @@ from mnv2_perception.vision.decode import (
 )
 from mnv2_perception.vision.preprocess import (
     check_image,
-    crop_to_aspect,
+    fit_image,
     normalise,
-    resize_image,
     rotate_image,
 )
 
@@ -270,9 +269,7 @@ def infer_image(
         ModelError: a graph of open sides shows only now that it gives what the spec does not say.
         EngineError: the runtime failed.
     """
-    if spec.fit == 'crop':
-        image = crop_to_aspect(image, spec.height, spec.width)
-    image = resize_image(image, spec.height, spec.width)
+    image = fit_image(image, spec.height, spec.width, spec.fit)
     taken = engine.inputs[0]
     outputs = engine.infer({taken.name: input_tensor(image, spec, taken.dtype)})
     arrays = []

@@ -73,4 +73,23 @@ class SegmentationRecipe(Recipe):
     decoder_channels: str = ''
 
 
-RECIPES: dict[str, type[Recipe]] = {'segmentation': SegmentationRecipe}
+@dataclass(frozen=True)
+class ClassificationRecipe(Recipe):
+    """Recipe of a classifier.
+
+    Attributes:
+        min_crop: smallest share of an image's sides that a random crop keeps.
+        label_smoothing: share of the label that goes to all classes (Szegedy et al.,
+            arXiv:1512.00567, section 7).
+        encoder_depth: halvings of the network; 4 leaves the layers at stride 32 out.
+    """
+
+    min_crop: float = 0.6
+    label_smoothing: float = 0.0
+    encoder_depth: int = 5
+
+
+RECIPES: dict[str, type[Recipe]] = {
+    'segmentation': SegmentationRecipe,
+    'classification': ClassificationRecipe,
+}
