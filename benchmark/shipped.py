@@ -1,0 +1,186 @@
+"""Accuracy and latency of what is shipped: `python benchmark/shipped.py CAMVID/val`.
+
+Each model is measured on the same images, and so is the simple alternative to it:
+
+* segmentation: the two sizes, by mIoU.
+* detection: the detector, and boxes around the objects in a segmenter's masks, by AP50.
+* surface: what fills the middle of a window, by accuracy. The classifier sees the window;
+  `in the window` is the vote of a segmenter's pixels there when it sees the window alone, and `in
+  the image` when it sees the whole image (whose time then serves all windows of it).
+
+Latency is the median of one image (surface: one window) through the pipeline, preprocessing and
+decoding included, the models taking turns on each. Writes results/shipped.json and the picture.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Callable
+import json
+from pathlib import Path
+import platform
+import statistics
+import tempfile
+import time
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+import numpy as np
+from numpy.typing import NDArray
+import onnxruntime
+
+from mnv2_perception.dataset import (
+    boxes_from_labels,
+    list_classified,
+    list_pairs,
+    read_image,
+    write_coco,
+)
+from mnv2_perception.evaluate import (
+    evaluate_components,
+    evaluate_detection,
+    evaluate_segmentation,
+)
+from mnv2_perception.from_masks import middle, vote, write_patches
+from mnv2_perception.pipeline import Classifier, Detector, Segmenter
+
+ROOT = Path(__file__).resolve().parents[1]
+ACCURATE, FAST = 'unet_mobilenetv2_camvid', 'unet_mobilenetv2_camvid_fast'
+DETECTOR, CLASSIFIER = 'ssdlite_mobilenetv2_camvid', 'mobilenetv2_camvid_surface'
+SURFACES = {
+    'road': ['road'],
+    'pavement': ['pavement'],
+    'vegetation': ['tree'],
+    'structure': ['building', 'pole', 'sign_symbol', 'fence'],
+    'traffic': ['car', 'pedestrian', 'bicyclist'],
+}
+METRICS = {'segmentation': 'mIoU', 'detection': 'AP50', 'surface': 'accuracy'}
+
+
+def median_ms(
+    ways: dict[str, Callable[[NDArray[np.uint8]], Any]], images: list[NDArray[np.uint8]]
+) -> dict[str, float]:
+    """Return the median milliseconds of each way, which take turns on each image."""
+    times_ms: dict[str, list[float]] = {name: [] for name in ways}
+    for image in images:
+        for name, way in ways.items():
+            start_s = time.perf_counter()
+            way(image)
+            times_ms[name].append((time.perf_counter() - start_s) * 1000.0)
+    return {name: statistics.median(values[3:]) for name, values in times_ms.items()}
+
+
+def measure_surface(
+    folder: Path, windows: Path, classifier: Classifier, segmenters: dict[str, Segmenter]
+) -> dict[str, float]:
+    """Return the accuracy of each way to tell the windows' surfaces."""
+    classes = segmenters[ACCURATE].spec.classes
+    ids = {name: [classes.index(part) for part in parts] for name, parts in SURFACES.items()}
+    height, width = classifier.spec.height, classifier.spec.width
+    write_patches(folder, windows, ids, (height, width), top=48, step=56)
+    labelled = sorted(list_classified(windows / 'labels.tsv', list(ids)))
+    groups = list(ids.values())
+    images = {image.stem: image for image, _ in list_pairs(folder)}
+    right: Counter[str] = Counter()
+    masks: dict[str, dict[str, NDArray[np.uint8]]] = {}
+    for path, label in labelled:
+        name, y, x = path.stem.rsplit('_', 2)
+        if name not in masks:
+            image = read_image(images[name])
+            masks = {name: {key: segment(image).class_ids for key, segment in segmenters.items()}}
+        window = read_image(path)
+        right[CLASSIFIER] += int(classifier(window).class_ids[0]) == label
+        for key, segment in segmenters.items():
+            whole = masks[name][key][int(y) : int(y) + height, int(x) : int(x) + width]
+            right[f'{key} in the window'] += (
+                vote(middle(segment(window).class_ids), groups)[0] == label
+            )
+            right[f'{key} in the image'] += vote(middle(whole), groups)[0] == label
+    commonest = max(Counter(label for _, label in labelled).values())
+    result = {way: count / len(labelled) for way, count in right.items()}
+    return {**result, 'always the commonest': commonest / len(labelled)}
+
+
+def main() -> None:
+    """Measure, print, write the results and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('folder', type=Path, help='images/ and labels/ of CamVid')
+    parser.add_argument('--threads', type=int, default=0, help='0: one for each core')
+    parser.add_argument('--out', type=Path, default=ROOT / 'benchmark/results/shipped.json')
+    parser.add_argument('--picture', type=Path, default=ROOT / 'docs/shipped.png')
+    arguments = parser.parse_args()
+    folder, threads = arguments.folder, arguments.threads
+    segmenters = {name: Segmenter.open(name, threads=threads) for name in (ACCURATE, FAST)}
+    detector = Detector.open(DETECTOR, threads=threads, min_score=0.05)
+    classifier = Classifier.open(CLASSIFIER, threads=threads)
+
+    images = [read_image(path) for path, _ in list_pairs(folder)]
+    pixels_ms = median_ms({**segmenters, DETECTOR: detector}, images)
+    with tempfile.TemporaryDirectory() as scratch:
+        boxes = Path(scratch, 'boxes.json')
+        names = detector.spec.classes
+        ids = [segmenters[ACCURATE].spec.classes.index(name) for name in names]
+        write_coco(boxes, names, boxes_from_labels(folder, ids))
+        accuracy = {
+            'segmentation': {
+                name: evaluate_segmentation(segmenter, folder)['miou']
+                for name, segmenter in segmenters.items()
+            },
+            'detection': {
+                DETECTOR: evaluate_detection(detector, boxes)['ap50'],
+                **{
+                    f'objects of {name}': evaluate_components(segmenter, boxes)['ap50']
+                    for name, segmenter in segmenters.items()
+                },
+            },
+            'surface': measure_surface(folder, Path(scratch, 'windows'), classifier, segmenters),
+        }
+        windows = [read_image(path) for path in sorted(Path(scratch).glob('windows/images/*'))]
+        window_ms = median_ms({CLASSIFIER: classifier, **segmenters}, windows[::15])
+    latency_ms = {
+        **pixels_ms,
+        CLASSIFIER: window_ms[CLASSIFIER],
+        **{f'objects of {name}': pixels_ms[name] for name in segmenters},
+        **{f'{name} in the window': window_ms[name] for name in segmenters},
+        **{f'{name} in the image': pixels_ms[name] for name in segmenters},
+    }
+    draw(accuracy, latency_ms, arguments.picture)
+    for task, values in accuracy.items():
+        print(f'| {task} | {METRICS[task]} | ms |\n| --- | --- | --- |')
+        for name, value in values.items():
+            print(f'| {name} | {value:.3f} | {latency_ms.get(name, 0.0):.1f} |')
+    machine = {
+        'cpu': platform.processor() or platform.machine(),
+        'onnxruntime': onnxruntime.__version__,
+        'threads': threads,
+        'python': platform.python_version(),
+    }
+    result = {'machine': machine, 'accuracy': accuracy, 'latency_ms': latency_ms}
+    arguments.out.write_text(json.dumps(result, indent=2) + '\n')
+
+
+def draw(
+    accuracy: dict[str, dict[str, float]], latency_ms: dict[str, float], picture: Path
+) -> None:
+    """Draw a panel for each task: latency to the right, accuracy up."""
+    figure = Figure(figsize=(13, 4.2), layout='constrained')
+    FigureCanvasAgg(figure)
+    shipped = {ACCURATE, FAST, DETECTOR, CLASSIFIER}
+    for axes, (task, values) in zip(figure.subplots(1, 3), accuracy.items(), strict=True):
+        axes.set_title(task)
+        axes.set_xlabel('ms an image, median')
+        axes.set_ylabel(METRICS[task])
+        for name, value in values.items():
+            if name not in latency_ms:
+                axes.axhline(value, color='gray', linestyle=':', label=name)
+                continue
+            marker = 'o' if name in shipped else 'x'
+            axes.plot(latency_ms[name], value, marker, markersize=9, label=name)
+        axes.set_xlim(left=0.0)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    figure.savefig(picture, dpi=110)
+
+
+if __name__ == '__main__':
+    main()
