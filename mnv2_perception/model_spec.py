@@ -19,7 +19,7 @@ UNLABELLED = 255  # mask id of "no class": ignored pixels, below min_confidence,
 
 Task = Literal['segmentation', 'classification', 'detection']
 Input = Literal['uint8_nhwc', 'float_nchw']
-Output = Literal['ids_confidence', 'logits', 'probabilities', 'sigmoid']
+Output = Literal['ids_confidence', 'logits', 'probabilities', 'sigmoid', 'boxes']
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class ModelSpec:
         channel_order: order of the channels that the network takes; images are always RGB.
         input: `uint8_nhwc` (scaling is inside the graph) or `float_nchw` (scaled by us).
         output: `ids_confidence` (class ids and confidence, both uint8), `logits`,
-            `probabilities` or `sigmoid` (one channel).
+            `probabilities` or `sigmoid` (one channel); of a detector `boxes`: boxes (1, K, 4)
+            float32 as x1, y1, x2, y2 in 0..1 of the input, scores (1, K) float32 in 0..1 and
+            class ids (1, K) int32, not yet suppressed.
         licence: of the weights, SPDX where there is one.
         description: data and figures in one line.
     """
@@ -86,6 +88,11 @@ class ModelSpec:
                 raise ModelError(
                     f'model spec {self.name!r}: colour {colour} is no (R, G, B) of 0 to 255'
                 )
+        if (self.output == 'boxes') != (self.task == 'detection'):
+            raise ModelError(
+                f'model spec {self.name!r}: output {self.output} does not go with task '
+                f'{self.task}; detection, and only that, gives boxes'
+            )
         if self.output == 'sigmoid' and len(self.classes) != 2:
             raise ModelError(
                 f'model spec {self.name!r}: got {len(self.classes)} classes for sigmoid, expected '

@@ -14,6 +14,7 @@ from mnv2_perception.engines import Engine, open_engine
 from mnv2_perception.errors import ImageError, ModelError, SetupError
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
 from mnv2_perception.vision.decode import ids_and_confidence, resize_ids
+from mnv2_perception.vision.detections import boxes_on_image, select_boxes
 from mnv2_perception.vision.preprocess import check_image, normalise, resize_image, rotate_image
 
 ROTATIONS = (0, 90, 180, 270)
@@ -30,6 +31,22 @@ class Segmentation:
 
     class_ids: NDArray[np.uint8]
     confidence: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector finds in one image, best first.
+
+    Attributes:
+        boxes: (N, 4) float32, x1, y1, x2, y2 in the image's own pixels; x2 and y2 are the first
+            beyond the box.
+        scores: (N,) float32, 0 to 1.
+        class_ids: (N,) int32.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    class_ids: NDArray[np.int32]
 
 
 class Segmenter:
@@ -142,6 +159,101 @@ class Segmenter:
         self.engine.close()
 
 
+class Detector:
+    """Finds objects in images with one opened model.
+
+    Args:
+        engine: the opened model; closed with the detector.
+        spec: what the model takes and gives.
+        min_score: boxes below it (0 to 1) are left out. May be changed between calls.
+        nms_iou: a box that overlaps a better one of its class by more (intersection over union,
+            0 to 1) is left out. May be changed between calls.
+        rotate: degrees clockwise (0, 90, 180, 270) that set a tilted camera's image upright
+            for the network; the boxes come back in the camera's own orientation.
+
+    Raises:
+        ModelError: the model is not for detection, or spec and engine disagree.
+        ImageError: `rotate` is no multiple of 90, or a threshold not between 0 and 1.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        spec: ModelSpec,
+        min_score: float = 0.3,
+        nms_iou: float = 0.5,
+        rotate: int = 0,
+    ) -> None:
+        if spec.task != 'detection':
+            raise ModelError(f'{engine.model}: is for {spec.task}; choose a model for detection')
+        check_model(engine, spec)
+        for name, value in (('min_score', min_score), ('nms_iou', nms_iou)):
+            if not 0.0 <= value <= 1.0:
+                raise ImageError(f'{name} is {value}, expected 0 to 1')
+        if rotate not in ROTATIONS:
+            raise ImageError(f'rotate is {rotate}, expected one of {ROTATIONS} degrees')
+        self.engine = engine
+        self.spec = spec
+        self.min_score = min_score
+        self.nms_iou = nms_iou
+        self.rotate = rotate
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path,
+        engine: str = 'auto',
+        threads: int = 0,
+        min_score: float = 0.3,
+        nms_iou: float = 0.5,
+        rotate: int = 0,
+    ) -> 'Detector':
+        """Open a model by path or by the name of a shipped one; see Detector for the rest.
+
+        Raises:
+            ModelError: there is no such model, or it is not for detection.
+            EngineError: the runtime is missing or refuses the model.
+        """
+        path = find_model(model)
+        opened = open_engine(path, engine, threads)
+        try:
+            spec = ModelSpec.from_metadata(opened.metadata, path)
+            return cls(opened, spec, min_score, nms_iou, rotate)
+        except Exception:
+            opened.close()
+            raise
+
+    def __call__(self, image: NDArray[np.uint8]) -> Detections:
+        """Find the objects of one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, any size; only read.
+
+        Raises:
+            ImageError: the image is of another shape or dtype.
+            EngineError: the runtime failed.
+        """
+        check_image(image)
+        spec = self.spec
+        upright = rotate_image(image, self.rotate)
+        resized = resize_image(upright, spec.height, spec.width)
+        tensor: NDArray[Any]
+        if spec.input == 'uint8_nhwc':
+            tensor = (resized if spec.channel_order == 'rgb' else resized[:, :, ::-1])[None]
+        else:
+            tensor = normalise(resized, spec.mean, spec.std, spec.channel_order)[None]
+        outputs = self.engine.infer({self.engine.inputs[0].name: tensor})
+        candidates, scores, class_ids = (outputs[out.name][0] for out in self.engine.outputs)
+        height, width = image.shape[:2]
+        boxes = boxes_on_image(candidates, height, width, self.rotate)
+        kept = select_boxes(boxes, scores, class_ids, self.min_score, self.nms_iou)
+        return Detections(boxes[kept], scores[kept], class_ids[kept].astype(np.int32))
+
+    def close(self) -> None:
+        """Close the engine."""
+        self.engine.close()
+
+
 def check_model(engine: Engine, spec: ModelSpec) -> None:
     """Raise ModelError unless the graph takes and gives what the spec says."""
     if len(engine.inputs) != 1:
@@ -156,12 +268,15 @@ def check_model(engine: Engine, spec: ModelSpec) -> None:
             f'{engine.model}: takes {found}, but its spec says {spec.input} of height '
             f'{spec.height} and width {spec.width}; correct the spec or export again'
         )
-    count = 2 if spec.output == 'ids_confidence' else 1
+    count = {'ids_confidence': 2, 'boxes': 3}.get(spec.output, 1)
     if len(engine.outputs) != count:
         raise ModelError(
             f'{engine.model}: gives {len(engine.outputs)} outputs, but its spec says '
             f'{spec.output}, which is {count}; correct the spec or export again'
         )
+    if spec.output == 'boxes':
+        check_boxes(engine)
+        return
     channels = 1 if spec.output == 'sigmoid' else len(spec.classes)
     for out in engine.outputs:
         if spec.output == 'ids_confidence':
@@ -174,6 +289,22 @@ def check_model(engine: Engine, spec: ModelSpec) -> None:
             raise ModelError(
                 f'{engine.model}: gives {out}, but {spec.output} of {len(spec.classes)} classes '
                 f'is {expected}; correct the spec or export again'
+            )
+
+
+def check_boxes(engine: Engine) -> None:
+    """Raise ModelError unless the outputs are a detector's: boxes, scores, class ids."""
+    boxes, scores, class_ids = engine.outputs
+    count = boxes.shape[1] if len(boxes.shape) == 3 else None
+    for out, sides, kind, expected in (
+        (boxes, (count, 4), 'f', '(1, K, 4) float'),
+        (scores, (count,), 'f', '(1, K) float'),
+        (class_ids, (count,), 'i', '(1, K) int'),
+    ):
+        if out.shape[1:] != sides or out.dtype.kind != kind:
+            raise ModelError(
+                f'{engine.model}: gives {out}, but boxes are {expected}, in the order boxes, '
+                f'scores, class ids; correct the spec or export again'
             )
 
 

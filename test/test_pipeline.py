@@ -304,7 +304,7 @@ def test_a_foreign_model_takes_its_spec_from_the_yaml_beside_it(
         ({'height': 48}, r"takes 'image' \(1, 32, 64, 3\) uint8.*height 48 and width 64"),
         ({'input': 'float_nchw'}, 'takes .* uint8.*float_nchw'),
         ({'output': 'logits'}, 'gives 2 outputs.*logits, which is 1'),
-        ({'task': 'detection'}, 'is for detection'),
+        ({'task': 'detection', 'output': 'boxes'}, 'is for detection'),
     ],
 )
 def test_a_spec_that_contradicts_the_graph_is_refused(

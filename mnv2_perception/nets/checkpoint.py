@@ -49,13 +49,16 @@ def read_weights(path: Path) -> dict[str, Any]:
 
 
 def load_backbone(encoder: Backbone, path: Path) -> None:
-    """Load torchvision's `features.*` into an encoder of the family; a classifier is left out.
+    """Load torchvision's `features.*` into an encoder of the family.
+
+    A classifier is left out, and so is the last layer where the encoder has dropped it.
 
     Raises:
         ModelError: tensors are missing, unknown or of another shape (another width multiplier).
     """
     values = read_weights(path)
-    features = {key: value for key, value in values.items() if not key.startswith('classifier.')}
+    left_out = ('classifier.', f'features.{len(encoder.features)}.')
+    features = {key: value for key, value in values.items() if not key.startswith(left_out)}
     wanted = encoder.state_dict()
     differing = sorted(
         key for key in wanted.keys() | features.keys()
