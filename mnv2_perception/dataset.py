@@ -1,7 +1,14 @@
-"""Folders of labelled images: `DIR/images/*.jpg` and `DIR/labels/*.png` of the same names."""
+"""Labelled images: folders with masks, `DIR/images/*.jpg` and `DIR/labels/*.png` of the same names;
+boxes in COCO's JSON, https://cocodataset.org/#format-data.
+"""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 import hashlib
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,6 +16,7 @@ from numpy.typing import NDArray
 
 from mnv2_perception.errors import DataError
 from mnv2_perception.model_spec import UNLABELLED
+from mnv2_perception.vision.detections import components
 
 Sample = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # image (H, W, 3) RGB, class ids (H, W)
 
@@ -39,16 +47,28 @@ def list_pairs(folder: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image as (H, W, 3) RGB.
+
+    Raises:
+        DataError: it does not decode.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError(f'{path}: is no readable image')
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+
+
 def read_pair(image_path: Path, label_path: Path) -> Sample:
     """Read one image and its label.
 
     Raises:
         DataError: a file does not decode, the label has colours, or the two differ in size.
     """
-    image = cv2.imread(str(image_path), cv2.IMREAD_COLOR)
+    image = read_image(image_path)
     label = cv2.imread(str(label_path), cv2.IMREAD_UNCHANGED)
-    if image is None or label is None:
-        raise DataError(f'{image_path if image is None else label_path}: is no readable image')
+    if label is None:
+        raise DataError(f'{label_path}: is no readable image')
     if label.ndim != 2 or label.dtype != np.uint8:
         raise DataError(
             f'{label_path}: got {label.shape} {label.dtype}, expected one 8-bit channel of class '
@@ -56,7 +76,7 @@ def read_pair(image_path: Path, label_path: Path) -> Sample:
         )
     if label.shape != image.shape[:2]:
         raise DataError(f'{label_path}: is {label.shape}, its image is {image.shape[:2]}')
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)), np.asarray(label)
+    return image, np.asarray(label)
 
 
 def read_folder(folder: Path, num_classes: int) -> list[Sample]:
@@ -77,3 +97,146 @@ def hash_list(pairs: list[tuple[Path, Path]]) -> str:
             digest.update(path.name.encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class BoxSample:
+    """What is known of the objects in one image.
+
+    Attributes:
+        image: its path.
+        boxes: (N, 4) float32 x1, y1, x2, y2, px.
+        class_ids: (N,) int64.
+        ignored: (M, 4) float32, regions that nothing is learned from or judged by (`iscrowd`).
+        ignored_ids: (M,) int64, their classes.
+    """
+
+    image: Path
+    boxes: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    ignored: NDArray[np.float32]
+    ignored_ids: NDArray[np.int64]
+
+
+def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
+    """Read boxes from a COCO JSON file.
+
+    Images are looked for beside the file and in `images/` beside it. Boxes without an area are
+    left out, as COCO has a few.
+
+    Returns:
+        The names of the classes, in the order of their category ids, and one sample for each
+        image, in the file's order.
+
+    Raises:
+        DataError: the file cannot be read, contradicts itself, or an image is missing.
+    """
+    try:
+        values = json.loads(path.read_text(encoding='utf-8'))
+        categories = sorted(values['categories'], key=lambda category: category['id'])
+        images = {image['id']: str(image['file_name']) for image in values['images']}
+        annotations: dict[Any, list[Any]] = {image_id: [] for image_id in images}
+        for annotation in values['annotations']:
+            annotations[annotation['image_id']].append((
+                [float(value) for value in annotation['bbox']],
+                annotation['category_id'],
+                bool(annotation.get('iscrowd', 0)),
+            ))
+        classes = tuple(str(category['name']) for category in categories)
+    except OSError as exc:
+        raise DataError(f'{path}: cannot be read: {exc.strerror}') from exc
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise DataError(
+            f'{path}: is no COCO JSON of boxes ({type(exc).__name__}: {exc}); expected images, '
+            f'categories and annotations with image_id, category_id and bbox'
+        ) from exc
+    if not images or not classes:
+        raise DataError(f'{path}: has {len(images)} images and {len(classes)} categories')
+    id_from_category = {category['id']: index for index, category in enumerate(categories)}
+    samples = []
+    for image_id, name in images.items():
+        rows = []
+        for bbox, category, crowd in annotations[image_id]:
+            if len(bbox) != 4 or category not in id_from_category:
+                raise DataError(
+                    f'{path}: {name} has a box {bbox} of category {category}; expected x, y, '
+                    f'width, height and one of the categories {sorted(id_from_category)}'
+                )
+            x, y, width, height = bbox
+            if width > 0 and height > 0:
+                rows.append((x, y, x + width, y + height, id_from_category[category], crowd))
+        table = np.array(rows, np.float64).reshape(-1, 6)
+        boxes, ids = table[:, :4].astype(np.float32), table[:, 4].astype(np.int64)
+        crowds = table[:, 5] > 0
+        image = find_image(path, name)
+        samples.append(BoxSample(image, boxes[~crowds], ids[~crowds], boxes[crowds], ids[crowds]))
+    return classes, samples
+
+
+def find_image(path: Path, name: str) -> Path:
+    """Return where an image of a COCO file lies.
+
+    Raises:
+        DataError: it is missing.
+    """
+    for image in (path.parent / name, path.parent / 'images' / name):
+        if image.is_file():
+            return image
+    raise DataError(
+        f'{path}: image {name} is neither in {path.parent} nor in {path.parent}/images; '
+        f'put the file beside the images'
+    )
+
+
+def boxes_from_labels(
+    folder: Path, class_ids: Sequence[int], min_area: int = 40
+) -> list[BoxSample]:
+    """Return boxes around the connected components of masks.
+
+    Objects of one class that touch get one box; an object behind a pole gets two. Components
+    smaller than `min_area` are ignored regions: mostly splinters, too small to be told.
+
+    Args:
+        folder: see `list_pairs`.
+        class_ids: of the masks; a box's class id is the index in this list.
+        min_area: pixels.
+
+    Raises:
+        DataError: the folder cannot be used.
+    """
+    samples = []
+    for image_path, label_path in list_pairs(folder):
+        _, label = read_pair(image_path, label_path)
+        boxes, _, label_ids, areas = components(label, np.full_like(label, 255), class_ids)
+        ids = np.array([class_ids.index(label_id) for label_id in label_ids], np.int64)
+        small = areas < min_area
+        samples.append(BoxSample(image_path, boxes[~small], ids[~small], boxes[small], ids[small]))
+    return samples
+
+
+def write_coco(path: Path, classes: Sequence[str], samples: Sequence[BoxSample]) -> None:
+    """Write boxes as COCO JSON, the images' paths relative to it.
+
+    Raises:
+        DataError: an image cannot be read, or the file cannot be written.
+    """
+    images, annotations = [], []
+    for image_id, sample in enumerate(samples, start=1):
+        height, width = read_image(sample.image).shape[:2]
+        name = os.path.relpath(sample.image.absolute(), path.parent.absolute())
+        images.append({'id': image_id, 'file_name': name, 'height': height, 'width': width})
+        for boxes, ids, crowd in (
+            (sample.boxes, sample.class_ids, 0), (sample.ignored, sample.ignored_ids, 1)
+        ):
+            for (x1, y1, x2, y2), class_id in zip(boxes.tolist(), ids.tolist(), strict=True):
+                annotations.append({
+                    'id': len(annotations) + 1, 'image_id': image_id, 'category_id': class_id + 1,
+                    'bbox': [x1, y1, x2 - x1, y2 - y1], 'area': (x2 - x1) * (y2 - y1),
+                    'iscrowd': crowd,
+                })
+    categories = [{'id': index, 'name': name} for index, name in enumerate(classes, start=1)]
+    values = {'images': images, 'annotations': annotations, 'categories': categories}
+    try:
+        path.write_text(json.dumps(values), encoding='utf-8')
+    except OSError as exc:
+        raise DataError(f'{path}: cannot be written: {exc.strerror}') from exc

@@ -76,7 +76,7 @@ def components(
     confidence: NDArray[np.uint8],
     classes: Sequence[int],
     min_area: int = 1,
-) -> tuple[Boxes, NDArray[np.float32], NDArray[np.int32]]:
+) -> tuple[Boxes, NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
     """Return the boxes of a mask's connected components: what a segmenter knows of objects.
 
     Objects of one class that touch are one component; one behind a pole is two.
@@ -88,10 +88,11 @@ def components(
         min_area: pixels a component has at least.
 
     Returns:
-        Boxes (N, 4) in pixels, scores (N,), each the mean confidence, 0..1, and class ids (N,);
-        class by class, from top to bottom.
+        Boxes (N, 4) in pixels, scores (N,), each the mean confidence, 0..1, class ids (N,) and
+        areas (N,) in pixels; class by class, from top to bottom.
     """
-    boxes, scores, class_ids = [np.empty((0, 4))], [np.empty(0)], [np.empty(0)]
+    boxes = [np.empty((0, 4))]
+    scores, class_ids, areas = [np.empty(0)], [np.empty(0)], [np.empty(0)]
     for class_id in classes:
         count, labels, stats, _ = cv2.connectedComponentsWithStats(
             (ids == class_id).astype(np.uint8), connectivity=8
@@ -103,8 +104,10 @@ def components(
         boxes.append(np.stack([x, y, x + w, y + h], axis=1))
         scores.append(totals[large] / area / 255.0)
         class_ids.append(np.full(len(large), class_id))
+        areas.append(area)
     return (
         np.concatenate(boxes).astype(np.float32),
         np.concatenate(scores).astype(np.float32),
         np.concatenate(class_ids).astype(np.int32),
+        np.concatenate(areas).astype(np.int32),
     )

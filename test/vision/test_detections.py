@@ -112,15 +112,16 @@ def test_components_are_the_boxes_of_connected_pixels() -> None:
     ids[9, 0] = 3
     confidence = np.full((12, 20), 51, np.uint8)
     confidence[8:12, 16:18] = 255
-    boxes, scores, class_ids = components(ids, confidence, (1, 2), min_area=1)
+    boxes, scores, class_ids, areas = components(ids, confidence, (1, 2), min_area=1)
     assert boxes.tolist() == [[2, 1, 8, 6], [12, 1, 15, 3], [16, 8, 20, 12]]
     assert np.allclose(scores, [0.2, 0.2, 0.6])
     assert class_ids.tolist() == [1, 1, 2]
+    assert areas.tolist() == [16, 6, 16]
     assert components(ids, confidence, (1,), min_area=7)[0].tolist() == [[2, 1, 8, 6]]
 
 
 def test_a_mask_without_the_class_has_no_components() -> None:
     ids = np.zeros((4, 4), np.uint8)
-    boxes, scores, class_ids = components(ids, ids, (1, 2))
+    boxes, scores, class_ids, _ = components(ids, ids, (1, 2))
     assert boxes.shape == (0, 4) and scores.shape == class_ids.shape == (0,)
     assert components(ids, ids, ())[0].shape == (0, 4)
