@@ -3,19 +3,29 @@
 import argparse
 from collections.abc import Mapping
 from dataclasses import fields
+import importlib
 import importlib.util
 import json
 import os
 from pathlib import Path
 import sys
-from typing import Any
+from typing import Any, get_args, get_type_hints, TYPE_CHECKING
 
 import cv2
 import yaml
 
 from mnv2_perception.errors import PerceptionError, SetupError
 
+if TYPE_CHECKING:
+    from mnv2_perception.model_spec import ModelSpec
+
 DEFAULT_MODEL = 'unet_mobilenetv2_camvid'
+TASKS = (
+    ('segmentation', 'Train a UNet.', 'holds images/*.jpg and labels/*.png', 'camvid.yaml'),
+    ('detection', 'Train an SSDLite.', "boxes in COCO's JSON", 'camvid_boxes.yaml'),
+)
+WEIGHTS_HELP = """what the network starts from: torchvision's ImageNet weights (.pth), a checkpoint
+(.pt) or an exported model (.onnx) of the family; of its head, what fits"""
 BAG_NODES = {'play': 'bag_player_node', 'record': 'bag_recorder_node'}
 
 
@@ -85,17 +95,39 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument('model', help='path, or name of a shipped model')
     info.add_argument('--json', action='store_true')
 
-    run = add('run', run_command, 'Segment one picture and write the overlay.')
+    run = add('run', run_command, 'Run a model on one picture and write what it sees.')
     run.add_argument('image', type=Path, help='a picture file')
     run.add_argument('--out', type=Path, default=Path('overlay.png'), help='(%(default)s)')
-    run.add_argument('--mask', type=Path, help='also write the class ids, as PNG')
-    run.add_argument('--min-confidence', type=float, default=0.0, help='0 to 1 (%(default)s)')
+    run.add_argument('--mask', type=Path, help="also write a segmentation's class ids, as PNG")
+    run.add_argument(
+        '--min-confidence', type=float, default=0.0, help='of pixels, 0 to 1 (%(default)s)'
+    )
+    run.add_argument(
+        '--min-score', type=float, default=0.3, help='of boxes, 0 to 1 (%(default)s)'
+    )
     add_model_options(run, option=True)
 
     evaluate = add('evaluate', evaluate_command, 'Measure accuracy on labelled images.')
     add_model_options(evaluate, option=False)
-    evaluate.add_argument('folder', type=Path, help='holds images/*.jpg and labels/*.png')
+    evaluate.add_argument(
+        'data', type=Path,
+        help="for segmentation a folder with images/*.jpg and labels/*.png; for detection boxes "
+        "in COCO's JSON, which also measure the components of a segmentation's masks",
+    )
     evaluate.add_argument('--json', action='store_true')
+
+    boxes = add('boxes', boxes_command, "Write the boxes around masks' objects as COCO JSON.")
+    boxes.add_argument('folder', type=Path, help='holds images/*.jpg and labels/*.png')
+    boxes.add_argument('--classes', nargs='+', required=True, help='names of those to look for')
+    boxes.add_argument('--out', type=Path, required=True, help='the .json file to write')
+    boxes.add_argument(
+        '--spec', type=Path, default=Path(__file__).parent / 'training/camvid.yaml',
+        help="YAML whose classes are the masks' (default: CamVid)",
+    )
+    boxes.add_argument(
+        '--min-area', type=int, default=40,
+        help='pixels; smaller ones are marked to be ignored (%(default)s)',
+    )
 
     bag = add('bag', None, 'Play, record or draw bags, without `ros2 bag`.')
     bag_commands = bag.add_subparsers(metavar='COMMAND', required=True)
@@ -112,17 +144,22 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = add('train', None, 'Train a network.')
     tasks = train.add_subparsers(metavar='TASK', required=True)
-    segmentation = tasks.add_parser('segmentation', help='UNet-MobileNetV2')
-    segmentation.set_defaults(command=train_segmentation_command)
-    segmentation.add_argument('data', type=Path, help='holds images/*.jpg and labels/*.png')
-    segmentation.add_argument('--out', type=Path, required=True, help='folder of the run')
-    segmentation.add_argument('--val', type=Path, help='labelled images to measure on only')
-    segmentation.add_argument('--backbone', type=Path, help="torchvision's ImageNet weights")
-    segmentation.add_argument(
-        '--spec', type=Path, help='YAML with classes, colours, size, licence (default: CamVid)'
-    )
-    segmentation.add_argument('--resume', action='store_true', help='go on with a broken-off run')
-    add_recipe_options(segmentation)
+    for task, help_text, data_help, spec in TASKS:
+        sub = tasks.add_parser(task, help=help_text, description=help_text)
+        sub.set_defaults(command=train_command, task=task)
+        sub.add_argument('data', type=Path, help=data_help)
+        sub.add_argument('--out', type=Path, required=True, help='folder of the run')
+        sub.add_argument('--val', type=Path, help='the same, to measure on only')
+        sub.add_argument('--weights', type=Path, help=WEIGHTS_HELP)
+        sub.add_argument(
+            '--spec', type=Path, default=Path(__file__).parent / 'training' / spec,
+            help='YAML with classes, colours, size, licence (default: CamVid)',
+        )
+        sub.add_argument('--resume', action='store_true', help='go on with a broken-off run')
+        sub.add_argument(
+            '--workers', type=int, default=0, help='processes that read and augment (%(default)s)'
+        )
+        add_recipe_options(sub, task)
 
     export = add('export', export_command, 'Write a checkpoint as ONNX with its ModelSpec.')
     export.add_argument('checkpoint', type=Path)
@@ -140,14 +177,15 @@ def add_model_options(parser: argparse.ArgumentParser, option: bool) -> None:
     parser.add_argument('--threads', type=int, default=0, help='0: one for each core')
 
 
-def add_recipe_options(parser: argparse.ArgumentParser) -> None:
-    """Add an option for each field of the training recipe."""
-    from mnv2_perception.training.recipe import Recipe
+def add_recipe_options(parser: argparse.ArgumentParser, task: str) -> None:
+    """Add an option for each field of a task's training recipe."""
+    from mnv2_perception.training.recipe import RECIPES
 
-    for item in fields(Recipe):
+    hints = get_type_hints(RECIPES[task])
+    for item in fields(RECIPES[task]):
         parser.add_argument(
             f'--{item.name.replace("_", "-")}', type=type(item.default), default=item.default,
-            help='(%(default)s)',
+            choices=get_args(hints[item.name]) or None, help='(%(default)s)',
         )
 
 
@@ -214,11 +252,22 @@ def info_command(arguments: argparse.Namespace) -> None:
             print(f'{name:<14} {value}')
 
 
+def task_of(arguments: argparse.Namespace) -> str:
+    """Return what the chosen model is for."""
+    from mnv2_perception.engines import open_engine
+    from mnv2_perception.model_spec import ModelSpec
+    from mnv2_perception.pipeline import find_model
+
+    path = find_model(arguments.model)
+    with open_engine(path, arguments.engine, arguments.threads) as engine:
+        return ModelSpec.from_metadata(engine.metadata, path).task
+
+
 def run_command(arguments: argparse.Namespace) -> None:
-    """Segment one picture."""
+    """Run a model on one picture."""
     from mnv2_perception.errors import ImageError
-    from mnv2_perception.pipeline import Segmenter
-    from mnv2_perception.vision.overlay import blend_mask, draw_legend
+    from mnv2_perception.pipeline import Detector, Segmenter
+    from mnv2_perception.vision.overlay import blend_mask, draw_boxes, draw_legend
 
     if not arguments.image.is_file():
         raise ImageError(f'{arguments.image}: there is no such file')
@@ -228,6 +277,19 @@ def run_command(arguments: argparse.Namespace) -> None:
     if picture is None:
         raise ImageError(f'{arguments.image}: is no readable picture')
     image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    if task_of(arguments) == 'detection':
+        if arguments.mask:
+            raise ImageError(f'{arguments.mask}: a detector gives no mask; leave --mask out')
+        detector = Detector.open(
+            arguments.model, arguments.engine, arguments.threads, arguments.min_score
+        )
+        found = detector(image)
+        overlay = draw_boxes(
+            image, found.boxes, found.scores, found.class_ids, detector.spec.classes,
+            detector.spec.colours,
+        )
+        write_picture(arguments.out, cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
+        return
     segmenter = Segmenter.open(
         arguments.model, arguments.engine, arguments.threads, arguments.min_confidence
     )
@@ -259,12 +321,42 @@ def write_picture(path: Path, picture: Any) -> None:
 
 def evaluate_command(arguments: argparse.Namespace) -> None:
     """Measure accuracy."""
-    from mnv2_perception.evaluate import evaluate_segmentation
-    from mnv2_perception.pipeline import Segmenter
+    from mnv2_perception.evaluate import (
+        evaluate_components,
+        evaluate_detection,
+        evaluate_segmentation,
+    )
+    from mnv2_perception.pipeline import Detector, Segmenter
 
-    segmenter = Segmenter.open(arguments.model, arguments.engine, arguments.threads)
-    result = evaluate_segmentation(segmenter, arguments.folder)
+    if task_of(arguments) == 'detection':
+        detector = Detector.open(arguments.model, arguments.engine, arguments.threads, 0.0)
+        result = evaluate_detection(detector, arguments.data)
+    else:
+        segmenter = Segmenter.open(arguments.model, arguments.engine, arguments.threads)
+        boxes = arguments.data.suffix == '.json'
+        result = (evaluate_components if boxes else evaluate_segmentation)(
+            segmenter, arguments.data
+        )
     print(json.dumps(result, indent=2) if arguments.json else table(result))
+
+
+def boxes_command(arguments: argparse.Namespace) -> None:
+    """Write boxes around the objects of masks."""
+    from mnv2_perception.dataset import boxes_from_labels, write_coco
+    from mnv2_perception.errors import DataError
+
+    names = read_spec(arguments.spec).classes
+    if unknown := [name for name in arguments.classes if name not in names]:
+        raise DataError(
+            f'{arguments.spec} has no class {", ".join(unknown)}; it has {", ".join(names)}'
+        )
+    class_ids = [names.index(name) for name in arguments.classes]
+    samples = boxes_from_labels(arguments.folder, class_ids, arguments.min_area)
+    write_coco(arguments.out, arguments.classes, samples)
+    count, ignored = (sum(map(len, boxes)) for boxes in (
+        [sample.boxes for sample in samples], [sample.ignored for sample in samples]
+    ))
+    print(f'{arguments.out}: {count} boxes in {len(samples)} images, {ignored} more to ignore')
 
 
 def draw_command(arguments: argparse.Namespace) -> None:
@@ -279,39 +371,60 @@ def draw_command(arguments: argparse.Namespace) -> None:
     print(arguments.out)
 
 
-def train_segmentation_command(arguments: argparse.Namespace) -> None:
-    """Train a UNet."""
-    try:
-        from mnv2_perception.training.segmentation import train
-    except ImportError as exc:
-        raise SetupError(f'training needs torch and tqdm ({exc}): run `make setup-train`') from exc
-    from mnv2_perception.model_spec import ModelSpec
-    from mnv2_perception.training.recipe import Recipe
+def read_spec(path: Path) -> 'ModelSpec':
+    """Read a ModelSpec from YAML.
 
-    spec_path = arguments.spec or Path(__file__).parent / 'training/camvid.yaml'
+    Raises:
+        SetupError: the file cannot be read.
+        ModelError: a fact is missing, unknown or wrong.
+    """
+    from mnv2_perception.model_spec import ModelSpec
+
     try:
-        values = yaml.safe_load(spec_path.read_text(encoding='utf-8'))
+        values = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (OSError, yaml.YAMLError) as exc:
-        raise SetupError(f'{spec_path}: cannot be read: {exc}') from exc
-    spec = ModelSpec.from_dict(values, str(spec_path))
-    recipe = Recipe(**{item.name: getattr(arguments, item.name) for item in fields(Recipe)})
-    miou = train(
-        arguments.data, arguments.out, spec, recipe, arguments.backbone, arguments.val,
-        arguments.resume,
+        raise SetupError(f'{path}: cannot be read: {exc}') from exc
+    return ModelSpec.from_dict(values, str(path))
+
+
+def train_command(arguments: argparse.Namespace) -> None:
+    """Train a network."""
+    from mnv2_perception.training.recipe import RECIPES
+
+    try:
+        task = importlib.import_module(f'mnv2_perception.training.{arguments.task}')
+    except ImportError as exc:
+        raise SetupError(
+            f'training needs torch, tqdm and matplotlib ({exc}): run `make setup-train`'
+        ) from exc
+
+    spec = read_spec(arguments.spec)
+    if spec.task != arguments.task:
+        raise SetupError(
+            f'{arguments.spec}: is for {spec.task}; give a --spec for {arguments.task}'
+        )
+    recipe_type = RECIPES[arguments.task]
+    recipe = recipe_type(
+        **{item.name: getattr(arguments, item.name) for item in fields(recipe_type)}
+    )
+    best = task.train(
+        arguments.data, arguments.out, spec, recipe, arguments.weights, arguments.val,
+        arguments.resume, arguments.workers,
     )
     if arguments.val:
-        print(f'mIoU on {arguments.val}: {miou:.3f}')
-    print(f'{command_name()} export {arguments.out}/last.pt {spec.name}.onnx')
+        print(f'best on {arguments.val}: {best:.3f}')
+    checkpoint = arguments.out / ('best.pt' if arguments.val else 'last.pt')
+    print(f'{command_name()} export {checkpoint} {spec.name}.onnx')
 
 
 def export_command(arguments: argparse.Namespace) -> None:
     """Write a checkpoint as ONNX."""
     try:
-        from mnv2_perception.nets.export import export_segmentation
+        from mnv2_perception.nets.export import export_model
     except ImportError as exc:
         raise SetupError(f'export needs torch and onnx ({exc}): run `make setup-train`') from exc
 
-    print(f'{arguments.model}: {export_segmentation(arguments.checkpoint, arguments.model)}')
+    print(f'{arguments.model}: {export_model(arguments.checkpoint, arguments.model)}')
 
 
 if __name__ == '__main__':

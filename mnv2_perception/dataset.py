@@ -1,5 +1,7 @@
-"""Labelled images: folders with masks, `DIR/images/*.jpg` and `DIR/labels/*.png` of the same names;
-boxes in COCO's JSON, https://cocodataset.org/#format-data.
+"""Labelled images.
+
+Masks: folders with `DIR/images/*.jpg` and `DIR/labels/*.png` of the same names.
+Boxes: COCO's JSON, https://cocodataset.org/#format-data.
 """
 
 from collections.abc import Sequence
@@ -220,7 +222,8 @@ def write_coco(path: Path, classes: Sequence[str], samples: Sequence[BoxSample])
     Raises:
         DataError: an image cannot be read, or the file cannot be written.
     """
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, sample in enumerate(samples, start=1):
         height, width = read_image(sample.image).shape[:2]
         name = os.path.relpath(sample.image.absolute(), path.parent.absolute())

@@ -46,8 +46,14 @@ class Backbone(nn.Module):
             self.stage_ends = (*self.stage_ends[:-1], len(self.features))
             self.out_channels[-1] = conv.in_channels
 
+    def truncate(self, depth: int) -> None:
+        """Keep the layers up to stride 2 ** depth; as an encoder only, not as a classifier."""
+        self.stage_ends = self.stage_ends[:depth]
+        self.out_channels = self.out_channels[:depth]
+        self.features = self.features[: self.stage_ends[-1]]
+
     def forward_features(self, x: Tensor) -> list[Tensor]:
-        """Return the features at strides 2, 4, 8, 16 and 32 of (N, 3, H, W)."""
+        """Return the features of (N, 3, H, W) at strides 2, 4, 8, 16 and 32."""
         features = []
         for stage in self.stages():
             x = stage(x)

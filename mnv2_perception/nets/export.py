@@ -15,9 +15,9 @@ from torch import nn, Tensor
 from mnv2_perception.errors import ModelError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.backbone import count_macs, count_parameters
-from mnv2_perception.nets.checkpoint import load_checkpoint
+from mnv2_perception.nets.checkpoint import load_checkpoint, make_network
 from mnv2_perception.nets.ssdlite import SSDLite, TopBoxes
-from mnv2_perception.nets.unet import check_divisible, UNet
+from mnv2_perception.nets.unet import check_divisible
 
 OPSET = 17
 OUTPUTS = {
@@ -56,8 +56,8 @@ class IdsAndConfidence(nn.Module):
         return ids.float().to(torch.uint8), (confidence * 255.0 + 0.5).to(torch.uint8)
 
 
-def export_segmentation(checkpoint_path: Path, model_path: Path) -> str:
-    """Write a checkpoint of `mnv2 train segmentation` as ONNX with its ModelSpec inside.
+def export_model(checkpoint_path: Path, model_path: Path) -> str:
+    """Write a checkpoint of `mnv2 train` as ONNX with its ModelSpec inside.
 
     Returns:
         The network's size in words, for the model card.
@@ -67,7 +67,7 @@ def export_segmentation(checkpoint_path: Path, model_path: Path) -> str:
     """
     checkpoint = load_checkpoint(checkpoint_path)
     spec = checkpoint.spec
-    net = UNet(len(spec.classes), checkpoint.width_mult, checkpoint.decoder, checkpoint.encoder)
+    net = make_network(spec, checkpoint.architecture)
     net.load_state_dict(checkpoint.state_dict)
     export_network(net, spec, model_path)
     macs = count_macs(net, spec.height, spec.width)

@@ -162,7 +162,7 @@ class SSDLite(nn.Module):
         width_mult: width multiplier of the encoder.
         encoder: a name of `backbones.BACKBONES`.
         strides: of the pyramid, powers of two from 4 up, each the double of the one before;
-            4 finds smaller objects and takes twice the time.
+            4 finds smaller objects and takes half as long again.
 
     Raises:
         ModelError: encoder or strides are none; the input's size does not divide by 32.

@@ -14,18 +14,17 @@ from mnv2_perception.errors import ModelError
 from mnv2_perception.nets.backbone import initialise
 from mnv2_perception.nets.backbones import make_backbone
 
-STRIDE = 32
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 
 Decoder = Literal['separable', 'full']
 
 
-def check_divisible(height: int, width: int) -> None:
-    """Raise ModelError, naming the next possible size, unless both divide by the stride of 32."""
-    if height % STRIDE or width % STRIDE:
-        next_height, next_width = (-(-side // STRIDE) * STRIDE for side in (height, width))
+def check_divisible(height: int, width: int, stride: int = 32) -> None:
+    """Raise ModelError, naming the next possible size, unless both divide by the stride."""
+    if height % stride or width % stride:
+        next_height, next_width = (-(-side // stride) * stride for side in (height, width))
         raise ModelError(
-            f'input size (height {height}, width {width}) is not divisible by {STRIDE}; '
+            f'input size (height {height}, width {width}) is not divisible by {stride}; '
             f'the next size that is: height {next_height}, width {next_width}'
         )
 
@@ -101,9 +100,13 @@ class UNet(nn.Module):
         width_mult: width multiplier of the encoder.
         decoder: `separable` (default) or `full`.
         encoder: a name of `backbones.BACKBONES`.
+        encoder_depth: halvings of the encoder, 3 to 5; 4 leaves the layers at stride 32 out.
+        decoder_channels: of the decoder's blocks; s = 2 ** (encoder_depth - their number).
+            Empty: DECODER_CHANNELS, as many as the decoder goes up.
 
     Raises:
-        ModelError: decoder or encoder is unknown; the input's size does not divide by 32.
+        ModelError: decoder or encoder is unknown, or there are too many blocks; the input's
+            size does not divide by 2 ** encoder_depth.
     """
 
     def __init__(
@@ -112,13 +115,25 @@ class UNet(nn.Module):
         width_mult: float = 1.0,
         decoder: Decoder = 'separable',
         encoder: str = 'mobilenet_v2',
+        encoder_depth: int = 5,
+        decoder_channels: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         if decoder not in get_args(Decoder):
             raise ModelError(f'decoder is {decoder!r}, expected {" or ".join(get_args(Decoder))}')
+        if not 3 <= encoder_depth <= 5:
+            raise ModelError(f'encoder_depth is {encoder_depth}, expected 3 to 5')
         self.encoder = make_backbone(encoder, num_classes=0, width_mult=width_mult)
-        channels = DECODER_CHANNELS[:4] if decoder == 'separable' else DECODER_CHANNELS
+        self.encoder.truncate(encoder_depth)
+        stop = encoder_depth - 1 if decoder == 'separable' else encoder_depth
+        channels = decoder_channels or DECODER_CHANNELS[:stop]
+        if len(channels) > encoder_depth:
+            raise ModelError(
+                f'decoder_channels are {len(channels)}, expected at most one for each of the '
+                f'{encoder_depth} halvings of the encoder'
+            )
         self.decoder = UNetDecoder(self.encoder.out_channels, channels, decoder)
+        self.stride = 2**encoder_depth
         self.segmentation_head = nn.Sequential(
             nn.Conv2d(channels[-1], num_classes, 3, padding=1)
         )
@@ -126,5 +141,5 @@ class UNet(nn.Module):
         initialise(self.segmentation_head)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_divisible(x.shape[-2], x.shape[-1])
+        check_divisible(x.shape[-2], x.shape[-1], self.stride)
         return self.segmentation_head(self.decoder(self.encoder.forward_features(x)))

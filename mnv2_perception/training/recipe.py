@@ -11,29 +11,88 @@ class Recipe:
     Attributes:
         epochs: passes over the training images.
         batch: images a step.
-        crop_height: height of the random crops, pixels, divisible by 32.
-        crop_width: width of the random crops, pixels, divisible by 32.
-        learning_rate: peak of the one-cycle schedule for the decoder.
-        encoder_rate: the encoder's share of it, when it starts from a backbone.
+        learning_rate: peak of the schedule for the layers that start from random weights.
+        encoder_rate: the encoder's share of it, when it starts from weights.
         weight_decay: AdamW's.
-        drawn: street scenes drawn and mixed in.
-        frozen_stages: encoder stages (strides 2, 4, ...) left as in the backbone.
-        width_mult: width multiplier of the encoder.
+        schedule: `one_cycle` (Smith, arXiv:1708.07120) or `cosine` (Loshchilov and Hutter,
+            arXiv:1608.03983, without restarts).
+        warm_up: epochs in which the encoder keeps the weights it started from.
+        frozen_stages: encoder stages (strides 2, 4, ...) that keep them to the end.
+        ema: decay, per step, of the running mean of the weights that is measured and exported;
+            0 exports the last step's weights.
+        precision: `fp32`, or mixed: `bf16` (GPUs, CPUs with AVX-512 BF16) or `fp16` (GPUs).
+        evaluate_every: epochs between two measurements on the validation images.
+        patience: measurements without a better one after which the run stops; 0 never stops it.
         encoder: name of a network of the family, see `nets.backbones`.
-        decoder: `separable` or `full`.
+        width_mult: width multiplier of the encoder.
         seed: of everything random; the same seed gives the same run on one machine.
     """
 
     epochs: int = 40
     batch: int = 8
-    crop_height: int = 288
-    crop_width: int = 384
     learning_rate: float = 2e-3
     encoder_rate: float = 0.3
     weight_decay: float = 0.01
-    drawn: int = 60
+    schedule: Literal['one_cycle', 'cosine'] = 'one_cycle'
+    warm_up: int = 0
     frozen_stages: int = 2
-    width_mult: float = 1.0
+    ema: float = 0.995
+    precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32'
+    evaluate_every: int = 5
+    patience: int = 0
     encoder: str = 'mobilenet_v2'
-    decoder: Literal['separable', 'full'] = 'separable'
+    width_mult: float = 1.0
     seed: int = 1
+
+
+@dataclass(frozen=True)
+class SegmentationRecipe(Recipe):
+    """Recipe of a UNet.
+
+    Attributes:
+        crop_height: height of the random crops, pixels, divisible by 32.
+        crop_width: width of the random crops, pixels, divisible by 32.
+        min_scale: smallest random enlargement of an image before it is cropped.
+        max_scale: largest one.
+        drawn: street scenes drawn and mixed in.
+        jaccard: weight of the soft Jaccard loss beside the cross entropy.
+        decoder: `separable` or `full`.
+        encoder_depth: halvings of the encoder; 4 leaves stride 32 out.
+        decoder_channels: channels of the decoder's blocks, comma-separated; each doubles the
+            size. Empty: those of `nets.unet.DECODER_CHANNELS`.
+    """
+
+    crop_height: int = 288
+    crop_width: int = 384
+    min_scale: float = 0.6
+    max_scale: float = 1.8
+    drawn: int = 60
+    jaccard: float = 0.0
+    decoder: Literal['separable', 'full'] = 'separable'
+    encoder_depth: int = 5
+    decoder_channels: str = ''
+
+
+@dataclass(frozen=True)
+class DetectionRecipe(Recipe):
+    """Recipe of an SSDLite.
+
+    Attributes:
+        crop_height: height of the random crops, pixels, divisible by 32.
+        crop_width: width of the random crops, pixels, divisible by 32.
+        min_scale: smallest random enlargement of an image before it is cropped.
+        max_scale: largest one.
+        finest_stride: of the feature pyramid, which ends at 64; 4 finds smaller objects than 8
+            and takes half as long again.
+    """
+
+    crop_height: int = 288
+    crop_width: int = 384
+    min_scale: float = 0.7
+    max_scale: float = 2.0
+    finest_stride: Literal[4, 8, 16] = 8
+
+
+RECIPES: dict[str, type[Recipe]] = {
+    'segmentation': SegmentationRecipe, 'detection': DetectionRecipe,
+}

@@ -1,166 +1,161 @@
-"""Train UNet-MobileNetV2 for segmentation: from ImageNet features to a checkpoint."""
+"""Train a UNet for segmentation."""
 
-from dataclasses import asdict
 import hashlib
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import nn, Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from mnv2_perception import dataset
 from mnv2_perception.errors import DataError
 from mnv2_perception.metrics import ConfusionMatrix
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
-from mnv2_perception.nets.checkpoint import (
-    load_backbone,
-    load_checkpoint,
-    save_checkpoint,
-    SegmentationCheckpoint,
-)
 from mnv2_perception.nets.unet import check_divisible, UNet
 from mnv2_perception.training import data
-from mnv2_perception.training.recipe import Recipe
+from mnv2_perception.training.loop import Arrays, fit, Task
+from mnv2_perception.training.recipe import SegmentationRecipe
 from mnv2_perception.vision import scenes
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.preprocess import normalise, resize_image
+
+
+class SegmentationTask(Task):
+    """Pixels to classes; measured by mIoU.
+
+    Args:
+        folder: data set, see `dataset.list_pairs`.
+        spec: the exported model's.
+        recipe: see SegmentationRecipe.
+        val: data set that is only measured on.
+
+    Raises:
+        DataError: a data set cannot be used.
+        ModelError: a crop does not divide by the encoder's stride.
+    """
+
+    metric = 'miou'
+
+    def __init__(
+        self, folder: Path, spec: ModelSpec, recipe: SegmentationRecipe, val: Path | None
+    ) -> None:
+        check_divisible(recipe.crop_height, recipe.crop_width, 2**recipe.encoder_depth)
+        if recipe.drawn and spec.classes != scenes.CLASSES:
+            raise DataError(
+                f'drawn scenes have the classes {", ".join(scenes.CLASSES)}, the spec '
+                f'{", ".join(spec.classes)}; give --drawn 0'
+            )
+        self.spec = spec
+        self.recipe = recipe
+        self.pairs = dataset.list_pairs(folder)
+        self.samples = dataset.read_folder(folder, len(spec.classes))
+        self.val_pairs = dataset.list_pairs(val) if val else []
+        check_disjoint(self.pairs, self.val_pairs)
+        weights = data.class_weights(self.samples, len(spec.classes))
+        self.class_weights = torch.from_numpy(weights)
+        height, width = self.samples[0][0].shape[:2]
+        self.samples += data.draw_samples(recipe.drawn, recipe.seed, height, width)
+        torch.manual_seed(recipe.seed)
+        self.architecture = {
+            'width_mult': recipe.width_mult,
+            'decoder': recipe.decoder,
+            'encoder': recipe.encoder,
+            'encoder_depth': recipe.encoder_depth,
+            'decoder_channels': tuple(map(int, filter(None, recipe.decoder_channels.split(',')))),
+        }
+        self.net = UNet(len(spec.classes), **self.architecture)
+        self.encoder = self.net.encoder
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def sample(self, index: int, rng: np.random.Generator) -> Arrays:
+        """Return an image tensor (3, H, W) float32 and class ids (H, W) int64."""
+        recipe = self.recipe
+        image, label = data.augment(
+            self.samples[index], recipe.crop_height, recipe.crop_width, rng,
+            (recipe.min_scale, recipe.max_scale),
+        )
+        spec = self.spec
+        tensor = normalise(image, spec.mean, spec.std, spec.channel_order)
+        return tensor, label.astype(np.int64)
+
+    def loss(self, outputs: Tensor, *targets: Tensor) -> Tensor:
+        """Return the class-weighted cross entropy, plus the soft Jaccard loss if asked for."""
+        (labels,) = targets  # (N, H, W)
+        logits = functional.interpolate(outputs.float(), labels.shape[-2:], mode='bilinear')
+        labelled = labels != UNLABELLED
+        if not labelled.any():
+            return 0.0 * logits.sum()  # nothing to learn from
+        weights = self.class_weights.to(labels.device)
+        loss = functional.cross_entropy(logits, labels, weights, ignore_index=UNLABELLED)
+        if self.recipe.jaccard:
+            loss = loss + self.recipe.jaccard * soft_jaccard_loss(logits, labels, labelled)
+        return loss
+
+    def evaluate(self, net: nn.Module) -> float:
+        """Return the mIoU (0 to 1) on the validation images, at their own size."""
+        if not self.val_pairs:
+            return float('nan')
+        spec = self.spec
+        matrix = ConfusionMatrix(len(spec.classes))
+        device = next(net.parameters()).device
+        with torch.inference_mode():
+            for image_path, label_path in self.val_pairs:
+                image, label = dataset.read_pair(image_path, label_path)
+                image = resize_image(image, spec.height, spec.width)
+                tensor = normalise(image, spec.mean, spec.std, spec.channel_order)
+                logits = net(torch.from_numpy(tensor)[None].to(device))
+                ids = logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
+                matrix.add(label, resize_ids(ids, *label.shape))
+        return matrix.miou()
+
+
+def soft_jaccard_loss(logits: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:
+    """Return 1 - the mean over a batch's classes of its soft IoU, the metric made smooth.
+
+    Rahman and Wang, "Optimizing Intersection-Over-Union in Deep Neural Networks for Image
+    Segmentation", ISVC 2016.
+
+    Args:
+        logits: (N, C, H, W).
+        labels: (N, H, W) class ids.
+        labelled: (N, H, W) bool; other pixels do not count.
+    """
+    num_classes = logits.shape[1]
+    probabilities = logits.permute(0, 2, 3, 1)[labelled].softmax(1)  # (pixels, C)
+    ids = labels[labelled]
+    true = torch.bincount(ids, minlength=num_classes)
+    right = probabilities.gather(1, ids[:, None])[:, 0]
+    intersection = torch.zeros_like(probabilities[0]).index_add(0, ids, right)
+    union = probabilities.sum(0) + true - intersection
+    present = true > 0
+    return 1.0 - (intersection[present] / union[present]).mean()
 
 
 def train(
     folder: Path,
     out: Path,
     spec: ModelSpec,
-    recipe: Recipe,
-    backbone: Path | None = None,
+    recipe: SegmentationRecipe,
+    weights: Path | None = None,
     val: Path | None = None,
     resume: bool = False,
+    workers: int = 0,
 ) -> float:
-    """Train and write `out/last.pt` after each epoch, `out/log.jsonl` as it goes.
-
-    With a backbone its batch statistics stay as they are (a batch of 8 estimates worse ones) and
-    the first `frozen_stages` keep their weights: edges and textures are the same everywhere.
-
-    Args:
-        folder: data set, see `dataset.list_pairs`.
-        out: folder of the run; made if missing.
-        spec: the task's classes, scaling and input size; becomes the exported model's.
-        recipe: see Recipe.
-        backbone: checkpoint with torchvision's `features.*`; None starts from random weights.
-        val: data set that is only measured on, never trained on.
-        resume: go on from `out/last.pt`.
+    """Train a UNet; see SegmentationTask and `loop.fit` for the arguments.
 
     Returns:
-        mIoU on `val` after the last epoch, 0 to 1; NaN without `val`.
+        The best mIoU on `val`, 0 to 1; NaN without `val`.
 
     Raises:
         DataError: a data set cannot be used, or `out` holds another run.
-        ModelError: backbone or checkpoint cannot be loaded, or a crop does not divide by 32.
+        ModelError: weights or checkpoint cannot be loaded, or a crop does not divide.
     """
-    check_divisible(recipe.crop_height, recipe.crop_width)
-    if recipe.drawn and spec.classes != scenes.CLASSES:
-        raise DataError(
-            f'drawn scenes have the classes {", ".join(scenes.CLASSES)}, the spec '
-            f'{", ".join(spec.classes)}; give --drawn 0'
-        )
-    last = out / 'last.pt'
-    if last.exists() and not resume:
-        raise DataError(f'{last} exists; go on with --resume, or choose another --out')
-    pairs = dataset.list_pairs(folder)
-    samples = dataset.read_folder(folder, len(spec.classes))
-    val_pairs = dataset.list_pairs(val) if val else []
-    check_disjoint(pairs, val_pairs)
-    weights = data.class_weights(samples, len(spec.classes))
-    height, width = samples[0][0].shape[:2]
-    samples += data.draw_samples(recipe.drawn, recipe.seed, height, width)
-
-    torch.manual_seed(recipe.seed)
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    net = UNet(len(spec.classes), recipe.width_mult, recipe.decoder, recipe.encoder)
-    if backbone:
-        load_backbone(net.encoder, backbone)
-    net = net.to(device, memory_format=torch.channels_last)
-    frozen = net.encoder.stages()[: recipe.frozen_stages] if backbone else []
-    for stage in frozen:
-        stage.requires_grad_(False)
-    encoder_rate = recipe.learning_rate * (recipe.encoder_rate if backbone else 1.0)
-    rates = [encoder_rate, recipe.learning_rate]
-    decoder = [*net.decoder.parameters(), *net.segmentation_head.parameters()]
-    optimizer = torch.optim.AdamW(
-        [
-            {'params': [p for p in net.encoder.parameters() if p.requires_grad]},
-            {'params': decoder},
-        ],
-        lr=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-    )
-    steps = -(-len(samples) // recipe.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rates, total_steps=recipe.epochs * steps, pct_start=0.15
-    )
-    facts = {
-        'recipe': asdict(recipe),
-        'images': len(pairs),
-        'training_list_sha256': dataset.hash_list(pairs),
-        'backbone_sha256': hashlib.sha256(backbone.read_bytes()).hexdigest() if backbone else '',
-    }
-    first_epoch = 0
-    if resume:
-        first_epoch = restore(last, net, optimizer, schedule, spec, facts)
-    loss_weights = torch.from_numpy(weights).to(device)
-    out.mkdir(parents=True, exist_ok=True)
-    # A run that is resumed when it is done is only measured again.
-    miou = evaluate(net, val_pairs, spec) if val and first_epoch == recipe.epochs else None
-    for epoch in range(first_epoch, recipe.epochs):
-        net.train()
-        if backbone:
-            freeze_batch_statistics(net.encoder)
-        # Seeded by epoch, so that a resumed run sees what an unbroken one would have seen.
-        rng = np.random.default_rng((recipe.seed, epoch))
-        order = rng.permutation(len(samples))
-        total = 0.0
-        progress = tqdm(range(steps), desc=f'epoch {epoch + 1}/{recipe.epochs}', unit='batch')
-        for step in progress:
-            chosen = order[step * recipe.batch : (step + 1) * recipe.batch]
-            crops = [
-                data.augment(samples[i], recipe.crop_height, recipe.crop_width, rng)
-                for i in chosen
-            ]
-            images = np.stack([
-                normalise(image, spec.mean, spec.std, spec.channel_order) for image, _ in crops
-            ])
-            labels = np.stack([label for _, label in crops]).astype(np.int64)
-            logits = net(
-                torch.from_numpy(images).to(device, memory_format=torch.channels_last)
-            )  # (N, classes, H/s, W/s)
-            loss = functional.cross_entropy(
-                functional.interpolate(logits, labels.shape[-2:], mode='bilinear'),
-                torch.from_numpy(labels).to(device),
-                loss_weights,
-                ignore_index=UNLABELLED,
-            )
-            if loss.isnan() and (labels == UNLABELLED).all():
-                continue  # nothing to learn from
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.item()
-            progress.set_postfix(loss=f'{total / (step + 1):.3f}')
-        final = epoch + 1 == recipe.epochs
-        miou = evaluate(net, val_pairs, spec) if val and (final or (epoch + 1) % 10 == 0) else None
-        checkpoint = SegmentationCheckpoint(
-            spec, recipe.width_mult, recipe.decoder, net.state_dict(), facts,
-            epoch + 1, optimizer.state_dict(), schedule.state_dict(),
-            recipe.encoder)
-        save_checkpoint(checkpoint, last)
-        with (out / 'log.jsonl').open('a', encoding='utf-8') as log:
-            entry = {'epoch': epoch + 1, 'loss': total / steps, 'val_miou': miou}
-            log.write(json.dumps(entry) + '\n')
-    return float('nan') if miou is None else miou
+    task = SegmentationTask(folder, spec, recipe, val)
+    facts = {'images': len(task.pairs), 'training_list_sha256': dataset.hash_list(task.pairs)}
+    return fit(task, out, recipe, facts, weights, resume, workers)
 
 
 def check_disjoint(
@@ -171,54 +166,3 @@ def check_disjoint(
     for image, _ in val_pairs:
         if hashlib.sha256(image.read_bytes()).digest() in trained:
             raise DataError(f'{image} is also in the training set; measure on other images')
-
-
-def freeze_batch_statistics(module: nn.Module) -> None:
-    """Let batch normalisation use its stored statistics; scale and offset still learn."""
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.eval()
-
-
-def restore(
-    path: Path,
-    net: UNet,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    spec: ModelSpec,
-    facts: dict[str, Any],
-) -> int:
-    """Load a run's state and return the number of epochs that it has done.
-
-    Raises:
-        DataError: the checkpoint is of another spec, recipe or training list.
-    """
-    checkpoint = load_checkpoint(path)
-    differing = [key for key in facts if facts[key] != checkpoint.facts.get(key)]
-    if checkpoint.spec != spec:
-        differing.append('spec')
-    if differing:
-        raise DataError(
-            f'{path}: was trained with another {", ".join(differing)}; '
-            f'resume with the same arguments, or choose another --out'
-        )
-    net.load_state_dict(checkpoint.state_dict)
-    optimizer.load_state_dict(checkpoint.optimizer)
-    schedule.load_state_dict(checkpoint.schedule)
-    return checkpoint.epoch
-
-
-def evaluate(net: UNet, pairs: list[tuple[Path, Path]], spec: ModelSpec) -> float:
-    """Return the mIoU (0 to 1) of a net on labelled images, at the images' own size."""
-    matrix = ConfusionMatrix(len(spec.classes))
-    device = next(net.parameters()).device
-    net.eval()
-    with torch.inference_mode():
-        for image_path, label_path in pairs:
-            image, label = dataset.read_pair(image_path, label_path)
-            image = resize_image(image, spec.height, spec.width)
-            tensor = normalise(image, spec.mean, spec.std, spec.channel_order)
-            logits = net(torch.from_numpy(tensor)[None].to(device))
-            ids = logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
-            matrix.add(label, resize_ids(ids, *label.shape))
-    return matrix.miou()

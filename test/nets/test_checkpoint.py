@@ -10,15 +10,21 @@ torch = pytest.importorskip('torch', reason='no torch: run make setup-train')
 
 from mnv2_perception.errors import ModelError
 from mnv2_perception.nets.checkpoint import (
-    load_backbone,
+    Checkpoint,
     load_checkpoint,
+    load_weights,
     read_weights,
     save_checkpoint,
-    SegmentationCheckpoint,
 )
+from mnv2_perception.nets.export import export_network
 from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
+from mnv2_perception.nets.unet import UNet
 
-pytestmark = pytest.mark.train
+pytestmark = [
+    pytest.mark.train,
+    pytest.mark.filterwarnings('ignore::DeprecationWarning'),
+    pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning'),
+]
 
 
 class RunsCode:
@@ -32,16 +38,16 @@ class RunsCode:
 
 
 @pytest.fixture
-def checkpoint() -> SegmentationCheckpoint:
+def checkpoint() -> Checkpoint:
     net = MobileNetV2(num_classes=0, width_mult=0.35)
     spec = identity_spec(32, 32, classes=['road', 'sky'])
-    return SegmentationCheckpoint(
-        spec, 0.35, 'full', net.state_dict(), {'images': 3}, 2, {'lr': 0.1}, {'step': 4}
+    return Checkpoint(
+        spec, {'decoder': 'full'}, net.state_dict(), {'images': 3}, 2, {'schedule': {'step': 4}}
     )
 
 
 def test_a_checkpoint_comes_back_as_it_was(
-    checkpoint: SegmentationCheckpoint, tmp_path: Path
+    checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     save_checkpoint(checkpoint, tmp_path / 'last.pt')
     loaded = load_checkpoint(tmp_path / 'last.pt')
@@ -49,7 +55,7 @@ def test_a_checkpoint_comes_back_as_it_was(
     assert loaded.state_dict.keys() == checkpoint.state_dict.keys()
     for key, value in loaded.state_dict.items():
         assert torch.equal(value, checkpoint.state_dict[key])
-    for name in ('width_mult', 'decoder', 'facts', 'epoch', 'optimizer', 'schedule'):
+    for name in ('architecture', 'facts', 'epoch', 'training'):
         assert getattr(loaded, name) == getattr(checkpoint, name)
     assert [path.name for path in tmp_path.iterdir()] == ['last.pt']
 
@@ -76,7 +82,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_checkpoint_cut_short_is_refused(
-    checkpoint: SegmentationCheckpoint, tmp_path: Path
+    checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     path = tmp_path / 'last.pt'
     save_checkpoint(checkpoint, path)
@@ -96,18 +102,61 @@ def test_weights_that_are_no_training_checkpoint_are_refused(tmp_path: Path) -> 
         load_checkpoint(tmp_path / 'w.pt')
 
 
-def test_a_backbone_of_another_width_is_refused(
-    checkpoint: SegmentationCheckpoint, tmp_path: Path
+def test_an_encoder_of_another_width_is_refused(
+    checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     torch.save(checkpoint.state_dict, tmp_path / 'features.pth')
     told = 'not this encoder at this width.*tensors are .* of another shape, the first is features'
+    net = MobileNetV2(num_classes=0, width_mult=0.5)
     with pytest.raises(ModelError, match=told):
-        load_backbone(MobileNetV2(num_classes=0, width_mult=0.5), tmp_path / 'features.pth')
+        load_weights(net, net, tmp_path / 'features.pth')
 
 
-def test_a_backbones_classifier_is_left_out(tmp_path: Path) -> None:
+def test_an_encoder_starts_from_a_classifier_and_leaves_its_head_out(tmp_path: Path) -> None:
     whole = MobileNetV2(num_classes=5, width_mult=0.35)
     torch.save(whole.state_dict(), tmp_path / 'whole.pth')
-    encoder = MobileNetV2(num_classes=0, width_mult=0.35)
-    load_backbone(encoder, tmp_path / 'whole.pth')
-    assert torch.equal(encoder.features[0][0].weight, whole.features[0][0].weight)
+    net = UNet(3, width_mult=0.35)
+    loaded = load_weights(net, net.encoder, tmp_path / 'whole.pth')
+    assert loaded.unused == ['classifier.1.weight', 'classifier.1.bias']
+    assert torch.equal(net.encoder.features[0][0].weight, whole.features[0][0].weight)
+
+
+@pytest.mark.parametrize('suffix', ['pt', 'onnx'])
+def test_a_unet_of_other_classes_starts_from_a_trained_one_but_for_its_head(
+    tmp_path: Path, suffix: str
+) -> None:
+    torch.manual_seed(1)
+    trained, spec = UNet(5, width_mult=0.35).eval(), identity_spec(
+        32, 64, output='logits', classes=list('abcde')
+    )
+    path = tmp_path / f'trained.{suffix}'
+    if suffix == 'pt':
+        save_checkpoint(Checkpoint(spec, {}, trained.state_dict(), {}, 1), path)
+    else:
+        export_network(trained, spec, path)
+    net = UNet(3, width_mult=0.35).eval()
+    loaded = load_weights(net, net.encoder, path)
+    assert len(loaded.unused) == (2 if suffix == 'pt' else 1)
+    x = torch.randn(1, 3, 32, 64)
+    with torch.no_grad():
+        features = [n.decoder(n.encoder.forward_features(x)) for n in (net, trained)]
+    assert torch.allclose(*features, rtol=1e-4, atol=1e-5)
+
+
+def test_a_shallow_encoder_starts_from_a_deep_one(tmp_path: Path) -> None:
+    whole = MobileNetV2(num_classes=5, width_mult=0.35)
+    torch.save(whole.state_dict(), tmp_path / 'whole.pth')
+    net = UNet(3, width_mult=0.35, encoder_depth=4)
+    loaded = load_weights(net, net.encoder, tmp_path / 'whole.pth')
+    assert 'features.18.0.weight' in loaded.unused
+    assert torch.equal(net.encoder.features[13].conv[3].weight, whole.features[13].conv[3].weight)
+
+
+def test_an_exported_model_of_another_encoder_is_refused(tmp_path: Path) -> None:
+    export_network(
+        UNet(2, width_mult=0.5), identity_spec(32, 32, output='logits', classes=['a', 'b']),
+        tmp_path / 'other.onnx',
+    )
+    net = UNet(2, width_mult=0.35)
+    with pytest.raises(ModelError, match=r'other\.onnx: its first 52 convolutions are not those'):
+        load_weights(net, net.encoder, tmp_path / 'other.onnx')

@@ -15,8 +15,8 @@ pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
 from mnv2_perception.engines import open_engine
 from mnv2_perception.errors import ModelError
 from mnv2_perception.model_spec import ModelSpec
-from mnv2_perception.nets.checkpoint import save_checkpoint, SegmentationCheckpoint
-from mnv2_perception.nets.export import export_network, export_segmentation
+from mnv2_perception.nets.checkpoint import Checkpoint, save_checkpoint
+from mnv2_perception.nets.export import export_model, export_network
 from mnv2_perception.nets.unet import UNet
 from mnv2_perception.vision.preprocess import normalise
 
@@ -175,9 +175,10 @@ def test_a_checkpoint_becomes_a_model_of_its_spec(tmp_path: Path, order: str) ->
     from mnv2_perception.pipeline import Segmenter
 
     net, spec = make_net('full', 0.35), make_spec(channel_order=order, licence='CC0-1.0')
-    checkpoint = SegmentationCheckpoint(spec, 0.35, 'full', net.state_dict(), {}, 1, {}, {})
+    architecture = {'width_mult': 0.35, 'decoder': 'full'}
+    checkpoint = Checkpoint(spec, architecture, net.state_dict(), {}, 1)
     save_checkpoint(checkpoint, tmp_path / 'last.pt')
-    export_segmentation(tmp_path / 'last.pt', tmp_path / 'model.onnx')
+    export_model(tmp_path / 'last.pt', tmp_path / 'model.onnx')
     segmenter = Segmenter.open(tmp_path / 'model.onnx')
     assert segmenter.spec == spec
     image = make_image()

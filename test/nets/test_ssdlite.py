@@ -16,7 +16,7 @@ from mnv2_perception.errors import ModelError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.backbone import count_parameters
 from mnv2_perception.nets.backbones import BACKBONES, make_backbone
-from mnv2_perception.nets.checkpoint import load_backbone
+from mnv2_perception.nets.checkpoint import load_weights
 from mnv2_perception.nets.export import export_network, Normalised
 from mnv2_perception.nets.ssdlite import (
     ANCHORS_PER_CELL,
@@ -130,7 +130,7 @@ def test_the_encoders_weights_load_without_what_widens_for_the_classifier(
     whole = make_backbone(name, 10, 0.35)
     torch.save(whole.state_dict(), tmp_path / 'imagenet.pth')
     net = SSDLite(2, 0.35, name)
-    load_backbone(net.encoder, tmp_path / 'imagenet.pth')
+    load_weights(net, net.encoder, tmp_path / 'imagenet.pth')
     key = f'features.{len(net.encoder.features) - 1}.'
     kept = {k: v for k, v in net.encoder.state_dict().items() if k.startswith(key)}
     assert kept and all(torch.equal(v, whole.state_dict()[k]) for k, v in kept.items())
