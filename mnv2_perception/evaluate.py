@@ -77,6 +77,7 @@ def evaluate_detection(detector: Detector, path: Path) -> dict[str, Any]:
         DataError: the file cannot be used, or has a class that the model does not know.
         SetupError: pycocotools is missing.
     """
+    check_pycocotools()
     facts = {'model': detector.spec.name, 'engine': detector.engine.name}
     return facts | _evaluate_boxes(detector, detector.spec.classes, path)
 
@@ -98,6 +99,7 @@ def evaluate_components(
         DataError: the file cannot be used, or has a class that the model does not know.
         SetupError: pycocotools is missing.
     """
+    check_pycocotools()
     classes, _ = read_coco(path)
     names = segmenter.spec.classes
     wanted = [names.index(name) for name in classes if name in names]
@@ -113,7 +115,6 @@ def evaluate_components(
 def _evaluate_boxes(
     find: Callable[[NDArray[np.uint8]], Detections], names: tuple[str, ...], path: Path
 ) -> dict[str, Any]:
-    check_pycocotools()
     classes, samples = read_coco(path)
     if unknown := [name for name in classes if name not in names]:
         raise DataError(
