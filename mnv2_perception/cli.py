@@ -142,6 +142,10 @@ def build_parser() -> argparse.ArgumentParser:
     draw.add_argument('--height', type=int, default=360, help='(%(default)s)')
     draw.add_argument('--width', type=int, default=480, help='(%(default)s)')
 
+    fetch = add('fetch', fetch_command, 'Fetch published ImageNet weights, for --weights.')
+    fetch.add_argument('name', nargs='?', help='(default: list the names)')
+    fetch.add_argument('--cache', type=Path, help='folder (default: that of $XDG_CACHE_HOME)')
+
     train = add('train', None, 'Train a network.')
     tasks = train.add_subparsers(metavar='TASK', required=True)
     for task, help_text, data_help, spec in TASKS:
@@ -385,6 +389,23 @@ def read_spec(path: Path) -> 'ModelSpec':
     except (OSError, yaml.YAMLError) as exc:
         raise SetupError(f'{path}: cannot be read: {exc}') from exc
     return ModelSpec.from_dict(values, str(path))
+
+
+def fetch_command(arguments: argparse.Namespace) -> None:
+    """Print the path of published weights, or what there is; progress goes to stderr."""
+    from mnv2_perception.fetch import cache_folder, fetch, list_published
+
+    if arguments.name is None:
+        print(list_published())
+        return
+
+    def show(done: int, total: int) -> None:
+        whole = f' of {total / 1e6:.1f}' if total else ''
+        end = '\n' if done == total else '\r'
+        print(f'{arguments.name}: {done / 1e6:.1f}{whole} MB', end=end, file=sys.stderr)
+
+    progress = show if sys.stderr.isatty() else None
+    print(fetch(arguments.name, arguments.cache or cache_folder(), progress))
 
 
 def train_command(arguments: argparse.Namespace) -> None:

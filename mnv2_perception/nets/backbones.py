@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from mnv2_perception.errors import ModelError
-from mnv2_perception.nets.backbone import Backbone, count_macs, count_parameters
+from mnv2_perception.nets.backbone import Backbone, count_macs, count_parameters, Padding
 from mnv2_perception.nets.mobilenet_v1 import MobileNetV1
 from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
 from mnv2_perception.nets.mobilenet_v3 import MobileNetV3
@@ -17,20 +17,27 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
 }
 
 
-def make_backbone(name: str, num_classes: int = 1000, width_mult: float = 1.0) -> Backbone:
+def make_backbone(
+    name: str,
+    num_classes: int = 1000,
+    width_mult: float = 1.0,
+    padding: Padding = 'symmetric',
+) -> Backbone:
     """Make a network of the family with random weights.
 
     Args:
         name: one of BACKBONES.
         num_classes: classes of the head; 0 leaves the head out (encoder only).
         width_mult: width multiplier, 0.35 to 1.4 in the papers.
+        padding: `symmetric` for weights from torchvision, `same_tf` for weights that TensorFlow
+            trained; it matters where a convolution has a stride.
 
     Raises:
-        ModelError: the name is unknown.
+        ModelError: the name or the padding is unknown.
     """
     if name not in BACKBONES:
         raise ModelError(f'backbone {name!r} is unknown; known are {", ".join(BACKBONES)}')
-    return BACKBONES[name](num_classes=num_classes, width_mult=width_mult)
+    return BACKBONES[name](num_classes=num_classes, width_mult=width_mult, padding=padding)
 
 
 def table() -> str:

@@ -44,9 +44,16 @@ class Checkpoint:
 
 
 class Loaded(NamedTuple):
-    """What `load_weights` left out of a file, and the layers that it found folded away."""
+    """What `load_weights` did not do.
+
+    Attributes:
+        unused: names of the file's tensors that were not taken.
+        random: names of the network's that keep the values it was made with.
+        folded: batch normalisation that the file had folded into its convolutions.
+    """
 
     unused: list[str]
+    random: list[str]
     folded: list[nn.BatchNorm2d]
 
 
@@ -76,8 +83,11 @@ def load_weights(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
     Args:
         net: the network; `encoder` is a part of it, or itself.
         encoder: must be found whole; a file with more layers than a shallow encoder serves.
-        path: torchvision's classifier or its features, a checkpoint of `mnv2 train`, or a model
-            of `mnv2 export` (.onnx), whose batch normalisation is folded into its convolutions.
+        path: torchvision's classifier or its features, segmentation_models_pytorch's UNet, a
+            checkpoint of `mnv2 train`, or a model of `mnv2 export` (.onnx).
+
+    Returns:
+        What was left out, such as the head of another number of classes: worth telling.
 
     Raises:
         ModelError: the file cannot be read, or tensors of the encoder are missing or of another
@@ -96,7 +106,7 @@ def load_weights(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
     }
     fitting = {
         names[key]: value for key, value in values.items()
-        if names[key] in wanted and wanted[names[key]].shape == value.shape
+        if names[key] in wanted and wanted[names[key]].shape == getattr(value, 'shape', None)
     }
     missing = [
         key for key in wanted if key.startswith(f'{prefix}features.') and key not in fitting
@@ -108,7 +118,8 @@ def load_weights(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
             f'{missing[0].removeprefix(prefix)}'
         )
     net.load_state_dict(fitting, strict=False)
-    return Loaded([key for key in values if names[key] not in fitting], [])
+    unused = [key for key in values if names[key] not in fitting]
+    return Loaded(unused, [key for key in wanted if key not in fitting], [])
 
 
 def load_exported(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
@@ -126,10 +137,10 @@ def load_exported(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
     sources = [node.input[1:] for node in graph.node if node.op_type == 'Conv']
     shapes = [arrays[names[0]].shape for names in sources]
     layers = [
-        *(layer for layer in encoder.modules() if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d))),
-        *(layer for layer in net.modules() if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d))),
+        layer for module in (encoder, net) for layer in module.modules()
+        if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d))
     ]
-    layers = list(dict.fromkeys(layers))
+    layers = list(dict.fromkeys(layers))  # the encoder's first
     convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
     wanted = [tuple(conv.weight.shape) for conv in convs]
     count = sum(isinstance(layer, nn.Conv2d) for layer in encoder.modules())
@@ -152,7 +163,9 @@ def load_exported(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
                 folded.append(follower[0])
                 bias = follower[0].bias
             bias.copy_(torch.tensor(arrays[names[1]]))
-    return Loaded([names[0] for names in sources[count:]], folded)
+    left = {id(conv) for conv in convs[count:]}
+    random = [f'{name}.weight' for name, layer in net.named_modules() if id(layer) in left]
+    return Loaded([names[0] for names in sources[count:]], random, folded)
 
 
 def make_network(spec: ModelSpec, architecture: dict[str, Any]) -> nn.Module:

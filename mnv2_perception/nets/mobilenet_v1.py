@@ -6,7 +6,7 @@ Applications", 2017, https://arxiv.org/abs/1704.04861, Table 1.
 
 from torch import nn
 
-from mnv2_perception.nets.backbone import Backbone, Layer, round_channels
+from mnv2_perception.nets.backbone import Backbone, convolution, Layer, Padding, round_channels
 
 STEM_CHANNELS = 32
 # Output channels and stride of each depthwise separable convolution.
@@ -17,12 +17,15 @@ SEPARABLE = (
 
 
 def conv_bn_relu(
-    in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    padding: Padding = 'symmetric',
 ) -> list[nn.Module]:
-    """Convolution without bias, batch normalisation, ReLU; 'same' padding at stride 1."""
-    conv = nn.Conv2d(
-        in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
-    )
+    """Convolution without bias, batch normalisation, ReLU."""
+    conv = convolution(in_channels, out_channels, kernel, stride, groups, padding)
     return [conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
 
 
@@ -32,16 +35,22 @@ class MobileNetV1(Backbone):
     Args:
         num_classes: classes of the head; 0 leaves the head out (encoder only).
         width_mult: width multiplier.
+        padding: see `backbones.make_backbone`.
     """
 
-    def __init__(self, num_classes: int = 1000, width_mult: float = 1.0) -> None:
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        width_mult: float = 1.0,
+        padding: Padding = 'symmetric',
+    ) -> None:
         channels = round_channels(STEM_CHANNELS * width_mult)
-        stem = nn.Sequential(*conv_bn_relu(3, channels, 3, stride=2))
+        stem = nn.Sequential(*conv_bn_relu(3, channels, 3, 2, padding=padding))
         layers: list[Layer] = [(stem, channels, 2)]
         for c, stride in SEPARABLE:
             out = round_channels(c * width_mult)
             separable = nn.Sequential(
-                *conv_bn_relu(channels, channels, 3, stride, groups=channels),
+                *conv_bn_relu(channels, channels, 3, stride, channels, padding),
                 *conv_bn_relu(channels, out, 1),
             )
             layers.append((separable, out, stride))

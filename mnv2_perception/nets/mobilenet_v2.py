@@ -6,7 +6,7 @@ https://arxiv.org/abs/1801.04381. Parameter names follow torchvision, so its che
 
 from torch import nn, Tensor
 
-from mnv2_perception.nets.backbone import Backbone, Layer, round_channels
+from mnv2_perception.nets.backbone import Backbone, convolution, Layer, Padding, round_channels
 
 # Table 2 of the paper: expansion t, output channels c, repeats n, stride of the first repeat s.
 INVERTED_RESIDUALS = (
@@ -23,13 +23,16 @@ LAST_CHANNELS = 1280
 
 
 def conv_bn_relu6(
-    in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    padding: Padding = 'symmetric',
 ) -> nn.Sequential:
-    """Convolution without bias, batch normalisation, ReLU6; 'same' padding at stride 1."""
+    """Convolution without bias, batch normalisation, ReLU6."""
     return nn.Sequential(
-        nn.Conv2d(
-            in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
-        ),
+        convolution(in_channels, out_channels, kernel, stride, groups, padding),
         nn.BatchNorm2d(out_channels),
         nn.ReLU6(inplace=True),
     )
@@ -38,14 +41,21 @@ def conv_bn_relu6(
 class InvertedResidual(nn.Module):
     """Expand 1×1, filter depthwise 3×3, project 1×1 linearly; add the input if it fits."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        expansion: int,
+        padding: Padding = 'symmetric',
+    ) -> None:
         super().__init__()
         hidden = in_channels * expansion
         layers: list[nn.Module] = []
         if expansion != 1:
             layers.append(conv_bn_relu6(in_channels, hidden, 1))
         layers += [
-            conv_bn_relu6(hidden, hidden, 3, stride, groups=hidden),
+            conv_bn_relu6(hidden, hidden, 3, stride, hidden, padding),
             nn.Conv2d(hidden, out_channels, 1, bias=False),
             nn.BatchNorm2d(out_channels),
         ]
@@ -62,16 +72,24 @@ class MobileNetV2(Backbone):
     Args:
         num_classes: classes of the head; 0 leaves the head out (encoder only).
         width_mult: width multiplier; channels scale with it, the last layer only above 1.0.
+        padding: see `backbones.make_backbone`.
     """
 
-    def __init__(self, num_classes: int = 1000, width_mult: float = 1.0) -> None:
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        width_mult: float = 1.0,
+        padding: Padding = 'symmetric',
+    ) -> None:
         channels = round_channels(STEM_CHANNELS * width_mult)
-        layers: list[Layer] = [(conv_bn_relu6(3, channels, 3, stride=2), channels, 2)]
+        stem = conv_bn_relu6(3, channels, 3, 2, padding=padding)
+        layers: list[Layer] = [(stem, channels, 2)]
         for t, c, n, s in INVERTED_RESIDUALS:
             for repeat in range(n):
                 out = round_channels(c * width_mult)
                 stride = s if repeat == 0 else 1
-                layers.append((InvertedResidual(channels, out, stride, t), out, stride))
+                block = InvertedResidual(channels, out, stride, t, padding)
+                layers.append((block, out, stride))
                 channels = out
         last = round_channels(LAST_CHANNELS * max(1.0, width_mult))
         layers.append((conv_bn_relu6(channels, last, 1), last, 1))

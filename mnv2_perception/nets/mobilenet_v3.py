@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import nn, Tensor
 
-from mnv2_perception.nets.backbone import Backbone, Layer, round_channels
+from mnv2_perception.nets.backbone import Backbone, convolution, Layer, Padding, round_channels
 
 # kernel, expanded channels, output channels, squeeze-and-excitation, hard swish, stride
 Row = tuple[int, int, int, bool, bool, int]
@@ -54,13 +54,12 @@ def conv_norm(
     kernel: int,
     stride: int = 1,
     groups: int = 1,
+    padding: Padding = 'symmetric',
     activation: type[nn.Module] | None = nn.Hardswish,
 ) -> nn.Sequential:
-    """Convolution without bias, batch normalisation, activation; 'same' padding at stride 1."""
+    """Convolution without bias, batch normalisation, activation."""
     layers = [
-        nn.Conv2d(
-            in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
-        ),
+        convolution(in_channels, out_channels, kernel, stride, groups, padding),
         norm(out_channels),
     ]
     return nn.Sequential(*layers, *([activation(inplace=True)] if activation else []))
@@ -85,7 +84,7 @@ class SqueezeExcitation(nn.Module):
 class InvertedResidual(nn.Module):
     """Expand 1×1, filter depthwise, squeeze and excite, project linearly; add the input."""
 
-    def __init__(self, in_channels: int, row: Row) -> None:
+    def __init__(self, in_channels: int, row: Row, padding: Padding = 'symmetric') -> None:
         super().__init__()
         kernel, expanded, out_channels, excites, swishes, stride = row
         activation = nn.Hardswish if swishes else nn.ReLU
@@ -93,7 +92,7 @@ class InvertedResidual(nn.Module):
         if expanded != in_channels:
             layers.append(conv_norm(in_channels, expanded, 1, activation=activation))
         layers.append(
-            conv_norm(expanded, expanded, kernel, stride, expanded, activation=activation)
+            conv_norm(expanded, expanded, kernel, stride, expanded, padding, activation)
         )
         if excites:
             layers.append(SqueezeExcitation(expanded))
@@ -112,6 +111,7 @@ class MobileNetV3(Backbone):
         variant: `large` or `small`.
         num_classes: classes of the head; 0 leaves the head out (encoder only).
         width_mult: width multiplier.
+        padding: see `backbones.make_backbone`.
     """
 
     def __init__(
@@ -119,14 +119,16 @@ class MobileNetV3(Backbone):
         variant: Literal['large', 'small'] = 'large',
         num_classes: int = 1000,
         width_mult: float = 1.0,
+        padding: Padding = 'symmetric',
     ) -> None:
         rows, hidden = VARIANTS[variant]
         channels = round_channels(STEM_CHANNELS * width_mult)
-        layers: list[Layer] = [(conv_norm(3, channels, 3, stride=2), channels, 2)]
+        stem = conv_norm(3, channels, 3, 2, padding=padding)
+        layers: list[Layer] = [(stem, channels, 2)]
         for kernel, expanded, c, excites, swishes, stride in rows:
             out = round_channels(c * width_mult)
             row = (kernel, round_channels(expanded * width_mult), out, excites, swishes, stride)
-            layers.append((InvertedResidual(channels, row), out, stride))
+            layers.append((InvertedResidual(channels, row, padding), out, stride))
             channels = out
         last = 6 * channels
         layers.append((conv_norm(channels, last, 1), last, 1))

@@ -24,6 +24,7 @@ from mnv2_perception.nets.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_weights,
+    Loaded,
     save_checkpoint,
 )
 from mnv2_perception.training.curves import draw_curves
@@ -134,7 +135,7 @@ def fit(
     net = task.net.to(device, memory_format=torch.channels_last)
     if weights and not resume:
         loaded = load_weights(net, task.encoder, weights)
-        print(f'{weights}: left out: {", ".join(loaded.unused) or "nothing"}', file=sys.stderr)
+        tell_loaded(weights, loaded)
         estimate_batch_statistics(task, loaded.folded, recipe)
     average = copy.deepcopy(net).eval().requires_grad_(False)
 
@@ -224,6 +225,14 @@ def fit(
         save_checkpoint(checkpoint, last)
         draw_curves(out / 'log.jsonl', out / 'curves.png')
     return best
+
+
+def tell_loaded(weights: Path, loaded: Loaded) -> None:
+    """Say what of a file was not used, and what starts from random weights."""
+    for what, names in (('not used', loaded.unused), ('random at first', loaded.random)):
+        more = f' and {len(names) - 4} more' if len(names) > 5 else ''
+        listed = ', '.join(names[: 4 if more else 5]) or 'nothing'
+        print(f'{weights.name}: {what}: {listed}{more}', file=sys.stderr)
 
 
 def make_schedule(

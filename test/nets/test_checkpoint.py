@@ -1,12 +1,15 @@
 """Checkpoints: read without running code, refused with a reason."""
 
+from collections.abc import Callable
 from pathlib import Path
 import pickle
+from typing import Any
 
 from identity_network import identity_spec
 import pytest
 
 torch = pytest.importorskip('torch', reason='no torch: run make setup-train')
+from torch import nn
 
 from mnv2_perception.errors import ModelError
 from mnv2_perception.nets.checkpoint import (
@@ -18,6 +21,7 @@ from mnv2_perception.nets.checkpoint import (
 )
 from mnv2_perception.nets.export import export_network
 from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
+from mnv2_perception.nets.mobilenet_v3 import MobileNetV3
 from mnv2_perception.nets.unet import UNet
 
 pytestmark = [
@@ -160,3 +164,44 @@ def test_an_exported_model_of_another_encoder_is_refused(tmp_path: Path) -> None
     net = UNet(2, width_mult=0.35)
     with pytest.raises(ModelError, match=r'other\.onnx: its first 52 convolutions are not those'):
         load_weights(net, net.encoder, tmp_path / 'other.onnx')
+
+@pytest.mark.parametrize(
+    ('make', 'last'),
+    [
+        (lambda classes: MobileNetV2(classes, 0.35), 'classifier.1'),
+        (lambda classes: MobileNetV3('small', classes, 0.35), 'classifier.3'),
+        (lambda classes: UNet(classes, 0.35, 'full'), 'segmentation_head.0'),
+    ],
+)
+def test_another_number_of_classes_keeps_all_but_the_last_layer(
+    make: Callable[[int], nn.Module], last: str, tmp_path: Path
+) -> None:
+    path = tmp_path / 'five.pth'
+    torch.save(make(5).state_dict(), path)
+    net = make(3)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    names = [f'{last}.weight', f'{last}.bias']
+    assert load_weights(net, getattr(net, 'encoder', net), path) == (names, names, [])
+    stored = torch.load(path, weights_only=True)
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, before[key] if key in names else stored[key]), key
+    net = make(5)
+    assert load_weights(net, getattr(net, 'encoder', net), path) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    ('change', 'name'),
+    [
+        (lambda state: state.pop('features.3.conv.2.weight'), 'features.3.conv.2.weight'),
+        (lambda state: state.update({'features.0.1.bias': 'text'}), 'features.0.1.bias'),
+    ],
+)
+def test_the_encoder_must_be_whole(
+    change: Callable[[dict[str, Any]], Any], name: str, tmp_path: Path
+) -> None:
+    net = MobileNetV2(4, 0.35)
+    state = net.state_dict()
+    change(state)
+    torch.save(state, tmp_path / 'w.pth')
+    with pytest.raises(ModelError, match=f'1 of its tensors are .* the first is {name}'):
+        load_weights(net, net, tmp_path / 'w.pth')

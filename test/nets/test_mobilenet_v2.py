@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip('torch', reason='no torch: run make setup-train')
 
 from mnv2_perception.nets.backbone import count_macs, count_parameters, round_channels
-from mnv2_perception.nets.checkpoint import load_backbone
+from mnv2_perception.nets.checkpoint import load_weights
 from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
 
 pytestmark = pytest.mark.train
@@ -74,7 +74,7 @@ def test_names_are_torchvisions() -> None:
 def test_the_imagenet_checkpoint_loads_strictly(mnv2_data: Path) -> None:
     encoder = MobileNetV2(num_classes=0)
     path = mnv2_data / 'weights/mobilenetv2_1.0_imagenet_features.pth'
-    load_backbone(encoder, path)
+    load_weights(encoder, encoder, path)
     stored = torch.load(path, weights_only=True)
     assert set(stored) == set(encoder.state_dict())
     assert all(torch.equal(value, stored[key]) for key, value in encoder.state_dict().items())
