@@ -11,13 +11,13 @@ Boxes = NDArray[np.float32]  # (N, 4): x1, y1, x2, y2; x2 and y2 are the first b
 
 def box_iou(boxes: Boxes, others: Boxes) -> NDArray[np.float32]:
     """Return the intersection over union (N, M) of each of (N, 4) with each of (M, 4) boxes."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    intersection = np.clip(high - low, 0.0, None).prod(axis=2)  # (N, M)
-    areas, other_areas = (
-        np.clip(array[:, 2:] - array[:, :2], 0.0, None).prod(axis=1) for array in (boxes, others)
-    )
-    union = areas[:, None] + other_areas[None] - intersection
+    # Side by side in planes: numpy is slow along an axis of two.
+    x1, y1, x2, y2 = boxes.T[:, :, None]  # (N, 1) each
+    u1, v1, u2, v2 = others.T[:, None]  # (1, M) each
+    width = np.maximum(np.minimum(x2, u2) - np.maximum(x1, u1), 0.0)  # (N, M)
+    height = np.maximum(np.minimum(y2, v2) - np.maximum(y1, v1), 0.0)
+    intersection = width * height
+    union = (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - intersection
     return np.asarray(intersection / np.maximum(union, np.finfo(np.float32).tiny), np.float32)
 
 

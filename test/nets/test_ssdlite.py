@@ -19,6 +19,7 @@ from mnv2_perception.nets.backbones import BACKBONES, make_backbone
 from mnv2_perception.nets.checkpoint import load_weights
 from mnv2_perception.nets.export import export_network, Normalised
 from mnv2_perception.nets.ssdlite import (
+    ANCHOR_SIZES,
     ANCHORS_PER_CELL,
     CANDIDATES,
     decode_boxes,
@@ -90,7 +91,7 @@ def test_anchors_lie_at_the_centres_of_their_cells_in_the_order_of_the_outputs()
     assert cells[2, 5, :, 0].unique().tolist() == [44.0]
     assert cells[2, 5, :, 1].unique().tolist() == [20.0]
     assert torch.equal(cells[0, 0, :, 2:], cells[7, 11, :, 2:])
-    assert anchors[-1, 2:].prod().sqrt().item() == pytest.approx(16 * 1.5 * 2**0.5)
+    assert anchors[-1, 2:].prod().sqrt().item() == pytest.approx(16 * ANCHOR_SIZES[-1])
 
 
 def test_a_heads_outputs_are_those_of_the_anchors_cell() -> None:
