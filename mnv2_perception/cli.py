@@ -9,17 +9,14 @@ import json
 import os
 from pathlib import Path
 import sys
-from typing import Any, get_args, get_type_hints, TYPE_CHECKING
+from typing import Any, get_args, get_type_hints
 
 import cv2
-import yaml
 
 from mnv2_perception.errors import PerceptionError, SetupError
 
-if TYPE_CHECKING:
-    from mnv2_perception.model_spec import ModelSpec
-
 DEFAULT_MODEL = 'unet_mobilenetv2_camvid'
+MOST_ITEMS_SHOWN = 50
 TASKS = (
     ('segmentation', 'Train a UNet.', 'holds images/*.jpg and labels/*.png', 'camvid.yaml'),
     ('detection', 'Train an SSDLite.', "boxes in COCO's JSON", 'camvid_boxes.yaml'),
@@ -91,11 +88,15 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument('--out', type=Path, default=Path('out/demo'), help='(%(default)s)')
     add_model_options(demo, option=True)
 
-    info = add('info', info_command, 'Say what a model takes and gives.')
+    info = add('info', info_command, 'Say what a model takes, gives and lacks.')
     info.add_argument('model', help='path, or name of a shipped model')
     info.add_argument('--json', action='store_true')
 
-    run = add('run', run_command, 'Run a model on one picture and write what it sees.')
+    run = add(
+        'run', run_command,
+        'Segment one picture or find the objects in it and write the overlay, or classify it and '
+        'print the five likeliest.',
+    )
     run.add_argument('image', type=Path, help='a picture file')
     run.add_argument('--out', type=Path, default=Path('overlay.png'), help='(%(default)s)')
     run.add_argument('--mask', type=Path, help="also write a segmentation's class ids, as PNG")
@@ -111,8 +112,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_options(evaluate, option=False)
     evaluate.add_argument(
         'data', type=Path,
-        help="for segmentation a folder with images/*.jpg and labels/*.png; for detection boxes "
-        "in COCO's JSON, which also measure the components of a segmentation's masks",
+        help='segmentation: holds images/*.jpg and labels/*.png; classification: holds '
+        "CLASS/*.jpg, or a TSV file of images and labels; detection: boxes in COCO's JSON, which "
+        "also measures the objects in a segmentation's masks",
     )
     evaluate.add_argument('--json', action='store_true')
 
@@ -230,47 +232,58 @@ def demo_command(arguments: argparse.Namespace) -> None:
 
 
 def info_command(arguments: argparse.Namespace) -> None:
-    """Print a model's tensors and ModelSpec."""
+    """Print a model's tensors and ModelSpec, and what is missing; draft a spec where it has none.
+
+    Raises:
+        ModelError: the model has no spec, or one that contradicts it.
+    """
     from dataclasses import asdict
 
     from mnv2_perception.engines import open_engine
-    from mnv2_perception.model_spec import ModelSpec
+    from mnv2_perception.errors import ModelError
+    from mnv2_perception.model_info import draft_yaml, missing_facts
+    from mnv2_perception.model_spec import METADATA_KEY, ModelSpec, TO_FILL_IN
     from mnv2_perception.pipeline import check_model, find_model
 
     path = find_model(arguments.model)
     with open_engine(path) as engine:
-        spec = ModelSpec.from_metadata(engine.metadata, path)
-        check_model(engine, spec)
-        facts = {
+        facts: dict[str, Any] = {
             'file': str(path),
             'takes': [str(tensor) for tensor in engine.inputs],
             'gives': [str(tensor) for tensor in engine.outputs],
-            **asdict(spec),
         }
-    if arguments.json:
+        try:
+            spec = ModelSpec.from_metadata(engine.metadata, path)
+            check_model(engine, spec)
+        except ModelError:
+            beside, draft = path.with_suffix('.yaml'), ''
+            if METADATA_KEY not in engine.metadata and not beside.exists():
+                draft, facts['lacks'] = draft_yaml(engine, path.stem)
+            print_facts(facts, arguments.json)
+            if draft and not arguments.json:
+                print(f'\n# {beside.name}: fill in each {TO_FILL_IN}\n{draft}')
+            raise
+    print_facts({**facts, **asdict(spec), 'lacks': missing_facts(spec)}, arguments.json)
+
+
+def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
+    """Print what `mnv2 info` found."""
+    if as_json:
         print(json.dumps(facts, indent=2))
-    else:
-        for name, value in facts.items():
-            if isinstance(value, (list, tuple)):
-                value = ', '.join(str(item) for item in value)
-            print(f'{name:<14} {value}')
-
-
-def task_of(arguments: argparse.Namespace) -> str:
-    """Return what the chosen model is for."""
-    from mnv2_perception.engines import open_engine
-    from mnv2_perception.model_spec import ModelSpec
-    from mnv2_perception.pipeline import find_model
-
-    path = find_model(arguments.model)
-    with open_engine(path, arguments.engine, arguments.threads) as engine:
-        return ModelSpec.from_metadata(engine.metadata, path).task
+        return
+    for name, value in facts.items():
+        if isinstance(value, (list, tuple)):
+            items = [str(item) for item in value[:MOST_ITEMS_SHOWN]]
+            if len(value) > MOST_ITEMS_SHOWN:
+                items.append(f'… ({len(value)})')
+            value = ', '.join(items) or 'nothing'
+        print(f'{name:<14} {value}')
 
 
 def run_command(arguments: argparse.Namespace) -> None:
-    """Run a model on one picture."""
+    """Segment or classify one picture, or find the objects in it."""
     from mnv2_perception.errors import ImageError
-    from mnv2_perception.pipeline import Detector, Segmenter
+    from mnv2_perception.pipeline import Classifier, Detector, opening, Segmenter
     from mnv2_perception.vision.overlay import blend_mask, draw_boxes, draw_legend
 
     if not arguments.image.is_file():
@@ -281,23 +294,26 @@ def run_command(arguments: argparse.Namespace) -> None:
     if picture is None:
         raise ImageError(f'{arguments.image}: is no readable picture')
     image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-    if task_of(arguments) == 'detection':
-        if arguments.mask:
-            raise ImageError(f'{arguments.mask}: a detector gives no mask; leave --mask out')
-        detector = Detector.open(
-            arguments.model, arguments.engine, arguments.threads, arguments.min_score
-        )
-        found = detector(image)
-        overlay = draw_boxes(
-            image, found.boxes, found.scores, found.class_ids, detector.spec.classes,
-            detector.spec.colours,
-        )
-        write_picture(arguments.out, cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
-        return
-    segmenter = Segmenter.open(
-        arguments.model, arguments.engine, arguments.threads, arguments.min_confidence
-    )
-    spec, result = segmenter.spec, segmenter(image)
+    with opening(arguments.model, arguments.engine, arguments.threads) as (engine, spec):
+        if arguments.mask and spec.task != 'segmentation':
+            raise ImageError(
+                f'{arguments.mask}: {spec.name} is for {spec.task} and makes no mask; '
+                f'leave out --mask'
+            )
+        if spec.task == 'classification':
+            classifier = Classifier(engine, spec, min_confidence=arguments.min_confidence)
+            classified = classifier(image)
+            for class_id, score in zip(classified.class_ids, classified.scores, strict=True):
+                print(f'{score:.3f}  {spec.classes[class_id]}')
+            return
+        if spec.task == 'detection':
+            found = Detector(engine, spec, arguments.min_score)(image)
+            overlay = draw_boxes(
+                image, found.boxes, found.scores, found.class_ids, spec.classes, spec.colours
+            )
+            write_picture(arguments.out, cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
+            return
+        result = Segmenter(engine, spec, arguments.min_confidence)(image)
     overlay = draw_legend(
         blend_mask(image, result.class_ids, spec.colours), spec.classes, spec.colours
     )
@@ -324,23 +340,24 @@ def write_picture(path: Path, picture: Any) -> None:
 
 
 def evaluate_command(arguments: argparse.Namespace) -> None:
-    """Measure accuracy."""
+    """Measure accuracy, of what the model is for."""
     from mnv2_perception.evaluate import (
+        evaluate_classification,
         evaluate_components,
         evaluate_detection,
         evaluate_segmentation,
     )
-    from mnv2_perception.pipeline import Detector, Segmenter
+    from mnv2_perception.pipeline import Classifier, Detector, opening, Segmenter
 
-    if task_of(arguments) == 'detection':
-        detector = Detector.open(arguments.model, arguments.engine, arguments.threads, 0.0)
-        result = evaluate_detection(detector, arguments.data)
-    else:
-        segmenter = Segmenter.open(arguments.model, arguments.engine, arguments.threads)
-        boxes = arguments.data.suffix == '.json'
-        result = (evaluate_components if boxes else evaluate_segmentation)(
-            segmenter, arguments.data
-        )
+    with opening(arguments.model, arguments.engine, arguments.threads) as (engine, spec):
+        if spec.task == 'classification':
+            result = evaluate_classification(Classifier(engine, spec), arguments.data)
+        elif spec.task == 'detection':
+            result = evaluate_detection(Detector(engine, spec, min_score=0.0), arguments.data)
+        elif arguments.data.suffix == '.json':
+            result = evaluate_components(Segmenter(engine, spec), arguments.data)
+        else:
+            result = evaluate_segmentation(Segmenter(engine, spec), arguments.data)
     print(json.dumps(result, indent=2) if arguments.json else table(result))
 
 
@@ -348,8 +365,9 @@ def boxes_command(arguments: argparse.Namespace) -> None:
     """Write boxes around the objects of masks."""
     from mnv2_perception.dataset import boxes_from_labels, write_coco
     from mnv2_perception.errors import DataError
+    from mnv2_perception.model_spec import ModelSpec
 
-    names = read_spec(arguments.spec).classes
+    names = ModelSpec.from_yaml(arguments.spec).classes
     if unknown := [name for name in arguments.classes if name not in names]:
         raise DataError(
             f'{arguments.spec} has no class {", ".join(unknown)}; it has {", ".join(names)}'
@@ -373,22 +391,6 @@ def draw_command(arguments: argparse.Namespace) -> None:
         arguments.width,
     )
     print(arguments.out)
-
-
-def read_spec(path: Path) -> 'ModelSpec':
-    """Read a ModelSpec from YAML.
-
-    Raises:
-        SetupError: the file cannot be read.
-        ModelError: a fact is missing, unknown or wrong.
-    """
-    from mnv2_perception.model_spec import ModelSpec
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, yaml.YAMLError) as exc:
-        raise SetupError(f'{path}: cannot be read: {exc}') from exc
-    return ModelSpec.from_dict(values, str(path))
 
 
 def fetch_command(arguments: argparse.Namespace) -> None:
@@ -418,8 +420,9 @@ def train_command(arguments: argparse.Namespace) -> None:
         raise SetupError(
             f'training needs torch, tqdm and matplotlib ({exc}): run `make setup-train`'
         ) from exc
+    from mnv2_perception.model_spec import ModelSpec
 
-    spec = read_spec(arguments.spec)
+    spec = ModelSpec.from_yaml(arguments.spec)
     if spec.task != arguments.task:
         raise SetupError(
             f'{arguments.spec}: is for {spec.task}; give a --spec for {arguments.task}'

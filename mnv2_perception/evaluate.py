@@ -9,13 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.dataset import list_pairs, read_coco, read_image, read_pair
+from mnv2_perception.dataset import (
+    list_classified,
+    list_pairs,
+    read_coco,
+    read_image,
+    read_pair,
+)
 from mnv2_perception.errors import DataError
 from mnv2_perception.metrics import average_precision, check_pycocotools, ConfusionMatrix
-from mnv2_perception.pipeline import Detections, Detector, Segmenter
+from mnv2_perception.pipeline import Classifier, Detections, Detector, Segmenter
 from mnv2_perception.vision.detections import components
 
 MIN_AREA = 40  # pixels of a component that counts as an object
+MOST_CLASSES_LISTED = 50
 
 
 def evaluate_segmentation(segmenter: Segmenter, folder: Path) -> dict[str, Any]:
@@ -47,19 +54,61 @@ def evaluate_segmentation(segmenter: Segmenter, folder: Path) -> dict[str, Any]:
             f'{folder}/labels: no pixel has an id below {len(classes)}, the class count of '
             f'{segmenter.spec.name}; are the labels those of this model?'
         )
-    iou = matrix.iou().tolist()
     return {
         'model': segmenter.spec.name,
         'engine': segmenter.engine.name,
         'images': len(times_ms),
         'miou': matrix.miou(),
-        'per_class': {
-            name: None if value != value else value  # NaN is not JSON
-            for name, value in zip(classes, iou, strict=True)
-        },
-        'pixel_accuracy': matrix.pixel_accuracy(),
+        'per_class': by_class(classes, matrix.iou()),
+        'pixel_accuracy': matrix.accuracy(),
         'ms_per_image': statistics.median(times_ms),
     }
+
+
+def evaluate_classification(classifier: Classifier, source: Path) -> dict[str, Any]:
+    """Run a model over classified images.
+
+    Args:
+        classifier: the opened model.
+        source: see `dataset.list_classified`.
+
+    Returns:
+        `top1`, the share of images whose likeliest class is right, and with more than five
+        classes `top5`, that of images whose class is among the five likeliest (unless the
+        classifier's `top_k` is smaller); `per_class` (name: recall, None where the class never
+        occurs) with at most 50 classes; `ms_per_image`, the median of preprocessing, inference
+        and decoding; `images`.
+
+    Raises:
+        DataError: the source cannot be used.
+    """
+    classes = classifier.spec.classes
+    images = list_classified(source, classes)
+    truth = np.array([class_id for _, class_id in images])
+    predicted = np.full(len(images), len(classes))  # no class: none was sure enough
+    in_top5, times_ms = 0, []
+    for index, (path, class_id) in enumerate(images):
+        image = read_image(path)
+        start_s = time.perf_counter()
+        result = classifier(image)
+        times_ms.append((time.perf_counter() - start_s) * 1000.0)
+        if len(result.class_ids):
+            predicted[index] = result.class_ids[0]
+        in_top5 += class_id in result.class_ids[:5]
+    matrix = ConfusionMatrix(len(classes))
+    matrix.add(truth, predicted)
+    figures: dict[str, Any] = {
+        'model': classifier.spec.name,
+        'engine': classifier.engine.name,
+        'images': len(images),
+        'top1': matrix.accuracy(),
+    }
+    if len(classes) > 5 and classifier.top_k >= 5:
+        figures['top5'] = in_top5 / len(images)
+    if len(classes) <= MOST_CLASSES_LISTED:
+        figures['per_class'] = by_class(classes, matrix.recall())
+    figures['ms_per_image'] = statistics.median(times_ms)
+    return figures
 
 
 def evaluate_detection(detector: Detector, path: Path) -> dict[str, Any]:
@@ -132,16 +181,18 @@ def _evaluate_boxes(
         found.append((result.boxes[ids >= 0], result.scores[ids >= 0], ids[ids >= 0]))
     precision = average_precision(samples, found, len(classes))
 
-    def number(value: float) -> float | None:
-        return None if value != value else value  # NaN is not JSON
-
     return {
         'images': len(samples),
-        'ap': number(precision.ap),
-        'ap50': number(precision.ap50),
-        'ap50_per_class': {
-            name: number(value)
-            for name, value in zip(classes, precision.ap50_per_class, strict=True)
-        },
+        'ap': None if np.isnan(precision.ap) else precision.ap,
+        'ap50': None if np.isnan(precision.ap50) else precision.ap50,
+        'ap50_per_class': by_class(classes, np.array(precision.ap50_per_class)),
         'ms_per_image': statistics.median(times_ms),
+    }
+
+
+def by_class(classes: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, float | None]:
+    """Return a figure by class name, None for NaN, which is not JSON."""
+    return {
+        name: None if value != value else value
+        for name, value in zip(classes, values.tolist(), strict=True)
     }

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from mnv2_perception.dataset import BoxSample
 from mnv2_perception.errors import DataError, SetupError
 
+Ids = NDArray[np.integer[Any]]
+
 
 class ConfusionMatrix:
-    """Counts of (true class, predicted class) over pixels.
+    """Counts of (true class, predicted class) over pixels, or over whole images.
 
     Ids of the truth at or above `num_classes` are unlabelled and ignored. A predicted id at or
     above it ("no class") is an error wherever the truth has a class.
@@ -24,12 +26,12 @@ class ConfusionMatrix:
         # The last column counts pixels that were given no class.
         self.counts = np.zeros((num_classes, num_classes + 1), np.int64)
 
-    def add(self, truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> None:
-        """Count one image.
+    def add(self, truth: Ids, predicted: Ids) -> None:
+        """Count one image's pixels, or many images.
 
         Args:
-            truth: (H, W) ids.
-            predicted: (H, W) ids.
+            truth: (H, W) or (N,) ids.
+            predicted: ids of the same shape.
 
         Raises:
             DataError: the two differ in size.
@@ -55,8 +57,13 @@ class ConfusionMatrix:
         iou = self.iou()
         return float(np.nanmean(iou)) if not np.isnan(iou).all() else float('nan')
 
-    def pixel_accuracy(self) -> float:
-        """Return the share of labelled pixels with the right class, NaN if none is labelled."""
+    def recall(self) -> NDArray[np.float64]:
+        """Return the share of each class that was found, NaN where a class never occurs."""
+        with np.errstate(invalid='ignore'):
+            return np.asarray(np.diag(self.counts) / self.counts.sum(1))
+
+    def accuracy(self) -> float:
+        """Return the share of what is labelled with the right class, NaN if nothing is."""
         total = self.counts.sum()
         return float(np.trace(self.counts) / total) if total else float('nan')
 
@@ -88,7 +95,7 @@ def check_pycocotools() -> None:
 
 def average_precision(
     truth: Sequence[BoxSample],
-    found: Sequence[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.integer[Any]]]],
+    found: Sequence[tuple[NDArray[np.float32], NDArray[np.float32], Ids]],
     num_classes: int,
 ) -> AveragePrecision:
     """Return COCO's average precision, https://cocodataset.org/#detection-eval.

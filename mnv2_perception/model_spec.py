@@ -1,7 +1,8 @@
 """ModelSpec: what a model takes and gives, so that weights and preprocessing cannot disagree.
 
 It travels inside the model: as JSON in the metadata of the ONNX file. For a file that somebody
-else exported, a YAML file of the same name beside it (``model.yaml`` for ``model.onnx``) serves.
+else exported, a YAML file of the same name beside it (``model.yaml`` for ``model.onnx``) serves;
+docs/foreign_models.md shows two.
 """
 
 from collections.abc import Mapping
@@ -18,29 +19,46 @@ METADATA_KEY = 'mnv2_perception.model_spec'
 UNLABELLED = 255  # mask id of "no class": ignored pixels, below min_confidence, own bumper
 
 Task = Literal['segmentation', 'classification', 'detection']
-Input = Literal['uint8_nhwc', 'float_nchw']
-Output = Literal['ids_confidence', 'logits', 'probabilities', 'sigmoid', 'boxes']
+Input = Literal['uint8_nhwc', 'uint8_nchw', 'float_nchw', 'float_nhwc']
+Output = Literal['ids_confidence', 'ids', 'logits', 'probabilities', 'sigmoid', 'boxes']
+TO_FILL_IN = '???'  # what stands in a drafted YAML for a fact that the graph does not tell
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """What a model takes and gives.
 
+    A graph's shape says neither how its pixels are scaled nor which axis holds the classes when
+    both would fit, so nothing is guessed: what the spec says must fit the graph, or the model is
+    refused.
+
     Attributes:
         name: short name for logs and reports.
         task: `segmentation`, `classification` or `detection`.
-        height: input height, pixels.
+        height: input height, pixels; a graph that takes any size is run at this one.
         width: input width, pixels.
-        classes: class names; the index is the class id, 0 to 254 (255 is "no class").
+        classes: class names; the index is the class id. A mask's ids are bytes, 0 to 254 (255 is
+            "no class"); a classification may have more. In a YAML file also the name of a text
+            file beside it, one class a line.
         colours: one (R, G, B) for each class, 0 to 255, for overlays.
         mean: per channel, in pixel units: tensor = (pixel - mean) / std.
         std: per channel, in pixel units.
         channel_order: order of the channels that the network takes; images are always RGB.
-        input: `uint8_nhwc` (scaling is inside the graph) or `float_nchw` (scaled by us).
-        output: `ids_confidence` (class ids and confidence, both uint8), `logits`,
-            `probabilities` or `sigmoid` (one channel); of a detector `boxes`: boxes (1, K, 4)
-            float32 as x1, y1, x2, y2 in 0..1 of the input, scores (1, K) float32 in 0..1 and
-            class ids (1, K) int32, not yet suppressed.
+        input: `float_nchw` or `float_nhwc` (scaled by us; float16 too), `uint8_nhwc` or
+            `uint8_nchw` (scaling is inside the graph).
+        output: `logits`; `probabilities`; `sigmoid`, one channel of probabilities, 0 to 1;
+            `ids_confidence`, class ids and confidence × 255, both uint8; `ids`, class ids alone,
+            of any integer type: their confidence is 255, and 0 where an id is no class's. Of a
+            detector `boxes`: boxes (1, K, 4) float32 as x1, y1, x2, y2 in 0..1 of the input,
+            scores (1, K) float32 in 0..1 and class ids (1, K) int32, before NMS.
+        output_layout: where an output of four axes has its channels: (1, C, H, W) or
+            (1, H, W, C), at any stride of the input.
+        output_name: which output counts, for a network with several (auxiliary heads).
+        background: the network's output 0 means "none of the classes" and is not in `classes`:
+            output 1 is class id 0. Such pixels get id 255; a classification leaves it out, so its
+            scores sum to one less what the background has.
+        fit: `stretch` the whole image to height × width, or `crop`: its largest centred part of
+            that aspect ratio, as classifiers are trained; only for classification.
         licence: of the weights, SPDX where there is one.
         description: data and figures in one line.
     """
@@ -56,12 +74,16 @@ class ModelSpec:
     channel_order: Literal['rgb', 'bgr'] = 'rgb'
     input: Input = 'uint8_nhwc'
     output: Output = 'ids_confidence'
+    output_layout: Literal['nchw', 'nhwc'] = 'nchw'
+    output_name: str = ''
+    background: bool = False
+    fit: Literal['stretch', 'crop'] = 'stretch'
     licence: str = 'unknown'
     description: str = ''
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
-        for name in ('task', 'channel_order', 'input', 'output'):
+        for name in ('task', 'channel_order', 'input', 'output', 'output_layout', 'fit'):
             allowed = get_args(hints[name])
             if getattr(self, name) not in allowed:
                 raise ModelError(
@@ -73,10 +95,27 @@ class ModelSpec:
                 f'model spec {self.name!r}: height and width must be positive, '
                 f'got {self.height} and {self.width}'
             )
-        if not 1 <= len(self.classes) <= UNLABELLED:
+        if not self.classes:
+            raise ModelError(f'model spec {self.name!r}: got 0 classes, expected at least one')
+        if self.task == 'segmentation' and len(self.classes) > UNLABELLED:
             raise ModelError(
                 f'model spec {self.name!r}: got {len(self.classes)} classes, expected 1 to '
-                f'{UNLABELLED} (ids are one byte and {UNLABELLED} means "no class")'
+                f'{UNLABELLED} (a mask has bytes and {UNLABELLED} means "no class")'
+            )
+        if self.task == 'classification' and self.output in ('ids', 'ids_confidence'):
+            raise ModelError(
+                f'model spec {self.name!r}: output is {self.output!r}, but a classification needs '
+                f'scores: logits, probabilities or sigmoid'
+            )
+        if self.task != 'classification' and self.fit == 'crop':
+            raise ModelError(
+                f"model spec {self.name!r}: fit is 'crop', but {self.task} looks at the whole "
+                f"image; expected 'stretch'"
+            )
+        if not isinstance(self.background, bool):
+            raise ModelError(
+                f'model spec {self.name!r}: background is {self.background!r}, expected true or '
+                f'false'
             )
         if len(self.colours) != len(self.classes):
             raise ModelError(
@@ -93,16 +132,29 @@ class ModelSpec:
                 f'model spec {self.name!r}: output {self.output} does not go with task '
                 f'{self.task}; detection, and only that, gives boxes'
             )
-        if self.output == 'sigmoid' and len(self.classes) != 2:
+        if self.output == 'boxes' and self.background:
+            raise ModelError(
+                f'model spec {self.name!r}: background is true, but boxes have classes only; '
+                f'expected false'
+            )
+        if self.output == 'sigmoid' and len(self.classes) + self.background != 2:
             raise ModelError(
                 f'model spec {self.name!r}: got {len(self.classes)} classes for sigmoid, expected '
-                f'two: the name of what lies below probability 0.5, then that of what lies above'
+                f'two: the name of what lies below probability 0.5, then that of what lies above '
+                f'(the latter alone with background: true)'
             )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ModelError(
                 f'model spec {self.name!r}: mean and std take three numbers each, std positive; '
                 f'got mean {self.mean} and std {self.std}'
             )
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the network's output."""
+        if self.output in ('ids_confidence', 'ids', 'sigmoid'):
+            return 1
+        return len(self.classes) + self.background
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str) -> 'ModelSpec':
@@ -121,8 +173,12 @@ class ModelSpec:
         required = {'name', 'task', 'height', 'width', 'classes', 'mean', 'std'}
         if missing := sorted(required - set(values)):
             raise ModelError(f'{source}: {", ".join(missing)} missing; add it')
+        if open_facts := [name for name, value in values.items() if value == TO_FILL_IN]:
+            raise ModelError(f'{source}: {", ".join(open_facts)} still {TO_FILL_IN}; fill it in')
         values = dict(values)
         try:
+            if isinstance(values['classes'], str):
+                raise ValueError(f'classes is {values["classes"]!r}, expected a list of names')
             values['classes'] = tuple(str(name) for name in values['classes'])
             colours = values.get('colours') or distinct_colours(len(values['classes']))
             values['colours'] = tuple(tuple(int(c) for c in colour) for colour in colours)
@@ -130,6 +186,9 @@ class ModelSpec:
                 values[name] = tuple(float(value) for value in values[name])
             for name in ('height', 'width'):
                 values[name] = int(values[name])
+            for name in {'name', 'output_name', 'licence', 'description'} & set(values):
+                # YAML reads 495, as exporters name outputs, as a number, and nothing as None.
+                values[name] = '' if values[name] is None else str(values[name])
         except (TypeError, ValueError) as exc:
             raise ModelError(f'{source}: {exc}') from exc
         return cls(**values)
@@ -151,13 +210,27 @@ class ModelSpec:
         if not beside.is_file():
             raise ModelError(
                 f'{model.name} does not say how its input is scaled or what its classes are '
-                f'(no metadata {METADATA_KEY}); write these facts to {beside}'
+                f'(no metadata {METADATA_KEY}); write these facts to {beside}, '
+                f'`mnv2 info {model}` drafts it'
             )
+        return cls.from_yaml(beside)
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> 'ModelSpec':
+        """Read a spec from a YAML file.
+
+        Raises:
+            ModelError: the file, or the file of class names, cannot be read, or see `from_dict`.
+        """
         try:
-            values = yaml.safe_load(beside.read_text(encoding='utf-8'))
+            values = yaml.safe_load(path.read_text(encoding='utf-8'))
+            names = values.get('classes') if isinstance(values, dict) else None
+            if isinstance(names, str) and names != TO_FILL_IN:
+                lines = (path.parent / names).read_text(encoding='utf-8').splitlines()
+                values['classes'] = [line.strip() for line in lines if line.strip()]
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
-            raise ModelError(f'{beside}: cannot be read: {exc}') from exc
-        return cls.from_dict(values, str(beside))
+            raise ModelError(f'{path}: cannot be read: {exc}') from exc
+        return cls.from_dict(values, str(path))
 
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata entries that carry this spec."""

@@ -1,5 +1,7 @@
 """One RGB image in, one result out: preprocess, infer, decode. No ROS."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 import os
 from pathlib import Path
@@ -10,12 +12,23 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.engines import Engine, open_engine
+from mnv2_perception.engines import Engine, open_engine, TensorSpec
 from mnv2_perception.errors import ImageError, ModelError, SetupError
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
-from mnv2_perception.vision.decode import ids_and_confidence, resize_ids
+from mnv2_perception.vision.decode import (
+    class_probabilities,
+    ids_and_confidence,
+    known_ids,
+    resize_ids,
+)
 from mnv2_perception.vision.detections import boxes_on_image, select_boxes
-from mnv2_perception.vision.preprocess import check_image, normalise, resize_image, rotate_image
+from mnv2_perception.vision.preprocess import (
+    check_image,
+    crop_to_aspect,
+    normalise,
+    resize_image,
+    rotate_image,
+)
 
 ROTATIONS = (0, 90, 180, 270)
 
@@ -26,27 +39,12 @@ class Segmentation:
 
     Attributes:
         class_ids: (H, W) uint8, the image's size; 255 where no class is sure enough.
-        confidence: (H, W) uint8, probability of the winning class × 255.
+        confidence: (H, W) uint8, probability of the winning class × 255; always 255 where there
+            is a class if the model gives ids alone.
     """
 
     class_ids: NDArray[np.uint8]
     confidence: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Detections:
-    """What a detector finds in one image, best first.
-
-    Attributes:
-        boxes: (N, 4) float32, x1, y1, x2, y2 in the image's own pixels; x2 and y2 are the first
-            beyond the box.
-        scores: (N,) float32, 0 to 1.
-        class_ids: (N,) int32.
-    """
-
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    class_ids: NDArray[np.int32]
 
 
 class Segmenter:
@@ -73,10 +71,7 @@ class Segmenter:
         rotate: int = 0,
         ignore_mask: NDArray[np.bool_] | None = None,
     ) -> None:
-        if spec.task != 'segmentation':
-            raise ModelError(
-                f'{engine.model}: is for {spec.task}; choose a model for segmentation'
-            )
+        check_task(engine, spec, 'segmentation')
         check_model(engine, spec)
         if not 0.0 <= min_confidence <= 1.0:
             raise ImageError(f'min_confidence is {min_confidence}, expected 0 to 1')
@@ -104,14 +99,8 @@ class Segmenter:
             ModelError: there is no such model, or it is not for segmentation.
             EngineError: the runtime is missing or refuses the model.
         """
-        path = find_model(model)
-        opened = open_engine(path, engine, threads)
-        try:
-            spec = ModelSpec.from_metadata(opened.metadata, path)
+        with opening(model, engine, threads) as (opened, spec):
             return cls(opened, spec, min_confidence, rotate, ignore_mask)
-        except Exception:
-            opened.close()
-            raise
 
     def __call__(self, image: NDArray[np.uint8]) -> Segmentation:
         """Segment one image.
@@ -131,8 +120,7 @@ class Segmenter:
                 f'draw it on an image of this camera'
             )
         upright = rotate_image(image, self.rotate)
-        resized = resize_image(upright, self.spec.height, self.spec.width)
-        ids, confidence = self._infer(resized)
+        ids, confidence = self._infer(upright)
         if self.min_confidence > 0.0:
             ids[confidence < round(self.min_confidence * 255)] = UNLABELLED
         ids = rotate_image(resize_ids(ids, *upright.shape[:2]), -self.rotate)
@@ -142,21 +130,125 @@ class Segmenter:
         return Segmentation(ids, confidence)
 
     def _infer(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return ids and confidence (h, w) at the network's output stride."""
         spec = self.spec
-        tensor: NDArray[Any]
-        if spec.input == 'uint8_nhwc':
-            tensor = (image if spec.channel_order == 'rgb' else image[:, :, ::-1])[None]
-        else:
-            tensor = normalise(image, spec.mean, spec.std, spec.channel_order)[None]
-        outputs = self.engine.infer({self.engine.inputs[0].name: tensor})
-        arrays = [outputs[out.name][0] for out in self.engine.outputs]
+        arrays = infer_image(self.engine, spec, image)
         if spec.output == 'ids_confidence':
-            return arrays[0], arrays[1]
-        return ids_and_confidence(arrays[0], spec.output)
+            ids, confidence = arrays[0][0], arrays[1][0]
+        else:
+            planes = score_planes(arrays[0], spec.output_layout)
+            if spec.output == 'ids':
+                return known_ids(planes[0], len(spec.classes), spec.background, UNLABELLED)
+            scores = planes.astype(np.float32, copy=False)
+            ids, confidence = ids_and_confidence(scores, spec.output)
+        if spec.background:
+            ids -= np.uint8(1)  # wraps: the network's 0 becomes 255, "no class"
+        return ids, confidence
 
     def close(self) -> None:
         """Close the engine."""
         self.engine.close()
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What a classifier says of one image: the likeliest classes, best first.
+
+    Attributes:
+        class_ids: (K,) int64, K at most `top_k`; empty where no class is sure enough.
+        scores: (K,) float32, their probabilities, 0 to 1.
+    """
+
+    class_ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+class Classifier:
+    """Classifies images with one opened model.
+
+    Args:
+        engine: the opened model; closed with the classifier.
+        spec: what the model takes and gives.
+        top_k: how many classes to give at most. May be changed between calls.
+        min_confidence: classes below it (0 to 1) are left out. May be changed between calls.
+
+    Raises:
+        ModelError: the model is not for classification, or spec and engine disagree.
+        ImageError: `top_k` is below 1, or `min_confidence` not between 0 and 1.
+    """
+
+    def __init__(
+        self, engine: Engine, spec: ModelSpec, top_k: int = 5, min_confidence: float = 0.0
+    ) -> None:
+        check_task(engine, spec, 'classification')
+        check_model(engine, spec)
+        if top_k < 1:
+            raise ImageError(f'top_k is {top_k}, expected 1 or more')
+        if not 0.0 <= min_confidence <= 1.0:
+            raise ImageError(f'min_confidence is {min_confidence}, expected 0 to 1')
+        self.engine = engine
+        self.spec = spec
+        self.top_k = top_k
+        self.min_confidence = min_confidence
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path,
+        engine: str = 'auto',
+        threads: int = 0,
+        top_k: int = 5,
+        min_confidence: float = 0.0,
+    ) -> 'Classifier':
+        """Open a model by path or by the name of a shipped one; see Classifier for the rest.
+
+        Raises:
+            ModelError: there is no such model, or it is not for classification.
+            EngineError: the runtime is missing or refuses the model.
+        """
+        with opening(model, engine, threads) as (opened, spec):
+            return cls(opened, spec, top_k, min_confidence)
+
+    def __call__(self, image: NDArray[np.uint8]) -> Classification:
+        """Classify one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, any size; only read.
+
+        Raises:
+            ImageError: the image is of another shape or dtype.
+            EngineError: the runtime failed.
+        """
+        check_image(image)
+        scores = infer_image(self.engine, self.spec, image)[0]
+        probabilities = class_probabilities(
+            scores.reshape(-1).astype(np.float32, copy=False), self.spec.output
+        )
+        if self.spec.background:
+            probabilities = probabilities[1:]
+        best = np.argsort(-probabilities, kind='stable')[: self.top_k]
+        best = best[probabilities[best] >= self.min_confidence]
+        return Classification(best.astype(np.int64, copy=False), probabilities[best])
+
+    def close(self) -> None:
+        """Close the engine."""
+        self.engine.close()
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector finds in one image, best first.
+
+    Attributes:
+        boxes: (N, 4) float32, x1, y1, x2, y2 in the image's own pixels; x2 and y2 are the first
+            beyond the box.
+        scores: (N,) float32, 0 to 1.
+        class_ids: (N,) int32.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    class_ids: NDArray[np.int32]
 
 
 class Detector:
@@ -184,8 +276,7 @@ class Detector:
         nms_iou: float = 0.5,
         rotate: int = 0,
     ) -> None:
-        if spec.task != 'detection':
-            raise ModelError(f'{engine.model}: is for {spec.task}; choose a model for detection')
+        check_task(engine, spec, 'detection')
         check_model(engine, spec)
         for name, value in (('min_score', min_score), ('nms_iou', nms_iou)):
             if not 0.0 <= value <= 1.0:
@@ -214,14 +305,8 @@ class Detector:
             ModelError: there is no such model, or it is not for detection.
             EngineError: the runtime is missing or refuses the model.
         """
-        path = find_model(model)
-        opened = open_engine(path, engine, threads)
-        try:
-            spec = ModelSpec.from_metadata(opened.metadata, path)
+        with opening(model, engine, threads) as (opened, spec):
             return cls(opened, spec, min_score, nms_iou, rotate)
-        except Exception:
-            opened.close()
-            raise
 
     def __call__(self, image: NDArray[np.uint8]) -> Detections:
         """Find the objects of one image.
@@ -234,16 +319,8 @@ class Detector:
             EngineError: the runtime failed.
         """
         check_image(image)
-        spec = self.spec
-        upright = rotate_image(image, self.rotate)
-        resized = resize_image(upright, spec.height, spec.width)
-        tensor: NDArray[Any]
-        if spec.input == 'uint8_nhwc':
-            tensor = (resized if spec.channel_order == 'rgb' else resized[:, :, ::-1])[None]
-        else:
-            tensor = normalise(resized, spec.mean, spec.std, spec.channel_order)[None]
-        outputs = self.engine.infer({self.engine.inputs[0].name: tensor})
-        candidates, scores, class_ids = (outputs[out.name][0] for out in self.engine.outputs)
+        outputs = infer_image(self.engine, self.spec, rotate_image(image, self.rotate))
+        candidates, scores, class_ids = (array[0] for array in outputs)
         height, width = image.shape[:2]
         boxes = boxes_on_image(candidates, height, width, self.rotate)
         kept = select_boxes(boxes, scores, class_ids, self.min_score, self.nms_iou)
@@ -254,57 +331,165 @@ class Detector:
         self.engine.close()
 
 
+@contextmanager
+def opening(
+    model: str | Path, engine: str = 'auto', threads: int = 0
+) -> Iterator[tuple[Engine, ModelSpec]]:
+    """Open a model, by path or by the name of a shipped one; it is closed if the block fails.
+
+    Raises:
+        ModelError: there is no such model, or nothing says what it takes and gives.
+        EngineError: the runtime is missing or refuses the model.
+    """
+    path = find_model(model)
+    opened = open_engine(path, engine, threads)
+    try:
+        yield opened, ModelSpec.from_metadata(opened.metadata, path)
+    except BaseException:
+        opened.close()
+        raise
+
+
+def infer_image(
+    engine: Engine, spec: ModelSpec, image: NDArray[np.uint8]
+) -> list[NDArray[Any]]:
+    """Run a model on one image of any size.
+
+    Args:
+        engine: an engine that `check_model` accepted.
+        spec: the model's.
+        image: (H, W, 3) uint8 RGB.
+
+    Returns:
+        The outputs that count, batch axis included.
+
+    Raises:
+        ModelError: a graph of open sides shows only now that it gives what the spec does not say.
+        EngineError: the runtime failed.
+    """
+    if spec.fit == 'crop':
+        image = crop_to_aspect(image, spec.height, spec.width)
+    image = resize_image(image, spec.height, spec.width)
+    taken = engine.inputs[0]
+    outputs = engine.infer({taken.name: input_tensor(image, spec, taken.dtype)})
+    arrays = []
+    for out in find_outputs(engine, spec):
+        array = outputs[out.name]
+        if None in out.shape or not out.shape:
+            check_output(engine, TensorSpec(out.name, array.shape, array.dtype), spec)
+        arrays.append(array)
+    return arrays
+
+
+def input_tensor(
+    image: NDArray[np.uint8], spec: ModelSpec, dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Return an RGB image (H, W, 3) of the network's size as the tensor that it takes."""
+    kind, layout = spec.input.split('_')
+    if kind == 'float':
+        tensor = normalise(image, spec.mean, spec.std, spec.channel_order, layout)
+        return tensor.astype(dtype, copy=False)[None]
+    if spec.channel_order == 'bgr':
+        image = image[:, :, ::-1]
+    return (image if layout == 'nhwc' else image.transpose(2, 0, 1))[None]
+
+
+def score_planes(array: NDArray[Any], layout: str) -> NDArray[Any]:
+    """Return an output (1, C, H, W), (1, H, W, C) or (1, H, W) as (C, H, W), contiguous."""
+    if array.ndim == 3:
+        return array
+    return np.ascontiguousarray(array[0] if layout == 'nchw' else np.moveaxis(array[0], -1, 0))
+
+
+def check_task(engine: Engine, spec: ModelSpec, task: str) -> None:
+    """Raise ModelError unless the model is for `task`."""
+    if spec.task != task:
+        raise ModelError(f'{engine.model}: is for {spec.task}; choose a model for {task}')
+
+
 def check_model(engine: Engine, spec: ModelSpec) -> None:
     """Raise ModelError unless the graph takes and gives what the spec says."""
     if len(engine.inputs) != 1:
         raise ModelError(f'{engine.model}: has {len(engine.inputs)} inputs, expected one image')
     found = engine.inputs[0]
-    shape, dtype = {
-        'uint8_nhwc': ((1, spec.height, spec.width, 3), np.uint8),
-        'float_nchw': ((1, 3, spec.height, spec.width), np.float32),
-    }[spec.input]
-    if not found.fits(np.empty(shape, dtype)):
+    kind, layout = spec.input.split('_')
+    size = (spec.height, spec.width)
+    shape = (1, 3, *size) if layout == 'nchw' else (1, *size, 3)
+    fits = found.dtype.kind == 'f' if kind == 'float' else found.dtype == np.uint8
+    if not fits or not found.fits(np.empty(shape, found.dtype)):
         raise ModelError(
             f'{engine.model}: takes {found}, but its spec says {spec.input} of height '
             f'{spec.height} and width {spec.width}; correct the spec or export again'
         )
-    count = {'ids_confidence': 2, 'boxes': 3}.get(spec.output, 1)
-    if len(engine.outputs) != count:
-        raise ModelError(
-            f'{engine.model}: gives {len(engine.outputs)} outputs, but its spec says '
-            f'{spec.output}, which is {count}; correct the spec or export again'
-        )
     if spec.output == 'boxes':
-        check_boxes(engine)
+        check_boxes(engine, spec)
         return
-    channels = 1 if spec.output == 'sigmoid' else len(spec.classes)
-    for out in engine.outputs:
-        if spec.output == 'ids_confidence':
-            expected, fits = '(1, H, W) uint8', len(out.shape) == 3 and out.dtype == np.uint8
-        else:
-            expected = f'(1, {channels}, H, W) float'
-            fits = len(out.shape) == 4 and out.shape[1] in (None, channels)
-            fits = fits and out.dtype.kind == 'f'
-        if not fits:
-            raise ModelError(
-                f'{engine.model}: gives {out}, but {spec.output} of {len(spec.classes)} classes '
-                f'is {expected}; correct the spec or export again'
-            )
+    for out in find_outputs(engine, spec):
+        if out.shape:  # else the graph does not even tell the number of axes
+            check_output(engine, out, spec)
 
 
-def check_boxes(engine: Engine) -> None:
-    """Raise ModelError unless the outputs are a detector's: boxes, scores, class ids."""
-    boxes, scores, class_ids = engine.outputs
+def find_outputs(engine: Engine, spec: ModelSpec) -> list[TensorSpec]:
+    """Return the outputs that count.
+
+    Raises:
+        ModelError: there are too few or too many of them.
+    """
+    found = [out for out in engine.outputs if spec.output_name in ('', out.name)]
+    count = {'ids_confidence': 2, 'boxes': 3}.get(spec.output, 1)
+    if len(found) != count:
+        names = ', '.join(out.name for out in engine.outputs)
+        raise ModelError(
+            f'{engine.model}: gives {len(engine.outputs)} outputs ({names}), but its spec says '
+            f'{spec.output}, which is {count}'
+            + (f', named {spec.output_name}' if spec.output_name else '')
+            + '; correct the spec (output_name tells which counts) or export again'
+        )
+    return found
+
+
+def check_output(engine: Engine, out: TensorSpec, spec: ModelSpec) -> None:
+    """Raise ModelError unless an output, as announced or as given, is what the spec says."""
+    channels, sides = spec.channels, out.shape[1:]
+    dtype, fits = {
+        'ids_confidence': ('uint8', out.dtype == np.uint8),
+        'ids': ('integers', out.dtype.kind in 'iub'),
+    }.get(spec.output, ('float', out.dtype.kind == 'f'))
+    if spec.task == 'classification':
+        expected = f'(1, {channels})'  # or with sides of one, as pooling leaves them
+        told = [side for side in sides if side not in (1, None)]
+        fits = fits and len(sides) > 0
+        fits = fits and (told or [channels]) == [channels]
+        fits = fits and (bool(told) or None in sides or channels == 1)
+    elif spec.output == 'ids_confidence' or (channels == 1 and len(sides) == 2):
+        expected = '(1, H, W)'
+        fits = fits and len(sides) == 2
+    else:
+        first = spec.output_layout == 'nchw'
+        expected = f'(1, {channels}, H, W)' if first else f'(1, H, W, {channels})'
+        fits = fits and len(sides) == 3 and sides[0 if first else 2] in (None, channels)
+    if not fits or out.shape[0] not in (None, 1):
+        raise ModelError(
+            f'{engine.model}: gives {out}, but {spec.output} of {len(spec.classes)} classes'
+            f'{" and a background" if spec.background else ""} is {expected} {dtype}'
+            f'{f" in {spec.output_layout}" if len(sides) == 3 else ""}; '
+            f'correct the spec or export again'
+        )
+
+
+def check_boxes(engine: Engine, spec: ModelSpec) -> None:
+    """Raise ModelError unless the outputs are a detector's, of a fixed number of boxes."""
+    boxes, scores, class_ids = find_outputs(engine, spec)
     count = boxes.shape[1] if len(boxes.shape) == 3 else None
-    for out, sides, kind, expected in (
-        (boxes, (count, 4), 'f', '(1, K, 4) float'),
-        (scores, (count,), 'f', '(1, K) float'),
-        (class_ids, (count,), 'i', '(1, K) int'),
+    for out, shape, kind, expected in (
+        (boxes, (1, count, 4), 'f', '(1, K, 4) float'),
+        (scores, (1, count), 'f', '(1, K) float'),
+        (class_ids, (1, count), 'i', '(1, K) int'),
     ):
-        if out.shape[1:] != sides or out.dtype.kind != kind:
+        if count is None or out.shape != shape or out.dtype.kind != kind:
             raise ModelError(
-                f'{engine.model}: gives {out}, but boxes are {expected}, in the order boxes, '
-                f'scores, class ids; correct the spec or export again'
+                f'{engine.model}: gives {out}, but boxes are {expected} of one fixed K, in the '
+                f'order boxes, scores, class ids; correct the spec or export again'
             )
 
 

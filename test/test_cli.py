@@ -9,6 +9,7 @@ import cv2
 from fixed_detector import write_detector
 from identity_network import identity_spec, write_fake
 import numpy as np
+from onnx_graphs import node, write_graph
 import pytest
 
 from mnv2_perception import cli
@@ -112,7 +113,7 @@ def test_run_draws_a_detectors_boxes(
     picture = cv2.imread(str(overlay))  # BGR
     assert (picture[..., 1] > 200).any() and not (picture[..., 2] > 200).all(axis=1).any()
     assert cli.main([*args, detector, '--mask', str(folder / 'm.png')]) == 1
-    assert 'a detector gives no mask' in capsys.readouterr().err
+    assert 'is for detection and makes no mask' in capsys.readouterr().err
 
 
 def test_info_says_what_a_model_takes_and_gives(capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,6 +126,84 @@ def test_info_says_what_a_model_takes_and_gives(capsys: pytest.CaptureFixture[st
     assert facts['licence'] == 'CC-BY-NC-4.0'
     assert cli.main(['info', 'unet_mobilenetv2_camvid']) == 0
     assert 'CC-BY-NC-4.0' in capsys.readouterr().out
+
+
+def foreign_classifier(folder: Path) -> Path:
+    """Write a network without a spec whose scores are the mean of each colour."""
+    return write_graph(
+        folder / 'm.onnx',
+        [node('GlobalAveragePool', 'image', 'means'), node('Flatten', 'means', 'scores')],
+        ('float32', (1, 3, 4, 6)), {'scores': ('float32', (1, 3))},
+    )
+
+
+def fill_in(draft: str) -> str:
+    """Fill in what the draft of `foreign_classifier` leaves open."""
+    for name, value in {
+        'output': 'logits', 'background': 'false', 'classes': '[red, green, blue]', 'fit': 'crop',
+        'channel_order': 'rgb', 'mean': '[0, 0, 0]', 'std': '[1, 1, 1]',
+    }.items():
+        draft = draft.replace(f'{name}: ???', f'{name}: {value}')
+    return draft
+
+
+def test_info_of_a_foreign_model_drafts_the_spec_that_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(foreign_classifier(tmp_path))
+    assert cli.main(['info', model]) == 1
+    out, err = capsys.readouterr()
+    assert err.startswith('error: m.onnx does not say how') and err.count('\n') == 1
+    facts, draft = out.split('\n\n')
+    told = dict(line.split(maxsplit=1) for line in facts.splitlines())
+    assert told['takes'] == "'image' (1, 3, 4, 6) float32"
+    assert told['lacks'] == 'output, background, classes, fit, channel_order, mean, std'
+    assert draft.startswith('# m.yaml: fill in each ???\nname: m\ntask: classification\n')
+    (tmp_path / 'm.yaml').write_text(fill_in(draft))
+    assert cli.main(['info', model]) == 0
+    assert capsys.readouterr().out.endswith('lacks          licence, description\n')
+
+
+def test_info_of_a_spec_that_does_not_fit_drafts_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = foreign_classifier(tmp_path)
+    (tmp_path / 'm.yaml').write_text('name: m\n')
+    assert cli.main(['info', str(model), '--json']) == 1
+    out, err = capsys.readouterr()
+    assert set(json.loads(out)) == {'file', 'takes', 'gives'}
+    assert 'm.yaml: classes, height' in err
+
+
+def test_run_prints_what_a_classification_finds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, picture = str(foreign_classifier(tmp_path)), str(tmp_path / 'a.png')
+    cli.main(['info', model])
+    (tmp_path / 'm.yaml').write_text(fill_in(capsys.readouterr().out.split('\n\n')[1]))
+    cv2.imwrite(picture, np.full((8, 12, 3), (3, 1, 2), np.uint8))  # BGR
+    assert cli.main(['run', picture, '--model', model]) == 0
+    assert capsys.readouterr().out == '0.665  blue\n0.245  red\n0.090  green\n'
+    assert cli.main(['run', picture, '--model', model, '--min-confidence', '0.2']) == 0
+    assert capsys.readouterr().out == '0.665  blue\n0.245  red\n'
+    assert not (tmp_path / 'overlay.png').exists()
+    assert cli.main(['run', picture, '--model', model, '--mask', 'mask.png']) == 1
+    assert 'is for classification and makes no mask' in capsys.readouterr().err
+
+
+def test_evaluate_of_a_classification_counts_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(foreign_classifier(tmp_path))
+    cli.main(['info', model])
+    (tmp_path / 'm.yaml').write_text(fill_in(capsys.readouterr().out.split('\n\n')[1]))
+    cv2.imwrite(str(tmp_path / 'a.png'), np.full((8, 12, 3), (9, 1, 2), np.uint8))
+    (tmp_path / 'labels.tsv').write_text('a.png\tblue\na.png\t0\n')
+    assert cli.main(['evaluate', model, f'{tmp_path}/labels.tsv', '--json']) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result['top1'], result['images']) == (0.5, 2)
+    assert result['per_class'] == {'red': 0.0, 'green': None, 'blue': 1.0}
 
 
 def test_run_writes_overlay_and_mask(

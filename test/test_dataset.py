@@ -11,6 +11,7 @@ import pytest
 from mnv2_perception.dataset import (
     boxes_from_labels,
     hash_list,
+    list_classified,
     list_pairs,
     read_coco,
     read_folder,
@@ -191,3 +192,87 @@ def test_boxes_that_are_written_are_read_again(masks: Path, tmp_path: Path) -> N
 def test_a_file_that_cannot_be_written_is_named(masks: Path) -> None:
     with pytest.raises(DataError, match=r'absent/coco\.json: cannot be written'):
         write_coco(masks / 'absent/coco.json', ['dog'], boxes_from_labels(masks, [2]))
+
+
+# Classification
+
+CLASSES = ['crane', 'otter, sea otter', 'crane', '0']
+
+
+def images(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_each_folder_is_a_class(tmp_path: Path) -> None:
+    images(tmp_path, '0/b.JPG', '0/a.png', 'otter, sea otter/c.jpeg', '.cache/d.jpg', 'e.jpg',
+           '0/notes.txt')
+    assert list_classified(tmp_path, CLASSES) == [
+        (tmp_path / '0/a.png', 3), (tmp_path / '0/b.JPG', 3),
+        (tmp_path / 'otter, sea otter/c.jpeg', 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ('table', 'ids'),
+    [
+        ('a.jpg\t2\nsub/b.jpg\totter, sea otter\n', [2, 1]),
+        ('a.jpg\t0\r\n\r\nsub/b.jpg\t1', [3, 1]),  # a name goes before an id
+        ('label\tsource\tfile\n1\tx\ta.jpg\n2\ty\tsub/b.jpg\n', [1, 2]),
+        ('index\twnid\tfile\tname\n0\tn1\ta.jpg\tcrane\n3\tn2\tsub/b.jpg\t"0\n', [0, 3]),
+    ],
+    ids=['names and ids', 'a class named 0', 'a header', 'an index'],
+)
+def test_a_table_names_files_and_labels(tmp_path: Path, table: str, ids: list[int]) -> None:
+    images(tmp_path, 'a.jpg', 'sub/b.jpg')
+    (tmp_path / 'labels.tsv').write_text(table)
+    files = [tmp_path / 'a.jpg', tmp_path / 'sub/b.jpg']
+    assert list_classified(tmp_path / 'labels.tsv', CLASSES) == list(zip(files, ids, strict=True))
+
+
+@pytest.mark.parametrize(
+    ('table', 'told'),
+    [
+        ('', 'lists no image'),
+        ('a.jpg 1', ':1: got 1 columns, expected 2'),
+        ('a.jpg\t1\nb.jpg\t1', r':2: there is no file .*b\.jpg'),
+        ('a.jpg\t4', ":1: the label is '4', no class of the model .*an id of 0 to 3 or a name"),
+        ('a.jpg\t-1', "the label is '-1', no class"),
+        ('a.jpg\tcrane', "'crane', the name of the classes 0 and 2; expected an id"),
+        ('file\tindex\na.jpg\tcrane', ":2: the index is 'crane'.*an id of 0 to 3$"),
+        ('file\tclass\na.jpg\t1', 'expected `file` and `label` or `index`'),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_told_with_its_line(
+    tmp_path: Path, table: str, told: str
+) -> None:
+    images(tmp_path, 'a.jpg')
+    (tmp_path / 'labels.tsv').write_text(table)
+    with pytest.raises(DataError, match=told):
+        list_classified(tmp_path / 'labels.tsv', CLASSES)
+
+
+@pytest.mark.parametrize(
+    ('names', 'told'),
+    [
+        (['labels/a.png', 'images/a.jpg'], r"/images: .*named as 'images', no class .*'crane'"),
+        (['crane/a.png'], "'crane', the name of the classes 0 and 2"),
+        (['a.jpg'], r'no images; expected .*/CLASS/\*\.jpg'),
+    ],
+    ids=['data for segmentation', 'two classes of one name', 'no folders'],
+)
+def test_folders_that_are_no_classes_are_told(
+    tmp_path: Path, names: list[str], told: str
+) -> None:
+    images(tmp_path, *names)
+    with pytest.raises(DataError, match=told):
+        list_classified(tmp_path, CLASSES)
+
+
+def test_a_source_that_does_not_exist_or_is_no_table_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match='absent: does not exist; give a folder'):
+        list_classified(tmp_path / 'absent', CLASSES)
+    (tmp_path / 'picture.jpg').write_bytes(b'\xff\xd8\xff')
+    with pytest.raises(DataError, match=r'picture\.jpg: is no TSV file'):
+        list_classified(tmp_path / 'picture.jpg', CLASSES)

@@ -70,6 +70,7 @@ def test_a_missing_fact_is_named(name: str) -> None:
         ({'height': 0}, 'must be positive, got 0 and 96'),
         ({'height': 'tall'}, 'm.yaml: .*tall'),
         ({'classes': []}, 'got 0 classes'),
+        ({'classes': 'road'}, "classes is 'road', expected a list"),
         ({'classes': [str(i) for i in range(256)], 'colours': None}, 'got 256 classes'),
         ({'colours': [[1, 2, 3]]}, 'got 1 colours for 2 classes'),
         ({'colours': [[1, 2, 3], [4, 5]]}, r'colour \(4, 5\) is no \(R, G, B\)'),
@@ -78,6 +79,13 @@ def test_a_missing_fact_is_named(name: str) -> None:
         ({'std': [1.0, 0.0, 1.0]}, 'std positive'),
         ({'mean': 127.5}, 'm.yaml'),
         ({'output': 'sigmoid', 'classes': ['road'], 'colours': None}, 'got 1 classes for sigmoid'),
+        ({'output': 'sigmoid', 'background': True}, 'got 2 classes for sigmoid'),
+        ({'task': 'classification', 'output': 'ids'}, "output is 'ids', but .* needs scores"),
+        ({'output_layout': 'chw'}, "output_layout is 'chw', expected one of nchw, nhwc"),
+        ({'fit': 'pad'}, "fit is 'pad', expected one of stretch, crop"),
+        ({'fit': 'crop'}, "fit is 'crop', but segmentation looks at the whole image"),
+        ({'background': 'none'}, "background is 'none', expected true or false"),
+        ({'mean': '???', 'std': '???'}, r'm.yaml: mean, std still \?\?\?; fill it in'),
     ],
 )
 def test_what_cannot_be_true_is_refused(change: dict[str, Any], told: str) -> None:
@@ -90,6 +98,31 @@ def test_without_colours_each_class_gets_its_own() -> None:
         {**VALUES, 'classes': [str(i) for i in range(255)], 'colours': None}, 'm.yaml'
     )
     assert len(set(spec.colours)) == 255
+
+
+def test_a_classification_may_have_more_classes_than_a_mask_has_ids() -> None:
+    spec = ModelSpec.from_dict(
+        {**VALUES, 'task': 'classification', 'classes': [str(i) for i in range(1000)],
+         'colours': None, 'background': True}, 'm.yaml'
+    )
+    assert spec.channels == 1001
+    assert len(set(spec.colours)) == 1000
+    assert ModelSpec.from_metadata(spec.to_metadata(), Path('m.onnx')) == spec
+
+
+def test_texts_that_yaml_reads_as_numbers_or_nothing_are_texts() -> None:
+    values = {**VALUES, 'name': 7, 'output_name': 495, 'licence': None}
+    spec = ModelSpec.from_dict(values, 'm.yaml')
+    assert (spec.name, spec.output_name, spec.licence) == ('7', '495', '')
+
+
+def test_class_names_may_lie_in_a_file_beside_the_yaml(tmp_path: Path) -> None:
+    (tmp_path / 'names.txt').write_text('road, paved\r\n sky\n\n')
+    (tmp_path / 'm.yaml').write_text(yaml.safe_dump({**VALUES, 'classes': 'names.txt'}))
+    assert ModelSpec.from_yaml(tmp_path / 'm.yaml').classes == ('road, paved', 'sky')
+    (tmp_path / 'names.txt').unlink()
+    with pytest.raises(ModelError, match=r'm\.yaml: cannot be read: .*names\.txt'):
+        ModelSpec.from_yaml(tmp_path / 'm.yaml')
 
 
 def test_default_colours_are_those_of_pascal_voc() -> None:
@@ -109,6 +142,6 @@ def test_the_spec_that_a_detector_starts_from_has_classes_of_camvid() -> None:
 
 def test_the_spec_that_training_starts_from_is_camvids() -> None:
     path = Path(__file__).parents[1] / 'mnv2_perception/training/camvid.yaml'
-    spec = ModelSpec.from_dict(yaml.safe_load(path.read_text()), str(path))
+    spec = ModelSpec.from_yaml(path)
     assert (len(spec.classes), spec.classes[3], spec.licence) == (11, 'road', 'CC-BY-NC-4.0')
     assert (spec.height % 32, spec.width % 32) == (0, 0)

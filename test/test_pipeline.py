@@ -271,33 +271,6 @@ def test_mean_and_std_of_the_spec_reach_the_network(tmp_path: Path) -> None:
     assert (result.confidence == 102).all()
 
 
-def test_a_foreign_model_takes_its_spec_from_the_yaml_beside_it(
-    tmp_path: Path, mnv2_data: Path
-) -> None:
-    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
-    # A link, as model stores make: the YAML lies beside the link.
-    model = tmp_path / 'deeplab.onnx'
-    model.symlink_to(mnv2_data / 'weights/deeplabv3_mobilenetv2_pascal_513_fp32.onnx')
-    with pytest.raises(ModelError, match=r'deeplab\.yaml'):
-        Segmenter.open(model)
-    names = (
-        'background aeroplane bicycle bird boat bottle bus car cat chair cow table dog horse '
-        'motorbike person plant sheep sofa train monitor'
-    )
-    (tmp_path / 'deeplab.yaml').write_text(
-        'name: deeplab\ntask: segmentation\nheight: 513\nwidth: 513\ninput: float_nchw\n'
-        'output: logits\nmean: [127.5, 127.5, 127.5]\nstd: [127.5, 127.5, 127.5]\n'
-        f'classes: [{names.replace(" ", ", ")}]\n'
-    )
-    folder = mnv2_data / 'camvid/val'
-    labels = sorted((folder / 'labels').glob('*.png'))
-    label = max(labels, key=lambda path: int((cv2.imread(str(path), -1) == 8).sum()))
-    image = cv2.imread(str(folder / 'images' / f'{label.stem}.jpg'))[:, :, ::-1]
-    is_car = cv2.imread(str(label), cv2.IMREAD_UNCHANGED) == 8
-    found = Segmenter.open(model)(np.ascontiguousarray(image)).class_ids == 7
-    assert (found & is_car).sum() / (found | is_car).sum() > 0.5
-
-
 @pytest.mark.parametrize(
     ('changes', 'told'),
     [

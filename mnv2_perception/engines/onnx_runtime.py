@@ -9,11 +9,11 @@ from mnv2_perception.engines.base import Engine, Tensors, TensorSpec
 from mnv2_perception.errors import EngineError
 
 DTYPES = {
-    'tensor(float)': np.float32,
-    'tensor(float16)': np.float16,
-    'tensor(uint8)': np.uint8,
-    'tensor(int64)': np.int64,
-    'tensor(int32)': np.int32,
+    'tensor(float)': 'float32',
+    'tensor(double)': 'float64',
+    **{f'tensor({name})': name for name in (
+        'float16', 'bool', 'uint8', 'int8', 'uint16', 'int16', 'uint32', 'int32', 'uint64', 'int64'
+    )},
 }
 
 

@@ -1,4 +1,6 @@
-"""From a network's output to masks at the image's size."""
+"""From a network's output to masks at the image's size, or to the classes of an image."""
+
+from typing import Any
 
 import cv2
 import numpy as np
@@ -49,3 +51,38 @@ def ids_and_confidence(scores: NDArray[np.float32], output: str) -> tuple[Ids, I
                 total += np.exp(class_scores - top)
             top = 1.0 / total
     return ids, (np.clip(top, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+
+
+def known_ids(
+    indices: NDArray[Any], num_classes: int, background: bool, unlabelled: int
+) -> tuple[Ids, Ids]:
+    """Decode a network that gives its winning class alone.
+
+    Args:
+        indices: (H, W), any integer type or bool.
+        num_classes: number of classes.
+        background: index 0 is no class, index 1 is class id 0.
+        unlabelled: id for what is no class.
+
+    Returns:
+        Class ids (H, W) and their confidence (H, W), 255 where there is a class and 0 elsewhere.
+    """
+    ids = indices.astype(np.int64) - int(background)
+    known = (ids >= 0) & (ids < num_classes)
+    ids = np.where(known, ids, unlabelled)
+    return ids.astype(np.uint8), np.where(known, 255, 0).astype(np.uint8)
+
+
+def class_probabilities(scores: NDArray[np.float32], output: str) -> NDArray[np.float32]:
+    """Return the probability of each class of one image, (C,) float32.
+
+    Args:
+        scores: (C,) float32; (1,) for `sigmoid`, which gives two classes.
+        output: `logits`, `probabilities` or `sigmoid`; see ModelSpec.output.
+    """
+    if output == 'logits':
+        powers = np.exp(scores - scores.max())
+        return np.asarray(powers / powers.sum(), np.float32)
+    if output == 'sigmoid':
+        scores = np.concatenate([1.0 - scores, scores])
+    return np.clip(scores, 0.0, 1.0)

@@ -30,6 +30,17 @@ def resize_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[n
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
+def crop_to_aspect(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Return the largest centred part of an image that has the aspect ratio of (height, width)."""
+    rows, columns = image.shape[:2]
+    if columns * height > rows * width:
+        columns = max(1, round(rows * width / height))
+    else:
+        rows = max(1, round(columns * height / width))
+    top, left = (image.shape[0] - rows) // 2, (image.shape[1] - columns) // 2
+    return image[top : top + rows, left : left + columns]
+
+
 def rotate_image(image: NDArray[np.uint8], degrees: int) -> NDArray[np.uint8]:
     """Rotate (H, W) or (H, W, C) clockwise by a multiple of 90 degrees; contiguous."""
     codes = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
@@ -42,8 +53,9 @@ def normalise(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     channel_order: str = 'rgb',
+    layout: str = 'nchw',
 ) -> NDArray[np.float32]:
-    """Return (image - mean) / std as a (3, H, W) float32 tensor, contiguous.
+    """Return (image - mean) / std as a float32 tensor, contiguous.
 
     Scaled by dtype, never by content: a dark frame stays dark.
 
@@ -52,11 +64,15 @@ def normalise(
         mean: per channel of `channel_order`, in pixel units (0 to 255).
         std: per channel of `channel_order`, in pixel units.
         channel_order: `rgb` or `bgr`, the order that the network takes.
+        layout: `nchw` gives (3, H, W), `nhwc` gives (H, W, 3).
     """
     if channel_order == 'bgr':
         image = image[:, :, ::-1]
-    tensor = np.empty((3, *image.shape[:2]), np.float32)
+    height, width = image.shape[:2]
+    shape = (3, height, width) if layout == 'nchw' else (height, width, 3)
+    tensor = np.empty(shape, np.float32)
+    planes = tensor if layout == 'nchw' else tensor.transpose(2, 0, 1)
     for channel in range(3):
-        np.subtract(image[:, :, channel], np.float32(mean[channel]), out=tensor[channel])
-        tensor[channel] *= np.float32(1.0 / std[channel])
+        np.subtract(image[:, :, channel], np.float32(mean[channel]), out=planes[channel])
+        planes[channel] *= np.float32(1.0 / std[channel])
     return tensor

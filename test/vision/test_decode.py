@@ -4,7 +4,12 @@ import numpy as np
 from numpy.typing import NDArray
 import pytest
 
-from mnv2_perception.vision.decode import ids_and_confidence, resize_ids
+from mnv2_perception.vision.decode import (
+    class_probabilities,
+    ids_and_confidence,
+    known_ids,
+    resize_ids,
+)
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -69,7 +74,29 @@ def test_scores_are_only_read() -> None:
     scores = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
     kept = scores.copy()
     ids_and_confidence(scores, 'logits')
+    class_probabilities(scores[:, 0, 0], 'logits')
     assert np.array_equal(scores, kept)
+
+
+@pytest.mark.parametrize('dtype', [np.int64, np.uint64, np.int8, np.bool_])
+def test_ids_of_no_class_are_unlabelled_without_confidence(dtype: type) -> None:
+    indices = np.array([[0, 1, -1, 120]]).astype(dtype)
+    ids, confidence = known_ids(indices, 2, False, 255)
+    expected = [0, 1, 1, 1] if dtype == np.bool_ else [0, 1, 255, 255]
+    assert ids.tolist() == [expected]
+    assert confidence.tolist() == [[0 if class_id == 255 else 255 for class_id in expected]]
+    assert ids.dtype == confidence.dtype == np.uint8
+
+
+def test_softmax_of_huge_logits_is_right_and_float32() -> None:
+    logits = np.array([3e4, 3e4 + np.log(3), -3e4], np.float32)
+    probabilities = class_probabilities(logits, 'logits')
+    np.testing.assert_allclose(probabilities, softmax(logits.astype(np.float64)), rtol=1e-6)
+    assert probabilities.dtype == np.float32
+
+
+def test_one_sigmoid_channel_is_two_classes() -> None:
+    assert class_probabilities(np.float32([0.25]), 'sigmoid').tolist() == [0.75, 0.25]
 
 
 @pytest.mark.parametrize(('size', 'resized'), [((3, 5), (9, 15)), ((9, 15), (3, 5))])

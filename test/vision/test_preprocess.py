@@ -4,7 +4,12 @@ import numpy as np
 from numpy.typing import NDArray
 import pytest
 
-from mnv2_perception.vision.preprocess import normalise, resize_image, rotate_image
+from mnv2_perception.vision.preprocess import (
+    crop_to_aspect,
+    normalise,
+    resize_image,
+    rotate_image,
+)
 
 
 def noise(height: int, width: int) -> NDArray[np.uint8]:
@@ -20,6 +25,30 @@ def test_normalise_subtracts_mean_and_divides_by_std_in_the_networks_order(order
     expected = ((channels - np.array(mean)) / std).transpose(2, 0, 1)
     assert tensor.dtype == np.float32 and tensor.flags.c_contiguous
     np.testing.assert_allclose(tensor, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('order', ['rgb', 'bgr'])
+def test_normalise_gives_interleaved_channels_too(order: str) -> None:
+    planes = normalise(noise(5, 7), (1, 2, 3), (4, 5, 6), order)
+    tensor = normalise(noise(5, 7), (1, 2, 3), (4, 5, 6), order, 'nhwc')
+    assert np.array_equal(tensor, planes.transpose(1, 2, 0)) and tensor.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ('size', 'aspect', 'rows', 'columns'),
+    [
+        ((10, 20), (1, 1), slice(0, 10), slice(5, 15)),
+        ((20, 10), (224, 224), slice(5, 15), slice(0, 10)),
+        ((12, 20), (3, 4), slice(0, 12), slice(2, 18)),
+        ((12, 16), (6, 8), slice(0, 12), slice(0, 16)),
+        ((1, 90), (9, 1), slice(0, 1), slice(44, 45)),
+    ],
+)
+def test_the_crop_is_the_largest_centred_part_of_the_aspect_ratio(
+    size: tuple[int, int], aspect: tuple[int, int], rows: slice, columns: slice
+) -> None:
+    image = noise(*size)
+    assert np.array_equal(crop_to_aspect(image, *aspect), image[rows, columns])
 
 
 def test_a_dark_image_stays_dark() -> None:
