@@ -19,6 +19,8 @@ DEFAULT_MODEL = 'unet_mobilenetv2_camvid'
 MOST_ITEMS_SHOWN = 50
 TASKS = (
     ('segmentation', 'Train a UNet.', 'holds images/*.jpg and labels/*.png', 'camvid.yaml'),
+    ('classification', 'Train a classifier.', 'a folder for each class, or a TSV',
+     'camvid_surface.yaml'),
     ('detection', 'Train an SSDLite.', "boxes in COCO's JSON", 'camvid_boxes.yaml'),
 )
 WEIGHTS_HELP = """what the network starts from: torchvision's ImageNet weights (.pth), a checkpoint
@@ -363,8 +365,9 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
 
 def boxes_command(arguments: argparse.Namespace) -> None:
     """Write boxes around the objects of masks."""
-    from mnv2_perception.dataset import boxes_from_labels, write_coco
+    from mnv2_perception.dataset import write_coco
     from mnv2_perception.errors import DataError
+    from mnv2_perception.from_masks import boxes_from_labels
     from mnv2_perception.model_spec import ModelSpec
 
     names = ModelSpec.from_yaml(arguments.spec).classes

@@ -5,7 +5,7 @@ a folder for each class, `DIR/CLASS/*.jpg`, or a table of files and labels (TSV)
 COCO's JSON, https://cocodataset.org/#format-data.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 import hashlib
 import json
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from mnv2_perception.errors import DataError
 from mnv2_perception.model_spec import UNLABELLED
-from mnv2_perception.vision.detections import components
 
 Sample = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # image (H, W, 3) RGB, class ids (H, W)
 
@@ -184,13 +183,20 @@ def read_folder(folder: Path, num_classes: int) -> list[Sample]:
     return samples
 
 
-def hash_list(pairs: list[tuple[Path, Path]]) -> str:
-    """Return the sha256 over the names and contents of a training list, for the model card."""
+def hash_list(pairs: Iterable[tuple[Path, Path | int]]) -> str:
+    """Return the sha256 over the names and contents of a training list, for the model card.
+
+    Args:
+        pairs: image and label; a label is a file or a class id.
+    """
     digest = hashlib.sha256()
-    for image, label in pairs:
-        for path in (image, label):
-            digest.update(path.name.encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for pair in pairs:
+        for part in pair:
+            if isinstance(part, Path):
+                digest.update(part.name.encode())
+                digest.update(hashlib.sha256(part.read_bytes()).digest())
+            else:
+                digest.update(str(part).encode())
     return digest.hexdigest()
 
 
@@ -281,32 +287,6 @@ def find_image(path: Path, name: str) -> Path:
         f'{path}: image {name} is neither in {path.parent} nor in {path.parent}/images; '
         f'put the file beside the images'
     )
-
-
-def boxes_from_labels(
-    folder: Path, class_ids: Sequence[int], min_area: int = 40
-) -> list[BoxSample]:
-    """Return boxes around the connected components of masks.
-
-    Objects of one class that touch get one box; an object behind a pole gets two. Components
-    smaller than `min_area` are ignored regions: mostly splinters, too small to be told.
-
-    Args:
-        folder: see `list_pairs`.
-        class_ids: of the masks; a box's class id is the index in this list.
-        min_area: pixels.
-
-    Raises:
-        DataError: the folder cannot be used.
-    """
-    samples = []
-    for image_path, label_path in list_pairs(folder):
-        _, label = read_pair(image_path, label_path)
-        boxes, _, label_ids, areas = components(label, np.full_like(label, 255), class_ids)
-        ids = np.array([class_ids.index(label_id) for label_id in label_ids], np.int64)
-        small = areas < min_area
-        samples.append(BoxSample(image_path, boxes[~small], ids[~small], boxes[small], ids[small]))
-    return samples
 
 
 def write_coco(path: Path, classes: Sequence[str], samples: Sequence[BoxSample]) -> None:

@@ -24,9 +24,8 @@ from mnv2_perception.vision.decode import (
 from mnv2_perception.vision.detections import boxes_on_image, select_boxes
 from mnv2_perception.vision.preprocess import (
     check_image,
-    crop_to_aspect,
+    fit_image,
     normalise,
-    resize_image,
     rotate_image,
 )
 
@@ -367,9 +366,7 @@ def infer_image(
         ModelError: a graph of open sides shows only now that it gives what the spec does not say.
         EngineError: the runtime failed.
     """
-    if spec.fit == 'crop':
-        image = crop_to_aspect(image, spec.height, spec.width)
-    image = resize_image(image, spec.height, spec.width)
+    image = fit_image(image, spec.height, spec.width, spec.fit)
     taken = engine.inputs[0]
     outputs = engine.infer({taken.name: input_tensor(image, spec, taken.dtype)})
     arrays = []

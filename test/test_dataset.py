@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from mnv2_perception.dataset import (
-    boxes_from_labels,
     hash_list,
     list_classified,
     list_pairs,
@@ -19,6 +18,7 @@ from mnv2_perception.dataset import (
     write_coco,
 )
 from mnv2_perception.errors import DataError
+from mnv2_perception.from_masks import boxes_from_labels
 
 
 @pytest.fixture

@@ -263,5 +263,6 @@ def test_the_documented_classification_knows_its_photographs(
         Classifier.open(model), mnv2_data / 'imagenet_samples/labels.tsv'
     )
     assert result['images'] == 500
-    assert result['top1'] >= 0.85 and result['top5'] >= 0.95, result  # measured: 0.864, 0.968
+    # Measured 0.880 and 0.972; a runtime that rounds otherwise may tell two images otherwise.
+    assert result['top1'] >= 0.876 and result['top5'] >= 0.96, result
     assert 'per_class' not in result

@@ -51,11 +51,16 @@ class Backbone(nn.Module):
             self.stage_ends = (*self.stage_ends[:-1], len(self.features))
             self.out_channels[-1] = conv.in_channels
 
-    def truncate(self, depth: int) -> None:
-        """Keep the layers up to stride 2 ** depth; as an encoder only, not as a classifier."""
+    def truncate(self, depth: int, num_classes: int = 0) -> None:
+        """Keep the layers up to stride 2 ** depth, with one linear layer for the classes."""
         self.stage_ends = self.stage_ends[:depth]
         self.out_channels = self.out_channels[:depth]
         self.features = self.features[: self.stage_ends[-1]]
+        if num_classes:
+            self.classifier = nn.Sequential(
+                nn.Dropout(0.2), nn.Linear(self.out_channels[-1], num_classes)
+            )
+            initialise(self.classifier)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """Return the features of (N, 3, H, W) at strides 2, 4, 8, 16 and 32."""

@@ -22,6 +22,7 @@ def make_backbone(
     num_classes: int = 1000,
     width_mult: float = 1.0,
     padding: Padding = 'symmetric',
+    depth: int = 5,
 ) -> Backbone:
     """Make a network of the family with random weights.
 
@@ -31,13 +32,17 @@ def make_backbone(
         width_mult: width multiplier, 0.35 to 1.4 in the papers.
         padding: `symmetric` for weights from torchvision, `same_tf` for weights that TensorFlow
             trained; it matters where a convolution has a stride.
+        depth: halvings of the size; 4 leaves the layers at stride 32 out.
 
     Raises:
         ModelError: the name or the padding is unknown.
     """
     if name not in BACKBONES:
         raise ModelError(f'backbone {name!r} is unknown; known are {", ".join(BACKBONES)}')
-    return BACKBONES[name](num_classes=num_classes, width_mult=width_mult, padding=padding)
+    net = BACKBONES[name](num_classes=num_classes, width_mult=width_mult, padding=padding)
+    if depth < len(net.out_channels):
+        net.truncate(depth, num_classes)
+    return net
 
 
 def table() -> str:

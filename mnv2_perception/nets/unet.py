@@ -123,8 +123,7 @@ class UNet(nn.Module):
             raise ModelError(f'decoder is {decoder!r}, expected {" or ".join(get_args(Decoder))}')
         if not 3 <= encoder_depth <= 5:
             raise ModelError(f'encoder_depth is {encoder_depth}, expected 3 to 5')
-        self.encoder = make_backbone(encoder, num_classes=0, width_mult=width_mult)
-        self.encoder.truncate(encoder_depth)
+        self.encoder = make_backbone(encoder, 0, width_mult, depth=encoder_depth)
         stop = encoder_depth - 1 if decoder == 'separable' else encoder_depth
         channels = decoder_channels or DECODER_CHANNELS[:stop]
         if len(channels) > encoder_depth:

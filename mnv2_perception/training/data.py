@@ -1,13 +1,18 @@
 """Samples to train on: drawn scenes, class balance, augmentation."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+import hashlib
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.dataset import BoxSample, Sample
+from mnv2_perception.errors import DataError
 from mnv2_perception.model_spec import UNLABELLED
+from mnv2_perception.vision.preprocess import resize_image
 from mnv2_perception.vision.scenes import draw_scene
 
 MIN_VISIBLE = 0.4  # share of a box's area
@@ -22,15 +27,25 @@ def draw_samples(count: int, seed: int, height: int, width: int) -> list[Sample]
     ]
 
 
-def class_weights(samples: list[Sample], num_classes: int) -> NDArray[np.float32]:
-    """Return loss weights 1 / ln(1.1 + share of pixels), mean 1 (ENet, arXiv:1606.02147, §5.2).
+def class_weights(counts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return loss weights 1 / ln(1.1 + share of a class), mean 1 (ENet, arXiv:1606.02147, §5.2).
 
     ENet's 1.02 weighs rare classes up to 50 times; 1.1 keeps it below 11.
+
+    Args:
+        counts: (C,) how many pixels or images each class has.
     """
-    counts = sum(np.bincount(label.ravel(), minlength=256) for _, label in samples)
-    shares = np.asarray(counts)[:num_classes] / max(1, np.sum(np.asarray(counts)[:num_classes]))
+    shares = counts / max(1, counts.sum())
     weights = 1.0 / np.log(1.1 + shares)
     return np.asarray(weights / weights.mean(), np.float32)
+
+
+def check_disjoint(trained: Iterable[Path], measured: Iterable[Path]) -> None:
+    """Raise DataError if an image to measure on is also trained on."""
+    hashes = {hashlib.sha256(image.read_bytes()).digest() for image in trained}
+    for image in measured:
+        if hashlib.sha256(image.read_bytes()).digest() in hashes:
+            raise DataError(f'{image} is also in the training set; measure on other images')
 
 
 @dataclass(frozen=True)
@@ -132,6 +147,19 @@ def augment_boxes(
     clear[count:] = False
     kept, ignored = shown & clear, shown & ~clear
     return crop, BoxSample(sample.image, cut[kept], ids[kept], cut[ignored], ids[ignored])
+
+
+def augment_picture(
+    image: NDArray[np.uint8], height: int, width: int, min_crop: float, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Return a random crop stretched to (height, width), mirrored and recoloured."""
+    rows, columns = (round(side * rng.uniform(min_crop, 1.0)) for side in image.shape[:2])
+    top = rng.integers(0, image.shape[0] - rows + 1)
+    left = rng.integers(0, image.shape[1] - columns + 1)
+    image = resize_image(image[top : top + rows, left : left + columns], height, width)
+    if rng.random() < 0.5:
+        image = np.ascontiguousarray(image[:, ::-1])
+    return recolour(image, rng)
 
 
 def recolour(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

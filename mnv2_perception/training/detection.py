@@ -16,7 +16,6 @@ from mnv2_perception.training import data
 from mnv2_perception.training.boxes import match_anchors, multibox_loss
 from mnv2_perception.training.loop import Arrays, fit, Task
 from mnv2_perception.training.recipe import DetectionRecipe
-from mnv2_perception.training.segmentation import check_disjoint
 from mnv2_perception.vision.detections import boxes_on_image, select_boxes
 from mnv2_perception.vision.preprocess import normalise, resize_image
 
@@ -52,8 +51,10 @@ class DetectionTask(Task):
         self.val_samples = read_boxes(val, spec) if val else []
         if val:
             check_pycocotools()
-        self.pairs = [(sample.image, path) for sample in self.samples]
-        check_disjoint(self.pairs, [(sample.image, path) for sample in self.val_samples])
+        data.check_disjoint(
+            [sample.image for sample in self.samples],
+            [sample.image for sample in self.val_samples],
+        )
         count = (LAST_STRIDE // recipe.finest_stride).bit_length()
         strides = tuple(recipe.finest_stride << level for level in range(count))
         self.anchors = make_anchors(recipe.crop_height, recipe.crop_width, strides)
@@ -150,5 +151,6 @@ def train(
         SetupError: `val` is given and pycocotools is missing.
     """
     task = DetectionTask(path, spec, recipe, val)
-    facts = {'images': len(task.pairs), 'training_list_sha256': dataset.hash_list(task.pairs)}
+    pairs = [(sample.image, path) for sample in task.samples]
+    facts = {'images': len(pairs), 'training_list_sha256': dataset.hash_list(pairs)}
     return fit(task, out, recipe, facts, weights, resume, workers)

@@ -74,6 +74,22 @@ class SegmentationRecipe(Recipe):
 
 
 @dataclass(frozen=True)
+class ClassificationRecipe(Recipe):
+    """Recipe of a classifier.
+
+    Attributes:
+        min_crop: smallest share of an image's sides that a random crop keeps.
+        label_smoothing: share of the label that goes to all classes (Szegedy et al.,
+            arXiv:1512.00567, section 7).
+        encoder_depth: halvings of the network; 4 leaves the layers at stride 32 out.
+    """
+
+    min_crop: float = 0.6
+    label_smoothing: float = 0.0
+    encoder_depth: int = 5
+
+
+@dataclass(frozen=True)
 class DetectionRecipe(Recipe):
     """Recipe of an SSDLite.
 
@@ -94,5 +110,7 @@ class DetectionRecipe(Recipe):
 
 
 RECIPES: dict[str, type[Recipe]] = {
-    'segmentation': SegmentationRecipe, 'detection': DetectionRecipe,
+    'segmentation': SegmentationRecipe,
+    'classification': ClassificationRecipe,
+    'detection': DetectionRecipe,
 }

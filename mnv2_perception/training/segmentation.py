@@ -1,6 +1,5 @@
 """Train a UNet for segmentation."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +50,13 @@ class SegmentationTask(Task):
         self.pairs = dataset.list_pairs(folder)
         self.samples = dataset.read_folder(folder, len(spec.classes))
         self.val_pairs = dataset.list_pairs(val) if val else []
-        check_disjoint(self.pairs, self.val_pairs)
-        weights = data.class_weights(self.samples, len(spec.classes))
-        self.class_weights = torch.from_numpy(weights)
+        data.check_disjoint(
+            [image for image, _ in self.pairs], [image for image, _ in self.val_pairs]
+        )
+        counts = np.zeros(256, np.int64)
+        for _, label in self.samples:
+            counts += np.bincount(label.ravel(), minlength=256)
+        self.class_weights = torch.from_numpy(data.class_weights(counts[: len(spec.classes)]))
         height, width = self.samples[0][0].shape[:2]
         self.samples += data.draw_samples(recipe.drawn, recipe.seed, height, width)
         torch.manual_seed(recipe.seed)
@@ -156,13 +159,3 @@ def train(
     task = SegmentationTask(folder, spec, recipe, val)
     facts = {'images': len(task.pairs), 'training_list_sha256': dataset.hash_list(task.pairs)}
     return fit(task, out, recipe, facts, weights, resume, workers)
-
-
-def check_disjoint(
-    pairs: list[tuple[Path, Path]], val_pairs: list[tuple[Path, Path]]
-) -> None:
-    """Raise DataError if an image to measure on is also trained on."""
-    trained = {hashlib.sha256(image.read_bytes()).digest() for image, _ in pairs}
-    for image, _ in val_pairs:
-        if hashlib.sha256(image.read_bytes()).digest() in trained:
-            raise DataError(f'{image} is also in the training set; measure on other images')

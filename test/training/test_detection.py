@@ -13,9 +13,10 @@ torch = pytest.importorskip('torch', reason='no torch: run make setup-train')
 for package in ('tqdm', 'matplotlib', 'pycocotools', 'onnxruntime'):
     pytest.importorskip(package, reason=f'no {package}: run make setup-train')
 
-from mnv2_perception.dataset import boxes_from_labels, write_coco
+from mnv2_perception.dataset import write_coco
 from mnv2_perception.errors import DataError
 from mnv2_perception.evaluate import evaluate_detection
+from mnv2_perception.from_masks import boxes_from_labels
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.export import export_model
 from mnv2_perception.nets.mobilenet_v2 import MobileNetV2

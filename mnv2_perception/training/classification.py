@@ -1,0 +1,117 @@
+"""Train a network of the family for classification."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn, Tensor
+from torch.nn import functional
+
+from mnv2_perception import dataset
+from mnv2_perception.errors import DataError
+from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.nets.backbones import make_backbone
+from mnv2_perception.training import data
+from mnv2_perception.training.loop import Arrays, fit, Task
+from mnv2_perception.training.recipe import ClassificationRecipe
+from mnv2_perception.vision.preprocess import crop_to_aspect, fit_image, normalise
+
+
+class ClassificationTask(Task):
+    """Images to classes; measured by top-1 accuracy. Images are read as they are needed.
+
+    Args:
+        source: class folders or a TSV, see `dataset.list_classified`.
+        spec: the exported model's.
+        recipe: see ClassificationRecipe.
+        val: the same, only measured on.
+
+    Raises:
+        DataError: a data set cannot be used.
+    """
+
+    metric = 'top1'
+
+    def __init__(
+        self, source: Path, spec: ModelSpec, recipe: ClassificationRecipe, val: Path | None
+    ) -> None:
+        self.spec = spec
+        self.recipe = recipe
+        self.images = dataset.list_classified(source, spec.classes)
+        self.val_images = dataset.list_classified(val, spec.classes) if val else []
+        data.check_disjoint(
+            [path for path, _ in self.images], [path for path, _ in self.val_images]
+        )
+        counts = np.bincount([label for _, label in self.images], minlength=len(spec.classes))
+        if not counts.all():
+            missing = [spec.classes[label] for label in np.flatnonzero(counts == 0)]
+            raise DataError(f'{source}: no image of {", ".join(missing)}; every class needs some')
+        self.class_weights = torch.from_numpy(data.class_weights(counts))
+        torch.manual_seed(recipe.seed)
+        self.architecture = {
+            'name': recipe.encoder,
+            'width_mult': recipe.width_mult,
+            'depth': recipe.encoder_depth,
+        }
+        self.net = self.encoder = make_backbone(num_classes=len(spec.classes), **self.architecture)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def sample(self, index: int, rng: np.random.Generator) -> Arrays:
+        """Return an image tensor (3, H, W) float32 and its class id, int64."""
+        path, label = self.images[index]
+        image = dataset.read_image(path)
+        spec = self.spec
+        if spec.fit == 'crop':
+            image = crop_to_aspect(image, spec.height, spec.width)
+        image = data.augment_picture(image, spec.height, spec.width, self.recipe.min_crop, rng)
+        return normalise(image, spec.mean, spec.std, spec.channel_order), np.array(label)
+
+    def loss(self, outputs: Tensor, *targets: Tensor) -> Tensor:
+        """Return the class-weighted cross entropy."""
+        return functional.cross_entropy(
+            outputs.float(), targets[0], self.class_weights.to(outputs.device),
+            label_smoothing=self.recipe.label_smoothing,
+        )
+
+    def evaluate(self, net: nn.Module) -> float:
+        """Return the share (0 to 1) of the validation images whose best class is right."""
+        if not self.val_images:
+            return float('nan')
+        spec = self.spec
+        device = next(net.parameters()).device
+        right = 0
+        with torch.inference_mode():
+            for path, label in self.val_images:
+                image = fit_image(
+                    dataset.read_image(path), spec.height, spec.width, spec.fit
+                )
+                tensor = normalise(image, spec.mean, spec.std, spec.channel_order)
+                logits = net(torch.from_numpy(tensor)[None].to(device))
+                right += int(logits.argmax(1)) == label
+        return right / len(self.val_images)
+
+
+def train(
+    source: Path,
+    out: Path,
+    spec: ModelSpec,
+    recipe: ClassificationRecipe,
+    weights: Path | None = None,
+    val: Path | None = None,
+    resume: bool = False,
+    workers: int = 0,
+) -> float:
+    """Train a classifier; see ClassificationTask and `loop.fit` for the arguments.
+
+    Returns:
+        The best top-1 accuracy on `val`, 0 to 1; NaN without `val`.
+
+    Raises:
+        DataError: a data set cannot be used, or `out` holds another run.
+        ModelError: weights or checkpoint cannot be loaded.
+    """
+    task = ClassificationTask(source, spec, recipe, val)
+    facts = {'images': len(task), 'training_list_sha256': dataset.hash_list(task.images)}
+    return fit(task, out, recipe, facts, weights, resume, workers)
