@@ -24,11 +24,12 @@ def to_corners(anchors: Tensor) -> Tensor:
 
 def overlap(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Return the intersections and the unions (N, M), px², of (N, 4) and (M, 4) boxes."""
-    low = torch.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    intersection = (high - low).clamp(min=0).prod(dim=2)
-    areas, other_areas = ((b[:, 2:] - b[:, :2]).prod(dim=1) for b in (boxes, others))
-    return intersection, areas[:, None] + other_areas[None] - intersection
+    x1, y1, x2, y2 = boxes.T[:, :, None]  # (N, 1) each
+    u1, v1, u2, v2 = others.T[:, None]  # (1, M) each
+    width = (torch.minimum(x2, u2) - torch.maximum(x1, u1)).clamp(min=0)  # (N, M)
+    height = (torch.minimum(y2, v2) - torch.maximum(y1, v1)).clamp(min=0)
+    intersection = width * height
+    return intersection, (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - intersection
 
 
 def match_anchors(anchors: Tensor, boxes: Tensor, ignored: Tensor) -> Tensor:
