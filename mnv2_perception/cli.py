@@ -18,8 +18,10 @@ from mnv2_perception.errors import PerceptionError, SetupError
 DEFAULT_MODEL = 'unet_mobilenetv2_camvid'
 MOST_ITEMS_SHOWN = 50
 TASKS = (
-    ('segmentation', 'Train a UNet.', 'holds images/*.jpg and labels/*.png'),
-    ('classification', 'Train a classifier.', 'a folder for each class, or a TSV'),
+    ('segmentation', 'Train a UNet.', 'holds images/*.jpg and labels/*.png', 'camvid.yaml'),
+    ('classification', 'Train a classifier.', 'a folder for each class, or a TSV',
+     'camvid_surface.yaml'),
+    ('detection', 'Train an SSDLite.', "boxes in COCO's JSON", 'camvid_boxes.yaml'),
 )
 WEIGHTS_HELP = """what the network starts from: torchvision's ImageNet weights (.pth), a checkpoint
 (.pt) or an exported model (.onnx) of the family; of its head, what fits"""
@@ -94,12 +96,18 @@ def build_parser() -> argparse.ArgumentParser:
 
     run = add(
         'run', run_command,
-        'Segment one picture and write the overlay, or classify it and print the five likeliest.',
+        'Segment one picture or find the objects in it and write the overlay, or classify it and '
+        'print the five likeliest.',
     )
     run.add_argument('image', type=Path, help='a picture file')
     run.add_argument('--out', type=Path, default=Path('overlay.png'), help='(%(default)s)')
-    run.add_argument('--mask', type=Path, help='also write the class ids, as PNG')
-    run.add_argument('--min-confidence', type=float, default=0.0, help='0 to 1 (%(default)s)')
+    run.add_argument('--mask', type=Path, help="also write a segmentation's class ids, as PNG")
+    run.add_argument(
+        '--min-confidence', type=float, default=0.0, help='of pixels, 0 to 1 (%(default)s)'
+    )
+    run.add_argument(
+        '--min-score', type=float, default=0.3, help='of boxes, 0 to 1 (%(default)s)'
+    )
     add_model_options(run, option=True)
 
     evaluate = add('evaluate', evaluate_command, 'Measure accuracy on labelled images.')
@@ -107,9 +115,23 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         'data', type=Path,
         help='segmentation: holds images/*.jpg and labels/*.png; classification: holds '
-        'CLASS/*.jpg, or a TSV file of images and labels',
+        "CLASS/*.jpg, or a TSV file of images and labels; detection: boxes in COCO's JSON, which "
+        "also measures the objects in a segmentation's masks",
     )
     evaluate.add_argument('--json', action='store_true')
+
+    boxes = add('boxes', boxes_command, "Write the boxes around masks' objects as COCO JSON.")
+    boxes.add_argument('folder', type=Path, help='holds images/*.jpg and labels/*.png')
+    boxes.add_argument('--classes', nargs='+', required=True, help='names of those to look for')
+    boxes.add_argument('--out', type=Path, required=True, help='the .json file to write')
+    boxes.add_argument(
+        '--spec', type=Path, default=Path(__file__).parent / 'training/camvid.yaml',
+        help="YAML whose classes are the masks' (default: CamVid)",
+    )
+    boxes.add_argument(
+        '--min-area', type=int, default=40,
+        help='pixels; smaller ones are marked to be ignored (%(default)s)',
+    )
 
     bag = add('bag', None, 'Play, record or draw bags, without `ros2 bag`.')
     bag_commands = bag.add_subparsers(metavar='COMMAND', required=True)
@@ -130,7 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = add('train', None, 'Train a network.')
     tasks = train.add_subparsers(metavar='TASK', required=True)
-    for task, help_text, data_help in TASKS:
+    for task, help_text, data_help, spec in TASKS:
         sub = tasks.add_parser(task, help=help_text, description=help_text)
         sub.set_defaults(command=train_command, task=task)
         sub.add_argument('data', type=Path, help=data_help)
@@ -138,7 +160,8 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument('--val', type=Path, help='the same, to measure on only')
         sub.add_argument('--weights', type=Path, help=WEIGHTS_HELP)
         sub.add_argument(
-            '--spec', type=Path, help='YAML with classes, colours, size, licence (default: CamVid)'
+            '--spec', type=Path, default=Path(__file__).parent / 'training' / spec,
+            help='YAML with classes, colours, size, licence (default: CamVid)',
         )
         sub.add_argument('--resume', action='store_true', help='go on with a broken-off run')
         sub.add_argument(
@@ -260,10 +283,10 @@ def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
 
 
 def run_command(arguments: argparse.Namespace) -> None:
-    """Segment or classify one picture."""
+    """Segment or classify one picture, or find the objects in it."""
     from mnv2_perception.errors import ImageError
-    from mnv2_perception.pipeline import Classifier, opening, Segmenter
-    from mnv2_perception.vision.overlay import blend_mask, draw_legend
+    from mnv2_perception.pipeline import Classifier, Detector, opening, Segmenter
+    from mnv2_perception.vision.overlay import blend_mask, draw_boxes, draw_legend
 
     if not arguments.image.is_file():
         raise ImageError(f'{arguments.image}: there is no such file')
@@ -274,16 +297,23 @@ def run_command(arguments: argparse.Namespace) -> None:
         raise ImageError(f'{arguments.image}: is no readable picture')
     image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     with opening(arguments.model, arguments.engine, arguments.threads) as (engine, spec):
+        if arguments.mask and spec.task != 'segmentation':
+            raise ImageError(
+                f'{arguments.mask}: {spec.name} is for {spec.task} and makes no mask; '
+                f'leave out --mask'
+            )
         if spec.task == 'classification':
-            if arguments.mask:
-                raise ImageError(
-                    f'{arguments.mask}: {spec.name} is for classification and makes no mask; '
-                    f'leave out --mask'
-                )
             classifier = Classifier(engine, spec, min_confidence=arguments.min_confidence)
-            found = classifier(image)
-            for class_id, score in zip(found.class_ids, found.scores, strict=True):
+            classified = classifier(image)
+            for class_id, score in zip(classified.class_ids, classified.scores, strict=True):
                 print(f'{score:.3f}  {spec.classes[class_id]}')
+            return
+        if spec.task == 'detection':
+            found = Detector(engine, spec, arguments.min_score)(image)
+            overlay = draw_boxes(
+                image, found.boxes, found.scores, found.class_ids, spec.classes, spec.colours
+            )
+            write_picture(arguments.out, cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
             return
         result = Segmenter(engine, spec, arguments.min_confidence)(image)
     overlay = draw_legend(
@@ -313,15 +343,45 @@ def write_picture(path: Path, picture: Any) -> None:
 
 def evaluate_command(arguments: argparse.Namespace) -> None:
     """Measure accuracy, of what the model is for."""
-    from mnv2_perception.evaluate import evaluate_classification, evaluate_segmentation
-    from mnv2_perception.pipeline import Classifier, opening, Segmenter
+    from mnv2_perception.evaluate import (
+        evaluate_classification,
+        evaluate_components,
+        evaluate_detection,
+        evaluate_segmentation,
+    )
+    from mnv2_perception.pipeline import Classifier, Detector, opening, Segmenter
 
     with opening(arguments.model, arguments.engine, arguments.threads) as (engine, spec):
         if spec.task == 'classification':
             result = evaluate_classification(Classifier(engine, spec), arguments.data)
+        elif spec.task == 'detection':
+            result = evaluate_detection(Detector(engine, spec, min_score=0.0), arguments.data)
+        elif arguments.data.suffix == '.json':
+            result = evaluate_components(Segmenter(engine, spec), arguments.data)
         else:
             result = evaluate_segmentation(Segmenter(engine, spec), arguments.data)
     print(json.dumps(result, indent=2) if arguments.json else table(result))
+
+
+def boxes_command(arguments: argparse.Namespace) -> None:
+    """Write boxes around the objects of masks."""
+    from mnv2_perception.dataset import write_coco
+    from mnv2_perception.errors import DataError
+    from mnv2_perception.from_masks import boxes_from_labels
+    from mnv2_perception.model_spec import ModelSpec
+
+    names = ModelSpec.from_yaml(arguments.spec).classes
+    if unknown := [name for name in arguments.classes if name not in names]:
+        raise DataError(
+            f'{arguments.spec} has no class {", ".join(unknown)}; it has {", ".join(names)}'
+        )
+    class_ids = [names.index(name) for name in arguments.classes]
+    samples = boxes_from_labels(arguments.folder, class_ids, arguments.min_area)
+    write_coco(arguments.out, arguments.classes, samples)
+    count, ignored = (sum(map(len, boxes)) for boxes in (
+        [sample.boxes for sample in samples], [sample.ignored for sample in samples]
+    ))
+    print(f'{arguments.out}: {count} boxes in {len(samples)} images, {ignored} more to ignore')
 
 
 def draw_command(arguments: argparse.Namespace) -> None:
@@ -365,8 +425,11 @@ def train_command(arguments: argparse.Namespace) -> None:
         ) from exc
     from mnv2_perception.model_spec import ModelSpec
 
-    spec_path = arguments.spec or Path(__file__).parent / 'training/camvid.yaml'
-    spec = ModelSpec.from_yaml(spec_path)
+    spec = ModelSpec.from_yaml(arguments.spec)
+    if spec.task != arguments.task:
+        raise SetupError(
+            f'{arguments.spec}: is for {spec.task}; give a --spec for {arguments.task}'
+        )
     recipe_type = RECIPES[arguments.task]
     recipe = recipe_type(
         **{item.name: getattr(arguments, item.name) for item in fields(recipe_type)}

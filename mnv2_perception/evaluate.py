@@ -1,5 +1,6 @@
 """Accuracy of a model on labelled images (`mnv2 evaluate`)."""
 
+from collections.abc import Callable
 from pathlib import Path
 import statistics
 import time
@@ -8,11 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.dataset import list_classified, list_pairs, read_image, read_pair
+from mnv2_perception.dataset import (
+    list_classified,
+    list_pairs,
+    read_coco,
+    read_image,
+    read_pair,
+)
 from mnv2_perception.errors import DataError
-from mnv2_perception.metrics import ConfusionMatrix
-from mnv2_perception.pipeline import Classifier, Segmenter
+from mnv2_perception.metrics import average_precision, check_pycocotools, ConfusionMatrix
+from mnv2_perception.pipeline import Classifier, Detections, Detector, Segmenter
+from mnv2_perception.vision.detections import components
 
+MIN_AREA = 40  # pixels of a component that counts as an object
 MOST_CLASSES_LISTED = 50
 
 
@@ -100,6 +109,85 @@ def evaluate_classification(classifier: Classifier, source: Path) -> dict[str, A
         figures['per_class'] = by_class(classes, matrix.recall())
     figures['ms_per_image'] = statistics.median(times_ms)
     return figures
+
+
+def evaluate_detection(detector: Detector, path: Path) -> dict[str, Any]:
+    """Run a detector over images and compare its boxes.
+
+    Args:
+        detector: the opened model; average precision wants a `min_score` of 0.
+        path: COCO JSON, see `dataset.read_coco`; its classes are found by their names.
+
+    Returns:
+        `ap`, `ap50` and `ap50_per_class`, see `metrics.AveragePrecision`, None for NaN;
+        `ms_per_image`, the median of preprocessing, inference and decoding; `images`.
+
+    Raises:
+        DataError: the file cannot be used, or has a class that the model does not know.
+        SetupError: pycocotools is missing.
+    """
+    check_pycocotools()
+    facts = {'model': detector.spec.name, 'engine': detector.engine.name}
+    return facts | _evaluate_boxes(detector, detector.spec.classes, path)
+
+
+def evaluate_components(
+    segmenter: Segmenter, path: Path, min_area: int = MIN_AREA
+) -> dict[str, Any]:
+    """Take a mask's connected components for objects: what a detector has to beat.
+
+    Args:
+        segmenter: the opened model.
+        path: COCO JSON; its classes are found by their names.
+        min_area: pixels that a component has at least.
+
+    Returns:
+        See `evaluate_detection`.
+
+    Raises:
+        DataError: the file cannot be used, or has a class that the model does not know.
+        SetupError: pycocotools is missing.
+    """
+    check_pycocotools()
+    classes, _ = read_coco(path)
+    names = segmenter.spec.classes
+    wanted = [names.index(name) for name in classes if name in names]
+
+    def find(image: NDArray[np.uint8]) -> Detections:
+        mask = segmenter(image)
+        return Detections(*components(mask.class_ids, mask.confidence, wanted, min_area)[:3])
+
+    facts = {'model': segmenter.spec.name, 'engine': segmenter.engine.name}
+    return facts | _evaluate_boxes(find, names, path)
+
+
+def _evaluate_boxes(
+    find: Callable[[NDArray[np.uint8]], Detections], names: tuple[str, ...], path: Path
+) -> dict[str, Any]:
+    classes, samples = read_coco(path)
+    if unknown := [name for name in classes if name not in names]:
+        raise DataError(
+            f'{path}: the model does not know {", ".join(unknown)}; it knows {", ".join(names)}'
+        )
+    # From the model's id to the file's; other classes of the model count for none.
+    file_id = np.array([classes.index(name) if name in classes else -1 for name in names])
+    times_ms, found = [], []
+    for sample in samples:
+        image = read_image(sample.image)
+        start_s = time.perf_counter()
+        result = find(image)
+        times_ms.append((time.perf_counter() - start_s) * 1000.0)
+        ids = file_id[result.class_ids]
+        found.append((result.boxes[ids >= 0], result.scores[ids >= 0], ids[ids >= 0]))
+    precision = average_precision(samples, found, len(classes))
+
+    return {
+        'images': len(samples),
+        'ap': None if np.isnan(precision.ap) else precision.ap,
+        'ap50': None if np.isnan(precision.ap50) else precision.ap50,
+        'ap50_per_class': by_class(classes, np.array(precision.ap50_per_class)),
+        'ms_per_image': statistics.median(times_ms),
+    }
 
 
 def by_class(classes: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""Data sets for classification made from labelled masks (`mnv2 patches`)."""
+"""Data sets made from labelled masks: for classification and for detection."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.dataset import list_pairs, read_pair
+from mnv2_perception.dataset import BoxSample, list_pairs, read_pair
 from mnv2_perception.errors import DataError
+from mnv2_perception.vision.detections import components
 
 MIN_SHARE = 0.25  # of a patch that its class must fill
 
@@ -91,3 +92,29 @@ def write_patches(
             lines.append(f'{file}\t{name}')
     table.write_text('\n'.join(lines) + '\n', encoding='utf-8')
     return {name: len(windows) for name, windows in found.items()}
+
+
+def boxes_from_labels(
+    folder: Path, class_ids: Sequence[int], min_area: int = 40
+) -> list[BoxSample]:
+    """Return boxes around the connected components of masks.
+
+    Objects of one class that touch get one box; an object behind a pole gets two. Components
+    smaller than `min_area` are ignored regions: mostly splinters, too small to be told.
+
+    Args:
+        folder: see `list_pairs`.
+        class_ids: of the masks; a box's class id is the index in this list.
+        min_area: pixels.
+
+    Raises:
+        DataError: the folder cannot be used.
+    """
+    samples = []
+    for image_path, label_path in list_pairs(folder):
+        _, label = read_pair(image_path, label_path)
+        boxes, _, label_ids, areas = components(label, np.full_like(label, 255), class_ids)
+        ids = np.array([class_ids.index(label_id) for label_id in label_ids], np.int64)
+        small = areas < min_area
+        samples.append(BoxSample(image_path, boxes[~small], ids[~small], boxes[small], ids[small]))
+    return samples

@@ -20,7 +20,7 @@ UNLABELLED = 255  # mask id of "no class": ignored pixels, below min_confidence,
 
 Task = Literal['segmentation', 'classification', 'detection']
 Input = Literal['uint8_nhwc', 'uint8_nchw', 'float_nchw', 'float_nhwc']
-Output = Literal['ids_confidence', 'ids', 'logits', 'probabilities', 'sigmoid']
+Output = Literal['ids_confidence', 'ids', 'logits', 'probabilities', 'sigmoid', 'boxes']
 TO_FILL_IN = '???'  # what stands in a drafted YAML for a fact that the graph does not tell
 
 
@@ -48,7 +48,9 @@ class ModelSpec:
             `uint8_nchw` (scaling is inside the graph).
         output: `logits`; `probabilities`; `sigmoid`, one channel of probabilities, 0 to 1;
             `ids_confidence`, class ids and confidence × 255, both uint8; `ids`, class ids alone,
-            of any integer type: their confidence is 255, and 0 where an id is no class's.
+            of any integer type: their confidence is 255, and 0 where an id is no class's. Of a
+            detector `boxes`: boxes (1, K, 4) float32 as x1, y1, x2, y2 in 0..1 of the input,
+            scores (1, K) float32 in 0..1 and class ids (1, K) int32, before NMS.
         output_layout: where an output of four axes has its channels: (1, C, H, W) or
             (1, H, W, C), at any stride of the input.
         output_name: which output counts, for a network with several (auxiliary heads).
@@ -125,6 +127,16 @@ class ModelSpec:
                 raise ModelError(
                     f'model spec {self.name!r}: colour {colour} is no (R, G, B) of 0 to 255'
                 )
+        if (self.output == 'boxes') != (self.task == 'detection'):
+            raise ModelError(
+                f'model spec {self.name!r}: output {self.output} does not go with task '
+                f'{self.task}; detection, and only that, gives boxes'
+            )
+        if self.output == 'boxes' and self.background:
+            raise ModelError(
+                f'model spec {self.name!r}: background is true, but boxes have classes only; '
+                f'expected false'
+            )
         if self.output == 'sigmoid' and len(self.classes) + self.background != 2:
             raise ModelError(
                 f'model spec {self.name!r}: got {len(self.classes)} classes for sigmoid, expected '

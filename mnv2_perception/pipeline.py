@@ -21,6 +21,7 @@ from mnv2_perception.vision.decode import (
     known_ids,
     resize_ids,
 )
+from mnv2_perception.vision.detections import boxes_on_image, select_boxes
 from mnv2_perception.vision.preprocess import (
     check_image,
     fit_image,
@@ -233,6 +234,102 @@ class Classifier:
         self.engine.close()
 
 
+@dataclass(frozen=True)
+class Detections:
+    """What a detector finds in one image, best first.
+
+    Attributes:
+        boxes: (N, 4) float32, x1, y1, x2, y2 in the image's own pixels; x2 and y2 are the first
+            beyond the box.
+        scores: (N,) float32, 0 to 1.
+        class_ids: (N,) int32.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    class_ids: NDArray[np.int32]
+
+
+class Detector:
+    """Finds objects in images with one opened model.
+
+    Args:
+        engine: the opened model; closed with the detector.
+        spec: what the model takes and gives.
+        min_score: boxes below it (0 to 1) are left out. May be changed between calls.
+        nms_iou: a box that overlaps a better one of its class by more (intersection over union,
+            0 to 1) is left out. May be changed between calls.
+        rotate: degrees clockwise (0, 90, 180, 270) that set a tilted camera's image upright
+            for the network; the boxes come back in the camera's own orientation.
+
+    Raises:
+        ModelError: the model is not for detection, or spec and engine disagree.
+        ImageError: `rotate` is no multiple of 90, or a threshold not between 0 and 1.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        spec: ModelSpec,
+        min_score: float = 0.3,
+        nms_iou: float = 0.5,
+        rotate: int = 0,
+    ) -> None:
+        check_task(engine, spec, 'detection')
+        check_model(engine, spec)
+        for name, value in (('min_score', min_score), ('nms_iou', nms_iou)):
+            if not 0.0 <= value <= 1.0:
+                raise ImageError(f'{name} is {value}, expected 0 to 1')
+        if rotate not in ROTATIONS:
+            raise ImageError(f'rotate is {rotate}, expected one of {ROTATIONS} degrees')
+        self.engine = engine
+        self.spec = spec
+        self.min_score = min_score
+        self.nms_iou = nms_iou
+        self.rotate = rotate
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path,
+        engine: str = 'auto',
+        threads: int = 0,
+        min_score: float = 0.3,
+        nms_iou: float = 0.5,
+        rotate: int = 0,
+    ) -> 'Detector':
+        """Open a model by path or by the name of a shipped one; see Detector for the rest.
+
+        Raises:
+            ModelError: there is no such model, or it is not for detection.
+            EngineError: the runtime is missing or refuses the model.
+        """
+        with opening(model, engine, threads) as (opened, spec):
+            return cls(opened, spec, min_score, nms_iou, rotate)
+
+    def __call__(self, image: NDArray[np.uint8]) -> Detections:
+        """Find the objects of one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, any size; only read.
+
+        Raises:
+            ImageError: the image is of another shape or dtype.
+            EngineError: the runtime failed.
+        """
+        check_image(image)
+        outputs = infer_image(self.engine, self.spec, rotate_image(image, self.rotate))
+        candidates, scores, class_ids = (array[0] for array in outputs)
+        height, width = image.shape[:2]
+        boxes = boxes_on_image(candidates, height, width, self.rotate)
+        kept = select_boxes(boxes, scores, class_ids, self.min_score, self.nms_iou)
+        return Detections(boxes[kept], scores[kept], class_ids[kept].astype(np.int32))
+
+    def close(self) -> None:
+        """Close the engine."""
+        self.engine.close()
+
+
 @contextmanager
 def opening(
     model: str | Path, engine: str = 'auto', threads: int = 0
@@ -321,6 +418,9 @@ def check_model(engine: Engine, spec: ModelSpec) -> None:
             f'{engine.model}: takes {found}, but its spec says {spec.input} of height '
             f'{spec.height} and width {spec.width}; correct the spec or export again'
         )
+    if spec.output == 'boxes':
+        check_boxes(engine, spec)
+        return
     for out in find_outputs(engine, spec):
         if out.shape:  # else the graph does not even tell the number of axes
             check_output(engine, out, spec)
@@ -333,7 +433,7 @@ def find_outputs(engine: Engine, spec: ModelSpec) -> list[TensorSpec]:
         ModelError: there are too few or too many of them.
     """
     found = [out for out in engine.outputs if spec.output_name in ('', out.name)]
-    count = 2 if spec.output == 'ids_confidence' else 1
+    count = {'ids_confidence': 2, 'boxes': 3}.get(spec.output, 1)
     if len(found) != count:
         names = ', '.join(out.name for out in engine.outputs)
         raise ModelError(
@@ -372,6 +472,22 @@ def check_output(engine: Engine, out: TensorSpec, spec: ModelSpec) -> None:
             f'{f" in {spec.output_layout}" if len(sides) == 3 else ""}; '
             f'correct the spec or export again'
         )
+
+
+def check_boxes(engine: Engine, spec: ModelSpec) -> None:
+    """Raise ModelError unless the outputs are a detector's, of a fixed number of boxes."""
+    boxes, scores, class_ids = find_outputs(engine, spec)
+    count = boxes.shape[1] if len(boxes.shape) == 3 else None
+    for out, shape, kind, expected in (
+        (boxes, (1, count, 4), 'f', '(1, K, 4) float'),
+        (scores, (1, count), 'f', '(1, K) float'),
+        (class_ids, (1, count), 'i', '(1, K) int'),
+    ):
+        if count is None or out.shape != shape or out.dtype.kind != kind:
+            raise ModelError(
+                f'{engine.model}: gives {out}, but boxes are {expected} of one fixed K, in the '
+                f'order boxes, scores, class ids; correct the spec or export again'
+            )
 
 
 def find_model(model: str | Path) -> Path:

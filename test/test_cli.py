@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import cv2
+from fixed_detector import write_detector
 from identity_network import identity_spec, write_fake
 import numpy as np
 from onnx_graphs import node, write_graph
@@ -56,6 +57,63 @@ def test_evaluate_prints_a_table(
     assert cli.main(['evaluate', model, str(folder), '--engine', 'fake']) == 0
     rows = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert rows['pixel_accuracy'] == '0.750' and rows['per_class.road'] == '0.500'
+
+
+@pytest.fixture
+def detector(tmp_path: Path) -> str:
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    return str(write_detector(tmp_path / 'detector.onnx', 32, 64, colours=COLOURS))
+
+
+def test_boxes_of_masks_are_written_and_measured(
+    model: str, detector: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('pycocotools', reason='no pycocotools: run make setup-train')
+    (folder / 'spec.yaml').write_text(
+        '{name: m, task: segmentation, height: 8, width: 12, classes: [car, dog],\n'
+        ' mean: [0, 0, 0], std: [1, 1, 1]}'
+    )
+    out = folder / 'coco.json'
+    assert cli.main([
+        'boxes', str(folder), '--classes', 'dog', '--spec', str(folder / 'spec.yaml'), '--out',
+        str(out),
+    ]) == 0
+    assert capsys.readouterr().out == f'{out}: 1 boxes in 1 images, 0 more to ignore\n'
+    assert cli.main(['evaluate', detector, str(out), '--json']) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result) == {
+        'model', 'engine', 'images', 'ap', 'ap50', 'ap50_per_class', 'ms_per_image'
+    }
+    assert 0.0 <= result['ap'] < 1.0
+
+
+def test_evaluate_measures_a_segmentations_components(
+    model: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('pycocotools', reason='no pycocotools: run make setup-train')
+    (folder / 'spec.yaml').write_text(
+        '{name: m, task: segmentation, height: 8, width: 12, classes: [road, sky],\n'
+        ' mean: [0, 0, 0], std: [1, 1, 1]}'
+    )
+    args = ['--spec', str(folder / 'spec.yaml'), '--out', str(folder / 'coco.json')]
+    assert cli.main(['boxes', str(folder), '--classes', 'road', 'sky', *args]) == 0
+    capsys.readouterr()
+    assert cli.main(['evaluate', model, str(folder / 'coco.json'), '--engine', 'fake']) == 0
+    rows = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    # The sky is 9×8 pixels where it should be 6×8; the road, 3×8, is no object of 40.
+    assert (rows['ap50_per_class.road'], rows['ap50_per_class.sky']) == ('0.000', '1.000')
+
+
+def test_run_draws_a_detectors_boxes(
+    detector: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overlay, args = folder / 'overlay.png', ['run', str(folder / 'images/a.png'), '--model']
+    assert cli.main([*args, detector, '--out', str(overlay), '--min-score', '0.7']) == 0
+    assert capsys.readouterr().out == f'{overlay}\n'
+    picture = cv2.imread(str(overlay))  # BGR
+    assert (picture[..., 1] > 200).any() and not (picture[..., 2] > 200).all(axis=1).any()
+    assert cli.main([*args, detector, '--mask', str(folder / 'm.png')]) == 1
+    assert 'is for detection and makes no mask' in capsys.readouterr().err
 
 
 def test_info_says_what_a_model_takes_and_gives(capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,6 +246,10 @@ def test_bag_draw_writes_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str
         'evaluate {tmp}/model.yaml {tmp}/absent --engine fake',
         'evaluate {tmp}/model.yaml {tmp} --engine fake',
         'evaluate {tmp}/model.yaml {tmp} --engine tpu',
+        'evaluate {tmp}/model.yaml {tmp}/absent.json --engine fake',
+        'boxes {tmp} --classes car --out {tmp}/coco.json',
+        'boxes {tmp} --classes tram --out {tmp}/coco.json',
+        'boxes {tmp} --classes car --out {tmp}/coco.json --spec {tmp}/absent.yaml',
         'run {tmp}/absent.png --model {tmp}/model.yaml --engine fake',
         'run {tmp}/picture.png --model {tmp}/model.yaml --engine fake --out {tmp}/absent/o.png',
         'run {tmp}/picture.png --model {tmp}/model.yaml --engine fake --out {tmp}/o.nonsense',
@@ -248,6 +310,7 @@ def run_without(missing: str, args: list[str]) -> 'subprocess.CompletedProcess[s
         ('torch', ['export', 'x.pt', 'y.onnx'], 'setup-train'),
         ('onnxruntime', ['info', 'unet_mobilenetv2_camvid'], 'pip install onnxruntime'),
         ('rosbags', ['bag', 'draw', '/nowhere/bag'], 'rosbags'),
+        ('pycocotools', ['evaluate', 'unet_mobilenetv2_camvid', 'x.json'], 'pip install pyco'),
         ('rosbags', ['demo', '--out', '/nowhere/out'], 'rosbags'),
     ],
 )

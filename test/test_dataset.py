@@ -1,6 +1,8 @@
-"""Folders of labelled images."""
+"""Folders of labelled images, and boxes in COCO's JSON."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,10 +12,13 @@ from mnv2_perception.dataset import (
     hash_list,
     list_classified,
     list_pairs,
+    read_coco,
     read_folder,
     read_pair,
+    write_coco,
 )
 from mnv2_perception.errors import DataError
+from mnv2_perception.from_masks import boxes_from_labels
 
 
 @pytest.fixture
@@ -85,6 +90,108 @@ def test_the_hash_of_a_list_changes_with_names_and_contents(folder: Path) -> Non
     assert hash_list(pairs[::-1]) != before
     cv2.imwrite(str(pairs[0][1]), np.zeros((4, 6), np.uint8))
     assert hash_list(pairs) != before
+
+
+def coco(**changes: Any) -> dict[str, Any]:
+    """A file with two images and the categories 7 (car) and 3 (dog)."""
+    return {
+        'images': [{'id': 20, 'file_name': 'b.png'}, {'id': 10, 'file_name': 'a.PNG'}],
+        'categories': [{'id': 7, 'name': 'car'}, {'id': 3, 'name': 'dog'}],
+        'annotations': [
+            {'id': 1, 'image_id': 20, 'category_id': 7, 'bbox': [1, 2, 3, 1.5], 'iscrowd': 0},
+            {'id': 2, 'image_id': 20, 'category_id': 3, 'bbox': [0, 0, 2, 2]},
+            {'id': 3, 'image_id': 20, 'category_id': 3, 'bbox': [0, 0, 6, 4], 'iscrowd': 1},
+            {'id': 4, 'image_id': 20, 'category_id': 3, 'bbox': [0, 0, 0, 4]},
+        ],
+        **changes,
+    }
+
+
+def write_json(path: Path, values: Any) -> Path:
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_boxes_are_read_from_coco(folder: Path) -> None:
+    classes, samples = read_coco(write_json(folder / 'coco.json', coco()))
+    assert classes == ('dog', 'car')
+    paths = [folder / 'images/b.png', folder / 'images/a.PNG']
+    assert [sample.image for sample in samples] == paths
+    assert samples[0].boxes.tolist() == [[1, 2, 4, 3.5], [0, 0, 2, 2]]
+    assert samples[0].class_ids.tolist() == [1, 0]
+    assert samples[0].ignored.tolist() == [[0, 0, 6, 4]]  # a crowd
+    assert samples[0].ignored_ids.tolist() == [0]
+    assert samples[1].boxes.shape == samples[1].ignored.shape == (0, 4)
+
+
+def test_images_may_lie_beside_the_file(folder: Path) -> None:
+    _, samples = read_coco(write_json(folder / 'images/coco.json', coco()))
+    assert samples[0].image == folder / 'images/b.png'
+
+
+@pytest.mark.parametrize(
+    ('values', 'told'),
+    [
+        ([], 'is no COCO JSON'),
+        ({'images': []}, "KeyError: 'categories'"),
+        (coco(images=[]), 'KeyError: 20'),
+        (coco(images=[], annotations=[]), '0 images and 2 categories'),
+        (coco(annotations=[{'image_id': 20, 'category_id': 7}]), "KeyError: 'bbox'"),
+        (coco(annotations=[{'image_id': 20, 'category_id': 7, 'bbox': [1, 2, 3]}]),
+         r'b\.png has a box \[1.0, 2.0, 3.0\] of category 7'),
+        (coco(annotations=[{'image_id': 20, 'category_id': 5, 'bbox': [1, 2, 3, 4]}]),
+         r'of category 5; expected .* \[3, 7\]'),
+        (coco(images=[{'id': 20, 'file_name': 'c.png'}]), r'image c\.png is neither in'),
+    ],
+)
+def test_a_file_that_is_no_coco_is_refused(folder: Path, values: Any, told: str) -> None:
+    with pytest.raises(DataError, match=rf'coco\.json: .*{told}'):
+        read_coco(write_json(folder / 'coco.json', values))
+
+
+@pytest.mark.parametrize('text', [None, '{', '\xff'])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, text: str | None) -> None:
+    if text:
+        (tmp_path / 'coco.json').write_text(text, encoding='latin-1')
+    with pytest.raises(DataError, match=r'coco\.json: '):
+        read_coco(tmp_path / 'coco.json')
+
+
+@pytest.fixture
+def masks(tmp_path: Path) -> Path:
+    """One mask with a car of 12 pixels, a splinter of another and a dog."""
+    label = np.zeros((10, 20), np.uint8)
+    label[2:5, 3:7] = 5
+    label[8, 1:3] = 5
+    label[4:10, 12:18] = 2
+    for name, picture in (('images', np.zeros((10, 20, 3), np.uint8)), ('labels', label)):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / 'a.png'), picture)
+    return tmp_path
+
+
+def test_boxes_are_made_of_masks(masks: Path) -> None:
+    (sample,) = boxes_from_labels(masks, [2, 5], min_area=10)
+    assert sample.boxes.tolist() == [[12, 4, 18, 10], [3, 2, 7, 5]]
+    assert sample.class_ids.tolist() == [0, 1]
+    assert sample.ignored.tolist() == [[1, 8, 3, 9]] and sample.ignored_ids.tolist() == [1]
+
+
+def test_boxes_that_are_written_are_read_again(masks: Path, tmp_path: Path) -> None:
+    samples = boxes_from_labels(masks, [2, 5], min_area=10)
+    (tmp_path / 'elsewhere').mkdir()
+    path = tmp_path / 'elsewhere/coco.json'
+    write_coco(path, ['dog', 'car'], samples)
+    classes, (found,) = read_coco(path)
+    assert classes == ('dog', 'car')
+    assert found.image.samefile(samples[0].image)
+    for name in ('boxes', 'class_ids', 'ignored', 'ignored_ids'):
+        assert np.array_equal(getattr(found, name), getattr(samples[0], name))
+
+
+def test_a_file_that_cannot_be_written_is_named(masks: Path) -> None:
+    with pytest.raises(DataError, match=r'absent/coco\.json: cannot be written'):
+        write_coco(masks / 'absent/coco.json', ['dog'], boxes_from_labels(masks, [2]))
 
 
 # Classification

@@ -3,14 +3,20 @@
 from pathlib import Path
 
 import cv2
+from fixed_detector import write_detector
 from identity_network import identity_spec, MakeModel, write_fake
 import numpy as np
 from numpy.typing import NDArray
 import pytest
 
+from mnv2_perception.dataset import BoxSample, write_coco
 from mnv2_perception.errors import DataError
-from mnv2_perception.evaluate import evaluate_segmentation
-from mnv2_perception.pipeline import Segmenter
+from mnv2_perception.evaluate import (
+    evaluate_components,
+    evaluate_detection,
+    evaluate_segmentation,
+)
+from mnv2_perception.pipeline import Detector, Segmenter
 
 CLASSES = ['road', 'sky', 'car', 'tram']
 TRUTH = np.array([[0, 0, 0, 1], [1, 2, 4, 255]], np.uint8)
@@ -67,3 +73,57 @@ def test_the_shipped_model_finds_the_classes_of_camvid(mnv2_data: Path) -> None:
     assert result['miou'] >= 0.55, result
     assert result['per_class']['road'] > 0.85
     assert result['pixel_accuracy'] > 0.8
+
+
+def write_boxes(
+    folder: Path, classes: list[str], boxes: list[list[float]], ids: list[int]
+) -> Path:
+    """Write an image of 40×80 pixels and a COCO file of its boxes."""
+    cv2.imwrite(str(folder / 'a.png'), np.zeros((40, 80, 3), np.uint8))
+    sample = BoxSample(
+        folder / 'a.png', np.array(boxes, np.float32), np.array(ids, np.int64),
+        np.empty((0, 4), np.float32), np.empty(0, np.int64),
+    )
+    write_coco(folder / 'coco.json', classes, [sample])
+    return folder / 'coco.json'
+
+
+def test_a_detectors_classes_are_found_by_name(tmp_path: Path) -> None:
+    pytest.importorskip('pycocotools', reason='no pycocotools: run make setup-train')
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    detector = Detector.open(write_detector(tmp_path / 'm.onnx', 32, 64), min_score=0.0)
+    # The detector's car and dog are 0 and 1, the file's 1 and 0.
+    boxes = [[40.0, 10.0, 80.0, 20.0], [0.0, 20.0, 20.0, 40.0], [40.0, 10.0, 80.0, 20.0]]
+    path = write_boxes(tmp_path, ['dog', 'car'], boxes, [1, 1, 0])
+    result = evaluate_detection(detector, path)
+    assert result.pop('ms_per_image') > 0.0
+    assert result == {
+        'model': 'identity', 'engine': 'onnx_runtime', 'images': 1,
+        'ap': pytest.approx(1.0), 'ap50': pytest.approx(1.0),
+        'ap50_per_class': {'dog': pytest.approx(1.0), 'car': pytest.approx(1.0)},
+    }
+
+
+def test_a_class_that_the_detector_lacks_is_named(tmp_path: Path) -> None:
+    pytest.importorskip('pycocotools', reason='no pycocotools: run make setup-train')
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    detector = Detector.open(write_detector(tmp_path / 'm.onnx', 32, 64))
+    path = write_boxes(tmp_path, ['car', 'tram'], [[0.0, 0.0, 9.0, 9.0]], [0])
+    with pytest.raises(DataError, match='does not know tram; it knows car, dog'):
+        evaluate_detection(detector, path)
+
+
+def test_components_of_a_mask_are_measured_as_boxes(tmp_path: Path) -> None:
+    pytest.importorskip('pycocotools', reason='no pycocotools: run make setup-train')
+    ids = np.zeros((40, 80), np.uint8)
+    ids[10:20, 40:80] = 2
+    ids[30:40, 0:20] = 2  # smaller than min_area below
+    ids[0:3, 0:80] = 1  # sky, which the file does not have
+    path = write_boxes(tmp_path, ['tram', 'car'], [[40.0, 10.0, 80.0, 20.0]], [1])
+    write_pair(tmp_path, 'a', ids, ids)
+    (tmp_path / 'images/a.png').replace(tmp_path / 'a.png')
+    model = write_fake(tmp_path / 'm.yaml', identity_spec(40, 80, classes=CLASSES))
+    result = evaluate_components(Segmenter.open(model, 'fake'), path, min_area=300)
+    assert result['ap50_per_class'] == {'tram': None, 'car': pytest.approx(1.0)}
+    worse = evaluate_components(Segmenter.open(model, 'fake'), path, min_area=100)
+    assert worse['ap'] <= result['ap'] == pytest.approx(1.0)

@@ -53,6 +53,7 @@ RULES = {
        for name, roots in RUNTIMES.items()},
     'engines.build': rule('onnx tensorrt', 'engines model_spec', lazy=True),
     'engines.quantize': rule('onnx onnxruntime', 'engines model_spec', lazy=True),
+    'metrics': rule('pycocotools', 'dataset', lazy=True),
     'nets': rule('torch onnx', 'nets model_spec'),
     'training': rule('torch tqdm matplotlib', 'training nets vision metrics model_spec dataset'),
     'bags': rule('rosbags', 'bags pipeline vision metrics model_spec'),

@@ -1,12 +1,15 @@
-"""ConfusionMatrix against numbers worked out by hand."""
+"""Metrics against numbers worked out by hand."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from mnv2_perception.dataset import BoxSample
 from mnv2_perception.errors import DataError
-from mnv2_perception.metrics import ConfusionMatrix
+from mnv2_perception.metrics import average_precision, AveragePrecision, ConfusionMatrix
 
 
 def ids(*values: int) -> np.ndarray:
@@ -80,3 +83,84 @@ def test_a_thousand_classes_of_whole_images_are_counted() -> None:
 def test_two_sizes_are_refused() -> None:
     with pytest.raises(DataError, match=r'\(1, 2\).*\(1, 3\)'):
         ConfusionMatrix(2).add(ids(0, 0), ids(0, 0, 0))
+
+
+def truth(boxes: Any, class_ids: Any, crowds: int = 0) -> BoxSample:
+    """The objects of one image; the last `crowds` are to be ignored."""
+    array, ids = np.array(boxes, np.float32).reshape(-1, 4), np.array(class_ids, np.int64)
+    count = len(ids) - crowds
+    return BoxSample(Path('none'), array[:count], ids[:count], array[count:], ids[count:])
+
+
+def found(boxes: Any, scores: Any, class_ids: Any) -> tuple[Any, Any, Any]:
+    return (
+        np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32),
+        np.array(class_ids, int),
+    )
+
+
+A, B, C = [10, 10, 50, 40], [60, 20, 90, 70], [5, 50, 25, 95]
+NOTHING = found([], [], [])
+
+
+@pytest.fixture
+def pycocotools() -> None:
+    pytest.importorskip('pycocotools', reason='no pycocotools: run make setup-train')
+
+
+@pytest.mark.usefixtures('pycocotools')
+def test_perfect_boxes_have_an_average_precision_of_1() -> None:
+    images = [truth([A, B], [0, 1]), truth([C], [1]), truth([], [])]
+    perfect = [(s.boxes, np.full(len(s.boxes), 0.5, np.float32), s.class_ids) for s in images]
+    result = average_precision(images, perfect, 2)
+    assert [result.ap, result.ap50, *result.ap50_per_class] == pytest.approx([1.0] * 4)
+
+
+@pytest.mark.usefixtures('pycocotools')
+def test_no_boxes_have_an_average_precision_of_0() -> None:
+    assert average_precision([truth([A], [0])], [NOTHING], 1) == AveragePrecision(0.0, 0.0, (0.0,))
+
+
+@pytest.mark.usefixtures('pycocotools')
+def test_half_of_the_objects_before_the_first_mistake_is_an_average_precision_of_a_half() -> None:
+    result = average_precision(
+        [truth([A, B], [0, 0])], [found([A, C], [0.9, 0.8], [0, 0])], 1
+    )
+    assert result.ap50 == pytest.approx(51 / 101)  # recall 0.00 to 0.50 in steps of 0.01
+
+
+@pytest.mark.usefixtures('pycocotools')
+def test_a_box_that_overlaps_by_three_fifths_counts_for_three_of_ten_thresholds() -> None:
+    cut = found([[10, 10, 50, 28.2]], [0.9], [0])  # 18.2 of 30 rows: IoU 0.607
+    result = average_precision([truth([A], [0])], [cut], 1)
+    assert result.ap50 == pytest.approx(1.0)
+    assert result.ap == pytest.approx(0.3)  # 0.50, 0.55, 0.60
+
+
+@pytest.mark.usefixtures('pycocotools')
+def test_another_class_in_the_right_place_is_wrong() -> None:
+    result = average_precision([truth([A, B], [0, 1])], [found([A, B], [0.9, 0.9], [1, 1])], 2)
+    assert result.ap50_per_class[0] == 0.0
+
+
+@pytest.mark.usefixtures('pycocotools')
+def test_what_is_found_in_an_ignored_region_does_not_count() -> None:
+    objects = truth([A, B], [0, 0], crowds=1)
+    result = average_precision([objects], [found([B, A], [0.9, 0.5], [0, 0])], 1)
+    assert result.ap50 == pytest.approx(1.0)
+    wrong = average_precision([truth([A], [0])], [found([B, A], [0.9, 0.5], [0, 0])], 1)
+    assert wrong.ap50 == pytest.approx(0.5)
+
+
+@pytest.mark.usefixtures('pycocotools')
+def test_a_class_that_never_occurs_is_nan_and_counts_for_nothing() -> None:
+    result = average_precision([truth([A], [1])], [found([A], [0.9], [1])], 3)
+    assert math.isnan(result.ap50_per_class[0]) and math.isnan(result.ap50_per_class[2])
+    assert (result.ap, result.ap50) == pytest.approx((1.0, 1.0))
+    assert math.isnan(average_precision([truth([], [])], [NOTHING], 1).ap)
+
+
+@pytest.mark.usefixtures('pycocotools')
+def test_average_precision_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    average_precision([truth([A], [0])], [NOTHING], 1)
+    assert capsys.readouterr().out == ''

@@ -64,6 +64,8 @@ def test_a_missing_fact_is_named(name: str) -> None:
         ({'task': 'segment'}, "task is 'segment', expected one of segmentation"),
         ({'input': 'uint8'}, "input is 'uint8'"),
         ({'output': 'argmax'}, "output is 'argmax'"),
+        ({'output': 'boxes'}, 'output boxes does not go with task segmentation'),
+        ({'task': 'detection'}, 'output logits does not go with task detection'),
         ({'channel_order': 'gbr'}, "channel_order is 'gbr'"),
         ({'height': 0}, 'must be positive, got 0 and 96'),
         ({'height': 'tall'}, 'm.yaml: .*tall'),
@@ -125,6 +127,17 @@ def test_class_names_may_lie_in_a_file_beside_the_yaml(tmp_path: Path) -> None:
 
 def test_default_colours_are_those_of_pascal_voc() -> None:
     assert distinct_colours(4) == [(128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
+
+
+def test_the_spec_that_a_detector_starts_from_has_classes_of_camvid() -> None:
+    folder = Path(__file__).parents[1] / 'mnv2_perception/training'
+    specs = [
+        ModelSpec.from_dict(yaml.safe_load((folder / name).read_text()), name)
+        for name in ('camvid_boxes.yaml', 'camvid.yaml')
+    ]
+    assert (specs[0].task, specs[0].output) == ('detection', 'boxes')
+    assert set(specs[0].classes) < set(specs[1].classes)
+    assert (specs[0].height % 32, specs[0].width % 32) == (0, 0)
 
 
 def test_the_spec_that_training_starts_from_is_camvids() -> None:

@@ -277,7 +277,7 @@ def test_mean_and_std_of_the_spec_reach_the_network(tmp_path: Path) -> None:
         ({'height': 48}, r"takes 'image' \(1, 32, 64, 3\) uint8.*height 48 and width 64"),
         ({'input': 'float_nchw'}, 'takes .* uint8.*float_nchw'),
         ({'output': 'logits'}, 'gives 2 outputs.*logits, which is 1'),
-        ({'task': 'detection'}, 'is for detection'),
+        ({'task': 'detection', 'output': 'boxes'}, 'is for detection'),
     ],
 )
 def test_a_spec_that_contradicts_the_graph_is_refused(

@@ -42,6 +42,15 @@ class Backbone(nn.Module):
             for start, end in zip(starts, self.stage_ends, strict=False)
         ]
 
+    def drop_widening(self) -> None:
+        """Drop the last layer if it only widens for the classifier, as V2's and V3's does."""
+        modules = self.features[-1].modules()
+        conv = next(layer for layer in modules if isinstance(layer, nn.Conv2d))
+        if conv.kernel_size == (1, 1):
+            del self.features[-1]
+            self.stage_ends = (*self.stage_ends[:-1], len(self.features))
+            self.out_channels[-1] = conv.in_channels
+
     def truncate(self, depth: int, num_classes: int = 0) -> None:
         """Keep the layers up to stride 2 ** depth, with one linear layer for the classes."""
         self.stage_ends = self.stage_ends[:depth]

@@ -12,11 +12,13 @@ from mnv2_perception.errors import ModelError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.backbone import Backbone
 from mnv2_perception.nets.backbones import make_backbone
+from mnv2_perception.nets.ssdlite import SSDLite
 from mnv2_perception.nets.unet import UNet
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     'segmentation': UNet,
     'classification': make_backbone,
+    'detection': SSDLite,
 }
 
 

@@ -1,8 +1,8 @@
 """From a checkpoint to the ONNX file that travels: scaling, network, decoding and ModelSpec.
 
-The graph takes (1, H, W, 3) uint8 in the spec's channel order and gives class ids and confidence,
-uint8 each, at the network's output stride, so that every runtime computes the same and a GPU
-sends back two bytes a pixel instead of floats.
+The graph takes (1, H, W, 3) uint8 in the spec's channel order. For segmentation it gives class ids
+and confidence, uint8 each, at the network's output stride, so that every runtime computes the same
+and a GPU sends back two bytes a pixel instead of floats; for detection the best decoded boxes.
 """
 
 from pathlib import Path
@@ -16,9 +16,15 @@ from mnv2_perception.errors import ModelError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.backbone import count_macs, count_parameters
 from mnv2_perception.nets.checkpoint import load_checkpoint, make_network
+from mnv2_perception.nets.ssdlite import SSDLite, TopBoxes
 from mnv2_perception.nets.unet import check_divisible
 
 OPSET = 17
+OUTPUTS = {
+    'ids_confidence': ['class_ids', 'confidence'],
+    'logits': ['logits'],
+    'boxes': ['boxes', 'scores', 'class_ids'],
+}
 
 
 class Normalised(nn.Module):
@@ -72,11 +78,11 @@ def export_model(checkpoint_path: Path, model_path: Path) -> str:
 
 
 def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
-    """Write a segmentation network with the input and output that `spec` promises.
+    """Write a network with the input and output that `spec` promises.
 
     Args:
-        net: normalised image (1, 3, H, W) to logits (1, C, H/s, W/s).
-        spec: input `uint8_nhwc`, output `ids_confidence` or `logits`.
+        net: normalised image (1, 3, H, W) to logits (1, C, H/s, W/s); an SSDLite for `boxes`.
+        spec: input `uint8_nhwc`, output `ids_confidence`, `logits` or `boxes`.
         model_path: the .onnx file to write, atomically.
 
     Raises:
@@ -85,17 +91,18 @@ def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
     """
     if not model_path.parent.is_dir():
         raise ModelError(f'{model_path}: its folder does not exist; make it first')
-    if spec.input != 'uint8_nhwc' or spec.output not in ('ids_confidence', 'logits'):
+    if spec.input != 'uint8_nhwc' or spec.output not in OUTPUTS:
         raise ModelError(
-            f'{model_path.name}: export writes uint8_nhwc to ids_confidence or logits, '
+            f'{model_path.name}: export writes uint8_nhwc to {", ".join(OUTPUTS)}, '
             f'the spec asks for {spec.input} to {spec.output}'
         )
     check_divisible(spec.height, spec.width)
     graph: nn.Module = Normalised(net, spec)
-    names = ['logits']
     if spec.output == 'ids_confidence':
         graph = nn.Sequential(graph, IdsAndConfidence())
-        names = ['class_ids', 'confidence']
+    elif spec.output == 'boxes':
+        assert isinstance(net, SSDLite)
+        graph = nn.Sequential(graph, TopBoxes(spec.height, spec.width, net.strides))
     partial = model_path.with_suffix('.partial')
     try:
         with warnings.catch_warnings():
@@ -107,7 +114,7 @@ def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
                 (torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8),),
                 str(partial),
                 input_names=['image'],
-                output_names=names,
+                output_names=OUTPUTS[spec.output],
                 opset_version=OPSET,
                 dynamo=False,
             )

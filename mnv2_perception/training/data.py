@@ -1,6 +1,7 @@
 """Samples to train on: drawn scenes, class balance, augmentation."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 import hashlib
 from pathlib import Path
 
@@ -8,11 +9,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.dataset import Sample
+from mnv2_perception.dataset import BoxSample, Sample
 from mnv2_perception.errors import DataError
 from mnv2_perception.model_spec import UNLABELLED
 from mnv2_perception.vision.preprocess import resize_image
 from mnv2_perception.vision.scenes import draw_scene
+
+MIN_VISIBLE = 0.4  # share of a box's area
+MIN_SIDE = 3.0  # px
 
 
 def draw_samples(count: int, seed: int, height: int, width: int) -> list[Sample]:
@@ -44,6 +48,62 @@ def check_disjoint(trained: Iterable[Path], measured: Iterable[Path]) -> None:
             raise DataError(f'{image} is also in the training set; measure on other images')
 
 
+@dataclass(frozen=True)
+class View:
+    """A crop of an image that is scaled first, and mirrored last.
+
+    Attributes:
+        scaled: (width, height) to scale the image to.
+        top: first row of the crop in it.
+        left: first column.
+        height: of the crop, beyond the scaled image if that is smaller.
+        width: of the crop.
+        mirrored: left to right.
+    """
+
+    scaled: tuple[int, int]
+    top: int
+    left: int
+    height: int
+    width: int
+    mirrored: bool
+
+    def cut(self, image: NDArray[np.uint8], interpolation: int, fill: int) -> NDArray[np.uint8]:
+        """Return the view of an image (H, W) or (H, W, 3); what lies outside it is `fill`."""
+        image = np.asarray(cv2.resize(image, self.scaled, interpolation=interpolation))
+        image = image[self.top : self.top + self.height, self.left : self.left + self.width]
+        below, right = self.height - image.shape[0], self.width - image.shape[1]
+        if below or right:
+            sides = ((0, below), (0, right), (0, 0))[: image.ndim]
+            image = np.pad(image, sides, constant_values=fill)
+        return np.ascontiguousarray(image[:, ::-1] if self.mirrored else image)
+
+    def move(self, boxes: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+        """Return where boxes (N, 4), px, of an image (height, width) lie; not cut at borders."""
+        x1, y1, x2, y2 = (boxes * ([*self.scaled] * 2) / ([width, height] * 2)).T
+        x1, x2 = x1 - self.left, x2 - self.left
+        if self.mirrored:
+            x1, x2 = self.width - x2, self.width - x1
+        moved = np.stack([x1, y1 - self.top, x2, y2 - self.top], axis=1)
+        return moved.astype(np.float32)
+
+
+def choose_view(
+    image: NDArray[np.uint8],
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    scales: tuple[float, float],
+) -> View:
+    """Choose a random (height, width) view of an image, enlarged by one of `scales`."""
+    scale = np.exp(rng.uniform(*np.log(scales)))
+    aspect = np.exp(rng.uniform(-0.15, 0.15))
+    scaled = (round(image.shape[1] * scale * aspect), round(image.shape[0] * scale / aspect))
+    top = int(rng.integers(0, max(0, scaled[1] - height) + 1))
+    left = int(rng.integers(0, max(0, scaled[0] - width) + 1))
+    return View(scaled, top, left, height, width, bool(rng.random() < 0.5))
+
+
 def augment(
     sample: Sample,
     height: int,
@@ -56,23 +116,37 @@ def augment(
     Where the scaled image is smaller than the crop, the rest is black and unlabelled.
     """
     image, label = sample
-    scale = np.exp(rng.uniform(*np.log(scales)))
-    aspect = np.exp(rng.uniform(-0.15, 0.15))
-    size = (round(image.shape[1] * scale * aspect), round(image.shape[0] * scale / aspect))
-    image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR))
-    label = np.asarray(cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT))
+    view = choose_view(image, height, width, rng, scales)
+    crop = view.cut(image, cv2.INTER_LINEAR, 0)
+    return recolour(crop, rng), view.cut(label, cv2.INTER_NEAREST_EXACT, UNLABELLED)
 
-    below, right = max(0, height - size[1]), max(0, width - size[0])
-    if below or right:
-        image = np.pad(image, ((0, below), (0, right), (0, 0)))
-        label = np.pad(label, ((0, below), (0, right)), constant_values=UNLABELLED)
-    top = rng.integers(0, image.shape[0] - height + 1)
-    left = rng.integers(0, image.shape[1] - width + 1)
-    image = image[top : top + height, left : left + width]
-    label = label[top : top + height, left : left + width]
-    if rng.random() < 0.5:
-        image, label = image[:, ::-1], label[:, ::-1]
-    return recolour(np.ascontiguousarray(image), rng), np.ascontiguousarray(label)
+
+def augment_boxes(
+    image: NDArray[np.uint8],
+    sample: BoxSample,
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    scales: tuple[float, float] = (0.6, 1.8),
+) -> tuple[NDArray[np.uint8], BoxSample]:
+    """Return a random (height, width) crop as `augment` does, and the boxes that it shows.
+
+    Boxes are cut at the crop's borders. What is left of a box by less than MIN_VISIBLE, or with a
+    side below MIN_SIDE pixels, is ignored: neither object nor background.
+    """
+    view = choose_view(image, height, width, rng, scales)
+    crop = recolour(view.cut(image, cv2.INTER_LINEAR, 0), rng)
+    count = len(sample.boxes)
+    boxes = np.concatenate([sample.boxes, sample.ignored])
+    moved = view.move(boxes, image.shape[0], image.shape[1])
+    ids = np.concatenate([sample.class_ids, sample.ignored_ids])
+    cut = np.clip(moved, 0, [width, height] * 2).astype(np.float32)
+    sides, whole = cut[:, 2:] - cut[:, :2], moved[:, 2:] - moved[:, :2]
+    shown = (sides > 0).all(axis=1)
+    clear = (sides.prod(axis=1) >= MIN_VISIBLE * whole.prod(axis=1)) & (sides >= MIN_SIDE).all(1)
+    clear[count:] = False
+    kept, ignored = shown & clear, shown & ~clear
+    return crop, BoxSample(sample.image, cut[kept], ids[kept], cut[ignored], ids[ignored])
 
 
 def augment_picture(

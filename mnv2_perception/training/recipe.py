@@ -89,7 +89,28 @@ class ClassificationRecipe(Recipe):
     encoder_depth: int = 5
 
 
+@dataclass(frozen=True)
+class DetectionRecipe(Recipe):
+    """Recipe of an SSDLite.
+
+    Attributes:
+        crop_height: height of the random crops, pixels, divisible by 32.
+        crop_width: width of the random crops, pixels, divisible by 32.
+        min_scale: smallest random enlargement of an image before it is cropped.
+        max_scale: largest one.
+        finest_stride: of the feature pyramid, which ends at 64; 4 finds smaller objects than 8
+            and takes half as long again.
+    """
+
+    crop_height: int = 288
+    crop_width: int = 384
+    min_scale: float = 0.7
+    max_scale: float = 2.0
+    finest_stride: Literal[4, 8, 16] = 8
+
+
 RECIPES: dict[str, type[Recipe]] = {
     'segmentation': SegmentationRecipe,
     'classification': ClassificationRecipe,
+    'detection': DetectionRecipe,
 }

@@ -1,4 +1,4 @@
-"""Pictures of masks for people."""
+"""Pictures of masks and boxes for people."""
 
 from collections.abc import Sequence
 
@@ -32,6 +32,40 @@ def blend_mask(
     without_class = ids >= len(colours)
     blended[without_class] = image[without_class]
     return blended
+
+
+def draw_boxes(
+    image: NDArray[np.uint8],
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    class_ids: NDArray[np.integer],
+    names: Sequence[str],
+    colours: Colours,
+) -> NDArray[np.uint8]:
+    """Draw boxes with the names and scores of their classes, the best on top.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; only read.
+        boxes: (N, 4) x1, y1, x2, y2, px, best first.
+        scores: (N,), 0..1.
+        class_ids: (N,).
+        names: of the classes.
+        colours: one (R, G, B) for each class.
+    """
+    picture = np.array(image, np.uint8)
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.4
+    for box, score, class_id in list(zip(boxes, scores, class_ids, strict=True))[::-1]:
+        x1, y1, x2, y2 = (round(float(value)) for value in box)
+        colour = colours[class_id]
+        text = f'{names[class_id]} {score:.2f}'
+        (width, height), _ = cv2.getTextSize(text, font, scale, 1)
+        top = max(0, y1 - height - 6)  # above the box, or in it where there is no room
+        # Black on bright colours and white on dark ones (ITU-R BT.601 luma).
+        ink = (0, 0, 0) if np.dot(colour, (0.299, 0.587, 0.114)) > 128 else (255, 255, 255)
+        cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), colour, 2)
+        cv2.rectangle(picture, (x1, top), (x1 + width + 4, top + height + 6), colour, cv2.FILLED)
+        cv2.putText(picture, text, (x1 + 2, top + height + 2), font, scale, ink, 1, cv2.LINE_AA)
+    return picture
 
 
 def draw_legend(

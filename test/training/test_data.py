@@ -1,10 +1,19 @@
 """Samples to train on: image and label stay together, whatever is done to them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from mnv2_perception.dataset import BoxSample
 from mnv2_perception.model_spec import UNLABELLED
-from mnv2_perception.training.data import augment, class_weights, draw_samples, recolour
+from mnv2_perception.training.data import (
+    augment,
+    augment_boxes,
+    class_weights,
+    draw_samples,
+    recolour,
+)
 from mnv2_perception.vision.scenes import draw_scene
 
 
@@ -94,3 +103,53 @@ def test_drawn_samples_are_seeded_and_each_of_another_street() -> None:
     assert all(np.array_equal(a[0], b[0]) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[0][1], first[1][1])
     assert not np.array_equal(first[0][0], other[0][0])
+
+
+def box_sample(boxes: list[list[float]], ignored: int = 0) -> BoxSample:
+    """Boxes of classes 0, 1, ...; the last `ignored` of them are to be ignored."""
+    array, ids = np.array(boxes, np.float32).reshape(-1, 4), np.arange(len(boxes))
+    count = len(boxes) - ignored
+    return BoxSample(Path('none.png'), array[:count], ids[:count], array[count:], ids[count:])
+
+
+def test_boxes_stay_on_their_objects() -> None:
+    label = np.full((90, 120), 9, np.uint8)
+    label[20:50, 10:40] = 0
+    label[60:85, 70:110] = 1
+    image = np.repeat(label[..., None], 3, axis=2)
+    sample = box_sample([[10, 20, 40, 50], [70, 60, 110, 85]])
+    seen = 0
+    for seed in range(60):
+        rngs = [np.random.default_rng(seed) for _ in range(2)]
+        _, ids = augment((image, label), 64, 96, rngs[0])  # the same crop, for it is drawn first
+        _, found = augment_boxes(image, sample, 64, 96, rngs[1])
+        for box, class_id in zip(found.boxes, found.class_ids, strict=True):
+            rows, columns = np.nonzero(ids == class_id)
+            expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert np.abs(box - expected).max() <= 1.0, seed
+            seen += 1
+        whole = [np.sum(ids == class_id) for class_id in set(found.class_ids.tolist())]
+        assert all(whole)
+    assert seen > 40
+
+
+def test_what_is_left_of_a_box_is_kept_ignored_or_gone() -> None:
+    image = np.zeros((100, 100, 3), np.uint8)
+    sample = box_sample([[0, 0, 100, 100], [40, 40, 41, 42], [48, 48, 60, 60]], ignored=1)
+    fates = set()
+    for seed in range(80):
+        _, found = augment_boxes(image, sample, 64, 64, np.random.default_rng(seed), (1.0, 2.0))
+        for boxes in (found.boxes, found.ignored):
+            assert (boxes >= 0).all() and (boxes <= 64).all()
+            assert (boxes[:, 2:] > boxes[:, :2]).all()
+        assert 2 not in found.class_ids and 1 not in found.class_ids  # ignored; below 3 pixels
+        fates |= {(0, 'kept')} if 0 in found.class_ids else {(0, 'ignored')}
+        fates |= {(2, 'ignored')} if 2 in found.ignored_ids else {(2, 'gone')}
+    assert fates == {(0, 'kept'), (0, 'ignored'), (2, 'ignored'), (2, 'gone')}
+
+
+def test_an_image_without_boxes_gives_a_crop_without_boxes() -> None:
+    image = np.zeros((50, 70, 3), np.uint8)
+    crop, found = augment_boxes(image, box_sample([]), 64, 96, np.random.default_rng(0))
+    assert crop.shape == (64, 96, 3)
+    assert found.boxes.shape == found.ignored.shape == (0, 4)

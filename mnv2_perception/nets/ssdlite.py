@@ -1,0 +1,252 @@
+"""SSDLite over an encoder of the family, with a light feature pyramid for small objects.
+
+SSD: Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016, https://arxiv.org/abs/1512.02325.
+SSDLite, its depthwise separable form: Sandler et al., "MobileNetV2", CVPR 2018, section 6.2,
+https://arxiv.org/abs/1801.04381. The top-down path is that of Lin et al., "Feature Pyramid
+Networks for Object Detection", CVPR 2017, https://arxiv.org/abs/1612.03144, in separable
+convolutions: without it the features at stride 8 are too shallow to tell a pedestrian from a post.
+"""
+
+from collections.abc import Sequence
+import math
+
+import torch
+from torch import nn, Tensor
+from torch.nn import functional
+
+from mnv2_perception.errors import ModelError
+from mnv2_perception.nets.backbone import initialise
+from mnv2_perception.nets.backbones import make_backbone
+from mnv2_perception.nets.unet import check_divisible, separable_conv
+
+STRIDES = (8, 16, 32, 64)
+CHANNELS = 128  # of the pyramid, as in SSD-MobileNet-FPNLite of TensorFlow's detection zoo
+
+# The anchors: at each cell one for each size (the square root of its area, in strides) and each
+# ratio of width to height. More are upright than flat, as pedestrians, bicyclists and signs are;
+# three of four boxes of CamVid, enlarged to 480×640, overlap one of these by half.
+ANCHOR_SIZES = (1.75, 2.5)
+ANCHOR_RATIOS = (0.3, 0.5, 1.0, 1.7)
+ANCHORS_PER_CELL = len(ANCHOR_SIZES) * len(ANCHOR_RATIOS)
+
+# SSD's variances 0.1 and 0.2, as factors of the offsets of centre and size.
+CENTRE_WEIGHT, SIZE_WEIGHT = 10.0, 5.0
+MAX_LOG_RATIO = math.log(1000.0 / 16.0)  # a size that exp() of a wild output cannot exceed
+
+CANDIDATES = 200  # boxes that an exported model gives, before NMS
+PRIOR = 0.01  # first probability of every class at every anchor: RetinaNet, section 4.1
+
+
+def make_anchors(height: int, width: int, strides: Sequence[int] = STRIDES) -> Tensor:
+    """Return the anchors (N, 4) float32 of an input size: centre x, centre y, width, height, px.
+
+    They come stride by stride, row by row, column by column, then by size and ratio: the order of
+    SSDLite's outputs.
+    """
+    shapes = torch.tensor([
+        (size * math.sqrt(ratio), size / math.sqrt(ratio))
+        for size in ANCHOR_SIZES for ratio in ANCHOR_RATIOS
+    ])  # (A, 2)
+    levels = []
+    for stride in strides:
+        rows, columns = -(-height // stride), -(-width // stride)
+        y = (torch.arange(rows) + 0.5) * (height / rows)
+        x = (torch.arange(columns) + 0.5) * (width / columns)
+        centres = torch.stack(torch.meshgrid(x, y, indexing='xy'), dim=2)  # (rows, columns, 2)
+        level = torch.empty(rows, columns, len(shapes), 4)
+        level[..., :2] = centres[:, :, None]
+        level[..., 2:] = shapes * stride
+        levels.append(level.reshape(-1, 4))
+    return torch.cat(levels)
+
+
+def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """Return the offsets (N, 4) by which anchors become boxes; SSD, equation 2.
+
+    Args:
+        boxes: (N, 4) x1, y1, x2, y2, px, of positive size.
+        anchors: (N, 4) as of `make_anchors`.
+    """
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    return torch.cat([
+        CENTRE_WEIGHT * (centres - anchors[:, :2]) / anchors[:, 2:],
+        SIZE_WEIGHT * (sizes / anchors[:, 2:]).log(),
+    ], dim=1)
+
+
+def decode_boxes(offsets: Tensor, anchors: Tensor) -> Tensor:
+    """Return the boxes (N, 4) x1, y1, x2, y2 that offsets make of anchors; undoes `encode_boxes`.
+
+    Boxes have the anchors' unit and may reach beyond the image.
+    """
+    centres = anchors[:, :2] + offsets[:, :2] * anchors[:, 2:] / CENTRE_WEIGHT
+    halves = (offsets[:, 2:] / SIZE_WEIGHT).clamp(max=MAX_LOG_RATIO).exp() * anchors[:, 2:] / 2
+    return torch.cat([centres - halves, centres + halves], dim=1)
+
+
+def prediction(outputs: int) -> nn.Sequential:
+    """One separable convolution, then SSDLite's: depthwise 3×3 and a linear pointwise."""
+    return nn.Sequential(
+        separable_conv(CHANNELS, CHANNELS),
+        nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, groups=CHANNELS, bias=False),
+        nn.BatchNorm2d(CHANNELS),
+        nn.ReLU6(inplace=True),
+        nn.Conv2d(CHANNELS, outputs, 1),
+    )
+
+
+def downsample(in_channels: int) -> nn.Sequential:
+    """SSDLite's extra layer: pointwise to half the channels, depthwise of stride 2, pointwise."""
+    half = CHANNELS // 2
+    return nn.Sequential(
+        nn.Conv2d(in_channels, half, 1, bias=False),
+        nn.BatchNorm2d(half),
+        nn.ReLU6(inplace=True),
+        nn.Conv2d(half, half, 3, stride=2, padding=1, groups=half, bias=False),
+        nn.BatchNorm2d(half),
+        nn.ReLU6(inplace=True),
+        nn.Conv2d(half, CHANNELS, 1, bias=False),
+        nn.BatchNorm2d(CHANNELS),
+    )
+
+
+class Pyramid(nn.Module):
+    """Features of the encoder, and extra layers above it, as one pyramid of CHANNELS each.
+
+    Args:
+        encoder_channels: of the features at strides 2, 4, 8, 16 and 32.
+        strides: of the pyramid's levels, each the double of the one before.
+    """
+
+    def __init__(self, encoder_channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        taps = [(stride.bit_length() - 2) for stride in strides if stride <= 32]
+        self.taps = taps  # indices into the encoder's features
+        self.laterals = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(encoder_channels[tap], CHANNELS, 1, bias=False),
+                nn.BatchNorm2d(CHANNELS),
+            )
+            for tap in taps
+        )
+        extra_channels = [encoder_channels[-1], *[CHANNELS] * len(strides)]
+        self.extras = nn.ModuleList(
+            downsample(channels) for channels in extra_channels[: len(strides) - len(taps)]
+        )
+        self.outputs = nn.ModuleList(separable_conv(CHANNELS, CHANNELS) for _ in strides)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        levels = [
+            lateral(features[tap]) for lateral, tap in zip(self.laterals, self.taps, strict=True)
+        ]
+        x = features[-1]
+        for extra in self.extras:
+            x = extra(x)
+            levels.append(x)
+        for fine in range(len(levels) - 2, -1, -1):
+            coarse = functional.interpolate(levels[fine + 1], scale_factor=2.0)
+            # An odd number of cells was halved to one more.
+            rows, columns = (int(side) for side in levels[fine].shape[-2:])
+            levels[fine] = levels[fine] + coarse[..., :rows, :columns]
+        return [output(level) for output, level in zip(self.outputs, levels, strict=True)]
+
+
+class SSDLite(nn.Module):
+    """SSDLite: (N, 3, H, W) normalised RGB to class logits and box offsets of each anchor.
+
+    Each level has heads of its own: shared ones would normalise all levels with one level's
+    statistics.
+
+    Args:
+        num_classes: classes, without a background: each has a sigmoid of its own.
+        width_mult: width multiplier of the encoder.
+        encoder: a name of `backbones.BACKBONES`.
+        strides: of the pyramid, powers of two from 4 up, each the double of the one before;
+            4 finds smaller objects and takes half as long again.
+
+    Raises:
+        ModelError: encoder or strides are none; the input's size does not divide by 32.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        width_mult: float = 1.0,
+        encoder: str = 'mobilenet_v2',
+        strides: Sequence[int] = STRIDES,
+    ) -> None:
+        super().__init__()
+        first = strides[0] if strides else 0
+        if first not in (4, 8, 16, 32) or list(strides) != [
+            first << level for level in range(len(strides))
+        ]:
+            raise ModelError(
+                f'strides are {tuple(strides)}, expected 4, 8, 16 or 32 and from there each the '
+                f'double of the one before, such as {STRIDES}'
+            )
+        self.num_classes = num_classes
+        self.strides = tuple(strides)
+        self.encoder = make_backbone(encoder, num_classes=0, width_mult=width_mult)
+        self.encoder.drop_widening()
+        self.pyramid = Pyramid(self.encoder.out_channels, strides)
+        self.class_heads = nn.ModuleList(
+            prediction(ANCHORS_PER_CELL * num_classes) for _ in strides
+        )
+        self.box_heads = nn.ModuleList(prediction(ANCHORS_PER_CELL * 4) for _ in strides)
+        for module in (self.pyramid, self.class_heads, self.box_heads):
+            initialise(module)
+        for head in (*self.class_heads, *self.box_heads):
+            nn.init.normal_(head[-1].weight, 0, 0.01)
+        for head in self.class_heads:
+            nn.init.constant_(head[-1].bias, -math.log((1 - PRIOR) / PRIOR))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (N, anchors, classes) and offsets (N, anchors, 4), see `make_anchors`."""
+        check_divisible(x.shape[-2], x.shape[-1])
+        levels = self.pyramid(self.encoder.forward_features(x))
+        logits = [
+            by_anchor(head(level), self.num_classes)
+            for head, level in zip(self.class_heads, levels, strict=True)
+        ]
+        offsets = [
+            by_anchor(head(level), 4) for head, level in zip(self.box_heads, levels, strict=True)
+        ]
+        return torch.cat(logits, dim=1), torch.cat(offsets, dim=1)
+
+
+def by_anchor(output: Tensor, values: int) -> Tensor:
+    """(N, anchors of a cell × values, H, W) to (N, H × W × anchors of a cell, values)."""
+    return output.permute(0, 2, 3, 1).reshape(int(output.shape[0]), -1, values)
+
+
+class TopBoxes(nn.Module):
+    """SSDLite's outputs for one image to its CANDIDATES best boxes: what an exported model gives.
+
+    Only the best are decoded. Class-wise NMS is left to `vision.detections`, so that thresholds
+    stay live and TensorRT gets by without a plugin.
+
+    Args:
+        height: of the input, px.
+        width: of the input, px.
+        strides: of the network.
+    """
+
+    def __init__(self, height: int, width: int, strides: Sequence[int] = STRIDES) -> None:
+        super().__init__()
+        anchors = make_anchors(height, width, strides)
+        self.register_buffer('anchors', anchors / torch.tensor([width, height, width, height]))
+
+    def forward(self, outputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return boxes (1, K, 4) as x1, y1, x2, y2 in 0..1, scores (1, K), class ids (1, K).
+
+        The best comes first. A box may reach beyond the image; an anchor may give two classes.
+        """
+        logits, offsets = outputs
+        num_classes = int(logits.shape[2])
+        # The order of logits is that of scores: the sigmoid of the best is enough.
+        top, index = logits.reshape(1, -1).topk(min(CANDIDATES, logits[0].numel()))  # (1, K)
+        anchor = torch.div(index[0], num_classes, rounding_mode='trunc')
+        class_ids = index - (anchor * num_classes)[None]
+        boxes = decode_boxes(offsets[0][anchor], self.anchors[anchor])
+        return boxes[None], top.sigmoid(), class_ids.to(torch.int32)

@@ -1,0 +1,156 @@
+"""Train an SSDLite for detection."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn, Tensor
+
+from mnv2_perception import dataset
+from mnv2_perception.errors import DataError
+from mnv2_perception.metrics import average_precision, check_pycocotools
+from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.nets.ssdlite import make_anchors, SSDLite, TopBoxes
+from mnv2_perception.nets.unet import check_divisible
+from mnv2_perception.training import data
+from mnv2_perception.training.boxes import match_anchors, multibox_loss
+from mnv2_perception.training.loop import Arrays, fit, Task
+from mnv2_perception.training.recipe import DetectionRecipe
+from mnv2_perception.vision.detections import boxes_on_image, select_boxes
+from mnv2_perception.vision.preprocess import normalise, resize_image
+
+NMS_IOU = 0.5
+LAST_STRIDE = 64
+
+
+class DetectionTask(Task):
+    """Images to boxes; measured by COCO's average precision.
+
+    Args:
+        path: COCO JSON, see `dataset.read_coco`.
+        spec: the exported model's.
+        recipe: see DetectionRecipe.
+        val: COCO JSON that is only measured on.
+
+    Raises:
+        DataError: a data set cannot be used, or has other classes than the spec.
+        ModelError: a crop does not divide by the encoder's stride.
+        SetupError: `val` is given and pycocotools is missing.
+    """
+
+    metric = 'ap'
+
+    def __init__(
+        self, path: Path, spec: ModelSpec, recipe: DetectionRecipe, val: Path | None
+    ) -> None:
+        check_divisible(recipe.crop_height, recipe.crop_width)
+        self.spec = spec
+        self.recipe = recipe
+        self.samples = read_boxes(path, spec)
+        self.images = [dataset.read_image(sample.image) for sample in self.samples]
+        self.val_samples = read_boxes(val, spec) if val else []
+        if val:
+            check_pycocotools()
+        data.check_disjoint(
+            [sample.image for sample in self.samples],
+            [sample.image for sample in self.val_samples],
+        )
+        count = (LAST_STRIDE // recipe.finest_stride).bit_length()
+        strides = tuple(recipe.finest_stride << level for level in range(count))
+        self.anchors = make_anchors(recipe.crop_height, recipe.crop_width, strides)
+        torch.manual_seed(recipe.seed)
+        self.architecture = {
+            'width_mult': recipe.width_mult, 'encoder': recipe.encoder, 'strides': strides,
+        }
+        self.net = SSDLite(len(spec.classes), **self.architecture)
+        self.encoder = self.net.encoder
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def sample(self, index: int, rng: np.random.Generator) -> Arrays:
+        """Return an image tensor (3, H, W) float32, and of each anchor its class id and box.
+
+        Class ids (anchors,) int64 may be BACKGROUND or IGNORED; boxes (anchors, 4) are float32.
+        """
+        recipe, spec = self.recipe, self.spec
+        image, found = data.augment_boxes(
+            self.images[index], self.samples[index], recipe.crop_height, recipe.crop_width, rng,
+            (recipe.min_scale, recipe.max_scale),
+        )
+        matches = match_anchors(
+            self.anchors, torch.from_numpy(found.boxes), torch.from_numpy(found.ignored)
+        ).numpy()
+        positive = matches >= 0
+        class_ids, boxes = matches.copy(), np.zeros((len(matches), 4), np.float32)
+        class_ids[positive] = found.class_ids[matches[positive]]
+        boxes[positive] = found.boxes[matches[positive]]
+        tensor = normalise(image, spec.mean, spec.std, spec.channel_order)
+        return tensor, class_ids, boxes
+
+    def loss(self, outputs: tuple[Tensor, Tensor], *targets: Tensor) -> Tensor:
+        """Return SSD's loss, see `multibox_loss`."""
+        class_ids, boxes = targets  # (N, anchors), (N, anchors, 4)
+        logits, offsets = outputs
+        return multibox_loss(logits, offsets, self.anchors.to(boxes.device), class_ids, boxes)
+
+    def evaluate(self, net: nn.Module) -> float:
+        """Return COCO's average precision (0 to 1) on the validation images."""
+        if not self.val_samples:
+            return float('nan')
+        spec = self.spec
+        device = next(net.parameters()).device
+        top = TopBoxes(spec.height, spec.width, self.architecture['strides']).to(device)
+        found = []
+        with torch.inference_mode():
+            for sample in self.val_samples:
+                image = dataset.read_image(sample.image)
+                resized = resize_image(image, spec.height, spec.width)
+                tensor = normalise(resized, spec.mean, spec.std, spec.channel_order)
+                outputs = top(net(torch.from_numpy(tensor)[None].to(device)))
+                candidates, scores, class_ids = (output[0].cpu().numpy() for output in outputs)
+                boxes = boxes_on_image(candidates, image.shape[0], image.shape[1])
+                kept = select_boxes(boxes, scores, class_ids, 0.0, NMS_IOU)
+                found.append((boxes[kept], scores[kept], class_ids[kept]))
+        return average_precision(self.val_samples, found, len(spec.classes)).ap
+
+
+def read_boxes(path: Path, spec: ModelSpec) -> list[dataset.BoxSample]:
+    """Read a COCO file whose classes are those of the spec, in its order.
+
+    Raises:
+        DataError: the file cannot be used, or has other classes.
+    """
+    classes, samples = dataset.read_coco(path)
+    if classes != spec.classes:
+        raise DataError(
+            f'{path}: has the categories {", ".join(classes)}, the spec the classes '
+            f'{", ".join(spec.classes)}; give a --spec with those of the file, in its order'
+        )
+    return samples
+
+
+def train(
+    path: Path,
+    out: Path,
+    spec: ModelSpec,
+    recipe: DetectionRecipe,
+    weights: Path | None = None,
+    val: Path | None = None,
+    resume: bool = False,
+    workers: int = 0,
+) -> float:
+    """Train an SSDLite; see DetectionTask and `loop.fit` for the arguments.
+
+    Returns:
+        The best average precision on `val`, 0 to 1; NaN without `val`.
+
+    Raises:
+        DataError: a data set cannot be used, or `out` holds another run.
+        ModelError: weights or checkpoint cannot be loaded, or a crop does not divide.
+        SetupError: `val` is given and pycocotools is missing.
+    """
+    task = DetectionTask(path, spec, recipe, val)
+    pairs = [(sample.image, path) for sample in task.samples]
+    facts = {'images': len(pairs), 'training_list_sha256': dataset.hash_list(pairs)}
+    return fit(task, out, recipe, facts, weights, resume, workers)

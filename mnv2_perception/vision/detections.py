@@ -1,0 +1,113 @@
+"""Boxes: non-maximum suppression, from the network's frame to the image's, from masks."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Boxes = NDArray[np.float32]  # (N, 4): x1, y1, x2, y2; x2 and y2 are the first beyond the box
+
+
+def box_iou(boxes: Boxes, others: Boxes) -> NDArray[np.float32]:
+    """Return the intersection over union (N, M) of each of (N, 4) with each of (M, 4) boxes."""
+    # Side by side in planes: numpy is slow along an axis of two.
+    x1, y1, x2, y2 = boxes.T[:, :, None]  # (N, 1) each
+    u1, v1, u2, v2 = others.T[:, None]  # (1, M) each
+    width = np.maximum(np.minimum(x2, u2) - np.maximum(x1, u1), 0.0)  # (N, M)
+    height = np.maximum(np.minimum(y2, v2) - np.maximum(y1, v1), 0.0)
+    intersection = width * height
+    union = (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - intersection
+    return np.asarray(intersection / np.maximum(union, np.finfo(np.float32).tiny), np.float32)
+
+
+def select_boxes(
+    boxes: Boxes,
+    scores: NDArray[np.float32],
+    class_ids: NDArray[np.integer],
+    min_score: float,
+    nms_iou: float,
+) -> NDArray[np.intp]:
+    """Return which boxes remain after greedy NMS within each class, best score first.
+
+    Of equal scores the one that comes first wins, so the same boxes give the same result.
+
+    Args:
+        boxes: (N, 4); those without an area are left out.
+        scores: (N,).
+        class_ids: (N,).
+        min_score: boxes below are left out.
+        nms_iou: a box that overlaps a better one of its class by more is left out.
+    """
+    candidates = np.flatnonzero((scores >= min_score) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+    order = candidates[np.argsort(-scores[candidates], kind='stable')]
+    ordered, ids = boxes[order], class_ids[order]
+    suppresses = np.triu(box_iou(ordered, ordered) > nms_iou, k=1)
+    suppresses &= ids[:, None] == ids[None]
+    kept = np.ones(len(order), bool)
+    for index in range(len(order)):
+        if kept[index]:
+            kept &= ~suppresses[index]
+    return order[kept]
+
+
+def boxes_on_image(boxes: Boxes, height: int, width: int, rotate: int = 0) -> Boxes:
+    """Return boxes of the network's frame in the image's pixels, cut at its borders.
+
+    Args:
+        boxes: (N, 4), 0..1 of the upright image's width and height.
+        height: of the image as it came, px.
+        width: of the image as it came, px.
+        rotate: degrees clockwise (0, 90, 180, 270) by which it was turned for the network.
+    """
+    x1, y1, x2, y2 = np.clip(boxes, 0.0, 1.0).T
+    x1, y1, x2, y2 = {
+        0: (x1, y1, x2, y2),
+        90: (y1, 1.0 - x2, y2, 1.0 - x1),
+        180: (1.0 - x2, 1.0 - y2, 1.0 - x1, 1.0 - y1),
+        270: (1.0 - y2, x1, 1.0 - y1, x2),
+    }[rotate]
+    pixels = np.stack([x1 * width, y1 * height, x2 * width, y2 * height], axis=1)
+    return pixels.astype(np.float32)
+
+
+def components(
+    ids: NDArray[np.uint8],
+    confidence: NDArray[np.uint8],
+    classes: Sequence[int],
+    min_area: int = 1,
+) -> tuple[Boxes, NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
+    """Return the boxes of a mask's connected components: what a segmenter knows of objects.
+
+    Objects of one class that touch are one component; one behind a pole is two.
+
+    Args:
+        ids: (H, W) class ids.
+        confidence: (H, W) probability of the class × 255.
+        classes: the ids to look for.
+        min_area: pixels a component has at least.
+
+    Returns:
+        Boxes (N, 4) in pixels, scores (N,), each the mean confidence, 0..1, class ids (N,) and
+        areas (N,) in pixels; class by class, from top to bottom.
+    """
+    boxes = [np.empty((0, 4))]
+    scores, class_ids, areas = [np.empty(0)], [np.empty(0)], [np.empty(0)]
+    for class_id in classes:
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(
+            (ids == class_id).astype(np.uint8), connectivity=8
+        )
+        large = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] >= min_area)
+        large = large[large > 0]  # 0 is what is not of this class
+        totals = np.bincount(labels.ravel(), weights=confidence.ravel(), minlength=count)
+        x, y, w, h, area = stats[large].T
+        boxes.append(np.stack([x, y, x + w, y + h], axis=1))
+        scores.append(totals[large] / area / 255.0)
+        class_ids.append(np.full(len(large), class_id))
+        areas.append(area)
+    return (
+        np.concatenate(boxes).astype(np.float32),
+        np.concatenate(scores).astype(np.float32),
+        np.concatenate(class_ids).astype(np.int32),
+        np.concatenate(areas).astype(np.int32),
+    )

@@ -1,0 +1,144 @@
+"""Training a detector for real, on a few drawn scenes: it learns, is measured, and exports."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch', reason='no torch: run make setup-train')
+for package in ('tqdm', 'matplotlib', 'pycocotools', 'onnxruntime'):
+    pytest.importorskip(package, reason=f'no {package}: run make setup-train')
+
+from mnv2_perception.dataset import write_coco
+from mnv2_perception.errors import DataError
+from mnv2_perception.evaluate import evaluate_detection
+from mnv2_perception.from_masks import boxes_from_labels
+from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.nets.export import export_model
+from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
+from mnv2_perception.pipeline import Detector
+from mnv2_perception.training.boxes import BACKGROUND, IGNORED
+from mnv2_perception.training.detection import DetectionTask, train
+from mnv2_perception.training.recipe import DetectionRecipe
+from mnv2_perception.vision.scenes import CLASSES, draw_scene
+
+pytestmark = [
+    pytest.mark.train,
+    pytest.mark.filterwarnings('ignore::DeprecationWarning'),
+    pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning'),
+]
+
+RECIPE = DetectionRecipe(
+    epochs=2, batch=4, crop_height=96, crop_width=128, learning_rate=1e-2, width_mult=0.35,
+    ema=0.5, encoder='mobilenet_v3_small', evaluate_every=2,
+)
+NAMES = ('car', 'pedestrian', 'tree')
+SPEC = ModelSpec.from_dict(
+    {'name': 'drawn', 'task': 'detection', 'output': 'boxes', 'height': 96, 'width': 128,
+     'classes': NAMES, 'mean': [123.675, 116.28, 103.53], 'std': [58.395, 57.12, 57.375]},
+    'the test',
+)
+
+
+def write_set(folder: Path, seeds: range) -> Path:
+    for name in ('images', 'labels'):
+        (folder / name).mkdir(parents=True)
+    for seed in seeds:
+        image, label = draw_scene(seed, 1.0, 96, 128)
+        cv2.imwrite(str(folder / f'images/{seed}.png'), image[..., ::-1])
+        cv2.imwrite(str(folder / f'labels/{seed}.png'), label)
+    samples = boxes_from_labels(folder, [CLASSES.index(name) for name in NAMES])
+    write_coco(folder / 'coco.json', NAMES, samples)
+    return folder / 'coco.json'
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp('data') / 'train', range(16))
+
+
+@pytest.fixture(scope='module')
+def val(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp('data') / 'val', range(100, 103))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_thread() -> Iterator[None]:
+    """One number of threads gives one order of additions."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope='module')
+def run(data: Path, val: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs."""
+    out = tmp_path_factory.mktemp('run')
+    assert 0.0 <= train(data, out, SPEC, RECIPE, val=val) < 1.0
+    return out
+
+
+def test_training_lowers_the_loss(run: Path) -> None:
+    lines = (run / 'log.jsonl').read_text().splitlines()
+    losses = [json.loads(line)['loss'] for line in lines]
+    assert len(losses) == 2
+    assert losses[1] < 0.95 * losses[0]
+    assert json.loads(lines[-1])['val_ap'] >= 0.0
+
+
+def test_a_checkpoint_becomes_a_detector(run: Path, val: Path, tmp_path: Path) -> None:
+    assert 'parameters' in export_model(run / 'last.pt', tmp_path / 'model.onnx')
+    detector = Detector.open(tmp_path / 'model.onnx', min_score=0.0)
+    assert detector.spec == SPEC
+    result = evaluate_detection(detector, val)
+    assert result['images'] == 3
+    # Training measures the same network on the same images.
+    logged = json.loads((run / 'log.jsonl').read_text().splitlines()[-1])['val_ap']
+    assert result['ap'] == pytest.approx(logged, abs=0.02)
+
+
+def test_a_sample_says_what_each_anchor_is_to_say(data: Path) -> None:
+    task = DetectionTask(data, SPEC, RECIPE, None)
+    seen = set()
+    for index in range(len(task)):
+        image, class_ids, boxes = task.sample(index, np.random.default_rng(index))
+        assert image.shape == (3, 96, 128) and image.dtype == np.float32
+        assert class_ids.shape == (len(task.anchors),) and boxes.shape == (len(task.anchors), 4)
+        sides = boxes[class_ids >= 0]
+        assert (sides[:, 2:] > sides[:, :2]).all()
+        seen |= set(class_ids.tolist())
+    assert {BACKGROUND, IGNORED, 0, 2} <= seen <= {BACKGROUND, IGNORED, 0, 1, 2}
+
+
+@pytest.mark.parametrize(('finest', 'strides'), [(4, (4, 8, 16, 32, 64)), (16, (16, 32, 64))])
+def test_the_finest_stride_is_the_recipes(
+    data: Path, finest: int, strides: tuple[int, ...]
+) -> None:
+    task = DetectionTask(data, SPEC, replace(RECIPE, finest_stride=finest), None)
+    assert task.architecture['strides'] == strides
+    logits, _ = task.net(torch.zeros(1, 3, 96, 128))
+    assert logits.shape[1] == len(task.anchors)
+
+
+def test_it_starts_from_imagenet_weights(data: Path, tmp_path: Path) -> None:
+    torch.save(MobileNetV2(10, 0.35).state_dict(), tmp_path / 'imagenet.pth')
+    recipe = replace(RECIPE, encoder='mobilenet_v2', epochs=1)
+    result = train(data, tmp_path / 'run', SPEC, recipe, weights=tmp_path / 'imagenet.pth')
+    assert np.isnan(result)  # nothing to measure on
+    assert (tmp_path / 'run/last.pt').is_file()
+
+
+def test_categories_that_are_not_the_specs_classes_are_refused(data: Path, tmp_path: Path) -> None:
+    spec = replace(SPEC, classes=('pedestrian', 'car', 'tree'))
+    with pytest.raises(DataError, match='categories car, pedestrian, tree, the spec the classes'):
+        train(data, tmp_path, spec, RECIPE)
+
+
+def test_measuring_on_training_images_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match='is also in the training set'):
+        train(data, tmp_path, SPEC, RECIPE, val=data)
