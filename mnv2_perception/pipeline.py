@@ -80,15 +80,18 @@ class Segmenter:
         min_confidence: float = 0.0,
         rotate: int = 0,
         ignore_mask: NDArray[np.bool_] | None = None,
+        build_engine: bool = False,
     ) -> 'Segmenter':
         """Open a model by path or by the name of a shipped one; see Segmenter for the rest.
+
+        `build_engine` lets it build a missing TensorRT plan, which takes minutes.
 
         Raises:
             ModelError: there is no such model, or it is not for segmentation.
             EngineError: the runtime is missing or refuses the model.
         """
         path = find_model(model)
-        opened = open_engine(path, engine, threads)
+        opened = open_engine(path, engine, threads, build_engine)
         try:
             spec = ModelSpec.from_metadata(opened.metadata, path)
             return cls(opened, spec, min_confidence, rotate, ignore_mask)
