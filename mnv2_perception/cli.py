@@ -6,14 +6,16 @@ from dataclasses import fields
 import importlib
 import importlib.util
 import json
+import logging
 import os
 from pathlib import Path
+import signal
 import sys
 from typing import Any, get_args, get_type_hints
 
 import cv2
 
-from mnv2_perception.errors import PerceptionError, SetupError
+from mnv2_perception.errors import command_name, PerceptionError, SetupError
 
 DEFAULT_MODEL = 'unet_mobilenetv2_camvid'
 MOST_ITEMS_SHOWN = 50
@@ -26,19 +28,6 @@ TASKS = (
 WEIGHTS_HELP = """what the network starts from: torchvision's ImageNet weights (.pth), a checkpoint
 (.pt) or an exported model (.onnx) of the family; of its head, what fits"""
 BAG_NODES = {'play': 'bag_player_node', 'record': 'bag_recorder_node'}
-
-
-def command_name() -> str:
-    """Return how this program is called here: on a robot through `ros2 run`, else by its path."""
-    program = Path(sys.argv[0])
-    if program.parent.parts[-2:] == ('lib', 'mnv2_perception'):
-        return 'ros2 run mnv2_perception mnv2'
-    if program.name != 'mnv2':
-        return 'mnv2'
-    try:
-        return str(program.absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return str(program)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -145,6 +134,21 @@ def build_parser() -> argparse.ArgumentParser:
     draw.add_argument('--rate-hz', type=float, default=15.0, help='(%(default)s)')
     draw.add_argument('--height', type=int, default=360, help='(%(default)s)')
     draw.add_argument('--width', type=int, default=480, help='(%(default)s)')
+
+    build = add('build', build_command, 'Build the TensorRT plan of a model.')
+    build.add_argument('model', help='path, or name of a shipped model')
+    build.add_argument(
+        '--precision', choices=('fp32', 'fp16', 'int8'),
+        help='(default: fp16, or what the file holds)',
+    )
+    build.add_argument('--dla', type=int, metavar='N', help='DLA core; fp16 only; untested')
+    build.add_argument('--batch', type=int, default=1, help='images at once (%(default)s)')
+    build.add_argument(
+        '--cache', type=Path, help='folder of the plans (default: where the nodes look)'
+    )
+    build.add_argument(
+        '--timing-cache', type=Path, help='file of kernel timings (default: in the folder)'
+    )
 
     fetch = add('fetch', fetch_command, 'Fetch published ImageNet weights, for --weights.')
     fetch.add_argument('name', nargs='?', help='(default: list the names)')
@@ -394,6 +398,24 @@ def draw_command(arguments: argparse.Namespace) -> None:
         arguments.width,
     )
     print(arguments.out)
+
+
+def build_command(arguments: argparse.Namespace) -> None:
+    """Build a TensorRT plan and print its path; progress goes to stderr."""
+    from mnv2_perception.engines import plans
+    from mnv2_perception.engines.build import build_plan, Options, TensorRTBuilder
+    from mnv2_perception.pipeline import find_model
+
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
+    # TensorRT comes back to Python when it is done, minutes later; nothing is left half-written.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    model = find_model(arguments.model)
+    folder = (arguments.cache or plans.cache_folder()).absolute()
+    plan = build_plan(
+        model, Options(arguments.precision or '', arguments.dla, arguments.batch), folder,
+        TensorRTBuilder(model, folder, arguments.timing_cache),
+    )
+    print(folder / plan.key.file_name(model))
 
 
 def fetch_command(arguments: argparse.Namespace) -> None:

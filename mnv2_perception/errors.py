@@ -15,6 +15,9 @@ A message says what was wrong, what was got, what was expected and how to cure i
 other libraries are wrapped (``raise ... from exc``), so ``except PerceptionError`` catches all.
 """
 
+from pathlib import Path
+import sys
+
 
 class PerceptionError(Exception):
     """Base of every exception of this package."""
@@ -46,3 +49,16 @@ class BagError(PerceptionError):
 
 class SetupError(PerceptionError):
     """Something this machine lacks for what was asked."""
+
+
+def command_name() -> str:
+    """Return how this program is called here: on a robot through `ros2 run`, else by its path."""
+    program = Path(sys.argv[0])
+    if program.parent.parts[-2:] == ('lib', 'mnv2_perception'):
+        return 'ros2 run mnv2_perception mnv2'
+    if program.name != 'mnv2':
+        return 'mnv2'
+    try:
+        return str(program.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(program)

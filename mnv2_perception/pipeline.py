@@ -91,14 +91,17 @@ class Segmenter:
         min_confidence: float = 0.0,
         rotate: int = 0,
         ignore_mask: NDArray[np.bool_] | None = None,
+        build_engine: bool = False,
     ) -> 'Segmenter':
         """Open a model by path or by the name of a shipped one; see Segmenter for the rest.
+
+        `build_engine` lets it build a missing TensorRT plan, which takes minutes.
 
         Raises:
             ModelError: there is no such model, or it is not for segmentation.
             EngineError: the runtime is missing or refuses the model.
         """
-        with opening(model, engine, threads) as (opened, spec):
+        with opening(model, engine, threads, build_engine) as (opened, spec):
             return cls(opened, spec, min_confidence, rotate, ignore_mask)
 
     def __call__(self, image: NDArray[np.uint8]) -> Segmentation:
@@ -332,7 +335,7 @@ class Detector:
 
 @contextmanager
 def opening(
-    model: str | Path, engine: str = 'auto', threads: int = 0
+    model: str | Path, engine: str = 'auto', threads: int = 0, build: bool = False
 ) -> Iterator[tuple[Engine, ModelSpec]]:
     """Open a model, by path or by the name of a shipped one; it is closed if the block fails.
 
@@ -341,7 +344,7 @@ def opening(
         EngineError: the runtime is missing or refuses the model.
     """
     path = find_model(model)
-    opened = open_engine(path, engine, threads)
+    opened = open_engine(path, engine, threads, build)
     try:
         yield opened, ModelSpec.from_metadata(opened.metadata, path)
     except BaseException:

@@ -51,6 +51,7 @@ RULES = {
     'engines': rule('yaml', 'engines'),
     **{f'engines.{name}': Rule(frozenset(roots), frozenset({'engines'}), lazy=True)
        for name, roots in RUNTIMES.items()},
+    'engines.graph': rule('onnx', 'engines', lazy=True),
     'engines.build': rule('onnx tensorrt', 'engines model_spec', lazy=True),
     'engines.quantize': rule('onnx onnxruntime', 'engines model_spec', lazy=True),
     'metrics': rule('pycocotools', 'dataset', lazy=True),
@@ -64,7 +65,7 @@ RULES = {
 
 
 class Import(NamedTuple):
-    """An import of a module; `lazy` inside a function."""
+    """An import of a module; `lazy` inside a function, or for types only."""
 
     target: str
     line: int
@@ -96,7 +97,13 @@ def imports(name: str, path: Path) -> Iterator[Import]:
                 target = '.'.join([*base, *([child.module] if child.module else [])])
                 for alias in child.names:
                     yield Import(f'{target}.{alias.name}', child.lineno, lazy)
-            inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            match child:
+                case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
+                    inside = True
+                case ast.If(test=ast.Name('TYPE_CHECKING')):  # nothing is loaded
+                    inside = True
+                case _:
+                    inside = False
             yield from walk(child, lazy or inside)
 
     yield from walk(ast.parse(path.read_text(encoding='utf-8')), False)

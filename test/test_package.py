@@ -24,7 +24,9 @@ PARAMETER_FILES = [
 ]
 # What is imported under another name than package.xml's, and what no ROS distro has (README).
 ROSDEP_KEYS = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'yaml': 'python3-yaml'}
-FROM_PYPI = {'matplotlib', 'onnx', 'onnxruntime', 'pycocotools', 'rosbags', 'torch', 'tqdm'}
+FROM_PYPI = {
+    'cuda', 'matplotlib', 'onnx', 'onnxruntime', 'pycocotools', 'rosbags', 'tensorrt', 'torch', 'tqdm',
+}
 
 
 @pytest.fixture(scope='module', params=['copied', 'symlinked'])

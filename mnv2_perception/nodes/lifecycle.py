@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+import logging
 import signal
 import sys
 import threading
@@ -404,6 +405,23 @@ class PerceptionNode(LifecycleNode):
         return 'no image arrives'
 
 
+class RosLogHandler(logging.Handler):
+    """Hands what modules below the nodes log to a node's logger."""
+
+    def __init__(self, node: PerceptionNode) -> None:
+        super().__init__()
+        self._logger = node.get_logger()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # rclpy wants one severity for each line of code.
+        if record.levelno >= logging.ERROR:
+            self._logger.error(record.getMessage())
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(record.getMessage())
+        else:
+            self._logger.info(record.getMessage())
+
+
 def spin(create: Callable[[], PerceptionNode], args: list[str] | None = None) -> int:
     """Run one node until SIGINT or SIGTERM; return the process's exit code.
 
@@ -419,6 +437,9 @@ def spin(create: Callable[[], PerceptionNode], args: list[str] | None = None) ->
         signal.signal(number, lambda *_: stop.set())
     try:
         node = create()
+        package_logger = logging.getLogger('mnv2_perception')
+        package_logger.setLevel(logging.INFO)
+        package_logger.addHandler(RosLogHandler(node))
         try:
             executor = SingleThreadedExecutor()
             executor.add_node(node)

@@ -57,7 +57,10 @@ class SegmentationParameters:
     )
     engine: str = parameter(
         'auto', 'Runtime of the model; fake is for tests.',
-        choices=('auto', 'onnx_runtime', 'fake'),
+        choices=('auto', 'onnx_runtime', 'tensorrt', 'fake'),
+    )
+    build_engine: bool = parameter(
+        False, 'Build a missing TensorRT plan while configuring, which takes minutes, once.'
     )
     threads: int = parameter(
         0, 'CPU threads for one inference; 0 uses one for each core.', 0, 256

@@ -49,6 +49,7 @@ class SegmentationNode(PerceptionNode):
         self.segmenter = Segmenter.open(
             values.model, values.engine, values.threads, values.min_confidence, values.rotate,
             read_ignore_mask(Path(values.ignore_mask)) if values.ignore_mask else None,
+            values.build_engine,
         )
         spec = self.segmenter.spec
         self.get_logger().info(

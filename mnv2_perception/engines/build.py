@@ -1,0 +1,311 @@
+"""From an ONNX file to a TensorRT plan in the cache folder: `mnv2 build`."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timezone
+import logging
+from pathlib import Path
+import re
+import threading
+import time
+from typing import Any, Protocol
+
+from mnv2_perception.engines import plans
+from mnv2_perception.engines import tensorrt as runtime
+from mnv2_perception.engines.graph import fix_batch, precision_of, read_onnx, to_fp16
+from mnv2_perception.engines.plans import Plan, PlanKey
+from mnv2_perception.errors import command_name, EngineError
+from mnv2_perception.model_spec import ModelSpec
+
+PERIOD_S = 5.0  # a build that runs says so at least as often
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a plan is to be.
+
+    Attributes:
+        precision: one of plans.PRECISIONS; empty: what the file holds, fp16 for float weights.
+        dla: number of the DLA core, None for the GPU alone. Untested on a DLA.
+        batch: images in one inference, for a file that leaves it open.
+    """
+
+    precision: str = ''
+    dla: int | None = None
+    batch: int = 1
+
+
+class Progress:
+    """Logs every PERIOD_S seconds that a build is under way, and what it does.
+
+    Args:
+        what: is being built.
+        period_s: between two lines.
+    """
+
+    def __init__(self, what: str, period_s: float = PERIOD_S) -> None:
+        self.step = ''
+        self._what = what
+        self._period_s = period_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._tick, name='progress', daemon=True)
+
+    def _tick(self) -> None:
+        while not self._ended.wait(self._period_s):
+            logger.info('%s: building for %.0f s%s', self._what, self._elapsed_s(), self.step)
+
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._start_s
+
+    def __enter__(self) -> 'Progress':
+        self._start_s = time.monotonic()
+        logger.info('%s: building a TensorRT plan; this takes minutes, once', self._what)
+        self._thread.start()
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *exc: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        if exc_type is None:
+            logger.info('%s: built in %.0f s', self._what, self._elapsed_s())
+
+
+class PlanBuilder(Protocol):
+    """What makes plans, for one TensorRT version and GPU."""
+
+    tensorrt: str
+    gpu: str
+
+    def build(self, proto: Any, key: PlanKey, progress: Progress) -> bytes:
+        """Return the plan of an onnx.ModelProto.
+
+        Raises:
+            EngineError: it cannot be built.
+        """
+
+    def loads(self, blob: bytes, dla: int | None) -> bool:
+        """Tell whether a plan deserialises."""
+
+
+def build_plan(
+    model: Path, options: Options, folder: Path, builder: PlanBuilder, keep: bool = True
+) -> Plan:
+    """Return a model's plan, from the folder if it is there, else built and written there.
+
+    Of two processes that ask for the same plan one builds it and the other waits.
+
+    Args:
+        model: the .onnx file.
+        options: what the plan is to be.
+        folder: where plans are kept; made if it is missing.
+        builder: what makes it.
+        keep: fail when the plan cannot be written; else this is only logged.
+
+    Raises:
+        ModelError: the file is no ONNX model, or its ModelSpec is missing.
+        EngineError: the options do not fit the file, TensorRT cannot build it, or it cannot be
+            written.
+    """
+    proto = read_onnx(model)
+    precision = choose_precision(model, precision_of(proto), options)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    spec = ModelSpec.from_metadata(metadata, model).to_metadata()
+    shapes = fix_batch(proto, options.batch, model)
+    key = PlanKey(
+        plans.sha256(model), builder.tensorrt, builder.gpu, precision, shapes, options.dla
+    )
+    path = folder / key.file_name(model)
+
+    def tell(exc: OSError, what: str) -> None:
+        text = f'{folder}: {what} ({exc.strerror or exc})'
+        if keep:
+            raise EngineError(f'{text}; make room there, or choose another with --cache') from exc
+        logger.warning('%s; the plan serves this process only', text)
+
+    with ExitStack() as stack:
+        if plan := built(path, builder):
+            return plan
+        writable = True
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(plans.locked(path))
+        except OSError as exc:
+            writable = False
+            tell(exc, 'plans cannot be kept there')
+        if plan := built(path, builder):  # by another process meanwhile
+            return plan
+        with Progress(f'{model.name} ({precision})') as progress:
+            blob = builder.build(proto, key, progress)
+        now = datetime.now(timezone.utc).isoformat(timespec='milliseconds')
+        plan = Plan(key, metadata, spec, now, blob)
+        if writable:
+            try:
+                plans.write_plan(path, plan)
+            except OSError as exc:
+                tell(exc, f'the plan of {len(blob) / 1e6:.0f} MB was built, but not kept')
+        return plan
+
+
+def built(path: Path, builder: PlanBuilder) -> Plan | None:
+    """Return the plan at a path if there is one that deserialises."""
+    if not path.exists():
+        return None
+    try:
+        plan = plans.read_plan(path)
+        if builder.loads(plan.blob, plan.key.dla):
+            return plan
+        logger.warning('%s: does not deserialise; it is built again', path)
+    except EngineError as exc:
+        logger.warning('%s; it is built again', exc)
+    return None
+
+
+def choose_precision(model: Path, given: str, options: Options) -> str:
+    """Return the plan's precision.
+
+    Args:
+        model: for errors.
+        given: what the file holds, one of plans.PRECISIONS.
+        options: what is asked for.
+
+    Raises:
+        EngineError: the file cannot become that.
+    """
+    wanted = options.precision or ('fp16' if given == 'fp32' else given)
+    if wanted not in plans.PRECISIONS:
+        raise EngineError(f'precision is {wanted!r}, expected one of {plans.PRECISIONS}')
+    if wanted == 'int8' and given != 'int8':
+        raise EngineError(
+            f'{model}: has float weights, int8 needs quantised ones; make them first: '
+            f'{command_name()} quantize {model}'
+        )
+    if options.dla is not None and wanted != 'fp16':
+        reason = 'refuses Q/DQ nodes' if given == 'int8' else 'computes in fp16'
+        raise EngineError(f'{model}: the DLA {reason}, {wanted} cannot run there; build the float '
+                          f'file with --precision fp16')
+    if wanted != given and given != 'fp32':
+        raise EngineError(
+            f'{model}: holds {given}, {wanted} was asked for; build the float file it was made of'
+        )
+    return wanted
+
+
+class TensorRTBuilder:
+    """Builds plans with the TensorRT and the GPU of this machine.
+
+    Args:
+        model: for errors.
+        folder: of the plans.
+        timing_cache: file of kernel timings that builds share; None for one in the folder.
+
+    Raises:
+        EngineError: TensorRT, cuda-python or the GPU is missing.
+    """
+
+    def __init__(self, model: Path, folder: Path, timing_cache: Path | None = None) -> None:
+        runtime.load(model)
+        import tensorrt as trt
+
+        self._model = model
+        self.tensorrt: str = trt.__version__
+        self.gpu = runtime.gpu_name()
+        name = re.sub(r'[^\w.]+', '-', f'timing {self.tensorrt} {self.gpu}')
+        self._timing_cache = timing_cache or folder / f'{name}.cache'
+
+    def loads(self, blob: bytes, dla: int | None) -> bool:
+        """Tell whether a plan deserialises."""
+        return runtime.deserialise(blob, dla) is not None
+
+    def build(self, proto: Any, key: PlanKey, progress: Progress) -> bytes:
+        """Return the plan of an onnx.ModelProto.
+
+        Raises:
+            EngineError: TensorRT refuses the graph, or this machine has no such DLA.
+        """
+        import tensorrt as trt
+
+        has_typing = hasattr(trt.NetworkDefinitionCreationFlag, 'STRONGLY_TYPED')  # since 10
+        has_flags = hasattr(trt.BuilderFlag, 'FP16')  # until 10
+        # A DLA takes its precision from the flag as long as there is one.
+        typed = has_typing and not (has_flags and key.dla is not None)
+        trt_logger = runtime.trt_logger()
+        builder = trt.Builder(trt_logger)
+        if not has_typing:
+            flags = 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
+        else:
+            flags = typed << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        network = builder.create_network(flags)
+        if typed and key.precision == 'fp16' and precision_of(proto) == 'fp32':
+            proto = to_fp16(proto)
+        parser = trt.OnnxParser(network, trt_logger)
+        if not parser.parse(proto.SerializeToString()):
+            errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+            raise EngineError(f'{self._model}: TensorRT cannot read it: {"; ".join(errors)}')
+        config = builder.create_builder_config()
+        if has_flags and not typed:
+            if key.precision in ('fp16', 'int8'):
+                config.set_flag(trt.BuilderFlag.FP16)
+            if key.precision == 'int8':
+                config.set_flag(trt.BuilderFlag.INT8)
+        if key.dla is not None:
+            if not 0 <= key.dla < builder.num_DLA_cores:
+                raise EngineError(
+                    f'{self._model}: DLA {key.dla} was asked for, {self.gpu} has '
+                    f'{builder.num_DLA_cores} with TensorRT {self.tensorrt}; leave out --dla'
+                )
+            config.default_device_type = trt.DeviceType.DLA
+            config.DLA_core = key.dla
+            config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+        if has_typing:  # the monitor came with 10 too
+            config.progress_monitor = make_monitor(progress)
+        try:
+            timings = self._timing_cache.read_bytes()
+        except OSError:
+            timings = b''
+        timing_cache = config.create_timing_cache(timings)
+        if not timing_cache or not config.set_timing_cache(timing_cache, ignore_mismatch=False):
+            logger.info('%s: is of no use here; it starts afresh', self._timing_cache)
+            timing_cache = config.create_timing_cache(b'')
+            config.set_timing_cache(timing_cache, ignore_mismatch=False)
+        blob = builder.build_serialized_network(network, config)
+        if blob is None:
+            raise EngineError(f'{self._model}: cannot be built: {runtime.last_errors()}')
+        try:
+            with plans.locked(self._timing_cache):
+                plans.write_whole(
+                    self._timing_cache, to_bytes(config.get_timing_cache().serialize())
+                )
+        except OSError as exc:
+            logger.info('%s: not kept: %s', self._timing_cache, exc.strerror)
+        return to_bytes(blob)
+
+
+def make_monitor(progress: Progress) -> Any:
+    """Return a TensorRT progress monitor that keeps `progress.step` up to date."""
+    import tensorrt as trt
+
+    class Monitor(trt.IProgressMonitor):
+        """Shows the innermost phase; TensorRT calls from threads of its own."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._steps[phase_name] = num_steps
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            progress.step = f', {phase_name} {step + 1} of {self._steps.get(phase_name, "?")}'
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._steps.pop(phase_name, None)
+
+    return Monitor()
+
+
+def to_bytes(memory: Any) -> bytes:
+    """Return a copy of an IHostMemory's content."""
+    return bytes(memoryview(memory))

@@ -1,0 +1,185 @@
+"""ONNX graphs as TensorRT's strong typing wants them: the precision lies in the file."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnv2_perception.errors import EngineError, ModelError
+
+WEIGHTED = {'Conv', 'ConvTranspose', 'Gemm', 'MatMul'}
+FP16_MAX = 65504.0
+# Inputs that are float32 whatever the others are: Resize's roi and scales.
+ALWAYS_FLOAT = {('Resize', 1), ('Resize', 2)}
+
+
+def read_onnx(model: Path) -> Any:
+    """Return a file's onnx.ModelProto.
+
+    Raises:
+        EngineError: onnx is not installed.
+        ModelError: the file is missing or no ONNX model.
+    """
+    try:
+        import onnx
+    except ImportError as exc:
+        raise EngineError(f'{model}: to build it needs onnx; pip install onnx') from exc
+    if not model.is_file():
+        raise ModelError(f'{model}: no such model file')
+    try:
+        proto = onnx.load(str(model))
+        onnx.checker.check_model(proto)
+    except Exception as exc:  # protobuf's and the checker's share no base but Exception
+        raise ModelError(f'{model}: is no ONNX model: {exc}') from exc
+    return proto
+
+
+def precision_of(proto: Any) -> str:
+    """Return `int8` for a graph with Q/DQ nodes, `fp16` for half-precision weights, else `fp32`.
+    """
+    from onnx import TensorProto
+
+    if any(node.op_type == 'QuantizeLinear' for node in proto.graph.node):
+        return 'int8'
+    halves = [tensor for tensor in proto.graph.initializer
+              if tensor.data_type == TensorProto.FLOAT16]
+    return 'fp16' if halves else 'fp32'
+
+
+def fix_batch(proto: Any, batch: int, model: Path) -> tuple[str, ...]:
+    """Set the length of the first side where the graph leaves it open.
+
+    Args:
+        proto: onnx.ModelProto; changed.
+        batch: images in one inference.
+        model: for errors.
+
+    Returns:
+        The inputs, as `image 1x256x512x3`.
+
+    Raises:
+        ModelError: the graph fixes another length, or leaves another side open.
+    """
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in constants]
+    for value in [*inputs, *proto.graph.output]:
+        sides = value.type.tensor_type.shape.dim
+        if sides and not sides[0].dim_value:
+            sides[0].dim_value = batch  # of the pair value and name, this drops the name
+    shapes = []
+    for value in inputs:
+        lengths = [side.dim_value for side in value.type.tensor_type.shape.dim]
+        text = f'{value.name} {"x".join(str(length or "any") for length in lengths)}'
+        if not all(lengths):
+            raise ModelError(f'{model}: takes {text}; export it with a fixed height and width')
+        if lengths[0] != batch:
+            raise ModelError(
+                f'{model}: takes {text}, {batch} images in one inference were asked for; export '
+                f'it with that first side, or with an open one'
+            )
+        shapes.append(text)
+    del proto.graph.value_info[:]  # they hold the open side too
+    return tuple(shapes)
+
+
+def to_fp16(proto: Any) -> Any:
+    """Return the graph in half precision from its first convolution to its last.
+
+    What comes before (scaling) and after (decoding) stays float, and so do inputs and outputs:
+    TensorRT converts to and from uint8 only there.
+
+    Args:
+        proto: onnx.ModelProto with float weights; only read.
+
+    Raises:
+        ModelError: the graph holds subgraphs.
+    """
+    import onnx
+    from onnx import helper, numpy_helper, TensorProto
+
+    proto = onnx.shape_inference.infer_shapes(proto)
+    graph = proto.graph
+    for node in graph.node:
+        if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
+            raise ModelError(f'fp16: {node.op_type} {node.name!r} holds a graph of its own; '
+                             f'build it with --precision fp32')
+    fold_constants(proto)
+    half = between_convolutions(graph.node)
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    types = {value.name: value.type.tensor_type.elem_type
+             for value in (*graph.value_info, *graph.input, *graph.output)}
+    types |= {name: tensor.data_type for name, tensor in constants.items()}
+    made_half = {name for index in half for name in graph.node[index].output
+                 if types.get(name) == TensorProto.FLOAT}
+    kept_names = {value.name for value in graph.output} | {
+        name for index, node in enumerate(graph.node) if index not in half for name in node.input
+    }
+    nodes, halves = [], set()
+    for index, node in enumerate(graph.node):
+        nodes.append(node)
+        if index not in half:
+            continue
+        for place, name in enumerate(node.input):
+            if types.get(name) != TensorProto.FLOAT or (node.op_type, place) in ALWAYS_FLOAT:
+                continue
+            if name in made_half and name not in kept_names:
+                continue  # it keeps its name and is half from now on
+            node.input[place] = f'{name}__fp16'
+            if name in made_half or name in halves:
+                continue
+            halves.add(name)
+            if name in constants:
+                array = numpy_helper.to_array(constants[name])
+                array = np.clip(array, -FP16_MAX, FP16_MAX).astype(np.float16)
+                graph.initializer.append(numpy_helper.from_array(array, f'{name}__fp16'))
+            else:
+                nodes.insert(-1, helper.make_node(
+                    'Cast', [name], [f'{name}__fp16'], to=TensorProto.FLOAT16
+                ))
+        for place, name in enumerate(node.output):
+            if name in made_half and name in kept_names:
+                node.output[place] = f'{name}__fp16'
+                nodes.append(helper.make_node(
+                    'Cast', [f'{name}__fp16'], [name], to=TensorProto.FLOAT
+                ))
+        for attribute in node.attribute:
+            if (node.op_type, attribute.name, attribute.i) == ('Cast', 'to', TensorProto.FLOAT):
+                attribute.i = TensorProto.FLOAT16
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.value_info[:]
+    used = {name for node in nodes for name in node.input} | kept_names
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def fold_constants(proto: Any) -> None:
+    """Turn Constant nodes into initializers: TensorRT wants the limits of Clip constant."""
+    graph = proto.graph
+    for node in [node for node in graph.node if node.op_type == 'Constant']:
+        if node.attribute[0].name == 'value':
+            tensor = node.attribute[0].t
+            tensor.name = node.output[0]
+            graph.initializer.append(tensor)
+            graph.node.remove(node)
+
+
+def between_convolutions(nodes: Iterable[Any]) -> set[int]:
+    """Return the indices of the nodes that have a weighted node before (or are one) and after."""
+    nodes = list(nodes)
+    after: set[str] = set()  # tensors that come from a weighted node
+    behind = set()
+    for index, node in enumerate(nodes):
+        if node.op_type in WEIGHTED or after.intersection(node.input):
+            behind.add(index)
+            after.update(node.output)
+    before: set[str] = set()  # tensors that go into a weighted node
+    ahead = set()
+    for index, node in reversed(list(enumerate(nodes))):
+        if node.op_type in WEIGHTED or before.intersection(node.output):
+            ahead.add(index)
+            before.update(node.input)
+    return behind & ahead

@@ -1,0 +1,220 @@
+"""TensorRT plans on the disk: what each was built from, where it lies, who may write it.
+
+A plan serves one ONNX file, TensorRT version and GPU. The JSON beside it says which, and is
+written last: a plan without it is one whose writer was killed.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from mnv2_perception.errors import command_name, EngineError
+
+BUILDER = 1  # raised when engines.build makes something else of the same file
+PRECISIONS = ('fp32', 'fp16', 'int8')
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PlanKey:
+    """All that decides whether a plan serves.
+
+    Attributes:
+        onnx_sha256: of the ONNX file, in hexadecimal digits.
+        tensorrt: its version; a plan loads in no other.
+        gpu: name, compute capability and number of multiprocessors.
+        precision: one of PRECISIONS.
+        shapes: of the inputs, as `image 1x256x512x3`.
+        dla: number of the DLA core, None for the GPU alone.
+        builder: version of the builder, BUILDER.
+    """
+
+    onnx_sha256: str
+    tensorrt: str
+    gpu: str
+    precision: str
+    shapes: tuple[str, ...]
+    dla: int | None = None
+    builder: int = BUILDER
+
+    @property
+    def batch(self) -> int:
+        """Images in one inference."""
+        return int(self.shapes[0].split()[-1].partition('x')[0])
+
+    def file_name(self, model: Path) -> str:
+        """Return the plan's file name: the model's, the precision and a digest of it all."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return f'{model.stem}-{self.precision}-{digest[:16]}.plan'
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A serialised engine and what is known of it.
+
+    Attributes:
+        key: what it was built for.
+        metadata: the ONNX file's own key-value pairs.
+        spec: the entries that carry the ModelSpec, from there or from the YAML beside the file.
+        built: when, ISO 8601.
+        blob: what TensorRT deserialises.
+    """
+
+    key: PlanKey
+    metadata: Mapping[str, str]
+    spec: Mapping[str, str]
+    built: str
+    blob: bytes
+
+
+def cache_folder() -> Path:
+    """Return $XDG_CACHE_HOME/mnv2_perception/plans, or that below ~/.cache."""
+    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    return cache / 'mnv2_perception/plans'
+
+
+def build_command(model: Path, key: PlanKey | None = None) -> str:
+    """Return the command that builds a model's plan, or builds one again."""
+    words = [command_name(), 'build', str(model)]
+    if key:
+        words += ['--precision', key.precision]
+        if key.batch != 1:
+            words += ['--batch', str(key.batch)]
+        if key.dla is not None:
+            words += ['--dla', str(key.dla)]
+    return ' '.join(words)
+
+
+def sha256(path: Path) -> str:
+    """Return a file's sha256 in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan and the JSON beside it.
+
+    Raises:
+        EngineError: one of the two is missing or damaged.
+    """
+    facts = read_facts(path.with_suffix('.json'))
+    try:
+        blob = path.read_bytes()
+    except OSError as exc:
+        raise EngineError(f'{path}: cannot be read: {exc.strerror}') from exc
+    # TensorRT reads a damaged plan without suspicion, beyond its end if need be.
+    if hashlib.sha256(blob).hexdigest() != facts['plan_sha256']:
+        raise EngineError(f'{path}: is damaged, its sha256 is not that of the JSON beside it')
+    return Plan(facts['key'], facts['metadata'], facts['spec'], facts['built'], blob)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Read the JSON beside a plan; its `key` as PlanKey.
+
+    Raises:
+        EngineError: it is missing or damaged.
+    """
+    try:
+        facts = json.loads(path.read_text(encoding='utf-8'))
+        key = facts['key']
+        facts['key'] = PlanKey(**{**key, 'shapes': tuple(key['shapes'])})
+        missing = {'metadata', 'spec', 'built', 'plan_sha256'} - set(facts)
+    except OSError as exc:
+        raise EngineError(f'{path}: cannot be read: {exc.strerror}') from exc
+    except (ValueError, TypeError, KeyError) as exc:
+        raise EngineError(f'{path}: is damaged: {exc}') from exc
+    if missing:
+        raise EngineError(f'{path}: is damaged: {", ".join(sorted(missing))} missing')
+    return dict(facts)
+
+
+def write_plan(path: Path, plan: Plan) -> None:
+    """Write a plan, then the JSON beside it, each whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written, or is full.
+    """
+    facts = {
+        'key': asdict(plan.key), 'plan_sha256': hashlib.sha256(plan.blob).hexdigest(),
+        'built': plan.built, 'metadata': dict(plan.metadata), 'spec': dict(plan.spec),
+    }
+    path.with_suffix('.json').unlink(missing_ok=True)
+    write_whole(path, plan.blob)
+    write_whole(path.with_suffix('.json'), json.dumps(facts, indent=2).encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is never seen half-written, not even after a power cut.
+
+    Raises:
+        OSError: it cannot be written; nothing is left.
+    """
+    partial = path.with_name(f'{path.name}.partial')
+    try:
+        with partial.open('wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def plans_of(model: Path, folder: Path) -> list[tuple[Path, PlanKey]]:
+    """Return path and key of the plans that were built from a file, the newest first."""
+    if not folder.is_dir():
+        return []
+    digest = sha256(model)
+    found = []
+    for path in folder.glob('*.json'):
+        try:
+            facts = read_facts(path)
+        except EngineError as exc:
+            logger.debug('%s', exc)
+            continue
+        if facts['key'].onnx_sha256 == digest:
+            found.append((facts['built'], path.with_suffix('.plan'), facts['key']))
+    return [(path, key) for _, path, key in sorted(found, key=lambda item: item[0], reverse=True)]
+
+
+def choose_plan(model: Path, folder: Path, tensorrt: str, gpu: str) -> tuple[Path, PlanKey]:
+    """Return path and key of the newest plan that serves here.
+
+    Raises:
+        EngineError: there is none; the message says what there is instead.
+    """
+    found = plans_of(model, folder)
+    for path, key in found:
+        if (key.tensorrt, key.gpu, key.builder) == (tensorrt, gpu, BUILDER):
+            return path, key
+    there = ', '.join(f'TensorRT {key.tensorrt} on {key.gpu}' for _, key in found)
+    raise EngineError(
+        f'{model}: {folder} has no plan of it for TensorRT {tensorrt} on {gpu}'
+        + (f', only for {there}' if there else '')
+    )
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a plan's file: one process at a time builds it.
+
+    The kernel lets go of the lock of a process that is killed. The file stays: removing it would
+    let two processes hold two locks of one name.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    with path.with_suffix('.lock').open('w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info('%s is being built by another process: waiting for it', path.name)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

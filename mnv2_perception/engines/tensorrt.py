@@ -1,0 +1,334 @@
+"""TensorRT on an NVIDIA GPU: a plan, a stream of its own, pinned memory, a CUDA graph.
+
+CUDA comes through cuda-python, for torch would cost the process 1 to 2 GB. The functions of its
+runtime API share one context between all threads, so any thread may call; what may not happen is
+two at once on one execution context, and a lock sees to that.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+import ctypes
+from functools import cache
+import logging
+from math import prod
+from pathlib import Path
+import threading
+from typing import Any, TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.engines import plans
+from mnv2_perception.engines.base import Engine, Tensors, TensorSpec
+from mnv2_perception.engines.plans import Plan, PlanKey
+from mnv2_perception.errors import EngineError
+
+if TYPE_CHECKING:  # at run time `load` sets these two
+    from cuda.bindings import runtime as cudart
+    import tensorrt as trt
+
+DEVICE = 0  # CUDA_VISIBLE_DEVICES chooses which GPU that is
+DTYPES = {
+    'FLOAT': np.float32, 'HALF': np.float16, 'UINT8': np.uint8, 'INT8': np.int8,
+    'INT32': np.int32, 'INT64': np.int64, 'BOOL': np.bool_,
+}  # fmt: skip
+INSTALL = (
+    'on a Jetson: apt install python3-libnvinfer, and pip install "cuda-python<13" (JetPack 6) or '
+    'cuda-python (JetPack 7), in a virtual environment with --system-site-packages; elsewhere: '
+    'pip install tensorrt cuda-python'
+)
+
+logger = logging.getLogger(__name__)
+
+
+class TensorRTEngine(Engine):
+    """A plan in TensorRT.
+
+    Args:
+        model: path of the .onnx file whose plan the cache folder holds, or of a .plan file.
+        build: build the plan if none serves; takes minutes.
+
+    Raises:
+        EngineError: TensorRT, cuda-python or the GPU is missing, or there is no plan and none may
+            be built; the message then holds the command that builds it.
+    """
+
+    name = 'tensorrt'
+
+    def __init__(self, model: Path, build: bool = False) -> None:
+        if not model.is_file():
+            raise EngineError(f'{model}: no such model file')
+        load(model)
+        self.model = model.name
+        plan, engine = open_plan(model, build)
+        # A YAML beside the ONNX file may have changed since; beside a plan there is none.
+        beside = plan.spec if model.suffix == '.plan' else {}
+        self.metadata = {**beside, **plan.metadata}
+        self._lock = threading.Lock()
+        self._held = ExitStack()  # gives back in reverse
+        try:
+            self._open(engine)
+        except BaseException:
+            self._held.close()
+            raise
+
+    def _open(self, engine: 'trt.ICudaEngine') -> None:
+        """Make everything that an inference needs, once."""
+        context = engine.create_execution_context()
+        if context is None:
+            raise EngineError(f'{self.model}: TensorRT makes no context: {last_errors()}')
+        self._context = context
+        self._held.callback(self._drop_context)
+        self._stream = checked(cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking))
+        self._give_back(cudart.cudaStreamDestroy, self._stream)
+        # A GPU that shares the CPU's memory (Jetson) reads and writes it without a copy.
+        self._mapped = bool(checked(cudart.cudaDeviceGetAttribute(
+            cudart.cudaDeviceAttr.cudaDevAttrIntegrated, DEVICE
+        )))
+        self._host: dict[str, NDArray[Any]] = {}
+        self._device: dict[str, int] = {}
+        inputs: list[TensorSpec] = []
+        outputs: list[TensorSpec] = []
+        for index in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(index)
+            shape = tuple(engine.get_tensor_shape(name))
+            if min(shape, default=0) < 0:  # such as boxes after NMS: no CUDA graph either
+                raise EngineError(f'{self.model}: {name!r} is {shape}, a side is open; export '
+                                  f'the model with fixed sizes and build it again')
+            spec = TensorSpec(name, shape, np.dtype(DTYPES[engine.get_tensor_dtype(name).name]))
+            is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+            (inputs if is_input else outputs).append(spec)
+            self._allocate(spec, shape)
+            if not self._context.set_tensor_address(name, self._device[name]):
+                raise EngineError(f'{self.model}: {spec} is refused: {last_errors()}')
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        self._graph = self._capture()
+
+    def _allocate(self, spec: TensorSpec, shape: tuple[int, ...]) -> None:
+        """Allocate a tensor's pinned host memory and, unless it is mapped, its device memory."""
+        size = prod(shape) * spec.dtype.itemsize
+        flags = cudart.cudaHostAllocMapped if self._mapped else cudart.cudaHostAllocDefault
+        address = checked(cudart.cudaHostAlloc(size, flags))
+        self._give_back(cudart.cudaFreeHost, address)
+        memory = (ctypes.c_uint8 * size).from_address(int(address))
+        host: NDArray[Any] = np.ctypeslib.as_array(memory).view(spec.dtype)
+        self._host[spec.name] = host.reshape(shape)
+        if self._mapped:
+            device = checked(cudart.cudaHostGetDevicePointer(address, 0))
+        else:
+            device = checked(cudart.cudaMalloc(size))
+            self._give_back(cudart.cudaFree, device)
+        self._device[spec.name] = int(device)
+
+    def _give_back(self, free: Callable[[Any], Any], handle: Any) -> None:
+        """Have a handle given back when the engine is closed, or could not be opened."""
+
+        def give_back() -> None:
+            try:
+                checked(free(handle))
+            except EngineError as exc:  # the rest is to be given back all the same
+                logger.error('%s: closing: %s', self.model, exc)
+
+        self._held.callback(give_back)
+
+    def _drop_context(self) -> None:
+        del self._context
+
+    def _enqueue(self) -> None:
+        """Queue copies and network on the stream."""
+        to_device = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
+        to_host = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        for spec in () if self._mapped else self.inputs:
+            host = self._host[spec.name]
+            checked(cudart.cudaMemcpyAsync(
+                self._device[spec.name], host.ctypes.data, host.nbytes, to_device, self._stream
+            ))
+        if not self._context.execute_async_v3(int(self._stream)):
+            raise EngineError(f'{self.model}: TensorRT refuses to run: {last_errors()}')
+        for spec in () if self._mapped else self.outputs:
+            host = self._host[spec.name]
+            checked(cudart.cudaMemcpyAsync(
+                host.ctypes.data, self._device[spec.name], host.nbytes, to_host, self._stream
+            ))
+
+    def _capture(self) -> Any:
+        """Record one inference as a CUDA graph; return it, or None where that is refused."""
+        self._run_once()  # TensorRT sets itself up in the first run, outside the capture
+        try:
+            # Of this thread alone: another engine of the process may allocate meanwhile.
+            checked(cudart.cudaStreamBeginCapture(
+                self._stream, cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+            ))
+            try:
+                self._enqueue()
+            except EngineError:
+                # Ends the capture; what it holds of a graph is of no use.
+                error, graph = cudart.cudaStreamEndCapture(self._stream)
+                if not int(error) and graph:
+                    checked(cudart.cudaGraphDestroy(graph))
+                raise
+            graph = checked(cudart.cudaStreamEndCapture(self._stream))
+            try:
+                executable = checked(cudart.cudaGraphInstantiate(graph, 0))
+            finally:
+                checked(cudart.cudaGraphDestroy(graph))
+        except EngineError as exc:
+            cudart.cudaGetLastError()  # or a later check would see this error
+            logger.warning('%s: no CUDA graph (%s); each inference is queued anew', self.model,
+                           exc)
+            self._run_once()  # it must work without
+            return None
+        self._give_back(cudart.cudaGraphExecDestroy, executable)
+        return executable
+
+    def _run_once(self) -> None:
+        self._enqueue()
+        checked(cudart.cudaStreamSynchronize(self._stream))
+
+    def _infer(self, tensors: Tensors) -> Tensors:
+        with self._lock:
+            if not self._host:
+                raise EngineError(f'{self.model}: the engine was closed meanwhile')
+            for name, array in tensors.items():
+                np.copyto(self._host[name], array)
+            if self._graph is None:
+                self._enqueue()
+            else:
+                checked(cudart.cudaGraphLaunch(self._graph, self._stream))
+            checked(cudart.cudaStreamSynchronize(self._stream))
+            return {spec.name: self._host[spec.name].copy() for spec in self.outputs}
+
+    def _release(self) -> None:
+        with self._lock:  # after the inference under way, of whatever thread
+            self._host.clear()
+            self._held.close()
+
+
+def load(model: Path) -> None:
+    """Import TensorRT and cuda-python into this module.
+
+    Args:
+        model: for errors.
+
+    Raises:
+        EngineError: one of them is not installed, or there is no GPU.
+    """
+    try:
+        import tensorrt
+        try:
+            from cuda.bindings import runtime
+        except ImportError:  # before cuda-python 12.6
+            from cuda import cudart as runtime
+    except ImportError as exc:
+        raise EngineError(f'{model}: TensorRT is not installed ({exc}); {INSTALL}') from exc
+    globals().update(trt=tensorrt, cudart=runtime)
+    try:
+        checked(runtime.cudaGetDeviceCount())
+    except (EngineError, RuntimeError) as exc:  # RuntimeError: there is no driver at all
+        raise EngineError(f'{model}: no NVIDIA GPU can be used: {exc}; choose another engine, or '
+                          f'install the driver') from exc
+
+
+def checked(result: tuple[Any, ...]) -> Any:
+    """Return what a call of cuda-python gave, without the error code.
+
+    Raises:
+        EngineError: the code is not cudaSuccess.
+    """
+    error, *values = result
+    if int(error):
+        _, text = cudart.cudaGetErrorString(error)
+        text = text.decode() if isinstance(text, bytes) else text
+        raise EngineError(f'CUDA error {int(error)}: {text}')
+    return values[0] if values else None
+
+
+def gpu_name() -> str:
+    """Return name, compute capability and multiprocessors, such as `Orin 8.7 (16 SMs)`.
+
+    The modules of a Jetson family share the first two, but no plan.
+    """
+    properties = checked(cudart.cudaGetDeviceProperties(DEVICE))
+    name = properties.name.split(b'\0')[0].decode()
+    return (f'{name} {properties.major}.{properties.minor} '
+            f'({properties.multiProcessorCount} SMs)')
+
+
+# What TensorRT said since an exception last told it.
+ERRORS: deque[str] = deque(maxlen=4)
+
+
+def last_errors() -> str:
+    """Return what TensorRT complained of since the last call."""
+    errors = [ERRORS.popleft() for _ in range(len(ERRORS))]
+    return '; '.join(errors) or 'it gives no reason'
+
+
+@cache
+def trt_logger() -> Any:
+    """Return TensorRT's logger; it keeps the first of a process."""
+
+    class Logger(trt.ILogger):
+        """Errors wait for the exception that tells them, the rest is logged."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: 'trt.ILogger.Severity', msg: str) -> None:
+            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+                ERRORS.append(msg.strip())
+            elif severity == trt.ILogger.Severity.WARNING:
+                logger.warning('TensorRT: %s', msg.strip())
+            else:
+                logger.debug('TensorRT: %s', msg.strip())
+
+    return Logger()
+
+
+def deserialise(blob: bytes, dla: int | None) -> 'trt.ICudaEngine | None':
+    """Return the engine of a plan, on a DLA core if any; None where TensorRT refuses it."""
+    ERRORS.clear()
+    runtime = trt.Runtime(trt_logger())
+    if dla is not None:
+        runtime.DLA_core = dla
+    engine = runtime.deserialize_cuda_engine(blob)
+    return engine if engine else None
+
+
+def open_plan(model: Path, build: bool) -> tuple[Plan, 'trt.ICudaEngine']:
+    """Return the plan that serves here, and its engine.
+
+    Raises:
+        EngineError: none serves, and none may be built.
+    """
+    key: PlanKey | None = None
+    try:
+        if model.suffix == '.plan':
+            path = model
+        else:
+            path, key = plans.choose_plan(
+                model, plans.cache_folder(), trt.__version__, gpu_name()
+            )
+        plan = plans.read_plan(path)
+        engine = deserialise(plan.blob, plan.key.dla)
+        if engine is not None:
+            return plan, engine
+        raise EngineError(
+            f'{path}: TensorRT {trt.__version__} on {gpu_name()} refuses it: {last_errors()}; it '
+            f'was built with TensorRT {plan.key.tensorrt} on {plan.key.gpu}'
+        )
+    except EngineError as exc:
+        if model.suffix == '.plan':
+            raise EngineError(f'{exc}; build it again from its ONNX file') from exc
+        if not build:
+            raise EngineError(f'{exc}; run: {plans.build_command(model, key)}') from exc
+    from mnv2_perception.engines.build import build_plan, Options, TensorRTBuilder
+
+    options = Options(key.precision, key.dla, key.batch) if key else Options()
+    folder = plans.cache_folder()
+    plan = build_plan(model, options, folder, TensorRTBuilder(model, folder), keep=False)
+    engine = deserialise(plan.blob, plan.key.dla)
+    if engine is None:
+        raise EngineError(f'{model}: TensorRT refuses the plan it built: {last_errors()}')
+    return plan, engine
