@@ -92,6 +92,7 @@ class Segmenter:
         rotate: int = 0,
         ignore_mask: NDArray[np.bool_] | None = None,
         build_engine: bool = False,
+        precision: str = 'auto',
     ) -> 'Segmenter':
         """Open a model by path or by the name of a shipped one; see Segmenter for the rest.
 
@@ -101,7 +102,7 @@ class Segmenter:
             ModelError: there is no such model, or it is not for segmentation.
             EngineError: the runtime is missing or refuses the model.
         """
-        with opening(model, engine, threads, build_engine) as (opened, spec):
+        with opening(model, engine, threads, build_engine, precision) as (opened, spec):
             return cls(opened, spec, min_confidence, rotate, ignore_mask)
 
     def __call__(self, image: NDArray[np.uint8]) -> Segmentation:
@@ -335,16 +336,22 @@ class Detector:
 
 @contextmanager
 def opening(
-    model: str | Path, engine: str = 'auto', threads: int = 0, build: bool = False
+    model: str | Path,
+    engine: str = 'auto',
+    threads: int = 0,
+    build: bool = False,
+    precision: str = 'auto',
 ) -> Iterator[tuple[Engine, ModelSpec]]:
     """Open a model, by path or by the name of a shipped one; it is closed if the block fails.
+
+    See `open_engine` for the rest.
 
     Raises:
         ModelError: there is no such model, or nothing says what it takes and gives.
         EngineError: the runtime is missing or refuses the model.
     """
     path = find_model(model)
-    opened = open_engine(path, engine, threads, build)
+    opened = open_engine(path, engine, threads, build, precision)
     try:
         yield opened, ModelSpec.from_metadata(opened.metadata, path)
     except BaseException:

@@ -25,7 +25,8 @@ PARAMETER_FILES = [
 # What is imported under another name than package.xml's, and what no ROS distro has (README).
 ROSDEP_KEYS = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'yaml': 'python3-yaml'}
 FROM_PYPI = {
-    'cuda', 'matplotlib', 'onnx', 'onnxruntime', 'pycocotools', 'rosbags', 'tensorrt', 'torch', 'tqdm',
+    'cuda', 'matplotlib', 'onnx', 'onnxruntime', 'openvino', 'pycocotools', 'rosbags', 'tensorrt',
+    'torch', 'tqdm',
 }
 
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from mnv2_perception.errors import EngineError, TensorError
 
+PRECISIONS = ('fp32', 'bf16', 'fp16')
+
 Tensors = dict[str, NDArray[Any]]
 
 
@@ -47,6 +49,8 @@ class Engine(ABC):
         inputs: what `infer` takes.
         outputs: what `infer` returns.
         metadata: the model's own key-value pairs.
+        precision: of the arithmetic on what the file holds in float, one of PRECISIONS; of a
+            TensorRT plan that of the whole, also `int8`.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Engine(ABC):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     metadata: Mapping[str, str]
+    precision = 'fp32'
     _closed = False
 
     def infer(self, tensors: Mapping[str, NDArray[Any]]) -> Tensors:
@@ -111,3 +116,22 @@ class Engine(ABC):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def check_precision(engine: str, precision: str, known: tuple[str, ...]) -> str:
+    """Return the precision that an engine is to compute in.
+
+    Args:
+        engine: its name, for errors.
+        precision: `auto`, or one of `known`.
+        known: those that it has, the default first.
+
+    Raises:
+        EngineError: it has no such precision.
+    """
+    if precision not in ('auto', *known):
+        raise EngineError(
+            f'precision {precision!r}: {engine} computes in {" or ".join(known)}; expected one of '
+            f'these or auto, or choose another engine'
+        )
+    return known[0] if precision == 'auto' else precision

@@ -1,11 +1,11 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime: on the CPU, or on an NVIDIA GPU through its CUDA and TensorRT providers."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mnv2_perception.engines.base import Engine, Tensors, TensorSpec
+from mnv2_perception.engines.base import check_precision, Engine, Tensors, TensorSpec
 from mnv2_perception.errors import EngineError
 
 DTYPES = {
@@ -15,6 +15,12 @@ DTYPES = {
         'float16', 'bool', 'uint8', 'int8', 'uint16', 'int16', 'uint32', 'int32', 'uint64', 'int64'
     )},
 }
+# Engine name to execution provider, https://onnxruntime.ai/docs/execution-providers
+PROVIDERS = {
+    'onnx_runtime': 'CPUExecutionProvider',
+    'onnx_runtime_cuda': 'CUDAExecutionProvider',
+    'onnx_runtime_tensorrt': 'TensorrtExecutionProvider',
+}
 
 
 class OnnxRuntimeEngine(Engine):
@@ -23,14 +29,23 @@ class OnnxRuntimeEngine(Engine):
     Args:
         model: path of the .onnx file.
         threads: CPU threads for one inference; 0 uses one for each core.
+        precision: `fp32` or `auto`, which is the same.
+        name: a name of PROVIDERS.
 
     Raises:
-        EngineError: onnxruntime is not installed, or the file is missing or no ONNX model.
+        EngineError: onnxruntime or its provider is not installed or finds no GPU, or the file is
+            missing or no ONNX model.
     """
 
-    name = 'onnx_runtime'
-
-    def __init__(self, model: Path, threads: int = 0) -> None:
+    def __init__(
+        self,
+        model: Path,
+        threads: int = 0,
+        precision: str = 'auto',
+        name: str = 'onnx_runtime',
+    ) -> None:
+        self.name = name
+        self.precision = check_precision(name, precision, ('fp32',))
         try:
             import onnxruntime
         except ImportError as exc:
@@ -39,15 +54,26 @@ class OnnxRuntimeEngine(Engine):
             ) from exc
         if not model.is_file():
             raise EngineError(f'{model}: no such model file')
+        provider = PROVIDERS[name]
+        if provider not in onnxruntime.get_available_providers():
+            raise EngineError(
+                f'{model}: this ONNX Runtime has no {provider}; '
+                f'pip uninstall onnxruntime, then pip install onnxruntime-gpu'
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(
-                str(model), options, providers=['CPUExecutionProvider']
+                str(model), options, providers=[provider]
             )
         except Exception as exc:  # its exceptions share no base but Exception
             raise EngineError(f'{model}: ONNX Runtime refuses it: {exc}') from exc
+        if provider not in self._session.get_providers():  # it falls back without an error
+            raise EngineError(
+                f'{model}: ONNX Runtime could not start its {provider}; are the GPU, its driver '
+                f'and the CUDA libraries of this onnxruntime-gpu there?'
+            )
         self.model = model.name
         self.inputs = tuple(_tensor_spec(model, arg) for arg in self._session.get_inputs())
         self.outputs = tuple(_tensor_spec(model, arg) for arg in self._session.get_outputs())
@@ -63,6 +89,15 @@ class OnnxRuntimeEngine(Engine):
 
     def _release(self) -> None:
         del self._session
+
+
+def has_provider(name: str) -> bool:
+    """Tell whether the ONNX Runtime installed here, if any, has the provider of an engine."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return False
+    return PROVIDERS[name] in onnxruntime.get_available_providers()
 
 
 def _tensor_spec(model: Path, arg: Any) -> TensorSpec:

@@ -62,6 +62,7 @@ class TensorRTEngine(Engine):
         load(model)
         self.model = model.name
         plan, engine = open_plan(model, build)
+        self.precision = plan.key.precision
         # A YAML beside the ONNX file may have changed since; beside a plan there is none.
         beside = plan.spec if model.suffix == '.plan' else {}
         self.metadata = {**beside, **plan.metadata}

@@ -1,16 +1,22 @@
-"""From a checkpoint to the ONNX file that travels: scaling, network, decoding and ModelSpec.
+"""From a checkpoint to the file that travels: scaling, network, decoding and ModelSpec.
+
+That is an ONNX file, or for the torch engine an exported program (.pt2).
 
 The graph takes (1, H, W, 3) uint8 in the spec's channel order. For segmentation it gives class ids
 and confidence, uint8 each, at the network's output stride, so that every runtime computes the same
 and a GPU sends back two bytes a pixel instead of floats; for detection the best decoded boxes.
 """
 
+from collections.abc import Callable
+import json
 from pathlib import Path
+from typing import Any
 import warnings
 
 import onnx
 import torch
 from torch import nn, Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mnv2_perception.errors import ModelError
 from mnv2_perception.model_spec import ModelSpec
@@ -20,6 +26,7 @@ from mnv2_perception.nets.ssdlite import SSDLite, TopBoxes
 from mnv2_perception.nets.unet import check_divisible
 
 OPSET = 17
+PROGRAM_FACTS = 'mnv2_perception.json'  # what engines.torch reads beside the program
 OUTPUTS = {
     'ids_confidence': ['class_ids', 'confidence'],
     'logits': ['logits'],
@@ -39,9 +46,23 @@ class Normalised(nn.Module):
         self.register_buffer('mean', torch.tensor(spec.mean).view(1, 3, 1, 1))
         self.register_buffer('scale', 1.0 / torch.tensor(spec.std).view(1, 3, 1, 1))
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Any:
         planes = image.float().permute(0, 3, 1, 2)  # (N, 3, H, W)
         return self.net((planes - self.mean) * self.scale)
+
+
+class FloatOutputs(nn.Module):
+    """A network whose outputs are float32 where it runs in less, so that decoding is exact."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Any:
+        outputs = self.net(x)
+        if isinstance(outputs, Tensor):
+            return outputs.float()
+        return tuple(output.float() for output in outputs)
 
 
 class IdsAndConfidence(nn.Module):
@@ -57,7 +78,11 @@ class IdsAndConfidence(nn.Module):
 
 
 def export_model(checkpoint_path: Path, model_path: Path) -> str:
-    """Write a checkpoint of `mnv2 train` as ONNX with its ModelSpec inside.
+    """Write a checkpoint of `mnv2 train` with its ModelSpec inside.
+
+    Args:
+        checkpoint_path: the run's .pt file.
+        model_path: the file to write: .onnx, or .pt2 for the torch engine.
 
     Returns:
         The network's size in words, for the model card.
@@ -82,8 +107,9 @@ def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
 
     Args:
         net: normalised image (1, 3, H, W) to logits (1, C, H/s, W/s); an SSDLite for `boxes`.
+            Writing a .pt2 folds its batch normalisation into the convolutions.
         spec: input `uint8_nhwc`, output `ids_confidence`, `logits` or `boxes`.
-        model_path: the .onnx file to write, atomically.
+        model_path: the .onnx or .pt2 file to write, atomically.
 
     Raises:
         ModelError: the spec asks for what is not written here, its size is not divisible by 32,
@@ -96,6 +122,18 @@ def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
             f'{model_path.name}: export writes uint8_nhwc to {", ".join(OUTPUTS)}, '
             f'the spec asks for {spec.input} to {spec.output}'
         )
+    write: Callable[[nn.Module, ModelSpec, Path], None]
+    write = write_program if model_path.suffix == '.pt2' else write_onnx
+    partial = model_path.with_suffix('.partial')
+    try:
+        write(assemble(net, spec), spec, partial)
+        partial.replace(model_path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def assemble(net: nn.Module, spec: ModelSpec) -> nn.Module:
+    """Return the network with scaling before and decoding behind it, for inference."""
     check_divisible(spec.height, spec.width)
     graph: nn.Module = Normalised(net, spec)
     if spec.output == 'ids_confidence':
@@ -103,25 +141,54 @@ def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
     elif spec.output == 'boxes':
         assert isinstance(net, SSDLite)
         graph = nn.Sequential(graph, TopBoxes(spec.height, spec.width, net.strides))
-    partial = model_path.with_suffix('.partial')
-    try:
-        with warnings.catch_warnings():
-            # The size is fixed, so a trace is right; it stays the exporter with the leaner graph.
-            warnings.simplefilter('ignore', torch.jit.TracerWarning)
-            warnings.simplefilter('ignore', DeprecationWarning)
-            torch.onnx.export(
-                graph.eval(),
-                (torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8),),
-                str(partial),
-                input_names=['image'],
-                output_names=OUTPUTS[spec.output],
-                opset_version=OPSET,
-                dynamo=False,
-            )
-        model = onnx.load(str(partial))
-        onnx.helper.set_model_props(model, spec.to_metadata())
-        onnx.checker.check_model(model, full_check=True)
-        onnx.save(model, str(partial))
-        partial.replace(model_path)
-    finally:
-        partial.unlink(missing_ok=True)
+    return graph.eval()
+
+
+def example_image(spec: ModelSpec) -> Tensor:
+    """Return a black image as the model takes it."""
+    return torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8)
+
+
+def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> None:
+    """Write an assembled network as ONNX."""
+    with warnings.catch_warnings():
+        # The size is fixed, so a trace is right; it stays the exporter with the leaner graph.
+        warnings.simplefilter('ignore', torch.jit.TracerWarning)
+        warnings.simplefilter('ignore', DeprecationWarning)
+        torch.onnx.export(
+            graph,
+            (example_image(spec),),
+            str(path),
+            input_names=['image'],
+            output_names=OUTPUTS[spec.output],
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, spec.to_metadata())
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(path))
+
+
+def write_program(graph: nn.Module, spec: ModelSpec, path: Path) -> None:
+    """Write an assembled network as a program of torch.export, for engines.torch."""
+    fold_batch_norm(graph)
+    normalised = next(module for module in graph.modules() if isinstance(module, Normalised))
+    normalised.net = FloatOutputs(normalised.net)
+    facts = {
+        'inputs': ['image'], 'outputs': OUTPUTS[spec.output], 'metadata': spec.to_metadata(),
+    }
+    program = torch.export.export(graph, (example_image(spec),))
+    with path.open('wb') as file:
+        torch.export.save(program, file, extra_files={PROGRAM_FACTS: json.dumps(facts)})
+
+
+def fold_batch_norm(net: nn.Module) -> None:
+    """Fold batch normalisation into the convolution before it, as the ONNX exporter does."""
+    for sequence in [module for module in net.modules() if isinstance(module, nn.Sequential)]:
+        for index in range(len(sequence) - 1):
+            conv, norm = sequence[index], sequence[index + 1]
+            # A subclass may leave out the bias that folding adds.
+            if type(conv) is nn.Conv2d and isinstance(norm, nn.BatchNorm2d):
+                sequence[index] = fuse_conv_bn_eval(conv, norm)
+                sequence[index + 1] = nn.Identity()

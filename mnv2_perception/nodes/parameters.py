@@ -57,7 +57,15 @@ class SegmentationParameters:
     )
     engine: str = parameter(
         'auto', 'Runtime of the model; fake is for tests.',
-        choices=('auto', 'onnx_runtime', 'tensorrt', 'fake'),
+        choices=(
+            'auto', 'tensorrt', 'onnx_runtime_cuda', 'onnx_runtime_tensorrt', 'openvino',
+            'onnx_runtime', 'torch', 'fake',
+        ),
+    )
+    precision: str = parameter(
+        'auto', 'Of the arithmetic; auto is what a TensorRT plan has, fp16 in torch on a GPU, '
+        'else fp32.',
+        choices=('auto', 'fp32', 'bf16', 'fp16'),
     )
     build_engine: bool = parameter(
         False, 'Build a missing TensorRT plan while configuring, which takes minutes, once.'

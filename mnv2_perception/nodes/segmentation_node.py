@@ -49,12 +49,12 @@ class SegmentationNode(PerceptionNode):
         self.segmenter = Segmenter.open(
             values.model, values.engine, values.threads, values.min_confidence, values.rotate,
             read_ignore_mask(Path(values.ignore_mask)) if values.ignore_mask else None,
-            values.build_engine,
+            values.build_engine, values.precision,
         )
         spec = self.segmenter.spec
         self.get_logger().info(
             f'{spec.name}: {spec.width}×{spec.height}, {len(spec.classes)} classes, engine '
-            f'{self.segmenter.engine.name}, images through {IMAGE_CONVERTER}'
+            f'{self.segmenter.engine.name} in {self.segmenter.engine.precision}, images through {IMAGE_CONVERTER}'
         )
         self.get_logger().info(f'licence of the model {spec.name}: {spec.licence}')
         self._label_info = self._create(LabelInfo, 'segmentation/label_info', LATCHED_QOS)
@@ -155,6 +155,7 @@ class SegmentationNode(PerceptionNode):
         return {
             'model': segmenter.spec.name,
             'engine': segmenter.engine.name,
+            'precision': segmenter.engine.precision,
             'licence': segmenter.spec.licence,
         }
 

@@ -1,0 +1,145 @@
+"""torch: for machines that have it and a GPU, but no TensorRT.
+
+It opens what `mnv2 export RUN/best.pt model.pt2` wrote, https://docs.pytorch.org/docs/stable/export.html.
+On a GPU the network runs in fp16 (scaling and decoding in fp32), channels last, as one CUDA graph.
+"""
+
+from collections.abc import Callable
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnv2_perception.engines.base import check_precision, Engine, Tensors, TensorSpec
+from mnv2_perception.errors import EngineError
+
+FACTS = 'mnv2_perception.json'  # beside the program: names of inputs and outputs, metadata
+WARM_UP = 3  # runs before the capture, https://docs.pytorch.org/docs/stable/notes/cuda.html
+
+
+class TorchEngine(Engine):
+    """An exported program in torch.
+
+    Args:
+        model: path of the .pt2 file.
+        threads: CPU threads for one inference; 0 leaves them as they are. torch has one number
+            of threads for the whole process.
+        precision: `fp16` or `fp32` on a GPU, `fp32` on a CPU; `auto` is the first of these.
+
+    Raises:
+        EngineError: torch is not installed, or the file is missing or none that `mnv2 export`
+            wrote.
+    """
+
+    name = 'torch'
+
+    def __init__(self, model: Path, threads: int = 0, precision: str = 'auto') -> None:
+        try:
+            import torch
+        except ImportError as exc:
+            raise EngineError(f'{model}: torch is not installed; pip install torch') from exc
+        if not model.is_file():
+            raise EngineError(f'{model}: no such model file')
+        on_gpu = torch.cuda.is_available()
+        known = ('fp16', 'fp32') if on_gpu else ('fp32',)
+        self.precision = check_precision(self.name, precision, known)
+        files = {FACTS: ''}
+        try:
+            program = torch.export.load(model, extra_files=files)
+            facts = json.loads(files[FACTS])
+        except Exception as exc:  # a zip's, a pickle's, a schema's: they share no base
+            raise EngineError(
+                f'{model}: torch refuses it: {exc}; expected a .pt2 file of `mnv2 export`'
+            ) from exc
+        self.model = model.name
+        self.metadata = facts['metadata']
+        nodes = {node.name: node.meta.get('val') for node in program.graph.nodes}
+        signature = program.graph_signature
+        self.inputs = tuple(
+            _tensor_spec(name, nodes[node])
+            for name, node in zip(facts['inputs'], signature.user_inputs, strict=True)
+        )
+        self.outputs = tuple(
+            _tensor_spec(name, nodes[node])
+            for name, node in zip(facts['outputs'], signature.user_outputs, strict=True)
+        )
+        if threads:
+            torch.set_num_threads(threads)
+        network = program.module().to(memory_format=torch.channels_last)
+        if on_gpu:
+            self._run = _capture(network.cuda(), self.inputs, self.precision)
+            return
+
+        def run(*arrays: Any) -> Any:
+            with torch.inference_mode():
+                return network(*map(torch.from_numpy, arrays))
+
+        self._run = run
+
+    def _infer(self, tensors: Tensors) -> Tensors:
+        # from_numpy warns of arrays that cannot be written to, though nothing writes here.
+        arrays = [np.require(tensors[spec.name], requirements='W') for spec in self.inputs]
+        try:
+            results = self._run(*arrays)
+        except RuntimeError as exc:
+            raise EngineError(f'{self.model}: torch failed: {exc}') from exc
+        return {
+            spec.name: result.cpu().contiguous().numpy()
+            for spec, result in zip(self.outputs, results, strict=True)
+        }
+
+    def _release(self) -> None:
+        del self._run
+
+
+def _capture(
+    network: Any, inputs: tuple[TensorSpec, ...], precision: str
+) -> Callable[..., tuple[Any, ...]]:
+    """Record one inference as a CUDA graph; return a function of the inputs that replays it."""
+    import torch
+
+    halved = precision == 'fp16'
+    if halved:
+        halve_weights(network)
+    held = [
+        torch.zeros(spec.shape, dtype=getattr(torch, str(spec.dtype)), device='cuda')
+        for spec in inputs
+    ]
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.no_grad(), torch.autocast('cuda', torch.float16, enabled=halved):
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                network(*held)
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(graph):
+            results: tuple[Any, ...] = network(*held)
+
+    def run(*arrays: Any) -> tuple[Any, ...]:
+        for tensor, array in zip(held, arrays, strict=True):
+            tensor.copy_(torch.from_numpy(array))
+        graph.replay()
+        return results
+
+    return run
+
+
+def halve_weights(network: Any) -> None:
+    """Store a program's weights in fp16: autocast would halve them anew in each replay."""
+    import torch
+
+    aten = torch.ops.aten
+    for node in list(network.graph.nodes):
+        if node.target in (aten.conv2d.default, aten.linear.default):
+            for argument in node.args[1:3]:
+                if argument is not None:
+                    weight = network.get_parameter(argument.target)
+                    weight.data = weight.data.half()
+        elif node.target is aten._assert_tensor_metadata.default:
+            network.graph.erase_node(node)  # it insists on the precision of the export
+    network.recompile()
+
+
+def _tensor_spec(name: str, tensor: Any) -> TensorSpec:
+    return TensorSpec(name, tuple(tensor.shape), np.dtype(str(tensor.dtype).split('.')[1]))
