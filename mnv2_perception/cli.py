@@ -15,6 +15,8 @@ from typing import Any, get_args, get_type_hints
 
 import cv2
 
+from mnv2_perception.engines import ENGINES, PRECISIONS
+from mnv2_perception.engines.quantize import TOLERANCE
 from mnv2_perception.errors import command_name, PerceptionError, SetupError
 
 DEFAULT_MODEL = 'unet_mobilenetv2_camvid'
@@ -27,6 +29,7 @@ TASKS = (
 )
 WEIGHTS_HELP = """what the network starts from: torchvision's ImageNet weights (.pth), a checkpoint
 (.pt) or an exported model (.onnx) of the family; of its head, what fits"""
+PRECISION_HELP = f'auto, {", ".join(PRECISIONS)}'
 BAG_NODES = {'play': 'bag_player_node', 'record': 'bag_recorder_node'}
 
 
@@ -98,9 +101,11 @@ def build_parser() -> argparse.ArgumentParser:
         '--min-score', type=float, default=0.3, help='of boxes, 0 to 1 (%(default)s)'
     )
     add_model_options(run, option=True)
+    run.add_argument('--precision', default='auto', help=PRECISION_HELP)
 
     evaluate = add('evaluate', evaluate_command, 'Measure accuracy on labelled images.')
     add_model_options(evaluate, option=False)
+    evaluate.add_argument('--precision', default='auto', help=PRECISION_HELP)
     evaluate.add_argument(
         'data', type=Path,
         help='segmentation: holds images/*.jpg and labels/*.png; classification: holds '
@@ -150,6 +155,46 @@ def build_parser() -> argparse.ArgumentParser:
         '--timing-cache', type=Path, help='file of kernel timings (default: in the folder)'
     )
 
+    quantize = add('quantize', quantize_command, 'Write a model in int8, for every runtime.')
+    quantize.add_argument('model', help='path, or name of a shipped model, in fp32')
+    quantize.add_argument(
+        '--calibrate', type=Path, required=True, metavar='IMAGES|BAG',
+        help='folder of images, or bag, like what it will see; not those it is measured on',
+    )
+    quantize.add_argument(
+        '--labels', type=Path, metavar='DATA',
+        help='measure on them before and after, as `evaluate` does',
+    )
+    quantize.add_argument('--out', type=Path, help='(default: MODEL_int8.onnx)')
+    quantize.add_argument(
+        '--images', type=int, default=100, help='how many to calibrate with (%(default)s)'
+    )
+    quantize.add_argument(
+        '--tolerance', type=float, default=TOLERANCE,
+        help='error that leaves no more layers in float (%(default)s)',
+    )
+    quantize.add_argument('--json', action='store_true')
+
+    benchmark = add(
+        'benchmark', benchmark_command, 'Time models in every engine, all taking turns.'
+    )
+    benchmark.add_argument(
+        'models', nargs='+', help='paths, or names of shipped models, such as fp32 and int8'
+    )
+    benchmark.add_argument(
+        '--engine', nargs='+', default=[], choices=ENGINES, help='(default: all that open it)'
+    )
+    benchmark.add_argument(
+        '--precision', nargs='+', default=['auto'], choices=('auto', *PRECISIONS),
+        help='each is tried in each engine (default: auto)',
+    )
+    benchmark.add_argument('--image', type=Path, help='(default: a street that is drawn)')
+    benchmark.add_argument('--height', type=int, default=480, help='of that (%(default)s)')
+    benchmark.add_argument('--width', type=int, default=640, help='of that (%(default)s)')
+    benchmark.add_argument('--runs', type=int, default=50, help='(%(default)s)')
+    benchmark.add_argument('--threads', type=int, default=0, help='0: one for each core')
+    benchmark.add_argument('--json', action='store_true')
+
     fetch = add('fetch', fetch_command, 'Fetch published ImageNet weights, for --weights.')
     fetch.add_argument('name', nargs='?', help='(default: list the names)')
     fetch.add_argument('--cache', type=Path, help='folder (default: that of $XDG_CACHE_HOME)')
@@ -185,7 +230,7 @@ def add_model_options(parser: argparse.ArgumentParser, option: bool) -> None:
         parser.add_argument('--model', default=DEFAULT_MODEL, help='path or name (%(default)s)')
     else:
         parser.add_argument('model', help='path, or name of a shipped model')
-    parser.add_argument('--engine', default='auto', help='(%(default)s)')
+    parser.add_argument('--engine', default='auto', help=f'auto, {", ".join(ENGINES)}')
     parser.add_argument('--threads', type=int, default=0, help='0: one for each core')
 
 
@@ -300,7 +345,9 @@ def run_command(arguments: argparse.Namespace) -> None:
     if picture is None:
         raise ImageError(f'{arguments.image}: is no readable picture')
     image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-    with opening(arguments.model, arguments.engine, arguments.threads) as (engine, spec):
+    with opening(
+        arguments.model, arguments.engine, arguments.threads, precision=arguments.precision
+    ) as (engine, spec):
         if arguments.mask and spec.task != 'segmentation':
             raise ImageError(
                 f'{arguments.mask}: {spec.name} is for {spec.task} and makes no mask; '
@@ -347,23 +394,13 @@ def write_picture(path: Path, picture: Any) -> None:
 
 def evaluate_command(arguments: argparse.Namespace) -> None:
     """Measure accuracy, of what the model is for."""
-    from mnv2_perception.evaluate import (
-        evaluate_classification,
-        evaluate_components,
-        evaluate_detection,
-        evaluate_segmentation,
-    )
-    from mnv2_perception.pipeline import Classifier, Detector, opening, Segmenter
+    from mnv2_perception.evaluate import evaluate_model
+    from mnv2_perception.pipeline import opening
 
-    with opening(arguments.model, arguments.engine, arguments.threads) as (engine, spec):
-        if spec.task == 'classification':
-            result = evaluate_classification(Classifier(engine, spec), arguments.data)
-        elif spec.task == 'detection':
-            result = evaluate_detection(Detector(engine, spec, min_score=0.0), arguments.data)
-        elif arguments.data.suffix == '.json':
-            result = evaluate_components(Segmenter(engine, spec), arguments.data)
-        else:
-            result = evaluate_segmentation(Segmenter(engine, spec), arguments.data)
+    with opening(
+        arguments.model, arguments.engine, arguments.threads, precision=arguments.precision
+    ) as (engine, spec):
+        result = evaluate_model(engine, spec, arguments.data)
     print(json.dumps(result, indent=2) if arguments.json else table(result))
 
 
@@ -416,6 +453,66 @@ def build_command(arguments: argparse.Namespace) -> None:
         TensorRTBuilder(model, folder, arguments.timing_cache),
     )
     print(folder / plan.key.file_name(model))
+
+
+def quantize_command(arguments: argparse.Namespace) -> None:
+    """Write a model in int8; progress goes to stderr."""
+    from mnv2_perception.dataset import spread_images
+    from mnv2_perception.engines.quantize import quantize_model
+    from mnv2_perception.evaluate import evaluate_model, HEADLINE
+    from mnv2_perception.pipeline import find_model, input_tensor, opening
+    from mnv2_perception.vision.preprocess import fit_image
+
+    path = find_model(arguments.model)
+    out = arguments.out or Path(f'{path.stem}_int8.onnx')
+
+    def show(what: str, done: int, of: int) -> None:
+        print(f'{what}: {done} of {of}', end='\n' if done == of else '\r', file=sys.stderr)
+
+    def quiet(*_: object) -> None:
+        """Say nothing."""
+
+    with opening(path, 'onnx_runtime') as (engine, spec):
+        dtype = engine.inputs[0].dtype
+    engine.close()
+    tensors = [
+        input_tensor(fit_image(image, spec.height, spec.width, spec.fit), spec, dtype)
+        for image in spread_images(arguments.calibrate, arguments.images)
+    ]
+    done = quantize_model(
+        path, out, tensors, arguments.tolerance, show if sys.stderr.isatty() else quiet
+    )
+    facts: dict[str, Any] = {
+        'file': str(out), 'images': len(tensors), 'layers_int8': done.layers,
+        'layers_float': done.kept, 'error': done.error, 'error_all_int8': done.error_of_all,
+    }
+    if arguments.labels:
+        for name, model in (('before', path), ('after', out)):
+            with opening(model) as (engine, spec):
+                result = evaluate_model(engine, spec, arguments.labels)
+            engine.close()
+            facts[name] = {
+                key: value for key, value in result.items() if key in HEADLINE.values()
+            }
+    print(json.dumps(facts, indent=2) if arguments.json else table(facts))
+
+
+def benchmark_command(arguments: argparse.Namespace) -> None:
+    """Time models in every engine."""
+    from mnv2_perception.benchmark import benchmark, benchmark_table
+    from mnv2_perception.dataset import read_image
+    from mnv2_perception.pipeline import find_model
+    from mnv2_perception.vision.scenes import draw_scene
+
+    if arguments.image:
+        image = read_image(arguments.image)
+    else:
+        image, _ = draw_scene(7, 0.0, arguments.height, arguments.width)
+    result = benchmark(
+        [find_model(model) for model in arguments.models], image, arguments.engine,
+        arguments.precision, arguments.runs, arguments.threads,
+    )
+    print(json.dumps(result, indent=2) if arguments.json else benchmark_table(result))
 
 
 def fetch_command(arguments: argparse.Namespace) -> None:

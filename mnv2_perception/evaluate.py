@@ -16,13 +16,37 @@ from mnv2_perception.dataset import (
     read_image,
     read_pair,
 )
+from mnv2_perception.engines import Engine
 from mnv2_perception.errors import DataError
 from mnv2_perception.metrics import average_precision, check_pycocotools, ConfusionMatrix
+from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.pipeline import Classifier, Detections, Detector, Segmenter
 from mnv2_perception.vision.detections import components
 
 MIN_AREA = 40  # pixels of a component that counts as an object
 MOST_CLASSES_LISTED = 50
+HEADLINE = {'segmentation': 'miou', 'classification': 'top1', 'detection': 'ap'}
+
+
+def evaluate_model(engine: Engine, spec: ModelSpec, data: Path) -> dict[str, Any]:
+    """Measure what a model is for.
+
+    Args:
+        engine: the opened model.
+        spec: its spec.
+        data: see the function of its task; of a segmentation model boxes in COCO's JSON measure
+            the objects in its masks.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    if spec.task == 'classification':
+        return evaluate_classification(Classifier(engine, spec), data)
+    if spec.task == 'detection':
+        return evaluate_detection(Detector(engine, spec, min_score=0.0), data)
+    if data.suffix == '.json':
+        return evaluate_components(Segmenter(engine, spec), data)
+    return evaluate_segmentation(Segmenter(engine, spec), data)
 
 
 def evaluate_segmentation(segmenter: Segmenter, folder: Path) -> dict[str, Any]:
@@ -55,8 +79,7 @@ def evaluate_segmentation(segmenter: Segmenter, folder: Path) -> dict[str, Any]:
             f'{segmenter.spec.name}; are the labels those of this model?'
         )
     return {
-        'model': segmenter.spec.name,
-        'engine': segmenter.engine.name,
+        **_facts(segmenter),
         'images': len(times_ms),
         'miou': matrix.miou(),
         'per_class': by_class(classes, matrix.iou()),
@@ -98,8 +121,7 @@ def evaluate_classification(classifier: Classifier, source: Path) -> dict[str, A
     matrix = ConfusionMatrix(len(classes))
     matrix.add(truth, predicted)
     figures: dict[str, Any] = {
-        'model': classifier.spec.name,
-        'engine': classifier.engine.name,
+        **_facts(classifier),
         'images': len(images),
         'top1': matrix.accuracy(),
     }
@@ -127,8 +149,7 @@ def evaluate_detection(detector: Detector, path: Path) -> dict[str, Any]:
         SetupError: pycocotools is missing.
     """
     check_pycocotools()
-    facts = {'model': detector.spec.name, 'engine': detector.engine.name}
-    return facts | _evaluate_boxes(detector, detector.spec.classes, path)
+    return _facts(detector) | _evaluate_boxes(detector, detector.spec.classes, path)
 
 
 def evaluate_components(
@@ -157,8 +178,7 @@ def evaluate_components(
         mask = segmenter(image)
         return Detections(*components(mask.class_ids, mask.confidence, wanted, min_area)[:3])
 
-    facts = {'model': segmenter.spec.name, 'engine': segmenter.engine.name}
-    return facts | _evaluate_boxes(find, names, path)
+    return _facts(segmenter) | _evaluate_boxes(find, names, path)
 
 
 def _evaluate_boxes(
@@ -187,6 +207,15 @@ def _evaluate_boxes(
         'ap50': None if np.isnan(precision.ap50) else precision.ap50,
         'ap50_per_class': by_class(classes, np.array(precision.ap50_per_class)),
         'ms_per_image': statistics.median(times_ms),
+    }
+
+
+def _facts(opened: Segmenter | Classifier | Detector) -> dict[str, str]:
+    """Return what was measured."""
+    return {
+        'model': opened.spec.name,
+        'engine': opened.engine.name,
+        'precision': opened.engine.precision,
     }
 
 

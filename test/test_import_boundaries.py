@@ -39,7 +39,9 @@ def rule(third_party: str = '', own: str = '', lazy: bool = False) -> Rule:
     return Rule(frozenset(third_party.split()), frozenset(own.split()), lazy)
 
 
-ROOT_MODULES = 'dataset from_masks evaluate metrics model_info model_spec pipeline cli demo fetch'
+ROOT_MODULES = (
+    'benchmark dataset from_masks evaluate metrics model_info model_spec pipeline cli demo fetch'
+)
 NODES = rule(' '.join(ROS), 'nodes pipeline vision model_spec')
 BAG_NODES = Rule(NODES.third_party, NODES.own | {'bags'})
 

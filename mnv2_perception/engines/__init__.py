@@ -5,10 +5,10 @@ import logging
 from pathlib import Path
 
 from mnv2_perception.engines import plans
-from mnv2_perception.engines.base import Engine, TensorSpec
+from mnv2_perception.engines.base import Engine, PRECISIONS, TensorSpec
 from mnv2_perception.errors import EngineError
 
-__all__ = ['ENGINES', 'Engine', 'TensorSpec', 'open_engine']
+__all__ = ['ENGINES', 'PRECISIONS', 'Engine', 'TensorSpec', 'open_engine']
 
 ENGINES = (
     'tensorrt', 'onnx_runtime_cuda', 'onnx_runtime_tensorrt', 'openvino', 'onnx_runtime', 'torch',

@@ -183,3 +183,52 @@ def between_convolutions(nodes: Iterable[Any]) -> set[int]:
             ahead.add(index)
             before.update(node.input)
     return behind & ahead
+
+
+def network_ends(proto: Any) -> tuple[list[str], list[str]]:
+    """Return the tensors between which the network lies: after scaling and before decoding.
+
+    They are what the first weighted nodes take and what the last ones give, quantisation aside.
+    """
+    graph = proto.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    constants |= {node.output[0] for node in graph.node if node.op_type == 'Constant'}
+    starts: list[str] = []
+    behind: set[str] = set()  # tensors that come from a weighted node
+    for node in graph.node:
+        if behind.intersection(node.input):
+            behind.update(node.output)
+        elif node.op_type in WEIGHTED | {'QuantizeLinear'} and node.input[0] not in constants:
+            behind.update(node.output)
+            if node.input[0] not in starts:
+                starts.append(node.input[0])
+    ends: list[str] = []
+    ahead: set[str] = set()  # tensors that go into a weighted node
+    for node in reversed(graph.node):
+        leads = ahead.intersection(node.output)
+        if node.op_type in WEIGHTED and not leads:
+            ends.append(node.output[0])
+        if node.op_type in WEIGHTED or leads:
+            ahead.update(node.input)
+    return starts, ends[::-1]
+
+
+def cut_network(model: Path, out: Path) -> None:
+    """Write a model's network alone: scaled float image in, what its last layers give out.
+
+    Raises:
+        EngineError: onnx is not installed.
+        ModelError: the file is no ONNX model, or has no weighted layer.
+    """
+    proto = read_onnx(model)
+    import onnx
+
+    starts, ends = network_ends(proto)
+    if not starts:
+        raise ModelError(f'{model}: has no layer with weights; expected a network')
+    proto = onnx.shape_inference.infer_shapes(proto)
+    try:
+        cut = onnx.utils.Extractor(proto).extract_model(starts, ends)
+    except Exception as exc:  # what it lacks ends in a KeyError
+        raise ModelError(f'{model}: its network cannot be cut out: {exc}') from exc
+    onnx.save(cut, str(out))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import json
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -35,12 +36,14 @@ class TorchEngine(Engine):
     name = 'torch'
 
     def __init__(self, model: Path, threads: int = 0, precision: str = 'auto') -> None:
+        if not model.is_file():
+            raise EngineError(f'{model}: no such model file')
+        if not is_zipfile(model):
+            raise EngineError(f'{model}: is no .pt2 file; torch opens those of `mnv2 export`')
         try:
             import torch
         except ImportError as exc:
             raise EngineError(f'{model}: torch is not installed; pip install torch') from exc
-        if not model.is_file():
-            raise EngineError(f'{model}: no such model file')
         on_gpu = torch.cuda.is_available()
         known = ('fp16', 'fp32') if on_gpu else ('fp32',)
         self.precision = check_precision(self.name, precision, known)

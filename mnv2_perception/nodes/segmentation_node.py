@@ -54,7 +54,8 @@ class SegmentationNode(PerceptionNode):
         spec = self.segmenter.spec
         self.get_logger().info(
             f'{spec.name}: {spec.width}×{spec.height}, {len(spec.classes)} classes, engine '
-            f'{self.segmenter.engine.name} in {self.segmenter.engine.precision}, images through {IMAGE_CONVERTER}'
+            f'{self.segmenter.engine.name} in {self.segmenter.engine.precision}, images through '
+            f'{IMAGE_CONVERTER}'
         )
         self.get_logger().info(f'licence of the model {spec.name}: {spec.licence}')
         self._label_info = self._create(LabelInfo, 'segmentation/label_info', LATCHED_QOS)
