@@ -216,18 +216,24 @@ def load(model: Path) -> None:
     """
     try:
         import tensorrt
-        try:
-            from cuda.bindings import runtime
-        except ImportError:  # before cuda-python 12.6
-            from cuda import cudart as runtime
+        globals().update(trt=tensorrt, cudart=import_cudart())
     except ImportError as exc:
         raise EngineError(f'{model}: TensorRT is not installed ({exc}); {INSTALL}') from exc
-    globals().update(trt=tensorrt, cudart=runtime)
     try:
-        checked(runtime.cudaGetDeviceCount())
+        checked(cudart.cudaGetDeviceCount())
     except (EngineError, RuntimeError) as exc:  # RuntimeError: there is no driver at all
         raise EngineError(f'{model}: no NVIDIA GPU can be used: {exc}; choose another engine, or '
                           f'install the driver') from exc
+
+
+def import_cudart() -> Any:
+    """Return cuda-python's runtime API, which has moved."""
+    try:
+        from cuda.bindings import runtime
+        return runtime
+    except ImportError:  # before cuda-python 12.6
+        from cuda import cudart
+        return cudart
 
 
 def checked(result: tuple[Any, ...]) -> Any:
@@ -249,7 +255,7 @@ def gpu_name() -> str:
 
     The modules of a Jetson family share the first two, but no plan.
     """
-    properties = checked(cudart.cudaGetDeviceProperties(DEVICE))
+    properties: cudart.cudaDeviceProp = checked(cudart.cudaGetDeviceProperties(DEVICE))
     name = properties.name.split(b'\0')[0].decode()
     return (f'{name} {properties.major}.{properties.minor} '
             f'({properties.multiProcessorCount} SMs)')
