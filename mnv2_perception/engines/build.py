@@ -128,7 +128,7 @@ def build_plan(
         logger.warning('%s; the plan serves this process only', text)
 
     with ExitStack() as stack:
-        if plan := built(path, builder):
+        if plan := built(path, builder, logging.DEBUG):
             return plan
         writable = True
         try:
@@ -137,7 +137,7 @@ def build_plan(
         except OSError as exc:
             writable = False
             tell(exc, 'plans cannot be kept there')
-        if plan := built(path, builder):  # by another process meanwhile
+        if plan := built(path, builder, logging.WARNING):  # by another process meanwhile
             return plan
         with Progress(f'{model.name} ({precision})') as progress:
             blob = builder.build(proto, key, progress)
@@ -151,17 +151,17 @@ def build_plan(
         return plan
 
 
-def built(path: Path, builder: PlanBuilder) -> Plan | None:
-    """Return the plan at a path if there is one that deserialises."""
+def built(path: Path, builder: PlanBuilder, level: int) -> Plan | None:
+    """Return the plan at a path if there is one that deserialises; log why it does not."""
     if not path.exists():
         return None
     try:
         plan = plans.read_plan(path)
         if builder.loads(plan.blob, plan.key.dla):
             return plan
-        logger.warning('%s: does not deserialise; it is built again', path)
+        logger.log(level, '%s: does not deserialise; it is built again', path)
     except EngineError as exc:
-        logger.warning('%s; it is built again', exc)
+        logger.log(level, '%s; it is built again', exc)
     return None
 
 
