@@ -129,6 +129,7 @@ def build_plan(
 
     with ExitStack() as stack:
         if plan := built(path, builder, logging.DEBUG):
+            logger.info('%s: is there already', path)
             return plan
         writable = True
         try:

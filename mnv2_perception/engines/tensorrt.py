@@ -298,8 +298,7 @@ def deserialise(blob: bytes, dla: int | None) -> 'trt.ICudaEngine | None':
     runtime = trt.Runtime(trt_logger())
     if dla is not None:
         runtime.DLA_core = dla
-    engine = runtime.deserialize_cuda_engine(blob)
-    return engine if engine else None
+    return runtime.deserialize_cuda_engine(blob)
 
 
 def open_plan(model: Path, build: bool) -> tuple[Plan, 'trt.ICudaEngine']:

@@ -170,19 +170,25 @@ class TensorRT:
 
     Attributes:
         refuse: `run`, `capture`, `parse` or `build`.
-        plans_built: how many.
+        configs: of the builds, in order.
+        networks: likewise, each with its `flags` and `content`, an ONNX model.
     """
 
-    __version__ = VERSION
     ILogger = ILogger
-    IProgressMonitor = IProgressMonitor
     TensorIOMode = SimpleNamespace(INPUT='in', OUTPUT='out')
-    NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1, EXPLICIT_BATCH=0)
-    BuilderFlag = SimpleNamespace(FP16='fp16', INT8='int8', GPU_FALLBACK='gpu_fallback')
     DeviceType = SimpleNamespace(DLA='dla')
     num_DLA_cores = 2
 
-    def __init__(self, cuda: Cuda) -> None:
+    def __init__(self, cuda: Cuda, version: str) -> None:
+        major = int(version.partition('.')[0])
+        self.__version__ = version
+        self.NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0)
+        self.BuilderFlag = SimpleNamespace(GPU_FALLBACK='gpu_fallback')
+        if major >= 10:
+            self.NetworkDefinitionCreationFlag.STRONGLY_TYPED = 1
+            self.IProgressMonitor = IProgressMonitor
+        if major <= 10:
+            self.BuilderFlag.FP16, self.BuilderFlag.INT8 = 'fp16', 'int8'
         self.cuda = cuda
         self.refuse = ''
         self.configs: list[Any] = []
@@ -225,9 +231,10 @@ class TensorRT:
             if self.refuse == 'build':
                 logger.log(Severity.ERROR, 'no kernel for this GPU')
                 return None
-            config.progress_monitor.phase_start('Timing', None, 4)
-            assert config.progress_monitor.step_complete('Timing', 0)
-            config.progress_monitor.phase_finish('Timing')
+            if hasattr(config, 'progress_monitor'):
+                config.progress_monitor.phase_start('Timing', None, 4)
+                assert config.progress_monitor.step_complete('Timing', 0)
+                config.progress_monitor.phase_finish('Timing')
             return plan_blob(network.content)
 
         return SimpleNamespace(
@@ -302,12 +309,12 @@ class PretendedEngine:
         arrays['confidence'][:] = arrays['image'][..., 1]
 
 
-def install(monkeypatch: pytest.MonkeyPatch) -> TensorRT:
+def install(monkeypatch: pytest.MonkeyPatch, version: str = VERSION) -> TensorRT:
     """Let `import tensorrt` and cuda-python find the pretended ones."""
     from mnv2_perception.engines import tensorrt as ours
 
     cuda = Cuda()
-    trt = TensorRT(cuda)
+    trt = TensorRT(cuda, version)
     modules = {name: ModuleType(name) for name in ('cuda', 'cuda.bindings')}
     modules['cuda.bindings'].runtime = cuda  # type: ignore[attr-defined]
     for name, module in {**modules, 'tensorrt': trt}.items():
