@@ -96,7 +96,11 @@ class TensorRTEngine(Engine):
             if min(shape, default=0) < 0:  # such as boxes after NMS: no CUDA graph either
                 raise EngineError(f'{self.model}: {name!r} is {shape}, a side is open; export '
                                   f'the model with fixed sizes and build it again')
-            spec = TensorSpec(name, shape, np.dtype(DTYPES[engine.get_tensor_dtype(name).name]))
+            kind = engine.get_tensor_dtype(name).name
+            if kind not in DTYPES:
+                raise EngineError(f'{self.model}: {name!r} is {kind}; known are '
+                                  f'{", ".join(DTYPES)}')
+            spec = TensorSpec(name, shape, np.dtype(DTYPES[kind]))
             is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
             (inputs if is_input else outputs).append(spec)
             self._allocate(spec, shape)
