@@ -8,7 +8,7 @@ from pathlib import Path
 import re
 import threading
 import time
-from typing import Any, Protocol
+from typing import Any, Protocol, TYPE_CHECKING
 
 from mnv2_perception.engines import plans
 from mnv2_perception.engines import tensorrt as runtime
@@ -16,6 +16,9 @@ from mnv2_perception.engines.graph import fix_batch, precision_of, read_onnx, to
 from mnv2_perception.engines.plans import Plan, PlanKey
 from mnv2_perception.errors import command_name, EngineError
 from mnv2_perception.model_spec import ModelSpec
+
+if TYPE_CHECKING:
+    import tensorrt as trt
 
 PERIOD_S = 5.0  # a build that runs says so at least as often
 
@@ -125,7 +128,8 @@ def build_plan(
         logger.warning('%s; the plan serves this process only', text)
 
     with ExitStack() as stack:
-        if plan := built(path, builder):
+        if plan := built(path, builder, logging.DEBUG):
+            logger.info('%s: is there already', path)
             return plan
         writable = True
         try:
@@ -134,7 +138,7 @@ def build_plan(
         except OSError as exc:
             writable = False
             tell(exc, 'plans cannot be kept there')
-        if plan := built(path, builder):  # by another process meanwhile
+        if plan := built(path, builder, logging.WARNING):  # by another process meanwhile
             return plan
         with Progress(f'{model.name} ({precision})') as progress:
             blob = builder.build(proto, key, progress)
@@ -148,17 +152,17 @@ def build_plan(
         return plan
 
 
-def built(path: Path, builder: PlanBuilder) -> Plan | None:
-    """Return the plan at a path if there is one that deserialises."""
+def built(path: Path, builder: PlanBuilder, level: int) -> Plan | None:
+    """Return the plan at a path if there is one that deserialises; log why it does not."""
     if not path.exists():
         return None
     try:
         plan = plans.read_plan(path)
         if builder.loads(plan.blob, plan.key.dla):
             return plan
-        logger.warning('%s: does not deserialise; it is built again', path)
+        logger.log(level, '%s: does not deserialise; it is built again', path)
     except EngineError as exc:
-        logger.warning('%s; it is built again', exc)
+        logger.log(level, '%s; it is built again', exc)
     return None
 
 
@@ -241,8 +245,8 @@ class TensorRTBuilder:
             proto = to_fp16(proto)
         parser = trt.OnnxParser(network, trt_logger)
         if not parser.parse(proto.SerializeToString()):
-            errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-            raise EngineError(f'{self._model}: TensorRT cannot read it: {"; ".join(errors)}')
+            error: trt.ParserError = parser.get_error(0)
+            raise EngineError(f'{self._model}: TensorRT cannot read it: {error.desc()}')
         config = builder.create_builder_config()
         if has_flags and not typed:
             if key.precision in ('fp16', 'int8'):
@@ -258,8 +262,7 @@ class TensorRTBuilder:
             config.default_device_type = trt.DeviceType.DLA
             config.DLA_core = key.dla
             config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
-        if has_typing:  # the monitor came with 10 too
-            config.progress_monitor = make_monitor(progress)
+        monitor = watch(config, progress)
         try:
             timings = self._timing_cache.read_bytes()
         except OSError:
@@ -270,6 +273,7 @@ class TensorRTBuilder:
             timing_cache = config.create_timing_cache(b'')
             config.set_timing_cache(timing_cache, ignore_mismatch=False)
         blob = builder.build_serialized_network(network, config)
+        del monitor
         if blob is None:
             raise EngineError(f'{self._model}: cannot be built: {runtime.last_errors()}')
         try:
@@ -282,28 +286,36 @@ class TensorRTBuilder:
         return to_bytes(blob)
 
 
-def make_monitor(progress: Progress) -> Any:
-    """Return a TensorRT progress monitor that keeps `progress.step` up to date."""
+def watch(config: 'trt.IBuilderConfig', progress: Progress) -> Any:
+    """Keep `progress.step` up to date where TensorRT tells; return what must live until then."""
     import tensorrt as trt
 
-    class Monitor(trt.IProgressMonitor):
-        """Shows the innermost phase; TensorRT calls from threads of its own."""
+    has_monitor = hasattr(trt, 'IProgressMonitor')  # since 10
+    if has_monitor:
 
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self._steps: dict[str, int] = {}
+        class Monitor(trt.IProgressMonitor):
+            """Shows the innermost phase; TensorRT calls from threads of its own."""
 
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self._steps[phase_name] = num_steps
+            def __init__(self) -> None:
+                trt.IProgressMonitor.__init__(self)
+                self._steps: dict[str, int] = {}
 
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            progress.step = f', {phase_name} {step + 1} of {self._steps.get(phase_name, "?")}'
-            return True
+            def phase_start(
+                self, phase_name: str, parent_phase: str | None, num_steps: int
+            ) -> None:
+                self._steps[phase_name] = num_steps
 
-        def phase_finish(self, phase_name: str) -> None:
-            self._steps.pop(phase_name, None)
+            def step_complete(self, phase_name: str, step: int) -> bool:
+                steps = self._steps.get(phase_name, '?')
+                progress.step = f', {phase_name} {step + 1} of {steps}'
+                return True
 
-    return Monitor()
+            def phase_finish(self, phase_name: str) -> None:
+                self._steps.pop(phase_name, None)
+
+        config.progress_monitor = Monitor()
+        return config.progress_monitor
+    return None
 
 
 def to_bytes(memory: Any) -> bytes:

@@ -7,7 +7,6 @@ written last: a plan without it is one whose writer was killed.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-import fcntl
 import hashlib
 import json
 import logging
@@ -211,6 +210,8 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         OSError: the folder cannot be written.
     """
+    import fcntl  # not on every system; without plans, engines work there
+
     with path.with_suffix('.lock').open('w') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -97,7 +97,11 @@ class TensorRTEngine(Engine):
             if min(shape, default=0) < 0:  # such as boxes after NMS: no CUDA graph either
                 raise EngineError(f'{self.model}: {name!r} is {shape}, a side is open; export '
                                   f'the model with fixed sizes and build it again')
-            spec = TensorSpec(name, shape, np.dtype(DTYPES[engine.get_tensor_dtype(name).name]))
+            kind = engine.get_tensor_dtype(name).name
+            if kind not in DTYPES:
+                raise EngineError(f'{self.model}: {name!r} is {kind}; known are '
+                                  f'{", ".join(DTYPES)}')
+            spec = TensorSpec(name, shape, np.dtype(DTYPES[kind]))
             is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
             (inputs if is_input else outputs).append(spec)
             self._allocate(spec, shape)
@@ -217,18 +221,24 @@ def load(model: Path) -> None:
     """
     try:
         import tensorrt
-        try:
-            from cuda.bindings import runtime
-        except ImportError:  # before cuda-python 12.6
-            from cuda import cudart as runtime
+        globals().update(trt=tensorrt, cudart=import_cudart())
     except ImportError as exc:
         raise EngineError(f'{model}: TensorRT is not installed ({exc}); {INSTALL}') from exc
-    globals().update(trt=tensorrt, cudart=runtime)
     try:
-        checked(runtime.cudaGetDeviceCount())
+        checked(cudart.cudaGetDeviceCount())
     except (EngineError, RuntimeError) as exc:  # RuntimeError: there is no driver at all
         raise EngineError(f'{model}: no NVIDIA GPU can be used: {exc}; choose another engine, or '
                           f'install the driver') from exc
+
+
+def import_cudart() -> Any:
+    """Return cuda-python's runtime API, which has moved."""
+    try:
+        from cuda.bindings import runtime
+        return runtime
+    except ImportError:  # before cuda-python 12.6
+        from cuda import cudart
+        return cudart
 
 
 def checked(result: tuple[Any, ...]) -> Any:
@@ -250,7 +260,7 @@ def gpu_name() -> str:
 
     The modules of a Jetson family share the first two, but no plan.
     """
-    properties = checked(cudart.cudaGetDeviceProperties(DEVICE))
+    properties: cudart.cudaDeviceProp = checked(cudart.cudaGetDeviceProperties(DEVICE))
     name = properties.name.split(b'\0')[0].decode()
     return (f'{name} {properties.major}.{properties.minor} '
             f'({properties.multiProcessorCount} SMs)')
@@ -293,8 +303,7 @@ def deserialise(blob: bytes, dla: int | None) -> 'trt.ICudaEngine | None':
     runtime = trt.Runtime(trt_logger())
     if dla is not None:
         runtime.DLA_core = dla
-    engine = runtime.deserialize_cuda_engine(blob)
-    return engine if engine else None
+    return runtime.deserialize_cuda_engine(blob)
 
 
 def open_plan(model: Path, build: bool) -> tuple[Plan, 'trt.ICudaEngine']:

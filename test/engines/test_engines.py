@@ -139,7 +139,7 @@ def test_a_file_that_is_no_model_is_refused(name: str, content: bytes, tmp_path:
 
 
 def test_an_unknown_engine_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"'tpu'.*auto, onnx_runtime, fake"):
+    with pytest.raises(EngineError, match=r"'tpu'.*auto, onnx_runtime, tensorrt, fake"):
         open_engine(tmp_path / 'model.onnx', 'tpu')
 
 

@@ -3,10 +3,14 @@
 from collections.abc import Callable, Iterator
 import os
 from pathlib import Path
+import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
 
+from colcon_workspace import localhost_domain, own_domain_id
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -503,3 +507,22 @@ def test_silence_of_the_camera_is_a_warning(graph: Graph) -> None:
     graph.start()
     eventually(lambda: reports and reports[-1].status[0].level == b'\x01')
     assert 'no image' in reports[-1].status[0].message
+
+
+def test_what_an_engine_logs_is_in_the_node_s_log(tmp_path: Path) -> None:
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    environment = {
+        **os.environ, **localhost_domain(own_domain_id()), 'XDG_CACHE_HOME': str(tmp_path),
+    }
+    with subprocess.Popen(
+        [sys.executable, '-m', 'mnv2_perception.nodes.segmentation_node'], env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:
+        assert process.stdout
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.endswith(': active\n'):
+                process.send_signal(signal.SIGINT)
+    told = [line for line in lines if 'no plan of it for TensorRT' in line]
+    assert len(told) == 1 and '[INFO]' in told[0] and '[segmentation_node]' in told[0], lines
