@@ -1,6 +1,9 @@
 """A network whose ids are the red channel and whose confidence is the green one, in two forms."""
 
 from collections.abc import Callable
+from functools import cache
+import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +56,31 @@ def write_onnx(path: Path, spec: ModelSpec) -> Path:
     helper.set_model_props(model, spec.to_metadata())
     onnx.save(model, str(path))
     return path
+
+
+def write_program(path: Path, spec: ModelSpec) -> Path:
+    """Write the same network as a program of torch.export."""
+    facts = {
+        'inputs': ['image'], 'outputs': ['class_ids', 'confidence'],
+        'metadata': spec.to_metadata(),
+    }
+    path.write_bytes(_program(spec.height, spec.width, json.dumps(facts)))
+    return path
+
+
+@cache
+def _program(height: int, width: int, facts: str) -> bytes:
+    """Export once: torch takes seconds to load what it exports with."""
+    torch = pytest.importorskip('torch', reason='no torch: run make setup-train')
+
+    class Identity(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, image: Any) -> Any:
+            return image[..., 0].clone(), image[..., 1].clone()
+
+    image = torch.zeros(1, height, width, 3, dtype=torch.uint8)
+    file = io.BytesIO()
+    torch.export.save(
+        torch.export.export(Identity(), (image,)), file,
+        extra_files={'mnv2_perception.json': facts},
+    )
+    return file.getvalue()

@@ -87,13 +87,14 @@ def _open_auto(model: Path, threads: int, build: bool, precision: str) -> Engine
         try:
             opened = open_engine(model, name, threads, build, precision)
         except EngineError as exc:
-            logger.warning('%s was passed over: %s', name, exc)
+            logger.warning('%s is passed over: %s', name, exc)
+            passed_over.append(f'{name} refuses it')
             continue
         break
     else:
         opened = open_engine(model, 'onnx_runtime', threads, build, precision)
-    why = '; '.join(passed_over) or 'the first choice'
-    logger.info('%s: engine %s, %s (%s)', model.name, opened.name, opened.precision, why)
+    why = '; '.join(passed_over) or 'it has a plan'
+    logger.info('%s: engine %s in %s: %s', model.name, opened.name, opened.precision, why)
     return opened
 
 

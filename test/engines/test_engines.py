@@ -1,20 +1,82 @@
-"""The contract of every engine: checked inputs, owned outputs, no runtime before it is opened."""
+"""The contract of every engine: checked inputs, owned outputs, no runtime before it is opened.
+
+TensorRT runs on a pretended GPU here; ONNX Runtime's GPU providers where they are.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
+import json
+import logging
 from pathlib import Path
 import subprocess
 import sys
 import time
+import zipfile
 
-from identity_network import identity_spec, MakeModel, write_fake
+from identity_network import (
+    identity_spec,
+    MakeModel,
+    write_fake,
+    write_onnx,
+    write_program,
+)
 import numpy as np
 from numpy.typing import NDArray
+from onnx_graphs import write_convolutions
+from pretend_gpu import GPU, install, VERSION
 import pytest
 
-from mnv2_perception.engines import Engine, ENGINES, open_engine
+from mnv2_perception import engines
+from mnv2_perception.engines import Engine, ENGINES, open_engine, plans
+from mnv2_perception.engines.onnx_runtime import has_provider, PROVIDERS
+from mnv2_perception.engines.plans import Plan, PlanKey
 from mnv2_perception.errors import EngineError, TensorError
+from mnv2_perception.pipeline import find_model, Segmenter
+from mnv2_perception.vision.scenes import draw_scene
 
 HEIGHT, WIDTH = 5, 7
+
+
+def write_plan(model: Path, height: int, width: int) -> Path:
+    """Write a plan of the identity network for the pretended GPU."""
+    spec = identity_spec(height, width).to_metadata()
+    key = PlanKey(plans.sha256(model), VERSION, GPU, 'fp16', (f'image 1x{height}x{width}x3',))
+    path = model.with_suffix('.plan')
+    blob = json.dumps({'size': [height, width]}).encode()
+    plans.write_plan(path, Plan(key, spec, spec, '2026-01-01T00:00:00+00:00', blob))
+    return path
+
+
+@pytest.fixture(params=ENGINES)
+def make_model(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> MakeModel:
+    """Make the identity network for each engine."""
+    name = request.param
+    if name in PROVIDERS:
+        pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+        if not has_provider(name):
+            pytest.skip(f'this ONNX Runtime has no {PROVIDERS[name]}')
+    elif name == 'tensorrt':
+        install(monkeypatch)
+    elif name != 'fake':
+        pytest.importorskip(name, reason=f'no {name}: run make setup-train')
+
+    def make(height: int, width: int, **changes: object) -> tuple[Path, str]:
+        spec = identity_spec(height, width, **changes)
+        if name == 'fake':
+            return write_fake(tmp_path / 'identity.fake.yaml', spec), name
+        if name == 'torch':
+            return write_program(tmp_path / 'identity.pt2', spec), name
+        model = write_onnx(tmp_path / 'identity.onnx', spec)
+        return write_plan(model, height, width) if name == 'tensorrt' else model, name
+
+    return make
+
+
+@pytest.fixture
+def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make OpenVINO look as if it were not installed."""
+    monkeypatch.setattr(engines, 'find_spec', lambda name: None)
 
 
 @pytest.fixture
@@ -139,16 +201,22 @@ def test_a_file_that_is_no_model_is_refused(name: str, content: bytes, tmp_path:
 
 
 def test_an_unknown_engine_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"'tpu'.*auto, onnx_runtime, tensorrt, fake"):
+    with pytest.raises(EngineError, match=r"'tpu'.*auto, tensorrt, .*openvino, .*fake"):
         open_engine(tmp_path / 'model.onnx', 'tpu')
 
 
+@pytest.mark.parametrize(
+    ('name', 'module'),
+    [('onnx_runtime', 'onnxruntime'), ('openvino', 'openvino'), ('torch', 'torch')],
+)
 def test_a_missing_runtime_names_its_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
-    with pytest.raises(EngineError, match='pip install onnxruntime'):
-        open_engine(tmp_path / 'model.onnx', 'onnx_runtime')
+    monkeypatch.setitem(sys.modules, module, None)
+    with zipfile.ZipFile(tmp_path / 'model', 'w'):  # as far as torch is asked for
+        pass
+    with pytest.raises(EngineError, match=f'pip install {module}'):
+        open_engine(tmp_path / 'model', name)
 
 
 def test_the_fake_engine_takes_as_long_as_it_is_told(tmp_path: Path) -> None:
@@ -175,3 +243,134 @@ def test_importing_engines_loads_no_runtime() -> None:
 def test_an_impossible_number_of_threads_is_refused(threads: int, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r'0 .*to 256'):
         open_engine(tmp_path / 'model.onnx', threads=threads)
+
+
+@pytest.mark.parametrize('name', ['onnx_runtime_cuda', 'onnx_runtime_tensorrt'])
+def test_a_missing_provider_names_its_install(name: str, tmp_path: Path) -> None:
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    if has_provider(name):
+        pytest.skip('it is there')
+    model = write_onnx(tmp_path / 'm.onnx', identity_spec(HEIGHT, WIDTH))
+    with pytest.raises(EngineError, match=f'{PROVIDERS[name]}; .*pip install onnxruntime-gpu'):
+        open_engine(model, name)
+
+
+def test_a_zip_that_torch_did_not_write_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip('torch', reason='no torch: run make setup-train')
+    path = tmp_path / 'model.pt2'
+    with zipfile.ZipFile(path, 'w') as file:
+        file.writestr('readme', 'nothing')
+    with pytest.raises(EngineError, match=r'model\.pt2: torch refuses it.*mnv2 export'):
+        open_engine(path)
+
+
+# Precision
+
+
+def test_openvino_computes_in_fp32_unless_told(tmp_path: Path) -> None:
+    pytest.importorskip('openvino', reason='no openvino: run make setup-train')
+    model = write_convolutions(tmp_path / 'm.onnx')
+    assert open_engine(model, 'openvino').precision == 'fp32'
+    try:
+        assert open_engine(model, 'openvino', precision='bf16').precision == 'bf16'
+    except EngineError as exc:
+        assert 'this CPU does not compute in bf16' in str(exc)
+
+
+@pytest.mark.parametrize(
+    ('name', 'precision'),
+    [('openvino', 'fp16'), ('onnx_runtime', 'bf16'), ('torch', 'bf16'), ('openvino', 'f32')],
+)
+def test_a_precision_that_an_engine_lacks_is_refused(
+    name: str, precision: str, make_program_or_onnx: dict[str, Path]
+) -> None:
+    with pytest.raises(EngineError, match=f"'{precision}': {name} computes in .*fp32"):
+        open_engine(make_program_or_onnx[name], name, precision=precision)
+
+
+@pytest.fixture
+def make_program_or_onnx(tmp_path: Path) -> dict[str, Path]:
+    """Files of the identity network by engine."""
+    for name in ('openvino', 'torch', 'onnxruntime'):
+        pytest.importorskip(name, reason=f'no {name}: run make setup-train')
+    spec = identity_spec(HEIGHT, WIDTH)
+    model = write_onnx(tmp_path / 'm.onnx', spec)
+    return {
+        'openvino': model, 'onnx_runtime': model, 'torch': write_program(tmp_path / 'm.pt2', spec)
+    }
+
+
+def test_a_plan_of_another_precision_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch)
+    model = write_onnx(tmp_path / 'm.onnx', identity_spec(HEIGHT, WIDTH))
+    plan = write_plan(model, HEIGHT, WIDTH)
+    assert open_engine(plan, precision='fp16').precision == 'fp16'
+    with pytest.raises(EngineError, match='plan is fp16, got precision fp32'):
+        open_engine(plan, precision='fp32')
+
+
+@pytest.mark.parametrize(('precision', 'agreement'), [('fp32', 0.999), ('bf16', 0.97)])
+def test_openvino_gives_what_onnx_runtime_gives(precision: str, agreement: float) -> None:
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    pytest.importorskip('openvino', reason='no openvino: run make setup-train')
+    model = find_model('unet_mobilenetv2_camvid')
+    image, _ = draw_scene(7, 0.0, 240, 320)
+    expected = Segmenter.open(model, 'onnx_runtime')(image)
+    try:
+        found = Segmenter.open(model, 'openvino', precision=precision)(image)
+    except EngineError as exc:
+        pytest.skip(str(exc))
+    assert (found.class_ids == expected.class_ids).mean() >= agreement
+    difference = found.confidence.astype(int) - expected.confidence
+    assert np.abs(difference).mean() <= (1.0 - agreement) * 255
+
+
+# auto
+
+
+def test_auto_takes_openvino_and_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip('openvino', reason='no openvino: run make setup-train')
+    if has_provider('onnx_runtime_cuda'):
+        pytest.skip('this machine has something better')
+    caplog.set_level(logging.INFO, 'mnv2_perception')
+    model = write_onnx(tmp_path / 'm.onnx', identity_spec(HEIGHT, WIDTH))
+    assert open_engine(model).name == 'openvino'
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith('m.onnx: engine openvino in fp32: no TensorRT plan of it in ')
+
+
+def test_auto_without_openvino_names_its_install(
+    no_openvino: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    if has_provider('onnx_runtime_cuda'):
+        pytest.skip('this machine has something better')
+    caplog.set_level(logging.INFO, 'mnv2_perception')
+    model = write_onnx(tmp_path / 'm.onnx', identity_spec(HEIGHT, WIDTH))
+    assert open_engine(model).name == 'onnx_runtime'
+    assert 'engine onnx_runtime in fp32' in caplog.text and 'pip install openvino' in caplog.text
+
+
+def test_auto_goes_on_where_an_engine_refuses_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    if has_provider('onnx_runtime_cuda'):
+        pytest.skip('this machine has something better')
+    monkeypatch.setattr(engines, 'find_spec', lambda name: 'there')
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+    caplog.set_level(logging.INFO, 'mnv2_perception')
+    model = write_onnx(tmp_path / 'm.onnx', identity_spec(HEIGHT, WIDTH))
+    assert open_engine(model).name == 'onnx_runtime'
+    assert [record.levelname for record in caplog.records] == ['WARNING', 'INFO']
+    assert 'openvino refuses it' in caplog.text
+
+
+def test_auto_opens_a_program_with_torch(tmp_path: Path) -> None:
+    pytest.importorskip('torch', reason='no torch: run make setup-train')
+    path = write_program(tmp_path / 'm.pt2', identity_spec(HEIGHT, WIDTH))
+    assert open_engine(path).name == 'torch'
