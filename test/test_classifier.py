@@ -163,10 +163,11 @@ def test_figures_are_those_worked_out_by_hand(tmp_path: Path) -> None:
     folder = tmp_path / 'data'
     folder.mkdir()
     write_images(folder, red=[(9, 0, 0), (9, 1, 0), (0, 9, 0)], green=[(0, 9, 1)])
-    result = evaluate_classification(Classifier.open(model), folder)
+    result = evaluate_classification(Classifier.open(model, 'onnx_runtime'), folder)
     assert result.pop('ms_per_image') > 0.0
     assert result == {
-        'model': 'foreign', 'engine': 'onnx_runtime', 'images': 4, 'top1': 0.75,
+        'model': 'foreign', 'engine': 'onnx_runtime', 'precision': 'fp32', 'images': 4,
+        'top1': 0.75,
         'per_class': {'red': pytest.approx(2 / 3), 'green': 1.0, 'blue': None},
     }
 

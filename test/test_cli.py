@@ -9,7 +9,7 @@ import cv2
 from fixed_detector import write_detector
 from identity_network import identity_spec, write_fake
 import numpy as np
-from onnx_graphs import node, write_graph
+from onnx_graphs import node, write_convolutions, write_graph
 import pytest
 
 from mnv2_perception import cli
@@ -44,7 +44,8 @@ def test_evaluate_prints_json(
     assert cli.main(['evaluate', model, str(folder), '--engine', 'fake', '--json']) == 0
     result = json.loads(capsys.readouterr().out)
     assert set(result) == {
-        'model', 'engine', 'images', 'miou', 'per_class', 'pixel_accuracy', 'ms_per_image'
+        'model', 'engine', 'precision', 'images', 'miou', 'per_class', 'pixel_accuracy',
+        'ms_per_image',
     }
     assert result['pixel_accuracy'] == 0.75
     assert result['per_class'] == {'road': 0.5, 'sky': pytest.approx(2 / 3)}
@@ -82,7 +83,7 @@ def test_boxes_of_masks_are_written_and_measured(
     assert cli.main(['evaluate', detector, str(out), '--json']) == 0
     result = json.loads(capsys.readouterr().out)
     assert set(result) == {
-        'model', 'engine', 'images', 'ap', 'ap50', 'ap50_per_class', 'ms_per_image'
+        'model', 'engine', 'precision', 'images', 'ap', 'ap50', 'ap50_per_class', 'ms_per_image'
     }
     assert 0.0 <= result['ap'] < 1.0
 
@@ -308,7 +309,12 @@ def run_without(missing: str, args: list[str]) -> 'subprocess.CompletedProcess[s
     [
         ('torch', ['train', 'segmentation', 'x', '--out', 'y', '--epochs', '3'], 'setup-train'),
         ('torch', ['export', 'x.pt', 'y.onnx'], 'setup-train'),
-        ('onnxruntime', ['info', 'unet_mobilenetv2_camvid'], 'pip install onnxruntime'),
+        ('onnxruntime', ['evaluate', 'unet_mobilenetv2_camvid', 'x', '--engine', 'onnx_runtime'],
+         'pip install onnxruntime'),
+        ('openvino', ['evaluate', 'unet_mobilenetv2_camvid', 'x', '--engine', 'openvino'],
+         'pip install openvino'),
+        ('onnx', ['quantize', 'unet_mobilenetv2_camvid', '--calibrate', 'docs'],
+         'pip install onnx'),
         ('rosbags', ['bag', 'draw', '/nowhere/bag'], 'rosbags'),
         ('pycocotools', ['evaluate', 'unet_mobilenetv2_camvid', 'x.json'], 'pip install pyco'),
         ('rosbags', ['demo', '--out', '/nowhere/out'], 'rosbags'),
@@ -354,3 +360,24 @@ def test_messages_name_the_command_as_it_is_called_here(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', [program.format(cwd=tmp_path)])
     assert cli.command_name() == name
+
+
+def test_quantize_measures_before_and_after(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_convolutions(tmp_path / 'model.onnx')
+    rng = np.random.default_rng(0)
+    for name, shape in (('images', (16, 24, 3)), ('labels', (16, 24))):
+        (tmp_path / name).mkdir()
+        for index in range(3):
+            picture = rng.integers(0, 3 if name == 'labels' else 256, shape, np.uint8)
+            cv2.imwrite(str(tmp_path / name / f'{index}.png'), picture)
+    out = tmp_path / 'small.onnx'
+    options = ['quantize', str(model), '--calibrate', str(tmp_path), '--labels', str(tmp_path),
+               '--out', str(out), '--images', '2', '--tolerance', '1e9', '--json']
+    assert cli.main(options) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts['file'], facts['images'], facts['layers_int8']) == (str(out), 2, 3)
+    assert set(facts['before']) == set(facts['after']) == {'miou'}
+    assert cli.main(['info', str(out), '--json']) == 0
+    assert json.loads(capsys.readouterr().out)['name'] == 'convolutions_int8'

@@ -40,7 +40,7 @@ def test_figures_are_those_worked_out_by_hand(make_model: MakeModel, tmp_path: P
     result = evaluate_segmentation(Segmenter.open(model, engine), tmp_path)
     assert result.pop('ms_per_image') > 0.0
     assert result == {
-        'model': 'identity', 'engine': engine, 'images': 2,
+        'model': 'identity', 'engine': engine, 'precision': 'fp32', 'images': 2,
         'miou': pytest.approx((2 / 3 + 2 / 3 + 0.0) / 3),
         'per_class': {
             'road': pytest.approx(2 / 3), 'sky': pytest.approx(2 / 3), 'car': 0.0, 'tram': None,
@@ -91,14 +91,16 @@ def write_boxes(
 def test_a_detectors_classes_are_found_by_name(tmp_path: Path) -> None:
     pytest.importorskip('pycocotools', reason='no pycocotools: run make setup-train')
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
-    detector = Detector.open(write_detector(tmp_path / 'm.onnx', 32, 64), min_score=0.0)
+    detector = Detector.open(
+        write_detector(tmp_path / 'm.onnx', 32, 64), 'onnx_runtime', min_score=0.0
+    )
     # The detector's car and dog are 0 and 1, the file's 1 and 0.
     boxes = [[40.0, 10.0, 80.0, 20.0], [0.0, 20.0, 20.0, 40.0], [40.0, 10.0, 80.0, 20.0]]
     path = write_boxes(tmp_path, ['dog', 'car'], boxes, [1, 1, 0])
     result = evaluate_detection(detector, path)
     assert result.pop('ms_per_image') > 0.0
     assert result == {
-        'model': 'identity', 'engine': 'onnx_runtime', 'images': 1,
+        'model': 'identity', 'engine': 'onnx_runtime', 'precision': 'fp32', 'images': 1,
         'ap': pytest.approx(1.0), 'ap50': pytest.approx(1.0),
         'ap50_per_class': {'dog': pytest.approx(1.0), 'car': pytest.approx(1.0)},
     }

@@ -25,7 +25,7 @@ def draft(path: Path, takes: Any, gives: dict[str, Any]) -> dict[str, Any]:
         node('ConstantOfShape', 'sides', 'zeros'),
         *(node('Cast', 'zeros', name, to=dtype) for name, (dtype, _) in gives.items()),
     ]
-    with open_engine(write_graph(path, nodes, takes, gives)) as engine:
+    with open_engine(write_graph(path, nodes, takes, gives), 'onnx_runtime') as engine:
         text, missing = draft_yaml(engine, 'foreign')
     facts = yaml.safe_load(text)
     assert missing == [name for name, value in facts.items() if value == '???']

@@ -87,6 +87,8 @@ def quantize_model(
     pairs = {pair.key: pair.value for pair in proto.metadata_props}
     spec = ModelSpec.from_metadata(pairs, model)
     layers = name_layers(proto, model)
+    if not out.parent.is_dir():
+        raise ModelError(f'{out}: its folder does not exist; make it first')
     if not tensors:
         raise EngineError(f'{model}: got no image to calibrate with, expected some hundred')
     with tempfile.TemporaryDirectory() as scratch:

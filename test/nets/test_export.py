@@ -185,3 +185,57 @@ def test_a_checkpoint_becomes_a_model_of_its_spec(tmp_path: Path, order: str) ->
     channels = image if order == 'rgb' else np.ascontiguousarray(image[..., ::-1])
     expected = run_torch(net, spec, channels).argmax(0)  # at stride 1
     assert (segmenter(image).class_ids == expected).mean() >= 0.999
+
+
+@pytest.fixture(scope='module')
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Program of the same network for the torch engine."""
+    path = tmp_path_factory.mktemp('program') / 'model.pt2'
+    export_network(make_net(*CASE), make_spec(), path)
+    return path
+
+
+def test_a_program_gives_what_the_onnx_file_gives(exported: Path, program: Path) -> None:
+    expected, found = open_engine(exported, 'onnx_runtime'), open_engine(program)
+    assert found.name == 'torch'
+    assert (found.inputs, found.outputs) == (expected.inputs, expected.outputs)
+    assert found.metadata == expected.metadata
+    wanted, got = (engine.infer({'image': make_image()[None]}) for engine in (expected, found))
+    assert (got['class_ids'] == wanted['class_ids']).mean() >= 0.999
+    assert np.abs(got['confidence'].astype(int) - wanted['confidence']).max() <= 1
+
+
+def test_a_program_in_fp16_decodes_in_fp32(program: Path) -> None:
+    """What the torch engine does on a GPU, on the CPU."""
+    from mnv2_perception.engines.torch import halve_weights
+
+    image = torch.from_numpy(make_image()[None])
+    network = torch.export.load(program).module()
+    with torch.no_grad():
+        expected = network(image)
+        halve_weights(network)
+        with torch.autocast('cpu', torch.float16):
+            found = network(image)
+    weights = {parameter.dtype for parameter in network.parameters()}
+    assert weights == {torch.float16}
+    assert [each.dtype for each in found] == [torch.uint8] * 2
+    assert (found[0] == expected[0]).float().mean() >= 0.98
+    assert (found[1].int() - expected[1].int()).abs().float().mean() < 2
+
+
+def test_what_is_not_plain_is_not_folded(tmp_path: Path) -> None:
+    """TensorFlow's padding has a convolution that leaves out the bias that folding adds."""
+    from mnv2_perception.nets.backbones import make_backbone
+
+    torch.manual_seed(0)
+    net = make_backbone('mobilenet_v1', 5, 0.25)
+    with torch.no_grad():
+        net.train()(torch.randn(2, 3, 32, 32))
+    spec = identity_spec(32, 32, task='classification', output='logits', classes=list('abcde'))
+    for suffix in ('onnx', 'pt2'):
+        export_network(net.eval(), spec, tmp_path / f'net.{suffix}')
+    image = {'image': np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)}
+    expected, found = (
+        open_engine(tmp_path / name).infer(image)['logits'] for name in ('net.onnx', 'net.pt2')
+    )
+    assert np.allclose(found, expected, atol=1e-3)
