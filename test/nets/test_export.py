@@ -228,7 +228,7 @@ def test_what_is_not_plain_is_not_folded(tmp_path: Path) -> None:
     from mnv2_perception.nets.backbones import make_backbone
 
     torch.manual_seed(0)
-    net = make_backbone('mobilenet_v1', 5, 0.25)
+    net = make_backbone('mobilenet_v1', 5, 0.25, padding='same_tf')
     with torch.no_grad():
         net.train()(torch.randn(2, 3, 32, 32))
     spec = identity_spec(32, 32, task='classification', output='logits', classes=list('abcde'))

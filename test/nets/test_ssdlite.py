@@ -157,6 +157,7 @@ def test_the_exported_boxes_equal_those_of_torch(
     close = np.diff(scores[0]) > -1e-4
     sure[1:] &= ~close
     sure[:-1] &= ~close
+    sure[-1] = False  # the next best is not among them
     assert sure.mean() > 0.2
     assert np.abs(outputs['boxes'] - boxes)[0, sure].max() <= 1e-4
     assert (outputs['class_ids'] == class_ids)[0, sure].all()

@@ -524,5 +524,5 @@ def test_what_an_engine_logs_is_in_the_node_s_log(tmp_path: Path) -> None:
             lines.append(line)
             if line.endswith(': active\n'):
                 process.send_signal(signal.SIGINT)
-    told = [line for line in lines if 'no plan of it for TensorRT' in line]
+    told = [line for line in lines if 'no TensorRT plan of it' in line]
     assert len(told) == 1 and '[INFO]' in told[0] and '[segmentation_node]' in told[0], lines
