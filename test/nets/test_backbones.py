@@ -116,3 +116,16 @@ def test_each_exports_to_the_same_logits(
     with open_engine(tmp_path / 'net.onnx') as engine:
         logits = engine.infer({'image': image})['logits']
     assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_a_classifier_can_look_at_the_middle_alone() -> None:
+    """Without context: at depth 1 a feature sees three pixels."""
+    torch.manual_seed(0)
+    net = make_backbone('mobilenet_v1', 3, 0.35, depth=1, pool='middle').eval()
+    x = torch.randn(1, 3, 32, 64)
+    middle = x.clone()
+    middle[..., :4, :] = middle[..., -4:, :] = middle[..., :8] = middle[..., -8:] = 9.0
+    with torch.no_grad():
+        assert torch.equal(net(x), net(middle))
+        net.pool = 'all'
+        assert not torch.allclose(net(x), net(middle), rtol=1e-2)
