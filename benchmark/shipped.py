@@ -105,7 +105,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder, threads = arguments.folder, arguments.threads
     segmenters = {name: Segmenter.open(name, threads=threads) for name in (ACCURATE, FAST)}
-    detector = Detector.open(DETECTOR, threads=threads, min_score=0.05)
+    detector = Detector.open(DETECTOR, threads=threads, min_score=0.0)
     classifier = Classifier.open(CLASSIFIER, threads=threads)
 
     images = [read_image(path) for path, _ in list_pairs(folder)]
