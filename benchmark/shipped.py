@@ -29,19 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 import onnxruntime
 
-from mnv2_perception.dataset import (
-    boxes_from_labels,
-    list_classified,
-    list_pairs,
-    read_image,
-    write_coco,
-)
+from mnv2_perception.dataset import list_classified, list_pairs, read_image, write_coco
 from mnv2_perception.evaluate import (
     evaluate_components,
     evaluate_detection,
     evaluate_segmentation,
 )
-from mnv2_perception.from_masks import middle, vote, write_patches
+from mnv2_perception.from_masks import boxes_from_labels, middle, vote, write_patches
 from mnv2_perception.pipeline import Classifier, Detector, Segmenter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,7 +105,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder, threads = arguments.folder, arguments.threads
     segmenters = {name: Segmenter.open(name, threads=threads) for name in (ACCURATE, FAST)}
-    detector = Detector.open(DETECTOR, threads=threads, min_score=0.05)
+    detector = Detector.open(DETECTOR, threads=threads, min_score=0.0)
     classifier = Classifier.open(CLASSIFIER, threads=threads)
 
     images = [read_image(path) for path, _ in list_pairs(folder)]

@@ -19,7 +19,7 @@ from mnv2_perception.engines import ENGINES, PRECISIONS
 from mnv2_perception.engines.quantize import TOLERANCE
 from mnv2_perception.errors import command_name, PerceptionError, SetupError
 
-DEFAULT_MODEL = 'unet_mobilenetv2_camvid'
+DEFAULT_MODEL = 'unet_mobilenetv2_camvid_fast'
 MOST_ITEMS_SHOWN = 50
 TASKS = (
     ('segmentation', 'Train a UNet.', 'holds images/*.jpg and labels/*.png', 'camvid.yaml'),
@@ -126,6 +126,23 @@ def build_parser() -> argparse.ArgumentParser:
         '--min-area', type=int, default=40,
         help='pixels; smaller ones are marked to be ignored (%(default)s)',
     )
+
+    patches = add('patches', patches_command, 'Cut windows, labelled by masks, for a classifier.')
+    patches.add_argument('folder', type=Path, help='holds images/*.jpg and labels/*.png')
+    patches.add_argument(
+        '--groups', nargs='+', required=True, metavar='CLASS=NAME,NAME',
+        help='classes of the windows, and the classes of the masks that each is made of',
+    )
+    patches.add_argument('--out', type=Path, required=True, help='folder for labels.tsv, images/')
+    patches.add_argument(
+        '--spec', type=Path, default=Path(__file__).parent / 'training/camvid.yaml',
+        help="YAML whose classes are the masks' (default: CamVid)",
+    )
+    patches.add_argument('--height', type=int, default=192, help='of a window (%(default)s)')
+    patches.add_argument('--width', type=int, default=256, help='of a window (%(default)s)')
+    patches.add_argument('--top', type=int, default=48, help='row of the first (%(default)s)')
+    patches.add_argument('--step', type=int, default=56, help='pixels between (%(default)s)')
+    patches.add_argument('--per-class', type=int, default=0, help='at most; 0 keeps all')
 
     bag = add('bag', None, 'Play, record or draw bags, without `ros2 bag`.')
     bag_commands = bag.add_subparsers(metavar='COMMAND', required=True)
@@ -423,6 +440,31 @@ def boxes_command(arguments: argparse.Namespace) -> None:
         [sample.boxes for sample in samples], [sample.ignored for sample in samples]
     ))
     print(f'{arguments.out}: {count} boxes in {len(samples)} images, {ignored} more to ignore')
+
+
+def patches_command(arguments: argparse.Namespace) -> None:
+    """Cut labelled windows out of labelled images."""
+    from mnv2_perception.errors import DataError
+    from mnv2_perception.from_masks import write_patches
+    from mnv2_perception.model_spec import ModelSpec
+
+    names = ModelSpec.from_yaml(arguments.spec).classes
+    groups = {}
+    for group in arguments.groups:
+        name, _, parts = group.partition('=')
+        for part in parts.split(','):
+            if part not in names:
+                raise DataError(
+                    f'--groups {group}: {arguments.spec} has no class {part!r}; it has '
+                    f'{", ".join(names)}'
+                )
+        groups[name] = [names.index(part) for part in parts.split(',')]
+    counts = write_patches(
+        arguments.folder, arguments.out, groups, (arguments.height, arguments.width),
+        arguments.top, arguments.step, arguments.per_class,
+    )
+    listed = ', '.join(f'{count} {name}' for name, count in counts.items())
+    print(f'{arguments.out}/labels.tsv: {listed}')
 
 
 def draw_command(arguments: argparse.Namespace) -> None:

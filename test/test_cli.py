@@ -105,6 +105,21 @@ def test_evaluate_measures_a_segmentations_components(
     assert (rows['ap50_per_class.road'], rows['ap50_per_class.sky']) == ('0.000', '1.000')
 
 
+def test_windows_are_cut_and_labelled_by_masks(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / 'spec.yaml').write_text(
+        '{name: m, task: segmentation, height: 8, width: 12, classes: [road, sky],\n'
+        ' mean: [0, 0, 0], std: [1, 1, 1]}'
+    )
+    args = ['patches', str(folder), '--spec', str(folder / 'spec.yaml'), '--height', '8',
+            '--width', '12', '--top', '0', '--out', str(folder / 'windows')]
+    assert cli.main([*args, '--groups', 'any=road,sea']) == 1
+    assert "has no class 'sea'; it has road, sky" in capsys.readouterr().err
+    assert cli.main([*args, '--groups', 'any=road,sky']) == 0
+    assert capsys.readouterr().out == f'{folder}/windows/labels.tsv: 1 any\n'
+
+
 def test_run_draws_a_detectors_boxes(
     detector: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

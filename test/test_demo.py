@@ -75,7 +75,7 @@ def test_every_frame_is_accounted_for_and_none_is_lost(drawn_demo: Path) -> None
 def test_the_summary_has_what_a_user_reads(drawn_demo: Path) -> None:
     summary = summary_of(drawn_demo)
     assert summary['engine'] in ENGINES
-    assert summary['model'] == 'unet_mobilenetv2_camvid'
+    assert summary['model'] == 'unet_mobilenetv2_camvid_fast'
     assert 0 < summary['latency_ms']['p50'] <= summary['latency_ms']['p95']
     assert summary['fps'] > 0 and summary['bare_inference_ms'] > 0
     assert summary['miou'] > 0.3 and summary['road_iou'] >= 0.5

@@ -20,7 +20,9 @@ def test_the_readme_s_parameter_tables_are_those_of_the_code() -> None:
     assert section.split(begin, 1)[1].strip() == tables().strip()
 
 
-@pytest.mark.parametrize('name', ['README.md', 'CONTRIBUTING.md', 'docs/foreign_models.md'])
+@pytest.mark.parametrize(
+    'name', ['README.md', 'CONTRIBUTING.md', 'docs/foreign_models.md', 'docs/training.md']
+)
 def test_links_lead_to_files(name: str) -> None:
     links = re.findall(r'\]\(([^)#]+)', (ROOT / name).read_text(encoding='utf-8'))
     local = [link for link in links if '://' not in link]

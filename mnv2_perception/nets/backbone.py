@@ -11,6 +11,7 @@ from mnv2_perception.errors import ModelError
 
 Layer = tuple[nn.Module, int, int]  # module, output channels, stride
 Padding = Literal['symmetric', 'same_tf']
+Pool = Literal['all', 'middle']
 
 
 class Backbone(nn.Module):
@@ -22,7 +23,11 @@ class Backbone(nn.Module):
 
     Attributes:
         out_channels: channels of the features at strides 2, 4, 8, 16 and 32.
+        pool: the classifier looks at the mean over `all` of the image, or over its `middle`, half
+            as high and half as wide; what is around it still reaches it as context.
     """
+
+    pool: Pool = 'all'
 
     def __init__(self, layers: Sequence[Layer], classifier: nn.Sequential | None) -> None:
         super().__init__()
@@ -73,6 +78,9 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (N, num_classes) of (N, 3, H, W)."""
         x = self.features(x)  # (N, last, H/32, W/32)
+        if self.pool == 'middle':
+            height, width = int(x.shape[2]), int(x.shape[3])
+            x = x[..., height // 4 : height - height // 4, width // 4 : width - width // 4]
         return self.classifier(x.mean((2, 3)))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from mnv2_perception.errors import ModelError
-from mnv2_perception.nets.backbone import Backbone, count_macs, count_parameters, Padding
+from mnv2_perception.nets.backbone import Backbone, count_macs, count_parameters, Padding, Pool
 from mnv2_perception.nets.mobilenet_v1 import MobileNetV1
 from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
 from mnv2_perception.nets.mobilenet_v3 import MobileNetV3
@@ -23,6 +23,7 @@ def make_backbone(
     width_mult: float = 1.0,
     padding: Padding = 'symmetric',
     depth: int = 5,
+    pool: Pool = 'all',
 ) -> Backbone:
     """Make a network of the family with random weights.
 
@@ -33,6 +34,7 @@ def make_backbone(
         padding: `symmetric` for weights from torchvision, `same_tf` for weights that TensorFlow
             trained; it matters where a convolution has a stride.
         depth: halvings of the size; 4 leaves the layers at stride 32 out.
+        pool: what the classifier looks at, see Backbone.
 
     Raises:
         ModelError: the name or the padding is unknown.
@@ -42,6 +44,7 @@ def make_backbone(
     net = BACKBONES[name](num_classes=num_classes, width_mult=width_mult, padding=padding)
     if depth < len(net.out_channels):
         net.truncate(depth, num_classes)
+    net.pool = pool
     return net
 
 

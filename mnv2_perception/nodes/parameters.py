@@ -53,7 +53,7 @@ class SegmentationParameters:
     """Parameters of segmentation_node."""
 
     model: str = parameter(
-        'unet_mobilenetv2_camvid', 'Name of a shipped model, or path of an ONNX file.'
+        'unet_mobilenetv2_camvid_fast', 'Name of a shipped model, or path of an ONNX file.'
     )
     engine: str = parameter(
         'auto', 'Runtime of the model; fake is for tests.',

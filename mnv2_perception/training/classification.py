@@ -46,12 +46,13 @@ class ClassificationTask(Task):
         if not counts.all():
             missing = [spec.classes[label] for label in np.flatnonzero(counts == 0)]
             raise DataError(f'{source}: no image of {", ".join(missing)}; every class needs some')
-        self.class_weights = torch.from_numpy(data.class_weights(counts))
+        self.class_weights = torch.from_numpy(data.class_weights(counts, recipe.balance))
         torch.manual_seed(recipe.seed)
         self.architecture = {
             'name': recipe.encoder,
             'width_mult': recipe.width_mult,
             'depth': recipe.encoder_depth,
+            'pool': recipe.pool,
         }
         self.net = self.encoder = make_backbone(num_classes=len(spec.classes), **self.architecture)
 

@@ -27,16 +27,17 @@ def draw_samples(count: int, seed: int, height: int, width: int) -> list[Sample]
     ]
 
 
-def class_weights(counts: NDArray[np.int64]) -> NDArray[np.float32]:
+def class_weights(counts: NDArray[np.int64], balance: float = 1.0) -> NDArray[np.float32]:
     """Return loss weights 1 / ln(1.1 + share of a class), mean 1 (ENet, arXiv:1606.02147, §5.2).
 
     ENet's 1.02 weighs rare classes up to 50 times; 1.1 keeps it below 11.
 
     Args:
         counts: (C,) how many pixels or images each class has.
+        balance: exponent of the weights; 0 makes them equal.
     """
     shares = counts / max(1, counts.sum())
-    weights = 1.0 / np.log(1.1 + shares)
+    weights = np.log(1.1 + shares) ** -balance
     return np.asarray(weights / weights.mean(), np.float32)
 
 

@@ -23,6 +23,8 @@ class Recipe:
         precision: `fp32`, or mixed: `bf16` (GPUs, CPUs with AVX-512 BF16) or `fp16` (GPUs).
         evaluate_every: epochs between two measurements on the validation images.
         patience: measurements without a better one after which the run stops; 0 never stops it.
+        balance: how much more rare classes weigh in the cross entropy: 0 for not at all, 1 for
+            ENet's weights; detection has the focal loss instead.
         encoder: name of a network of the family, see `nets.backbones`.
         width_mult: width multiplier of the encoder.
         seed: of everything random; the same seed gives the same run on one machine.
@@ -40,6 +42,7 @@ class Recipe:
     precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32'
     evaluate_every: int = 5
     patience: int = 0
+    balance: float = 1.0
     encoder: str = 'mobilenet_v2'
     width_mult: float = 1.0
     seed: int = 1
@@ -82,11 +85,13 @@ class ClassificationRecipe(Recipe):
         label_smoothing: share of the label that goes to all classes (Szegedy et al.,
             arXiv:1512.00567, section 7).
         encoder_depth: halvings of the network; 4 leaves the layers at stride 32 out.
+        pool: what is classified: `all` of the image, or its `middle`, half as high and wide.
     """
 
     min_crop: float = 0.6
     label_smoothing: float = 0.0
     encoder_depth: int = 5
+    pool: Literal['all', 'middle'] = 'all'
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,8 @@ class SegmentationTask(Task):
         counts = np.zeros(256, np.int64)
         for _, label in self.samples:
             counts += np.bincount(label.ravel(), minlength=256)
-        self.class_weights = torch.from_numpy(data.class_weights(counts[: len(spec.classes)]))
+        weights = data.class_weights(counts[: len(spec.classes)], recipe.balance)
+        self.class_weights = torch.from_numpy(weights)
         height, width = self.samples[0][0].shape[:2]
         self.samples += data.draw_samples(recipe.drawn, recipe.seed, height, width)
         torch.manual_seed(recipe.seed)

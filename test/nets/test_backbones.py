@@ -1,6 +1,5 @@
 """The family is the papers': parameters, multiply-accumulates, features, names."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,19 +93,22 @@ def test_the_table_has_every_network() -> None:
 
 @pytest.mark.parametrize('width_mult', [0.35, 1.0])
 @pytest.mark.parametrize('name', BACKBONES)
-def test_a_unet_on_each_exports_to_the_same_logits(
-    name: str, width_mult: float, tmp_path: Path
+@pytest.mark.parametrize('task', ['segmentation', 'classification'])
+def test_each_exports_to_the_same_logits(
+    task: str, name: str, width_mult: float, tmp_path: Path
 ) -> None:
     spec = ModelSpec.from_dict(
         {
-            'name': 'test', 'task': 'segmentation', 'height': 64, 'width': 96,
+            'name': 'test', 'task': task, 'output': 'logits', 'height': 64, 'width': 96,
             'classes': ['a', 'b', 'c'], 'mean': [120, 115, 100], 'std': [60, 55, 50],
         },
         'test',
     )
     torch.manual_seed(0)
-    net = UNet(3, width_mult, encoder=name).eval()
-    export_network(net, replace(spec, output='logits'), tmp_path / 'net.onnx')
+    net = make_backbone(name, 3, width_mult)
+    if task == 'segmentation':
+        net = UNet(3, width_mult, encoder=name)
+    export_network(net.eval(), spec, tmp_path / 'net.onnx')
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
     tensor = (torch.from_numpy(image).float() - torch.tensor(spec.mean)) / torch.tensor(spec.std)
     with torch.no_grad():
@@ -114,3 +116,16 @@ def test_a_unet_on_each_exports_to_the_same_logits(
     with open_engine(tmp_path / 'net.onnx') as engine:
         logits = engine.infer({'image': image})['logits']
     assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_a_classifier_can_look_at_the_middle_alone() -> None:
+    """Without context: at depth 1 a feature sees three pixels."""
+    torch.manual_seed(0)
+    net = make_backbone('mobilenet_v1', 3, 0.35, depth=1, pool='middle').eval()
+    x = torch.randn(1, 3, 32, 64)
+    middle = x.clone()
+    middle[..., :4, :] = middle[..., -4:, :] = middle[..., :8] = middle[..., -8:] = 9.0
+    with torch.no_grad():
+        assert torch.equal(net(x), net(middle))
+        net.pool = 'all'
+        assert not torch.allclose(net(x), net(middle), rtol=1e-2)

@@ -95,6 +95,7 @@ def test_rare_classes_weigh_more_and_weights_have_mean_one() -> None:
     expected = 1.0 / np.log(1.1 + shares)
     np.testing.assert_allclose(weights, expected / expected.mean(), rtol=1e-6)
     assert weights[0] < weights[1] < weights[2] and weights.dtype == np.float32
+    assert class_weights(np.array([80, 10, 0]), balance=0.0).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_drawn_samples_are_seeded_and_each_of_another_street() -> None:
