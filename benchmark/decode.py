@@ -50,7 +50,7 @@ def measure(height: int, width: int, decoder: str, threads: int, runs: int) -> d
         for output in ('logits', 'ids_confidence'):
             path = Path(folder, f'{output}.onnx')
             export_network(net, replace(spec, output=output), path)
-            engines[output] = open_engine(path, threads=threads)
+            engines[output] = open_engine(path, 'onnx_runtime', threads)
         image = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
 
         def bare() -> np.ndarray:

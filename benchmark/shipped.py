@@ -48,6 +48,7 @@ SURFACES = {
     'structure': ['building', 'pole', 'sign_symbol', 'fence'],
     'traffic': ['car', 'pedestrian', 'bicyclist'],
 }
+ENGINE = 'onnx_runtime'
 METRICS = {'segmentation': 'mIoU', 'detection': 'AP50', 'surface': 'accuracy'}
 
 
@@ -104,9 +105,9 @@ def main() -> None:
     parser.add_argument('--picture', type=Path, default=ROOT / 'docs/shipped.png')
     arguments = parser.parse_args()
     folder, threads = arguments.folder, arguments.threads
-    segmenters = {name: Segmenter.open(name, threads=threads) for name in (ACCURATE, FAST)}
-    detector = Detector.open(DETECTOR, threads=threads, min_score=0.0)
-    classifier = Classifier.open(CLASSIFIER, threads=threads)
+    segmenters = {name: Segmenter.open(name, ENGINE, threads) for name in (ACCURATE, FAST)}
+    detector = Detector.open(DETECTOR, ENGINE, threads, min_score=0.0)
+    classifier = Classifier.open(CLASSIFIER, ENGINE, threads)
 
     images = [read_image(path) for path, _ in list_pairs(folder)]
     pixels_ms = median_ms({**segmenters, DETECTOR: detector}, images)
