@@ -15,12 +15,11 @@ from torch import nn, Tensor
 from mnv2_perception.errors import ModelError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.backbone import count_macs, count_parameters
-from mnv2_perception.nets.checkpoint import load_checkpoint, make_network
+from mnv2_perception.nets.checkpoint import check_spec, load_checkpoint, make_network
 from mnv2_perception.nets.ssdlite import SSDLite, TopBoxes
-from mnv2_perception.nets.unet import check_divisible
 
 OPSET = 17
-OUTPUTS = {
+OUTPUT_NAMES = {
     'ids_confidence': ['class_ids', 'confidence'],
     'logits': ['logits'],
     'boxes': ['boxes', 'scores', 'class_ids'],
@@ -91,12 +90,7 @@ def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
     """
     if not model_path.parent.is_dir():
         raise ModelError(f'{model_path}: its folder does not exist; make it first')
-    if spec.input != 'uint8_nhwc' or spec.output not in OUTPUTS:
-        raise ModelError(
-            f'{model_path.name}: export writes uint8_nhwc to {", ".join(OUTPUTS)}, '
-            f'the spec asks for {spec.input} to {spec.output}'
-        )
-    check_divisible(spec.height, spec.width)
+    check_spec(spec)
     graph: nn.Module = Normalised(net, spec)
     if spec.output == 'ids_confidence':
         graph = nn.Sequential(graph, IdsAndConfidence())
@@ -114,7 +108,7 @@ def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
                 (torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8),),
                 str(partial),
                 input_names=['image'],
-                output_names=OUTPUTS[spec.output],
+                output_names=OUTPUT_NAMES[spec.output],
                 opset_version=OPSET,
                 dynamo=False,
             )
