@@ -9,7 +9,8 @@ Each model is measured on the same images, and so is the simple alternative to i
   the image` when it sees the whole image (whose time then serves all windows of it).
 
 Latency is the median of one image (surface: one window) through the pipeline, preprocessing and
-decoding included, the models taking turns on each, the first tenth not counted. Writes results/shipped.json and the picture.
+decoding included, the models taking turns on each, the first tenth not counted. Writes
+results/shipped.json and the picture.
 """
 
 import argparse
@@ -61,7 +62,8 @@ def median_ms(
             start_s = time.perf_counter()
             way(image)
             times_ms[name].append((time.perf_counter() - start_s) * 1000.0)
-    return {name: statistics.median(values[len(values) // 10 :]) for name, values in times_ms.items()}
+    first = len(images) // 10
+    return {name: statistics.median(values[first:]) for name, values in times_ms.items()}
 
 
 def measure_surface(
