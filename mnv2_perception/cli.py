@@ -431,7 +431,8 @@ def boxes_command(arguments: argparse.Namespace) -> None:
     names = ModelSpec.from_yaml(arguments.spec).classes
     if unknown := [name for name in arguments.classes if name not in names]:
         raise DataError(
-            f'{arguments.spec} has no class {", ".join(unknown)}; it has {", ".join(names)}'
+            f'{arguments.spec} has no class {", ".join(unknown)}; it has {", ".join(names)}; '
+            f"give --spec with the masks' classes"
         )
     class_ids = [names.index(name) for name in arguments.classes]
     samples = boxes_from_labels(arguments.folder, class_ids, arguments.min_area)
@@ -451,12 +452,14 @@ def patches_command(arguments: argparse.Namespace) -> None:
     names = ModelSpec.from_yaml(arguments.spec).classes
     groups = {}
     for group in arguments.groups:
-        name, _, parts = group.partition('=')
+        name, equals, parts = group.partition('=')
+        if not equals:
+            raise DataError(f'--groups {group}: expected CLASS=NAME,NAME such as wall=door,fence')
         for part in parts.split(','):
             if part not in names:
                 raise DataError(
                     f'--groups {group}: {arguments.spec} has no class {part!r}; it has '
-                    f'{", ".join(names)}'
+                    f"{', '.join(names)}; give --spec with the masks' classes"
                 )
         groups[name] = [names.index(part) for part in parts.split(',')]
     counts = write_patches(

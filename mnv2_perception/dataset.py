@@ -218,11 +218,11 @@ def read_folder(folder: Path, num_classes: int) -> list[Sample]:
     return samples
 
 
-def hash_list(pairs: Iterable[tuple[Path, Path | int]]) -> str:
+def hash_list(pairs: Iterable[tuple[Path, Path | int | str]]) -> str:
     """Return the sha256 over the names and contents of a training list, for the model card.
 
     Args:
-        pairs: image and label; a label is a file or a class id.
+        pairs: image and label; a label is a file, a class id, or any text.
     """
     digest = hashlib.sha256()
     for pair in pairs:

@@ -71,7 +71,10 @@ class TorchEngine(Engine):
             torch.set_num_threads(threads)
         network = program.module().to(memory_format=torch.channels_last)
         if on_gpu:
-            self._run = _capture(network.cuda(), self.inputs, self.precision)
+            try:
+                self._run = _capture(network.cuda(), self.inputs, self.precision)
+            except RuntimeError as exc:  # also torch.cuda.OutOfMemoryError
+                raise EngineError(f'{model}: torch cannot run it on this GPU: {exc}') from exc
             return
 
         def run(*arrays: Any) -> Any:

@@ -9,12 +9,17 @@ import torch
 from torch import nn, Tensor
 
 from mnv2_perception.errors import ModelError
-from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.model_spec import METADATA_KEY, ModelSpec
 from mnv2_perception.nets.backbone import Backbone
 from mnv2_perception.nets.backbones import make_backbone
 from mnv2_perception.nets.ssdlite import SSDLite
-from mnv2_perception.nets.unet import UNet
+from mnv2_perception.nets.unet import check_divisible, UNet
 
+OUTPUTS = {
+    'segmentation': ('ids_confidence', 'logits'),
+    'classification': ('logits',),
+    'detection': ('boxes',),
+}
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     'segmentation': UNet,
     'classification': make_backbone,
@@ -115,7 +120,8 @@ def load_weights(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
         raise ModelError(
             f"{path}: is not this encoder at this width with torchvision's names: "
             f'{len(missing)} of its tensors are missing or of another shape, the first is '
-            f'{missing[0].removeprefix(prefix)}'
+            f'{missing[0].removeprefix(prefix)}; choose --encoder, --width-mult and '
+            f'--encoder-depth as it was trained'
         )
     net.load_state_dict(fitting, strict=False)
     unused = [key for key in values if names[key] not in fitting]
@@ -123,49 +129,82 @@ def load_weights(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
 
 
 def load_exported(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
-    """Take the convolutions of an exported model, which lie in the order of the network's own."""
+    """Take the layers of a model of `mnv2 export`, which lie in the order of the network's own.
+
+    Batch normalisation is folded into its convolutions there; it is set to change nothing.
+    """
     import onnx
 
     try:
-        graph = onnx.load(str(path)).graph
+        model = onnx.load(str(path))
+    except FileNotFoundError as exc:
+        raise ModelError(f'{path}: no such model') from exc
     except Exception as exc:  # a damaged file fails in whatever way its bytes lead
         raise ModelError(f'{path}: is no ONNX model: {exc}') from exc
+    graph = model.graph
     arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:  # equal tensors are stored once
         if node.op_type == 'Identity' and node.input[0] in arrays:
             arrays[node.output[0]] = arrays[node.input[0]]
-    sources = [node.input[1:] for node in graph.node if node.op_type == 'Conv']
-    shapes = [arrays[names[0]].shape for names in sources]
+    sources = [node.input[1:] for node in graph.node if node.op_type in ('Conv', 'Gemm')]
+    ours = METADATA_KEY in {entry.key for entry in model.metadata_props}
+    if not ours or not all(name in arrays for names in sources for name in names):
+        raise ModelError(
+            f'{path}: was not written by `mnv2 export`, or quantised since; what a network starts '
+            f'from is such a model, a checkpoint, or published weights (mnv2 fetch)'
+        )
     layers = [
-        layer for module in (encoder, net) for layer in module.modules()
-        if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d))
+        layer for module in (encoder.features, net) for layer in module.modules()
+        if isinstance(layer, (nn.Conv2d, nn.Linear, nn.BatchNorm2d))
     ]
     layers = list(dict.fromkeys(layers))  # the encoder's first
-    convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
-    wanted = [tuple(conv.weight.shape) for conv in convs]
-    count = sum(isinstance(layer, nn.Conv2d) for layer in encoder.modules())
+    weighted = [layer for layer in layers if not isinstance(layer, nn.BatchNorm2d)]
+    wanted = [tuple(layer.weight.shape) for layer in weighted]
+    shapes = [arrays[names[0]].shape for names in sources]
+    count = sum(isinstance(layer, nn.Conv2d) for layer in encoder.features.modules())
     if shapes[:count] != wanted[:count]:
-        raise ModelError(
-            f'{path}: its first {count} convolutions are not those of this encoder at this width'
+        same = next(
+            (index for index, pair in enumerate(zip(shapes, wanted, strict=False))
+             if pair[0] != pair[1]),
+            len(shapes),
         )
-    if len(shapes) == len(wanted) and shapes[:-1] == wanted[:-1]:
-        count = len(shapes) if shapes == wanted else len(shapes) - 1  # another class count
+        raise ModelError(
+            f'{path}: its first {same} of {count} convolutions are those of this encoder, then '
+            f'they differ; choose --encoder, --width-mult and --encoder-depth as it was trained'
+        )
+    # Layers beyond the encoder are its network's only if there are as many.
+    known = len(shapes) if len(shapes) == len(wanted) else count
+    fitting = [index for index in range(known) if shapes[index] == wanted[index]]
     folded = []
     with torch.no_grad():
-        for conv, names in zip(convs[:count], sources, strict=False):
-            conv.weight.copy_(torch.tensor(arrays[names[0]]))
-            bias = conv.bias
-            follower = layers[layers.index(conv) + 1 :][:1]
-            if bias is None:
-                assert isinstance(follower[0], nn.BatchNorm2d)
-                nn.init.constant_(follower[0].weight, (1.0 + follower[0].eps) ** 0.5)
-                follower[0].reset_running_stats()
-                folded.append(follower[0])
-                bias = follower[0].bias
-            bias.copy_(torch.tensor(arrays[names[1]]))
-    left = {id(conv) for conv in convs[count:]}
+        for index in fitting:
+            layer, (weight, bias) = weighted[index], sources[index]
+            layer.weight.copy_(torch.tensor(arrays[weight]))
+            into = layer
+            if layer.bias is None:
+                into = layers[layers.index(layer) + 1]
+                assert isinstance(into, nn.BatchNorm2d)
+                nn.init.constant_(into.weight, (1.0 + into.eps) ** 0.5)
+                into.reset_running_stats()
+                folded.append(into)
+            into.bias.copy_(torch.tensor(arrays[bias]))
+    taken = {id(weighted[index]) for index in fitting}
+    left = {id(layer) for layer in weighted} - taken
     random = [f'{name}.weight' for name, layer in net.named_modules() if id(layer) in left]
-    return Loaded([names[0] for names in sources[count:]], random, folded)
+    unused = [names[0] for index, names in enumerate(sources) if index not in fitting]
+    return Loaded(unused, random, folded)
+
+
+def check_spec(spec: ModelSpec) -> None:
+    """Raise ModelError unless `mnv2 export` can write a model of this spec."""
+    outputs = OUTPUTS[spec.task]
+    if spec.input != 'uint8_nhwc' or spec.output not in outputs or spec.background:
+        raise ModelError(
+            f'model spec {spec.name!r}: trained models take uint8_nhwc, give '
+            f'{" or ".join(outputs)} and have no background; got {spec.input}, {spec.output} and '
+            f'background {str(spec.background).lower()}'
+        )
+    check_divisible(spec.height, spec.width)
 
 
 def make_network(spec: ModelSpec, architecture: dict[str, Any]) -> nn.Module:

@@ -21,13 +21,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from mnv2_perception.errors import ModelError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.backbone import count_macs, count_parameters
-from mnv2_perception.nets.checkpoint import load_checkpoint, make_network
+from mnv2_perception.nets.checkpoint import check_spec, load_checkpoint, make_network
 from mnv2_perception.nets.ssdlite import SSDLite, TopBoxes
-from mnv2_perception.nets.unet import check_divisible
 
 OPSET = 17
+<<<<<<< HEAD
 PROGRAM_FACTS = 'mnv2_perception.json'  # what engines.torch reads beside the program
 OUTPUTS = {
+=======
+OUTPUT_NAMES = {
+>>>>>>> main
     'ids_confidence': ['class_ids', 'confidence'],
     'logits': ['logits'],
     'boxes': ['boxes', 'scores', 'class_ids'],
@@ -117,6 +120,7 @@ def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
     """
     if not model_path.parent.is_dir():
         raise ModelError(f'{model_path}: its folder does not exist; make it first')
+<<<<<<< HEAD
     if spec.input != 'uint8_nhwc' or spec.output not in OUTPUTS:
         raise ModelError(
             f'{model_path.name}: export writes uint8_nhwc to {", ".join(OUTPUTS)}, '
@@ -135,12 +139,16 @@ def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
 def assemble(net: nn.Module, spec: ModelSpec) -> nn.Module:
     """Return the network with scaling before and decoding behind it, for inference."""
     check_divisible(spec.height, spec.width)
+=======
+    check_spec(spec)
+>>>>>>> main
     graph: nn.Module = Normalised(net, spec)
     if spec.output == 'ids_confidence':
         graph = nn.Sequential(graph, IdsAndConfidence())
     elif spec.output == 'boxes':
         assert isinstance(net, SSDLite)
         graph = nn.Sequential(graph, TopBoxes(spec.height, spec.width, net.strides))
+<<<<<<< HEAD
     return graph.eval()
 
 
@@ -192,3 +200,27 @@ def fold_batch_norm(net: nn.Module) -> None:
             if type(conv) is nn.Conv2d and isinstance(norm, nn.BatchNorm2d):
                 sequence[index] = fuse_conv_bn_eval(conv, norm)
                 sequence[index + 1] = nn.Identity()
+=======
+    partial = model_path.with_suffix('.partial')
+    try:
+        with warnings.catch_warnings():
+            # The size is fixed, so a trace is right; it stays the exporter with the leaner graph.
+            warnings.simplefilter('ignore', torch.jit.TracerWarning)
+            warnings.simplefilter('ignore', DeprecationWarning)
+            torch.onnx.export(
+                graph.eval(),
+                (torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8),),
+                str(partial),
+                input_names=['image'],
+                output_names=OUTPUT_NAMES[spec.output],
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        model = onnx.load(str(partial))
+        onnx.helper.set_model_props(model, spec.to_metadata())
+        onnx.checker.check_model(model, full_check=True)
+        onnx.save(model, str(partial))
+        partial.replace(model_path)
+    finally:
+        partial.unlink(missing_ok=True)
+>>>>>>> main

@@ -114,5 +114,9 @@ def train(
         ModelError: weights or checkpoint cannot be loaded.
     """
     task = ClassificationTask(source, spec, recipe, val)
-    facts = {'images': len(task), 'training_list_sha256': dataset.hash_list(task.images)}
+    facts = {
+        'images': len(task),
+        'training_list_sha256': dataset.hash_list(task.images),
+        'val_list_sha256': dataset.hash_list(task.val_images),
+    }
     return fit(task, out, recipe, facts, weights, resume, workers)

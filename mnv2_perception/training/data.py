@@ -1,6 +1,6 @@
 """Samples to train on: drawn scenes, class balance, augmentation."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 import hashlib
 from pathlib import Path
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mnv2_perception.dataset import BoxSample, Sample
 from mnv2_perception.errors import DataError
 from mnv2_perception.model_spec import UNLABELLED
+from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.preprocess import resize_image
 from mnv2_perception.vision.scenes import draw_scene
 
@@ -41,8 +42,10 @@ def class_weights(counts: NDArray[np.int64], balance: float = 1.0) -> NDArray[np
     return np.asarray(weights / weights.mean(), np.float32)
 
 
-def check_disjoint(trained: Iterable[Path], measured: Iterable[Path]) -> None:
+def check_disjoint(trained: Sequence[Path], measured: Sequence[Path]) -> None:
     """Raise DataError if an image to measure on is also trained on."""
+    if not measured:
+        return
     hashes = {hashlib.sha256(image.read_bytes()).digest() for image in trained}
     for image in measured:
         if hashlib.sha256(image.read_bytes()).digest() in hashes:
@@ -69,9 +72,10 @@ class View:
     width: int
     mirrored: bool
 
-    def cut(self, image: NDArray[np.uint8], interpolation: int, fill: int) -> NDArray[np.uint8]:
-        """Return the view of an image (H, W) or (H, W, 3); what lies outside it is `fill`."""
-        image = np.asarray(cv2.resize(image, self.scaled, interpolation=interpolation))
+    def cut(self, image: NDArray[np.uint8], fill: int) -> NDArray[np.uint8]:
+        """Return the view of an image (H, W, 3) or ids (H, W); what lies outside it is `fill`."""
+        resize = resize_image if image.ndim == 3 else resize_ids
+        image = resize(image, self.scaled[1], self.scaled[0])
         image = image[self.top : self.top + self.height, self.left : self.left + self.width]
         below, right = self.height - image.shape[0], self.width - image.shape[1]
         if below or right:
@@ -90,16 +94,25 @@ class View:
 
 
 def choose_view(
-    image: NDArray[np.uint8],
+    whole: tuple[int, int],
     height: int,
     width: int,
     rng: np.random.Generator,
     scales: tuple[float, float],
 ) -> View:
-    """Choose a random (height, width) view of an image, enlarged by one of `scales`."""
+    """Choose a random (height, width) view of an image that is scaled about a size.
+
+    Args:
+        whole: height and width that the network takes at run time; `scales` are relative to it,
+            so that objects are as large as they will be, whatever the camera's resolution.
+        height: of the view, pixels.
+        width: of the view.
+        rng: what chooses.
+        scales: smallest and largest.
+    """
     scale = np.exp(rng.uniform(*np.log(scales)))
     aspect = np.exp(rng.uniform(-0.15, 0.15))
-    scaled = (round(image.shape[1] * scale * aspect), round(image.shape[0] * scale / aspect))
+    scaled = (round(whole[1] * scale * aspect), round(whole[0] * scale / aspect))
     top = int(rng.integers(0, max(0, scaled[1] - height) + 1))
     left = int(rng.integers(0, max(0, scaled[0] - width) + 1))
     return View(scaled, top, left, height, width, bool(rng.random() < 0.5))
@@ -107,6 +120,7 @@ def choose_view(
 
 def augment(
     sample: Sample,
+    whole: tuple[int, int],
     height: int,
     width: int,
     rng: np.random.Generator,
@@ -114,17 +128,18 @@ def augment(
 ) -> Sample:
     """Return a random (height, width) crop: scaled, mirrored, recoloured, sometimes gray or soft.
 
-    Where the scaled image is smaller than the crop, the rest is black and unlabelled.
+    Where the scaled image is smaller than the crop, the rest is black and unlabelled. See
+    `choose_view` for the arguments.
     """
     image, label = sample
-    view = choose_view(image, height, width, rng, scales)
-    crop = view.cut(image, cv2.INTER_LINEAR, 0)
-    return recolour(crop, rng), view.cut(label, cv2.INTER_NEAREST_EXACT, UNLABELLED)
+    view = choose_view(whole, height, width, rng, scales)
+    return recolour(view.cut(image, 0), rng), view.cut(label, UNLABELLED)
 
 
 def augment_boxes(
     image: NDArray[np.uint8],
     sample: BoxSample,
+    whole: tuple[int, int],
     height: int,
     width: int,
     rng: np.random.Generator,
@@ -135,16 +150,16 @@ def augment_boxes(
     Boxes are cut at the crop's borders. What is left of a box by less than MIN_VISIBLE, or with a
     side below MIN_SIDE pixels, is ignored: neither object nor background.
     """
-    view = choose_view(image, height, width, rng, scales)
-    crop = recolour(view.cut(image, cv2.INTER_LINEAR, 0), rng)
+    view = choose_view(whole, height, width, rng, scales)
+    crop = recolour(view.cut(image, 0), rng)
     count = len(sample.boxes)
     boxes = np.concatenate([sample.boxes, sample.ignored])
     moved = view.move(boxes, image.shape[0], image.shape[1])
     ids = np.concatenate([sample.class_ids, sample.ignored_ids])
     cut = np.clip(moved, 0, [width, height] * 2).astype(np.float32)
-    sides, whole = cut[:, 2:] - cut[:, :2], moved[:, 2:] - moved[:, :2]
+    sides, uncut = cut[:, 2:] - cut[:, :2], moved[:, 2:] - moved[:, :2]
     shown = (sides > 0).all(axis=1)
-    clear = (sides.prod(axis=1) >= MIN_VISIBLE * whole.prod(axis=1)) & (sides >= MIN_SIDE).all(1)
+    clear = (sides.prod(axis=1) >= MIN_VISIBLE * uncut.prod(axis=1)) & (sides >= MIN_SIDE).all(1)
     clear[count:] = False
     kept, ignored = shown & clear, shown & ~clear
     return crop, BoxSample(sample.image, cut[kept], ids[kept], cut[ignored], ids[ignored])

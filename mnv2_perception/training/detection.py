@@ -1,5 +1,6 @@
 """Train an SSDLite for detection."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +76,8 @@ class DetectionTask(Task):
         """
         recipe, spec = self.recipe, self.spec
         image, found = data.augment_boxes(
-            self.images[index], self.samples[index], recipe.crop_height, recipe.crop_width, rng,
-            (recipe.min_scale, recipe.max_scale),
+            self.images[index], self.samples[index], (spec.height, spec.width),
+            recipe.crop_height, recipe.crop_width, rng, (recipe.min_scale, recipe.max_scale),
         )
         matches = match_anchors(
             self.anchors, torch.from_numpy(found.boxes), torch.from_numpy(found.ignored)
@@ -151,6 +152,13 @@ def train(
         SetupError: `val` is given and pycocotools is missing.
     """
     task = DetectionTask(path, spec, recipe, val)
-    pairs = [(sample.image, path) for sample in task.samples]
-    facts = {'images': len(pairs), 'training_list_sha256': dataset.hash_list(pairs)}
+    def hash_boxes(source: Path | None, samples: list[dataset.BoxSample]) -> str:
+        digest = hashlib.sha256(source.read_bytes() if source else b'').digest()
+        return dataset.hash_list([(sample.image, digest.hex()) for sample in samples])
+
+    facts = {
+        'images': len(task),
+        'training_list_sha256': hash_boxes(path, task.samples),
+        'val_list_sha256': hash_boxes(val, task.val_samples),
+    }
     return fit(task, out, recipe, facts, weights, resume, workers)

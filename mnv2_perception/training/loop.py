@@ -11,16 +11,18 @@ from pathlib import Path
 import sys
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import nn, Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from mnv2_perception.errors import DataError
+from mnv2_perception.errors import DataError, ModelError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.backbone import Backbone
 from mnv2_perception.nets.checkpoint import (
+    check_spec,
     Checkpoint,
     load_checkpoint,
     load_weights,
@@ -89,7 +91,14 @@ class Samples(Dataset[Arrays]):
 
     def loader(self, order: Sequence[int], batch: int, workers: int) -> 'DataLoader[Arrays]':
         """Return batches in an order."""
-        return DataLoader(self, batch, sampler=order, num_workers=workers)
+        return DataLoader(
+            self, batch, sampler=order, num_workers=workers, worker_init_fn=use_one_thread
+        )
+
+
+def use_one_thread(_worker: int) -> None:
+    """Keep OpenCV's threads out of a worker: there are as many workers as wanted."""
+    cv2.setNumThreads(0)
 
 
 def fit(
@@ -104,8 +113,8 @@ def fit(
     """Train a task's network.
 
     Writes, into `out`: `last.pt` after each epoch, from which a run goes on; `best.pt`, the
-    weights with the best metric so far; `log.jsonl` and `curves.png`. With `weights` the
-    encoder's batch statistics stay as they are: a batch of 8 estimates worse ones.
+    weights with the best metric so far, if there is one; `log.jsonl` and `curves.png`. With
+    `weights` the encoder's batch statistics stay as they are: a batch of 8 estimates worse ones.
 
     Args:
         task: what to train.
@@ -123,7 +132,10 @@ def fit(
         DataError: `out` holds another run.
         ModelError: the weights cannot be loaded.
     """
-    last = out / 'last.pt'
+    check_spec(task.spec)
+    if weights and not weights.is_file():
+        raise ModelError(f'{weights}: no such file; --weights $(mnv2 fetch mobilenet_v2), say')
+    last, kept = out / 'last.pt', out / 'best.pt'
     if last.exists() and not resume:
         raise DataError(f'{last} exists; go on with --resume, or choose another --out')
     facts = {
@@ -172,6 +184,8 @@ def fit(
             part.load_state_dict(checkpoint.training[name])
         first_epoch, best = checkpoint.epoch, checkpoint.training['best']
         worse = checkpoint.training['worse']
+        if not math.isnan(best) and not kept.exists():
+            raise DataError(f'{kept} is missing, which belongs to {last}; put both there')
     out.mkdir(parents=True, exist_ok=True)
     for epoch in range(first_epoch, recipe.epochs):
         if recipe.patience and worse >= recipe.patience:
@@ -180,7 +194,7 @@ def fit(
         if weights:
             freeze_batch_statistics(task.encoder)
         for stage in warming_up:
-            stage.requires_grad_(epoch >= recipe.warm_up)
+            stage.requires_grad_(not weights or epoch >= recipe.warm_up)
         order = np.random.default_rng((recipe.seed, epoch)).permutation(len(task)).tolist()
         torch.manual_seed(recipe.seed * 100_000 + epoch)  # dropout
         loader = Samples(task, recipe.seed, epoch).loader(order, recipe.batch, workers)
@@ -199,6 +213,11 @@ def fit(
             update_average(average, net, recipe.ema, epoch * steps + step)
             total += loss.item()
             progress.set_postfix(loss=f'{total / (step + 1):.3f}')
+        if not math.isfinite(total):
+            raise DataError(
+                f'epoch {epoch + 1}: the loss is {total}; lower --learning-rate and go on with '
+                f'another --out, {last} is of the epoch before'
+            )
         entry: dict[str, Any] = {
             'epoch': epoch + 1, 'loss': total / steps,
             'learning_rate': optimizer.param_groups[-1]['lr'],
@@ -207,7 +226,7 @@ def fit(
         improved = False
         if final or (epoch + 1) % recipe.evaluate_every == 0:
             metric = task.evaluate(average)
-            improved = math.isnan(best) or metric > best
+            improved = metric > best or (math.isnan(best) and not math.isnan(metric))
             if not math.isnan(metric):
                 entry[f'val_{task.metric}'] = metric
                 worse = 0 if improved else worse + 1
@@ -216,7 +235,7 @@ def fit(
             task.spec, task.architecture, average.state_dict(), facts, epoch + 1
         )
         if improved:
-            save_checkpoint(checkpoint, out / 'best.pt')
+            save_checkpoint(checkpoint, kept)
         checkpoint.training.update(
             {name: part.state_dict() for name, part in state.items()}, best=best, worse=worse
         )

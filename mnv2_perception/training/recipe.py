@@ -1,7 +1,27 @@
 """What a training run is made of. No torch: the command line reads it to offer the options."""
 
 from dataclasses import dataclass
+import math
 from typing import Literal
+
+from mnv2_perception.errors import DataError
+
+RANGES: dict[str, tuple[float, float]] = {
+    'epochs': (1, math.inf),
+    'batch': (1, math.inf),
+    'learning_rate': (0.0, math.inf),
+    'warm_up': (0, math.inf),
+    'frozen_stages': (0, 5),
+    'ema': (0.0, 1.0),
+    'evaluate_every': (1, math.inf),
+    'patience': (0, math.inf),
+    'seed': (0, 2**31),
+    'min_scale': (0.05, 20.0),
+    'max_scale': (0.05, 20.0),
+    'min_crop': (0.05, 1.0),
+    'encoder_depth': (3, 5),
+    'drawn': (0, math.inf),
+}
 
 
 @dataclass(frozen=True)
@@ -16,8 +36,8 @@ class Recipe:
         weight_decay: AdamW's.
         schedule: `one_cycle` (Smith, arXiv:1708.07120) or `cosine` (Loshchilov and Hutter,
             arXiv:1608.03983, without restarts).
-        warm_up: epochs in which the encoder keeps the weights it started from.
-        frozen_stages: encoder stages (strides 2, 4, ...) that keep them to the end.
+        warm_up: epochs in which the encoder keeps the `--weights` it started from.
+        frozen_stages: encoder stages (strides 2, 4, ...) that keep them to the end, 0 to 5.
         ema: decay, per step, of the running mean of the weights that is measured and exported;
             0 exports the last step's weights.
         precision: `fp32`, or mixed: `bf16` (GPUs, CPUs with AVX-512 BF16) or `fp16` (GPUs).
@@ -27,7 +47,7 @@ class Recipe:
             ENet's weights; detection has the focal loss instead.
         encoder: name of a network of the family, see `nets.backbones`.
         width_mult: width multiplier of the encoder.
-        seed: of everything random; the same seed gives the same run on one machine.
+        seed: of everything random; the same seed gives the same run on one CPU.
     """
 
     epochs: int = 40
@@ -47,6 +67,14 @@ class Recipe:
     width_mult: float = 1.0
     seed: int = 1
 
+    def __post_init__(self) -> None:
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name, low)
+            if not low <= value <= high:
+                raise DataError(
+                    f'--{name.replace("_", "-")} is {value}, expected {low} to {high}'
+                )
+
 
 @dataclass(frozen=True)
 class SegmentationRecipe(Recipe):
@@ -55,7 +83,8 @@ class SegmentationRecipe(Recipe):
     Attributes:
         crop_height: height of the random crops, pixels, divisible by 32.
         crop_width: width of the random crops, pixels, divisible by 32.
-        min_scale: smallest random enlargement of an image before it is cropped.
+        min_scale: smallest random scale of an image before it is cropped, relative to the input
+            size of the exported model.
         max_scale: largest one.
         drawn: street scenes drawn and mixed in.
         jaccard: weight of the soft Jaccard loss beside the cross entropy.
@@ -101,7 +130,8 @@ class DetectionRecipe(Recipe):
     Attributes:
         crop_height: height of the random crops, pixels, divisible by 32.
         crop_width: width of the random crops, pixels, divisible by 32.
-        min_scale: smallest random enlargement of an image before it is cropped.
+        min_scale: smallest random scale of an image before it is cropped, relative to the input
+            size of the exported model.
         max_scale: largest one.
         finest_stride: of the feature pyramid, which ends at 64; 4 finds smaller objects than 8
             and takes half as long again.
@@ -109,8 +139,8 @@ class DetectionRecipe(Recipe):
 
     crop_height: int = 288
     crop_width: int = 384
-    min_scale: float = 0.7
-    max_scale: float = 2.0
+    min_scale: float = 0.6
+    max_scale: float = 1.8
     finest_stride: Literal[4, 8, 16] = 8
 
 

@@ -1,8 +1,10 @@
 """Train a UNet for segmentation."""
 
 from pathlib import Path
+import sys
 
 import numpy as np
+from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 from torch.nn import functional
@@ -56,6 +58,7 @@ class SegmentationTask(Task):
         counts = np.zeros(256, np.int64)
         for _, label in self.samples:
             counts += np.bincount(label.ravel(), minlength=256)
+        check_labelled(folder, counts, spec.classes)
         weights = data.class_weights(counts[: len(spec.classes)], recipe.balance)
         self.class_weights = torch.from_numpy(weights)
         height, width = self.samples[0][0].shape[:2]
@@ -66,7 +69,7 @@ class SegmentationTask(Task):
             'decoder': recipe.decoder,
             'encoder': recipe.encoder,
             'encoder_depth': recipe.encoder_depth,
-            'decoder_channels': tuple(map(int, filter(None, recipe.decoder_channels.split(',')))),
+            'decoder_channels': read_channels(recipe.decoder_channels),
         }
         self.net = UNet(len(spec.classes), **self.architecture)
         self.encoder = self.net.encoder
@@ -78,8 +81,8 @@ class SegmentationTask(Task):
         """Return an image tensor (3, H, W) float32 and class ids (H, W) int64."""
         recipe = self.recipe
         image, label = data.augment(
-            self.samples[index], recipe.crop_height, recipe.crop_width, rng,
-            (recipe.min_scale, recipe.max_scale),
+            self.samples[index], (self.spec.height, self.spec.width), recipe.crop_height,
+            recipe.crop_width, rng, (recipe.min_scale, recipe.max_scale),
         )
         spec = self.spec
         tensor = normalise(image, spec.mean, spec.std, spec.channel_order)
@@ -114,6 +117,46 @@ class SegmentationTask(Task):
                 ids = logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
                 matrix.add(label, resize_ids(ids, *label.shape))
         return matrix.miou()
+
+
+def read_channels(text: str) -> tuple[int, ...]:
+    """Return the numbers of a comma-separated list.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    try:
+        return tuple(int(part) for part in text.split(',') if part)
+    except ValueError as exc:
+        raise DataError(
+            f'--decoder-channels is {text!r}, expected numbers such as 64,32,16'
+        ) from exc
+
+
+def check_labelled(
+    folder: Path, counts: NDArray[np.int64], classes: tuple[str, ...]
+) -> None:
+    """Warn of classes that no pixel of a data set has.
+
+    Args:
+        folder: of the data set.
+        counts: (256,) pixels of each id; what is no class was read as UNLABELLED.
+        classes: the spec's.
+
+    Raises:
+        DataError: no class has any.
+    """
+    absent = [name for name, count in zip(classes, counts, strict=False) if not count]
+    if len(absent) == len(classes):
+        raise DataError(
+            f'{folder}/labels: no pixel has an id below {len(classes)}; labels hold class ids, '
+            f'0 to {len(classes) - 1}'
+        )
+    if absent:
+        print(
+            f'{folder}/labels: no pixel is {", ".join(absent)}; are ids 0 to {len(classes) - 1}?',
+            file=sys.stderr,
+        )
 
 
 def soft_jaccard_loss(logits: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:
@@ -158,5 +201,9 @@ def train(
         ModelError: weights or checkpoint cannot be loaded, or a crop does not divide.
     """
     task = SegmentationTask(folder, spec, recipe, val)
-    facts = {'images': len(task.pairs), 'training_list_sha256': dataset.hash_list(task.pairs)}
+    facts = {
+        'images': len(task.pairs),
+        'training_list_sha256': dataset.hash_list(task.pairs),
+        'val_list_sha256': dataset.hash_list(task.val_pairs),
+    }
     return fit(task, out, recipe, facts, weights, resume, workers)

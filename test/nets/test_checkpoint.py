@@ -12,6 +12,7 @@ torch = pytest.importorskip('torch', reason='no torch: run make setup-train')
 from torch import nn
 
 from mnv2_perception.errors import ModelError
+from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -22,6 +23,7 @@ from mnv2_perception.nets.checkpoint import (
 from mnv2_perception.nets.export import export_network
 from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
 from mnv2_perception.nets.mobilenet_v3 import MobileNetV3
+from mnv2_perception.nets.ssdlite import SSDLite
 from mnv2_perception.nets.unet import UNet
 
 pytestmark = [
@@ -162,7 +164,7 @@ def test_an_exported_model_of_another_encoder_is_refused(tmp_path: Path) -> None
         tmp_path / 'other.onnx',
     )
     net = UNet(2, width_mult=0.35)
-    with pytest.raises(ModelError, match=r'other\.onnx: its first 52 convolutions are not those'):
+    with pytest.raises(ModelError, match=r'other\.onnx: its first 5 of 52 convolutions are those'):
         load_weights(net, net.encoder, tmp_path / 'other.onnx')
 
 @pytest.mark.parametrize(
@@ -205,3 +207,41 @@ def test_the_encoder_must_be_whole(
     torch.save(state, tmp_path / 'w.pth')
     with pytest.raises(ModelError, match=f'1 of its tensors are .* the first is {name}'):
         load_weights(net, net, tmp_path / 'w.pth')
+
+
+def exported_spec(task: str, output: str, classes: str) -> ModelSpec:
+    return identity_spec(64, 64, task=task, output=output, classes=list(classes))
+
+
+def test_a_classifier_starts_from_an_exported_one_with_its_head(tmp_path: Path) -> None:
+    trained = MobileNetV2(num_classes=3, width_mult=0.35).eval()
+    trained.classifier[1].bias.data.uniform_()
+    export_network(trained, exported_spec('classification', 'logits', 'abc'), tmp_path / 'm.onnx')
+    net = MobileNetV2(num_classes=3, width_mult=0.35).eval()
+    assert load_weights(net, net, tmp_path / 'm.onnx')[:2] == ([], [])
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(net(x), trained(x), rtol=1e-4, atol=1e-5)
+    other = MobileNetV2(num_classes=2, width_mult=0.35)
+    unused, random, _ = load_weights(other, other, tmp_path / 'm.onnx')
+    assert len(unused) == 1 and random == ['classifier.1.weight']
+
+
+def test_a_detector_of_other_classes_starts_from_an_exported_one_but_for_its_class_heads(
+    tmp_path: Path,
+) -> None:
+    trained = SSDLite(2, 0.35, 'mobilenet_v3_small').eval()
+    export_network(trained, exported_spec('detection', 'boxes', 'ab'), tmp_path / 'm.onnx')
+    net = SSDLite(3, 0.35, 'mobilenet_v3_small').eval()
+    _, random, _ = load_weights(net, net.encoder, tmp_path / 'm.onnx')
+    assert random == [f'class_heads.{level}.4.weight' for level in range(4)]
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(net(x)[1], trained(x)[1], rtol=1e-3, atol=1e-4)
+
+
+def test_a_model_that_was_not_exported_here_is_refused(mnv2_data: Path) -> None:
+    net = MobileNetV2(num_classes=1001)
+    path = mnv2_data / 'weights/mobilenetv2_1.0_224_imagenet.onnx'
+    with pytest.raises(ModelError, match='was not written by `mnv2 export`'):
+        load_weights(net, net, path)

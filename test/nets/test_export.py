@@ -148,7 +148,7 @@ def test_nothing_is_left_of_an_export_that_fails(
 @pytest.mark.parametrize(
     ('changes', 'told'),
     [
-        ({'input': 'float_nchw'}, 'uint8_nhwc to ids_confidence, logits.*float_nchw'),
+        ({'input': 'float_nchw'}, 'take uint8_nhwc.*got float_nchw'),
         ({'output': 'probabilities'}, 'probabilities'),
     ],
 )

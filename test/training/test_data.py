@@ -23,7 +23,7 @@ def test_image_and_label_stay_aligned() -> None:
     label = np.kron(rng.integers(0, 2, (12, 16)), np.ones((8, 8))).astype(np.uint8)
     image = np.repeat(label[..., None] * 255, 3, axis=2)
     for seed in range(40):
-        crop, ids = augment((image, label), 64, 96, np.random.default_rng(seed))
+        crop, ids = augment((image, label), (96, 128), 64, 96, np.random.default_rng(seed))
         brightness = crop.mean(axis=2)
         middle = (brightness.max() + brightness[ids != UNLABELLED].min()) / 2
         labelled = ids != UNLABELLED
@@ -35,7 +35,7 @@ def test_a_label_that_is_shifted_would_be_seen() -> None:
     label = np.kron(np.random.default_rng(0).integers(0, 2, (12, 16)), np.ones((8, 8)))
     label = label.astype(np.uint8)
     image = np.repeat(np.roll(label, 3, axis=1)[..., None] * 255, 3, axis=2)
-    crop, ids = augment((image, label), 64, 96, np.random.default_rng(0))
+    crop, ids = augment((image, label), (96, 128), 64, 96, np.random.default_rng(0))
     brightness = crop.mean(axis=2)
     assert ((brightness > brightness.mean()) == (ids == 1))[ids != UNLABELLED].mean() < 0.9
 
@@ -45,7 +45,7 @@ def test_a_crop_has_the_size_asked_for_and_ids_of_its_label_only(height: int, wi
     sample = draw_scene(3, 1.0, 96, 128)
     known = {*np.unique(sample[1]).tolist(), UNLABELLED}
     for seed in range(20):
-        image, label = augment(sample, height, width, np.random.default_rng(seed))
+        image, label = augment(sample, (96, 128), height, width, np.random.default_rng(seed))
         assert image.shape == (height, width, 3) and label.shape == (height, width)
         assert image.dtype == label.dtype == np.uint8
         assert image.flags.c_contiguous and label.flags.c_contiguous
@@ -54,17 +54,29 @@ def test_a_crop_has_the_size_asked_for_and_ids_of_its_label_only(height: int, wi
 
 def test_what_lies_outside_the_image_is_unlabelled() -> None:
     sample = draw_scene(3, 1.0, 64, 64)
-    image, label = augment(sample, 256, 256, np.random.default_rng(0))
+    image, label = augment(sample, (64, 64), 256, 256, np.random.default_rng(0))
     outside = label == UNLABELLED
     assert outside[-1].all()  # at most 1.8 times 64 pixels, mirrored or not
     assert outside.mean() > 0.5
     assert not (label[~outside] == UNLABELLED).any() and image.any()
 
 
+def test_scales_are_those_of_the_networks_input_whatever_the_cameras_resolution() -> None:
+    image, label = draw_scene(3, 1.0, 96, 128)
+    large = tuple(np.repeat(np.repeat(array, 4, 0), 4, 1) for array in (image, label))
+    ids = [
+        augment(sample, (96, 128), 64, 96, np.random.default_rng(3))[1]
+        for sample in ((image, label), large)
+    ]
+    assert (ids[0] == ids[1]).mean() > 0.97
+
+
 def test_the_sample_is_only_read_and_a_seed_is_one_crop() -> None:
     sample = draw_scene(3, 1.0, 96, 128)
     kept = [array.copy() for array in sample]
-    first, second = (augment(sample, 64, 96, np.random.default_rng(5)) for _ in range(2))
+    first, second = (
+        augment(sample, (96, 128), 64, 96, np.random.default_rng(5)) for _ in range(2)
+    )
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert all(np.array_equal(a, b) for a, b in zip(sample, kept, strict=True))
 
@@ -74,7 +86,7 @@ def test_crops_differ_and_some_are_mirrored() -> None:
     image = np.repeat(ramp[..., None], 3, axis=2)
     slopes = []
     for seed in range(40):
-        _, label = augment((image, ramp), 64, 96, np.random.default_rng(seed))
+        _, label = augment((image, ramp), (96, 128), 64, 96, np.random.default_rng(seed))
         row = label[0].astype(int)
         slopes.append(row[40] > row[10])
     assert 10 <= sum(slopes) <= 30
@@ -122,8 +134,9 @@ def test_boxes_stay_on_their_objects() -> None:
     seen = 0
     for seed in range(60):
         rngs = [np.random.default_rng(seed) for _ in range(2)]
-        _, ids = augment((image, label), 64, 96, rngs[0])  # the same crop, for it is drawn first
-        _, found = augment_boxes(image, sample, 64, 96, rngs[1])
+        # The same crop, for it is drawn first.
+        _, ids = augment((image, label), (96, 128), 64, 96, rngs[0])
+        _, found = augment_boxes(image, sample, (96, 128), 64, 96, rngs[1])
         for box, class_id in zip(found.boxes, found.class_ids, strict=True):
             rows, columns = np.nonzero(ids == class_id)
             expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
@@ -139,7 +152,9 @@ def test_what_is_left_of_a_box_is_kept_ignored_or_gone() -> None:
     sample = box_sample([[0, 0, 100, 100], [40, 40, 41, 42], [48, 48, 60, 60]], ignored=1)
     fates = set()
     for seed in range(80):
-        _, found = augment_boxes(image, sample, 64, 64, np.random.default_rng(seed), (1.0, 2.0))
+        _, found = augment_boxes(
+            image, sample, image.shape[:2], 64, 64, np.random.default_rng(seed), (1.0, 2.0)
+        )
         for boxes in (found.boxes, found.ignored):
             assert (boxes >= 0).all() and (boxes <= 64).all()
             assert (boxes[:, 2:] > boxes[:, :2]).all()
@@ -151,6 +166,8 @@ def test_what_is_left_of_a_box_is_kept_ignored_or_gone() -> None:
 
 def test_an_image_without_boxes_gives_a_crop_without_boxes() -> None:
     image = np.zeros((50, 70, 3), np.uint8)
-    crop, found = augment_boxes(image, box_sample([]), 64, 96, np.random.default_rng(0))
+    crop, found = augment_boxes(
+        image, box_sample([]), (50, 70), 64, 96, np.random.default_rng(0)
+    )
     assert crop.shape == (64, 96, 3)
     assert found.boxes.shape == found.ignored.shape == (0, 4)

@@ -25,7 +25,11 @@ from mnv2_perception.nets.checkpoint import load_checkpoint
 from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
 from mnv2_perception.training import loop
 from mnv2_perception.training.recipe import SegmentationRecipe
-from mnv2_perception.training.segmentation import soft_jaccard_loss, train
+from mnv2_perception.training.segmentation import (
+    SegmentationTask,
+    soft_jaccard_loss,
+    train,
+)
 from mnv2_perception.vision.scenes import CLASSES, draw_scene
 
 pytestmark = pytest.mark.train
@@ -123,7 +127,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
 def test_a_finished_run_that_is_resumed_stays_as_it_is(
     run: Path, folder: Path, tmp_path: Path
 ) -> None:
-    shutil.copy(run / 'last.pt', tmp_path)
+    for name in ('last.pt', 'best.pt'):
+        shutil.copy(run / name, tmp_path)
     miou = train(folder, tmp_path, SPEC, RECIPE, val=run / 'val', resume=True)
     assert miou == read_log(run)[1]['val_miou']
     assert (tmp_path / 'last.pt').read_bytes() == (run / 'last.pt').read_bytes()
@@ -133,7 +138,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(
     ('recipe', 'spec', 'told'),
     [
         (replace(RECIPE, learning_rate=1e-3), SPEC, 'another recipe'),
-        (RECIPE, replace(SPEC, mean=(0.0, 0.0, 0.0)), 'another spec'),
+        (RECIPE, replace(SPEC, mean=(0.0, 0.0, 0.0)), 'another .*spec'),
     ],
 )
 def test_a_run_is_not_resumed_with_other_settings(
@@ -310,11 +315,98 @@ def test_the_soft_jaccard_loss_is_that_of_the_formula() -> None:
     assert float(soft_jaccard_loss(logits, labels, labelled)) == pytest.approx(expected)
 
 
-def test_a_crop_without_a_labelled_pixel_teaches_nothing(folder: Path, tmp_path: Path) -> None:
-    for label in (write_folder(tmp_path / 'data', range(2)) / 'labels').glob('*.png'):
+def test_a_crop_without_a_labelled_pixel_teaches_nothing(folder: Path) -> None:
+    task = SegmentationTask(folder, SPEC, replace(RECIPE, jaccard=1.0, drawn=0), None)
+    logits = torch.randn(2, len(CLASSES), 8, 12, requires_grad=True)
+    loss = task.loss(logits, torch.full((2, 16, 24), 255))
+    loss.backward()
+    assert loss.item() == 0.0 and not logits.grad.any()
+
+
+def test_labels_without_a_class_are_refused_and_an_absent_class_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = replace(RECIPE, drawn=0)
+    labels = sorted((write_folder(tmp_path / 'data', range(2)) / 'labels').glob('*.png'))
+    for label in labels:
+        cv2.imwrite(str(label), np.full((96, 128), 0, np.uint8))
+    SegmentationTask(tmp_path / 'data', SPEC, recipe, None)
+    assert 'no pixel is building, pole, road' in capsys.readouterr().err
+    for label in labels:
         cv2.imwrite(str(label), np.full((96, 128), 255, np.uint8))
-    train(tmp_path / 'data', tmp_path / 'run', SPEC, replace(RECIPE, jaccard=1.0, drawn=0))
-    assert [entry['loss'] for entry in read_log(tmp_path / 'run')] == [0.0, 0.0]
+    with pytest.raises(DataError, match='no pixel has an id below 11; labels hold class ids'):
+        SegmentationTask(tmp_path / 'data', SPEC, recipe, None)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'told'),
+    [
+        ({'height': 90}, 'height 96, width 128'),
+        ({'input': 'float_nchw'}, 'trained models take uint8_nhwc'),
+        ({'background': True}, 'have no background; got .* background true'),
+        ({'output': 'probabilities'}, 'give ids_confidence or logits'),
+    ],
+)
+def test_a_spec_that_cannot_be_exported_is_refused_before_the_first_step(
+    folder: Path, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ModelError, match=told):
+        train(folder, tmp_path / 'run', replace(SPEC, **changes), RECIPE)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r'absent\.pth: no such file'):
+        train(folder, tmp_path, SPEC, RECIPE, weights=tmp_path / 'absent.pth')
+
+
+@pytest.mark.parametrize(
+    ('changes', 'told'),
+    [
+        ({'batch': 0}, '--batch is 0, expected 1 to inf'),
+        ({'frozen_stages': -1}, '--frozen-stages is -1, expected 0 to 5'),
+        ({'evaluate_every': 0}, '--evaluate-every is 0'),
+        ({'min_scale': 0.0}, '--min-scale is 0.0'),
+        ({'encoder_depth': 7}, '--encoder-depth is 7, expected 3 to 5'),
+    ],
+)
+def test_a_recipe_out_of_range_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        replace(RECIPE, **changes)
+
+
+def test_channels_that_are_no_numbers_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match='expected numbers such as 64,32,16'):
+        train(folder, tmp_path, SPEC, replace(RECIPE, decoder_channels='64,x'))
+
+
+def test_a_run_without_its_best_weights_is_not_resumed(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(run / 'last.pt', tmp_path)
+    with pytest.raises(DataError, match=r'best\.pt is missing'):
+        train(folder, tmp_path, SPEC, RECIPE, val=run / 'val', resume=True)
+
+
+def test_a_run_from_weights_that_was_stopped_goes_on_to_the_same_weights_and_patience(
+    run: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / 'features.pth'
+    torch.save(MobileNetV2(num_classes=0, width_mult=0.35).state_dict(), weights)
+    recipe = replace(RECIPE, epochs=3, drawn=0, warm_up=1, evaluate_every=1, patience=2)
+    args = (SPEC, recipe, weights, run / 'val')
+    train(folder, tmp_path / 'whole', *args)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        # best.pt and last.pt of the first epoch.
+        stop_after(2, patch)
+        train(folder, tmp_path / 'stopped', *args)
+    train(folder, tmp_path / 'stopped', *args, resume=True)
+    whole, resumed = (
+        load_checkpoint(tmp_path / name / 'last.pt') for name in ('whole', 'stopped')
+    )
+    assert resumed.training['worse'] == whole.training['worse']
+    for key, value in whole.state_dict.items():
+        assert torch.equal(value, resumed.state_dict[key]), key
 
 
 def test_the_checkpoint_says_what_it_was_trained_on(run: Path) -> None:
