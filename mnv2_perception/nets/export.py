@@ -25,12 +25,8 @@ from mnv2_perception.nets.checkpoint import check_spec, load_checkpoint, make_ne
 from mnv2_perception.nets.ssdlite import SSDLite, TopBoxes
 
 OPSET = 17
-<<<<<<< HEAD
 PROGRAM_FACTS = 'mnv2_perception.json'  # what engines.torch reads beside the program
-OUTPUTS = {
-=======
 OUTPUT_NAMES = {
->>>>>>> main
     'ids_confidence': ['class_ids', 'confidence'],
     'logits': ['logits'],
     'boxes': ['boxes', 'scores', 'class_ids'],
@@ -97,12 +93,13 @@ def export_model(checkpoint_path: Path, model_path: Path) -> str:
     spec = checkpoint.spec
     net = make_network(spec, checkpoint.architecture)
     net.load_state_dict(checkpoint.state_dict)
-    export_network(net, spec, model_path)
     macs = count_macs(net, spec.height, spec.width)
-    return (
+    size = (
         f'{count_parameters(net):,} parameters, {macs / 1e6:,.0f} M multiply-accumulates at '
         f'{spec.height}×{spec.width}'
     )
+    export_network(net, spec, model_path)
+    return size
 
 
 def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
@@ -120,12 +117,7 @@ def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
     """
     if not model_path.parent.is_dir():
         raise ModelError(f'{model_path}: its folder does not exist; make it first')
-<<<<<<< HEAD
-    if spec.input != 'uint8_nhwc' or spec.output not in OUTPUTS:
-        raise ModelError(
-            f'{model_path.name}: export writes uint8_nhwc to {", ".join(OUTPUTS)}, '
-            f'the spec asks for {spec.input} to {spec.output}'
-        )
+    check_spec(spec)
     write: Callable[[nn.Module, ModelSpec, Path], None]
     write = write_program if model_path.suffix == '.pt2' else write_onnx
     partial = model_path.with_suffix('.partial')
@@ -138,17 +130,12 @@ def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
 
 def assemble(net: nn.Module, spec: ModelSpec) -> nn.Module:
     """Return the network with scaling before and decoding behind it, for inference."""
-    check_divisible(spec.height, spec.width)
-=======
-    check_spec(spec)
->>>>>>> main
     graph: nn.Module = Normalised(net, spec)
     if spec.output == 'ids_confidence':
         graph = nn.Sequential(graph, IdsAndConfidence())
     elif spec.output == 'boxes':
         assert isinstance(net, SSDLite)
         graph = nn.Sequential(graph, TopBoxes(spec.height, spec.width, net.strides))
-<<<<<<< HEAD
     return graph.eval()
 
 
@@ -168,7 +155,7 @@ def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> None:
             (example_image(spec),),
             str(path),
             input_names=['image'],
-            output_names=OUTPUTS[spec.output],
+            output_names=OUTPUT_NAMES[spec.output],
             opset_version=OPSET,
             dynamo=False,
         )
@@ -184,7 +171,7 @@ def write_program(graph: nn.Module, spec: ModelSpec, path: Path) -> None:
     normalised = next(module for module in graph.modules() if isinstance(module, Normalised))
     normalised.net = FloatOutputs(normalised.net)
     facts = {
-        'inputs': ['image'], 'outputs': OUTPUTS[spec.output], 'metadata': spec.to_metadata(),
+        'inputs': ['image'], 'outputs': OUTPUT_NAMES[spec.output], 'metadata': spec.to_metadata(),
     }
     program = torch.export.export(graph, (example_image(spec),))
     with path.open('wb') as file:
@@ -200,27 +187,3 @@ def fold_batch_norm(net: nn.Module) -> None:
             if type(conv) is nn.Conv2d and isinstance(norm, nn.BatchNorm2d):
                 sequence[index] = fuse_conv_bn_eval(conv, norm)
                 sequence[index + 1] = nn.Identity()
-=======
-    partial = model_path.with_suffix('.partial')
-    try:
-        with warnings.catch_warnings():
-            # The size is fixed, so a trace is right; it stays the exporter with the leaner graph.
-            warnings.simplefilter('ignore', torch.jit.TracerWarning)
-            warnings.simplefilter('ignore', DeprecationWarning)
-            torch.onnx.export(
-                graph.eval(),
-                (torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8),),
-                str(partial),
-                input_names=['image'],
-                output_names=OUTPUT_NAMES[spec.output],
-                opset_version=OPSET,
-                dynamo=False,
-            )
-        model = onnx.load(str(partial))
-        onnx.helper.set_model_props(model, spec.to_metadata())
-        onnx.checker.check_model(model, full_check=True)
-        onnx.save(model, str(partial))
-        partial.replace(model_path)
-    finally:
-        partial.unlink(missing_ok=True)
->>>>>>> main
