@@ -1,7 +1,12 @@
 """A node under test and a peer that is its camera and consumer, over real DDS."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -37,10 +42,27 @@ def eventually(condition: Callable[[], Any], timeout_s: float = 15.0) -> None:
         time.sleep(0.01)
 
 
+@contextmanager
+def node_process(name: str, *args: str, **parameters: Any) -> Iterator[None]:
+    """Run a node in a process of its own; it must end well when it is interrupted."""
+    given = [part for key, value in parameters.items() for part in ('-p', f'{key}:={value}')]
+    process = subprocess.Popen(
+        [sys.executable, '-m', f'mnv2_perception.nodes.{name}', '--ros-args', *args, *given],
+        env={**os.environ, 'ROS_DOMAIN_ID': str(DOMAIN_ID)}, cwd=Path(__file__).parents[2],
+    )
+    try:
+        yield
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20.0) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
 class Graph:
     """Nodes of one class, made with these parameters, and the peer; each spins in a thread."""
 
-    def __init__(self, node_class: Any, **parameters: Any) -> None:
+    def __init__(self, node_class: Any = None, **parameters: Any) -> None:
         self.node_class = node_class
         self.parameters = parameters
         self.context = Context()
