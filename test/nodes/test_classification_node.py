@@ -148,7 +148,7 @@ def test_in_a_process_of_its_own_it_classifies_and_ends_well(tmp_path: Path) -> 
         infos = graph.subscribe(LabelInfo, 'classification/label_info', LATCHED_QOS)
         with node_process('classification_node', model=model, region='[0.0, 0.0, 1.0, 0.5]'):
             graph.wait_for_topics()
-            assert infos  # before any classification
+            eventually(lambda: infos)  # before any classification
             assert ask(plain(RED))[0] == ('red', 0.8)
     finally:
         graph.close()

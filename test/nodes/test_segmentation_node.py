@@ -328,8 +328,11 @@ def test_components_of_chosen_classes_are_detections(graph: Graph) -> None:
     assert (arrays[1].header, arrays[1].detections) == (header(2), [])
 
 
-def test_without_detection_classes_there_are_no_detections(graph: Graph) -> None:
-    node = graph.start()
+@pytest.mark.parametrize('given', [[], ['-p', 'detection_classes:=[]']])
+def test_without_detection_classes_there_are_no_detections(
+    graph: Graph, given: list[str]
+) -> None:
+    node = graph.start(*given)
     assert node.parameters.detection_classes == ()
     assert node.count_publishers('/detections') == 0
 
