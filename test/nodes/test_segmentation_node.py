@@ -354,6 +354,15 @@ def test_a_failed_configure_cleans_up_and_can_be_tried_again(graph: Graph) -> No
     assert graph.state() == 'active'
 
 
+def test_a_failed_activation_leaves_the_node_inactive_with_the_reason(graph: Graph) -> None:
+    key = 'qos_overrides./image.subscription.reliability'
+    node = graph.start('-p', f'{key}:=nonsense', wait=False)
+    eventually(lambda: node._failure)
+    assert 'activate failed' in node._failure and 'nonsense' in node._failure
+    assert graph.state() == 'inactive'
+    assert graph.camera.get_subscription_count() == 0
+
+
 def test_a_lifecycle_manager_beside_autostart_does_no_harm(graph: Graph) -> None:
     masks = graph.subscribe(Image, 'segmentation/mask')
     node = graph.start()
