@@ -1,6 +1,6 @@
 """One RGB image in, one result out: preprocess, infer, decode. No ROS."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 import os
@@ -21,7 +21,7 @@ from mnv2_perception.vision.decode import (
     known_ids,
     resize_ids,
 )
-from mnv2_perception.vision.detections import boxes_on_image, select_boxes
+from mnv2_perception.vision.detections import boxes_on_image, components, select_boxes
 from mnv2_perception.vision.preprocess import (
     check_image,
     fit_image,
@@ -202,14 +202,18 @@ class Classifier:
         threads: int = 0,
         top_k: int = 5,
         min_confidence: float = 0.0,
+        build_engine: bool = False,
+        precision: str = 'auto',
     ) -> 'Classifier':
         """Open a model by path or by the name of a shipped one; see Classifier for the rest.
+
+        `build_engine` lets it build a missing TensorRT plan, which takes minutes.
 
         Raises:
             ModelError: there is no such model, or it is not for classification.
             EngineError: the runtime is missing or refuses the model.
         """
-        with opening(model, engine, threads) as (opened, spec):
+        with opening(model, engine, threads, build_engine, precision) as (opened, spec):
             return cls(opened, spec, top_k, min_confidence)
 
     def __call__(self, image: NDArray[np.uint8]) -> Classification:
@@ -301,14 +305,18 @@ class Detector:
         min_score: float = 0.3,
         nms_iou: float = 0.5,
         rotate: int = 0,
+        build_engine: bool = False,
+        precision: str = 'auto',
     ) -> 'Detector':
         """Open a model by path or by the name of a shipped one; see Detector for the rest.
+
+        `build_engine` lets it build a missing TensorRT plan, which takes minutes.
 
         Raises:
             ModelError: there is no such model, or it is not for detection.
             EngineError: the runtime is missing or refuses the model.
         """
-        with opening(model, engine, threads) as (opened, spec):
+        with opening(model, engine, threads, build_engine, precision) as (opened, spec):
             return cls(opened, spec, min_score, nms_iou, rotate)
 
     def __call__(self, image: NDArray[np.uint8]) -> Detections:
@@ -332,6 +340,21 @@ class Detector:
     def close(self) -> None:
         """Close the engine."""
         self.engine.close()
+
+
+def detections_from_mask(
+    mask: Segmentation, class_ids: Sequence[int], min_area: int = 1
+) -> Detections:
+    """Take a mask's connected components for objects, best first: boxes without a detector.
+
+    Args:
+        mask: of one image.
+        class_ids: whose components count.
+        min_area: pixels that a component has at least.
+    """
+    boxes, scores, ids, _ = components(mask.class_ids, mask.confidence, class_ids, min_area)
+    order = np.argsort(-scores, kind='stable')
+    return Detections(boxes[order], scores[order], ids[order])
 
 
 @contextmanager
