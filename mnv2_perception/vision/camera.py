@@ -1,0 +1,350 @@
+"""Calibrated cameras: pixels to rays and back, the lens's distortion honoured.
+
+Frames are ROS's (REP 103): a camera's optical frame has x to the right, y down and z ahead; a body
+frame has x ahead, y to the left and z up. A pixel's centre has whole coordinates, as in OpenCV.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+import math
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.errors import CalibrationError
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+# sensor_msgs/distortion_models.hpp; 'fisheye' is what some drivers call 'equidistant'. Lengths of
+# d: OpenCV's own, and rational_polynomial's first eight.
+_LENGTHS_OF_D = {
+    'plumb_bob': (4, 5),
+    'rational_polynomial': (8, 12, 14),
+    'equidistant': (4,),
+    'fisheye': (4,),
+}
+_FISHEYE = ('equidistant', 'fisheye')
+_ROUND_TRIP_PX = 0.1
+
+
+class RegionOfInterestFields(Protocol):
+    """The fields of a sensor_msgs/RegionOfInterest."""
+
+    x_offset: int
+    y_offset: int
+    height: int
+    width: int
+
+
+class CameraInfoFields(Protocol):
+    """The fields of a sensor_msgs/CameraInfo."""
+
+    height: int
+    width: int
+    distortion_model: str
+    d: Sequence[float]
+    k: Sequence[float]
+    r: Sequence[float]
+    p: Sequence[float]
+    binning_x: int
+    binning_y: int
+    roi: RegionOfInterestFields
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Intrinsics of one image size: pinhole camera with a lens.
+
+    Attributes:
+        height: of the image, pixels.
+        width: of the image, pixels.
+        fx: focal length, pixels.
+        fy: focal length, pixels.
+        cx: principal point, pixels.
+        cy: principal point, pixels.
+        distortion: OpenCV's coefficients; empty for an image without distortion.
+        fisheye: the coefficients are those of OpenCV's fisheye model (Kannala-Brandt, 2006).
+        rotation: camera_info's R, row by row: rays of an unrectified image are turned by it into
+            the frame of the rectified one, as image_geometry does.
+    """
+
+    height: int
+    width: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    distortion: tuple[float, ...] = ()
+    fisheye: bool = False
+    rotation: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    @classmethod
+    def from_info(cls, info: CameraInfoFields, rectified: bool = False) -> 'Camera':
+        """Read a camera_info, its binning and region of interest included.
+
+        Args:
+            info: a sensor_msgs/CameraInfo.
+            rectified: the image is a rectified one (image_rect): P counts, K, D and R do not.
+
+        Raises:
+            CalibrationError: it is of an uncalibrated camera, or contradicts itself.
+        """
+        height, width = image_size(info)
+        k, p = scaled_matrices(info, height, width)
+        matrix = p if rectified else k
+        d, r = tuple(map(float, info.d)), tuple(map(float, info.r))
+        if rectified or not any(d):
+            d = ()  # the model's name does not matter then, and simulators leave it out
+        elif len(d) not in _LENGTHS_OF_D.get(info.distortion_model, ()):
+            known = '; '.join(f'{name}: {counts}' for name, counts in _LENGTHS_OF_D.items())
+            raise CalibrationError(
+                f'camera_info: distortion model {info.distortion_model!r} with {len(d)} '
+                f'coefficients, expected one of ({known}); calibrate with one of these, or give '
+                f'the rectified image'
+            )
+        if not np.isfinite(d + r).all():
+            raise CalibrationError(
+                f'camera_info: D is {d} and R is {r}, not finite; calibrate the camera again'
+            )
+        return cls(
+            height, width, matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2], d,
+            info.distortion_model in _FISHEYE, cls.rotation if rectified or not any(r) else r,
+        )
+
+    def require_size(self, height: int, width: int) -> None:
+        """Raise CalibrationError unless an image of this size is this camera's."""
+        if (height, width) != (self.height, self.width):
+            raise CalibrationError(
+                f'camera_info is of an image of {self.height} × {self.width}, got one of '
+                f"{height} × {width}; remap camera_info to this image's own, or have the driver "
+                f'publish one that fits'
+            )
+
+    def resized(self, height: int, width: int) -> 'Camera':
+        """Return the camera of the same image resized to another size."""
+        scale = _scaling(width / self.width, height / self.height)
+        matrix = scale @ self.matrix
+        return Camera(height, width, matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2],
+                      self.distortion, self.fisheye, self.rotation)
+
+    @property
+    def matrix(self) -> Doubles:
+        """(3, 3) camera matrix."""
+        return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
+
+    @cached_property
+    def rays(self) -> Floats:
+        """(H, W, 3) float32: where each pixel looks, z = 1; not to be written to.
+
+        NaN where the lens model has no inverse: far outside of what was calibrated, its
+        polynomials turn back, and two directions would fall on one pixel.
+        """
+        v, u = np.mgrid[: self.height, : self.width]
+        pixels = np.stack([u, v], axis=-1).reshape(-1, 1, 2).astype(np.float64)
+        rotation = np.reshape(self.rotation, (3, 3))
+        if not self.distortion:
+            xy = (pixels - (self.cx, self.cy)) / (self.fx, self.fy)
+        elif self.fisheye:
+            xy = cv2.fisheye.undistortPoints(pixels, self.matrix, np.array(self.distortion))
+        else:
+            # The default of five iterations is off by pixels at the corners of wide lenses.
+            # OpenCV 5 has but one function of the two.
+            undistort: Any = getattr(cv2, 'undistortPointsIter', cv2.undistortPoints)
+            criteria = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 50, 1e-6)
+            xy = undistort(
+                pixels, self.matrix, np.array(self.distortion), R=None, P=None, criteria=criteria
+            )
+        rays = np.concatenate([xy[:, 0], np.ones((len(xy), 1))], axis=1)
+        back = self._distort(rays)
+        rays[~(np.abs(back - pixels[:, 0]).max(axis=1) < _ROUND_TRIP_PX)] = np.nan
+        rays = rays @ rotation.T
+        rays /= rays[:, 2:]
+        image: Floats = rays.reshape(self.height, self.width, 3).astype(np.float32)
+        image.flags.writeable = False
+        return image
+
+    def project(self, points: NDArray[Any]) -> Floats:
+        """Find the pixels of points.
+
+        Args:
+            points: (..., 3) in the optical frame, metres.
+
+        Returns:
+            (..., 2) float32: column and row; NaN for what is not in the image.
+        """
+        flat = np.asarray(points, np.float64).reshape(-1, 3)
+        pixels = np.full((len(flat), 2), np.nan)
+        rotation = np.reshape(self.rotation, (3, 3))
+        ahead = np.flatnonzero((flat[:, 2] > 0) & ((flat @ rotation)[:, 2] > 0))
+        flat = flat[ahead]
+        pixels[ahead] = self._distort(flat @ rotation)
+        column, row = pixels[ahead].T
+        with np.errstate(invalid='ignore'):
+            inside = (
+                (column > -0.5) & (column < self.width - 0.5)
+                & (row > -0.5) & (row < self.height - 0.5)
+            )
+        if self.distortion:
+            # Polynomials turn back outside of what they were fitted to: look from the pixel.
+            seen = np.flatnonzero(inside)
+            nearest = self.rays[np.rint(row[seen]).astype(int), np.rint(column[seen]).astype(int)]
+            off = np.abs(flat[seen, :2] / flat[seen, 2:] - nearest[:, :2]).max(axis=1)
+            reach = 4.0 * (1.0 + np.square(nearest[:, :2]).sum(axis=1)) / min(self.fx, self.fy)
+            inside[seen] = off < reach
+        pixels[ahead[~inside]] = np.nan
+        return pixels.reshape(*np.shape(points)[:-1], 2).astype(np.float32)
+
+    def _distort(self, rays: Doubles) -> Doubles:
+        """Project (N, 3) points in front of the lens to (N, 2) pixels."""
+        if not self.distortion:
+            focal, centre = (self.fx, self.fy), (self.cx, self.cy)
+            plain: Doubles = rays[:, :2] / rays[:, 2:] * focal + centre
+            return plain
+        if not len(rays):
+            return np.empty((0, 2))
+        project = cv2.fisheye.projectPoints if self.fisheye else cv2.projectPoints
+        none = np.zeros(3)
+        pixels, _ = project(rays[:, None], none, none, self.matrix, np.array(self.distortion))
+        return np.asarray(pixels[:, 0], np.float64)
+
+
+def image_size(info: CameraInfoFields) -> tuple[int, int]:
+    """Return height and width of the image that a camera_info belongs to.
+
+    Raises:
+        CalibrationError: it has no size.
+    """
+    height, width = info.roi.height or info.height, info.roi.width or info.width
+    height, width = height // max(1, info.binning_y), width // max(1, info.binning_x)
+    if height < 1 or width < 1:
+        raise CalibrationError(
+            f'camera_info: size {info.height} × {info.width}, expected that of the image; correct '
+            f'the camera driver'
+        )
+    return int(height), int(width)
+
+
+def scaled_matrices(info: CameraInfoFields, height: int, width: int) -> tuple[Doubles, Doubles]:
+    """Return K (3, 3) and P (3, 4) of a camera_info for its image resized to another size.
+
+    Pixels grow about the image's corner, not about the first pixel's centre: (u + ½) scales, as
+    INTER_NEAREST_EXACT and every resizing with half-pixel centres does it. Binning is the same.
+
+    Raises:
+        CalibrationError: the camera is not calibrated, or the matrices make no sense.
+    """
+    k = np.reshape(np.asarray(info.k, np.float64), (3, 3))
+    p = np.reshape(np.asarray(info.p, np.float64), (3, 4))
+    if not k.any():
+        raise CalibrationError(
+            'camera_info: K is zero, so the camera is not calibrated; calibrate it '
+            '(camera_calibration) and have the driver load the result'
+        )
+    if not p.any():
+        p = np.hstack([k, np.zeros((3, 1))])
+    for name, matrix in (('K', k), ('P', p)):
+        focal_lengths = matrix[0, 0], matrix[1, 1]
+        if not np.isfinite(matrix).all() or min(focal_lengths) <= 0 or matrix[2, 2] != 1:
+            raise CalibrationError(
+                f'camera_info: {name} is {matrix.tolist()}, expected positive focal lengths and 1 '
+                f'at the lower right; calibrate the camera again'
+            )
+    image_height, image_width = image_size(info)
+    window = np.array([[1, 0, -info.roi.x_offset], [0, 1, -info.roi.y_offset], [0, 0, 1]])
+    binning = _scaling(1 / max(1, info.binning_x), 1 / max(1, info.binning_y))
+    whole = _scaling(width / image_width, height / image_height) @ binning @ window
+    return whole @ k, whole @ p
+
+
+def _scaling(x: float, y: float) -> Doubles:
+    return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+
+
+@dataclass(frozen=True, eq=False)
+class Pose:
+    """A rigid transform: what it is called, `a_from_b`, takes points of frame b into frame a.
+
+    Attributes:
+        rotation: (3, 3) float64.
+        translation: (3,) float64, metres.
+    """
+
+    rotation: Doubles
+    translation: Doubles
+
+    @classmethod
+    def from_rpy(
+        cls, x: float, y: float, z: float, roll: float, pitch: float, yaw: float
+    ) -> 'Pose':
+        """Make a pose of metres and radians, as URDF and static_transform_publisher do.
+
+        Turned about the fixed axes x (roll), y (pitch), z (yaw), in this order. Of a camera's
+        body, a positive pitch looks down.
+        """
+        cr, sr, cp, sp, cy, sy = (
+            function(angle) for angle in (roll, pitch, yaw) for function in (math.cos, math.sin)
+        )
+        rotation = np.array([
+            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+            [-sp, cp * sr, cp * cr],
+        ])
+        return cls(rotation, np.array([x, y, z], np.float64))
+
+    @classmethod
+    def from_quaternion(
+        cls, translation: Sequence[float], quaternion: Sequence[float]
+    ) -> 'Pose':
+        """Make a pose of a transform's translation and its quaternion (x, y, z, w).
+
+        Raises:
+            CalibrationError: the quaternion has no length.
+        """
+        length = math.sqrt(sum(value * value for value in quaternion))
+        if not length > 1e-6:
+            raise CalibrationError(
+                f'transform: quaternion {tuple(quaternion)}, expected one of length 1; correct '
+                f'whoever publishes this transform'
+            )
+        x, y, z, w = (value / length for value in quaternion)
+        rotation = np.array([
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ])
+        return cls(rotation, np.array(translation, np.float64))
+
+    @property
+    def yaw(self) -> float:
+        """Heading of the x axis, radians."""
+        return math.atan2(self.rotation[1, 0], self.rotation[0, 0])
+
+    def inverse(self) -> 'Pose':
+        """Return `b_from_a` of `a_from_b`."""
+        return Pose(self.rotation.T, -self.rotation.T @ self.translation)
+
+    def __matmul__(self, other: 'Pose') -> 'Pose':
+        """Return `a_from_c` of `a_from_b @ b_from_c`."""
+        return Pose(self.rotation @ other.rotation, self.apply(other.translation))
+
+    def apply(self, points: NDArray[Any]) -> NDArray[Any]:
+        """Transform (..., 3) points; float32 stays float32."""
+        dtype = points.dtype if points.dtype == np.float32 else np.float64
+        moved: NDArray[Any] = points @ self.rotation.T.astype(dtype)
+        moved += self.translation.astype(dtype)
+        return moved
+
+    def is_close(self, other: 'Pose') -> bool:
+        """Tell whether two poses differ by less than 0.1 mm and 0.1 mrad."""
+        return bool(
+            np.allclose(self.rotation, other.rotation, rtol=0, atol=1e-4)
+            and np.allclose(self.translation, other.translation, rtol=0, atol=1e-4)
+        )
+
+
+# The optical frame's axes in the body's: x right, y down, z ahead.
+BODY_FROM_OPTICAL = Pose(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]), np.zeros(3))
