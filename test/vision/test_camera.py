@@ -1,9 +1,9 @@
 """Calibrated cameras: what camera_info says is what pixels and rays do."""
 
-from dataclasses import dataclass, field
 import math
 from typing import Any
 
+from camera_scene import FISHEYE, Info, PLUMB_BOB, RATIONAL, Roi
 import cv2
 import numpy as np
 import pytest
@@ -15,36 +15,6 @@ from mnv2_perception.vision.camera import (
     Pose,
     scaled_matrices,
 )
-
-PLUMB_BOB = (-0.32, 0.11, 0.0007, -0.0004, -0.02)
-RATIONAL = (0.55, -2.4, 0.0005, -0.0002, 1.45, 0.43, -2.2, 1.38)
-FISHEYE = (-0.02, 0.004, -0.003, 0.0006)
-
-
-@dataclass
-class Roi:
-    x_offset: int = 0
-    y_offset: int = 0
-    height: int = 0
-    width: int = 0
-
-
-@dataclass
-class Info:
-    """A sensor_msgs/CameraInfo without ROS."""
-
-    height: int = 480
-    width: int = 640
-    distortion_model: str = 'plumb_bob'
-    d: tuple[float, ...] = (0.0,) * 5
-    k: tuple[float, ...] = (500.0, 0.0, 321.0, 0.0, 505.0, 238.0, 0.0, 0.0, 1.0)
-    r: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-    p: tuple[float, ...] = (
-        450.0, 0.0, 330.0, -20.0, 0.0, 450.0, 240.0, 0.0, 0.0, 0.0, 1.0, 0.0,
-    )
-    binning_x: int = 0
-    binning_y: int = 0
-    roi: Roi = field(default_factory=Roi)
 
 
 @pytest.mark.parametrize(
