@@ -32,6 +32,8 @@ setup(
         'console_scripts': [
             f'mnv2 = {PACKAGE}.cli:main',
             f'segmentation_node = {PACKAGE}.nodes.segmentation_node:main',
+            f'classification_node = {PACKAGE}.nodes.classification_node:main',
+            f'detection_node = {PACKAGE}.nodes.detection_node:main',
             f'bag_player_node = {PACKAGE}.nodes.bag_player_node:main',
             f'bag_recorder_node = {PACKAGE}.nodes.bag_recorder_node:main',
         ],

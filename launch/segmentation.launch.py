@@ -10,6 +10,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 PACKAGE = 'mnv2_perception'
+NODE = 'segmentation_node'
 PARAMS_FILE = f'{get_package_share_directory(PACKAGE)}/config/segmentation.yaml'
 # The first is Fast DDS's name since Kilted, the second the one of Humble and Jazzy.
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
@@ -63,8 +64,8 @@ def start_node(context: LaunchContext) -> list[Node]:
     return [
         Node(
             package=PACKAGE,
-            executable='segmentation_node',
-            name='segmentation_node',
+            executable=NODE,
+            name=NODE,
             namespace=LaunchConfiguration('namespace'),
             parameters=[params_file, given] if given else [params_file],
             remappings=[('image', LaunchConfiguration('image'))],

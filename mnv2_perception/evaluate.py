@@ -18,8 +18,13 @@ from mnv2_perception.dataset import (
 )
 from mnv2_perception.errors import DataError
 from mnv2_perception.metrics import average_precision, check_pycocotools, ConfusionMatrix
-from mnv2_perception.pipeline import Classifier, Detections, Detector, Segmenter
-from mnv2_perception.vision.detections import components
+from mnv2_perception.pipeline import (
+    Classifier,
+    Detections,
+    detections_from_mask,
+    Detector,
+    Segmenter,
+)
 
 MIN_AREA = 40  # pixels of a component that counts as an object
 MOST_CLASSES_LISTED = 50
@@ -154,8 +159,7 @@ def evaluate_components(
     wanted = [names.index(name) for name in classes if name in names]
 
     def find(image: NDArray[np.uint8]) -> Detections:
-        mask = segmenter(image)
-        return Detections(*components(mask.class_ids, mask.confidence, wanted, min_area)[:3])
+        return detections_from_mask(segmenter(image), wanted, min_area)
 
     facts = {'model': segmenter.spec.name, 'engine': segmenter.engine.name}
     return facts | _evaluate_boxes(find, names, path)

@@ -1,6 +1,6 @@
 """One RGB image in, one result out: preprocess, infer, decode. No ROS."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 import os
@@ -21,7 +21,7 @@ from mnv2_perception.vision.decode import (
     known_ids,
     resize_ids,
 )
-from mnv2_perception.vision.detections import boxes_on_image, select_boxes
+from mnv2_perception.vision.detections import boxes_on_image, components, select_boxes
 from mnv2_perception.vision.preprocess import (
     check_image,
     fit_image,
@@ -328,6 +328,21 @@ class Detector:
     def close(self) -> None:
         """Close the engine."""
         self.engine.close()
+
+
+def detections_from_mask(
+    mask: Segmentation, class_ids: Sequence[int], min_area: int = 1
+) -> Detections:
+    """Take a mask's connected components for objects, best first: boxes without a detector.
+
+    Args:
+        mask: of one image.
+        class_ids: whose components count.
+        min_area: pixels that a component has at least.
+    """
+    boxes, scores, ids, _ = components(mask.class_ids, mask.confidence, class_ids, min_area)
+    order = np.argsort(-scores, kind='stable')
+    return Detections(boxes[order], scores[order], ids[order])
 
 
 @contextmanager

@@ -45,3 +45,16 @@ def write_graph(
         values = {'name': 'foreign', 'mean': [0.0] * 3, 'std': [1.0] * 3, **spec}
         path.with_suffix('.yaml').write_text(yaml.safe_dump(values))
     return path
+
+
+def write_mean_colour(path: Path, shape: tuple[int, ...] = (1, 3), **changes: Any) -> Path:
+    """Write a network whose scores are the mean of each colour, 0 to 1."""
+    last = 'Identity' if len(shape) == 4 else 'Flatten'
+    spec = {
+        'task': 'classification', 'height': 4, 'width': 6, 'classes': ['red', 'green', 'blue'],
+        'input': 'float_nchw', 'output': 'probabilities', 'std': [255.0] * 3, **changes,
+    }
+    return write_graph(
+        path, [node('GlobalAveragePool', 'image', 'means'), node(last, 'means', 'scores')],
+        ('float32', (1, 3, 4, 6)), {'scores': ('float32', shape)}, **spec,
+    )

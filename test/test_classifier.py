@@ -7,25 +7,12 @@ import cv2
 from identity_network import identity_spec, write_fake
 import numpy as np
 from numpy.typing import NDArray
-from onnx_graphs import node, write_graph
+from onnx_graphs import node, write_graph, write_mean_colour
 import pytest
 
 from mnv2_perception.errors import DataError, ImageError, ModelError
 from mnv2_perception.evaluate import evaluate_classification
 from mnv2_perception.pipeline import Classifier, Segmenter
-
-
-def write_mean_colour(path: Path, shape: tuple[int, ...] = (1, 3), **changes: Any) -> Path:
-    """Write a network whose scores are the mean of each colour, 0 to 1."""
-    last = 'Identity' if len(shape) == 4 else 'Flatten'
-    spec = {
-        'task': 'classification', 'height': 4, 'width': 6, 'classes': ['red', 'green', 'blue'],
-        'input': 'float_nchw', 'output': 'probabilities', 'std': [255.0] * 3, **changes,
-    }
-    return write_graph(
-        path, [node('GlobalAveragePool', 'image', 'means'), node(last, 'means', 'scores')],
-        ('float32', (1, 3, 4, 6)), {'scores': ('float32', shape)}, **spec,
-    )
 
 
 def plain(red: int, green: int, blue: int, size: tuple[int, int] = (4, 6)) -> NDArray[np.uint8]:

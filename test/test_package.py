@@ -107,7 +107,8 @@ def test_parameter_file_holds_the_defaults(path: Path) -> None:
     text = path.read_text(encoding='utf-8')
     given = yaml.safe_load(text)['/**']['ros__parameters']
     assert {name: (type(value), value) for name, value in given.items()} == {
-        item.name: (type(item.default), item.default) for item in declared
+        item.name: (type(default), default)
+        for item in declared for default in [parameters.ros_default(item)]
     }
     for item in declared:
         meaning = re.escape(item.metadata['meaning'])

@@ -104,9 +104,11 @@ class NewestFrameWorker(Generic[Item]):
 class PerceptionNode(LifecycleNode):
     """A lifecycle node that turns a camera's frames into results.
 
-    A subclass gives its parameter class and implements `acquire`, `release`, `announce` and
-    `process`. `acquire`, `process` and `release` run in the worker's thread, the rest in the
-    executor's. `active` tells whether frames are being processed.
+    A subclass gives its parameter class and implements `acquire`, `release`, `announce`,
+    `subscribe`, `process` and `describe`. `acquire`, `process` and `release` run in the worker's
+    thread, the rest in the executor's. `active` tells whether frames are being processed. Its
+    publishers live while it is configured, its subscriptions while it is active: an inactive
+    node costs the camera and the network nothing.
 
     Counted in `counts`: received (frames that reached the callback), published, passed_over
     (a newer one came first, max_rate_hz, held back, or the node was not active), rejected
@@ -125,6 +127,8 @@ class PerceptionNode(LifecycleNode):
         self.parameters: Any = None
         self._lock = threading.Lock()
         self._worker: NewestFrameWorker[tuple[Any, float]] | None = None
+        self._result_publishers: list[Any] = []
+        self._camera_subscriptions: list[Any] = []
         self.active = False
         self._next_due_s = 0.0
         self._last_received_s = 0.0
@@ -140,15 +144,19 @@ class PerceptionNode(LifecycleNode):
 
     @abstractmethod
     def acquire(self) -> None:
-        """Open what the node needs and create its publishers and subscriptions."""
+        """Open what the node needs and create its publishers."""
 
     @abstractmethod
     def release(self) -> None:
-        """Give back, in reverse, whatever `acquire` got; it may have failed half-way."""
+        """Give back, in reverse, what `acquire` opened; it may have failed half-way."""
 
     @abstractmethod
     def announce(self) -> None:
         """Publish what consumers must know before the first result."""
+
+    @abstractmethod
+    def subscribe(self) -> None:
+        """Create the subscriptions."""
 
     @abstractmethod
     def process(self, msg: Any) -> bool:
@@ -169,28 +177,32 @@ class PerceptionNode(LifecycleNode):
         )
 
     def create_camera_subscription(self, msg_type: Any, topic: str) -> Any:
-        """Subscribe to a camera topic; its QoS can be overridden by parameters."""
+        """Subscribe to a camera topic until deactivation; parameters can override its QoS."""
         arguments = (msg_type, topic, self.on_frame, copy(CAMERA_QOS))  # overrides write into it
         overriding = QoSOverridingOptions.with_default_policies()
         try:
-            return self.create_subscription(
+            subscription = self.create_subscription(
                 *arguments,
                 qos_overriding_options=overriding,
                 event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),
             )
         except UnsupportedEventTypeError:  # not every middleware tells what it lost
-            return self.create_subscription(*arguments, qos_overriding_options=overriding)
+            subscription = self.create_subscription(*arguments, qos_overriding_options=overriding)
+        self._camera_subscriptions.append(subscription)
+        return subscription
 
     def create_result_publisher(
         self, msg_type: Any, topic: str, qos: QoSProfile = RESULT_QOS
     ) -> Any:
-        """Create a publisher that is silent until activation; its QoS can be overridden."""
-        return self.create_lifecycle_publisher(
+        """Create a publisher, silent until activation; parameters can override its QoS."""
+        publisher = self.create_lifecycle_publisher(
             msg_type,
             topic,
             copy(qos),  # overrides write into it
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
+        self._result_publishers.append(publisher)
+        return publisher
 
     def on_frame(self, msg: Any) -> None:
         """Store a frame for the worker; nothing else happens in the callback."""
@@ -258,8 +270,10 @@ class PerceptionNode(LifecycleNode):
         result = super().on_activate(state)  # enables the publishers: what comes before is lost
         try:
             self.announce()
+            self.subscribe()
         except Exception as exc:
             self._log_failure('activate', exc)
+            self._stop_working()
             super().on_deactivate(state)
             return TransitionCallbackReturn.FAILURE
         self._failure = ''
@@ -290,6 +304,8 @@ class PerceptionNode(LifecycleNode):
         super().destroy_node()
 
     def _stop_working(self) -> None:
+        while self._camera_subscriptions:
+            self.destroy_subscription(self._camera_subscriptions.pop())
         with self._lock:
             self.active = False
         if self._worker:
@@ -300,6 +316,8 @@ class PerceptionNode(LifecycleNode):
 
     def _release_all(self) -> None:
         self._stop_working()
+        while self._result_publishers:
+            self.destroy_lifecycle_publisher(self._result_publishers.pop())
         if self._worker:
             try:
                 self._worker.run(self.release)

@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
-from vision_msgs.msg import LabelInfo, VisionClass
+from vision_msgs.msg import (
+    Classification,
+    Detection2D,
+    Detection2DArray,
+    LabelInfo,
+    ObjectHypothesis,
+    ObjectHypothesisWithPose,
+    VisionClass,
+)
 
 from mnv2_perception.errors import ImageError
 from mnv2_perception.vision.encodings import (
@@ -30,6 +38,8 @@ from mnv2_perception.vision.encodings import (
 
 __all__ = [
     'IMAGE_CONVERTER',
+    'classification_to_msg',
+    'detections_to_msg',
     'diagnostics_to_msg',
     'image_from_compressed_msg',
     'image_from_msg',
@@ -115,6 +125,58 @@ def label_info_to_msg(class_names: Sequence[str], header: Header, threshold: flo
     """Name a mask's ids: i is `class_names[i]`, 255 is less confident than `threshold` (0–1)."""
     classes = [VisionClass(class_id=i, class_name=name) for i, name in enumerate(class_names)]
     return LabelInfo(header=header, class_map=classes, threshold=float(threshold))
+
+
+def classification_to_msg(
+    class_ids: NDArray[np.integer],
+    scores: NDArray[np.float32],
+    class_names: Sequence[str],
+    header: Header,
+) -> Classification:
+    """Make a message of an image's classes, in the order given, with the image's header.
+
+    Args:
+        class_ids: (K,), indices of `class_names`; the message has the names.
+        scores: (K,), 0 to 1.
+        class_names: of all classes.
+        header: The source image's.
+    """
+    results = [
+        ObjectHypothesis(class_id=class_names[class_id], score=float(score))
+        for class_id, score in zip(class_ids, scores, strict=True)
+    ]
+    return Classification(header=header, results=results)
+
+
+def detections_to_msg(
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    class_ids: NDArray[np.integer],
+    class_names: Sequence[str],
+    header: Header,
+) -> Detection2DArray:
+    """Make a message of the objects in an image, in the order given, with the image's header.
+
+    Args:
+        boxes: (N, 4) x1, y1, x2, y2, px of the image; x2 and y2 are the first beyond the box, so
+            one around an image of width 640 has its centre at 320 and a size of 640.
+        scores: (N,), 0 to 1.
+        class_ids: (N,), indices of `class_names`; the message has the names.
+        class_names: of all classes.
+        header: The source image's; each detection has it too.
+    """
+    msg = Detection2DArray(header=header)
+    for box, score, class_id in zip(boxes.tolist(), scores, class_ids, strict=True):
+        x1, y1, x2, y2 = box
+        result = ObjectHypothesisWithPose()
+        result.hypothesis.class_id = class_names[class_id]
+        result.hypothesis.score = float(score)
+        detection = Detection2D(header=header, results=[result])
+        detection.bbox.center.position.x = (x1 + x2) / 2
+        detection.bbox.center.position.y = (y1 + y2) / 2
+        detection.bbox.size_x, detection.bbox.size_y = x2 - x1, y2 - y1
+        msg.detections.append(detection)
+    return msg
 
 
 def diagnostics_to_msg(

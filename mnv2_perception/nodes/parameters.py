@@ -45,16 +45,14 @@ def parameter(
     return field(default=default, metadata=meta)
 
 
-AUTOSTART = 'Configure and activate without a lifecycle manager.'
+MODEL = 'Name of a shipped model, or path of an ONNX file.'
 
 
 @dataclass(frozen=True)
-class SegmentationParameters:
-    """Parameters of segmentation_node."""
+class CameraParameters:
+    """What the nodes that run a model on a camera's images share."""
 
-    model: str = parameter(
-        'unet_mobilenetv2_camvid_fast', 'Name of a shipped model, or path of an ONNX file.'
-    )
+    model: str = parameter('', MODEL)
     engine: str = parameter(
         'auto', 'Runtime of the model; fake is for tests.',
         choices=('auto', 'onnx_runtime', 'fake'),
@@ -65,9 +63,6 @@ class SegmentationParameters:
     image_transport: str = parameter(
         'raw', 'What the camera sends: image, or image/compressed.', choices=('raw', 'compressed')
     )
-    min_confidence: float = parameter(
-        0.0, 'Pixels whose confidence is below get id 255 (no class).', 0.0, 1.0, live=True
-    )
     max_rate_hz: float = parameter(
         0.0, 'Process at most so many images a second; 0 takes all it can.', 0.0, 1000.0, live=True
     )
@@ -75,13 +70,62 @@ class SegmentationParameters:
         0, 'Degrees clockwise that set the image of a tilted camera upright for the network.',
         choices=(0, 90, 180, 270),
     )
+    autostart: bool = parameter(True, 'Configure and activate without a lifecycle manager.')
+
+
+@dataclass(frozen=True)
+class SegmentationParameters(CameraParameters):
+    """Parameters of segmentation_node."""
+
+    model: str = parameter('unet_mobilenetv2_camvid_fast', MODEL)
+    min_confidence: float = parameter(
+        0.0, 'Pixels whose confidence is below get id 255 (no class).', 0.0, 1.0, live=True
+    )
     ignore_mask: str = parameter(
         '', "PNG of the image's size; its non-black pixels get id 255 (the own bumper)."
     )
     overlay_alpha: float = parameter(
         0.5, 'Weight of the colours in the overlay.', 0.0, 1.0, live=True
     )
-    autostart: bool = parameter(True, AUTOSTART)
+    detection_classes: tuple[str, ...] = parameter(
+        (), 'Classes whose connected pixels are published as detections; none when empty.'
+    )
+    detection_min_area: int = parameter(
+        100, 'Pixels of the image that such a detection has at least.', 1, 10**9, live=True
+    )
+
+
+@dataclass(frozen=True)
+class ClassificationParameters(CameraParameters):
+    """Parameters of classification_node."""
+
+    model: str = parameter('mobilenetv2_camvid_surface', MODEL)
+    region: tuple[float, ...] = parameter(
+        (0.0, 0.0, 1.0, 1.0),
+        'Part of the image that is classified: x1, y1, x2, y2 of its width and height.', 0.0, 1.0,
+    )
+    top_k: int = parameter(5, 'Classes to report at most.', 1, 1000, live=True)
+    min_confidence: float = parameter(
+        0.0, 'Classes that are less probable are not reported.', 0.0, 1.0, live=True
+    )
+    debounce_frames: int = parameter(
+        1, 'Frames in a row that a class must win before it is reported first; 1 is off.',
+        1, 1000, live=True,
+    )
+
+
+@dataclass(frozen=True)
+class DetectionParameters(CameraParameters):
+    """Parameters of detection_node."""
+
+    model: str = parameter('ssdlite_mobilenetv2_camvid', MODEL)
+    min_score: float = parameter(
+        0.3, 'Boxes whose score is below are left out.', 0.0, 1.0, live=True
+    )
+    nms_iou: float = parameter(
+        0.5, 'A box that overlaps a better one of its class by more (IoU) is left out.',
+        0.0, 1.0, live=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -118,6 +162,8 @@ class BagRecorderParameters:
 
 NODES: dict[str, type[Any]] = {
     'segmentation_node': SegmentationParameters,
+    'classification_node': ClassificationParameters,
+    'detection_node': DetectionParameters,
     'bag_player_node': BagPlayerParameters,
     'bag_recorder_node': BagRecorderParameters,
 }
@@ -149,10 +195,8 @@ def declare(node: Node, cls: type[Any], read_only: bool = False) -> None:
             descriptor.integer_range = [
                 IntegerRange(from_value=meta['low'], to_value=meta['high'])
             ]
-        # rclpy takes an empty list for BYTE_ARRAY: one empty string stands for none.
-        default = [''] if item.default == () else item.default
         try:
-            node.declare_parameter(item.name, default, descriptor)
+            node.declare_parameter(item.name, ros_default(item), descriptor)
         except ParameterException as exc:
             raise ParameterError(
                 f'parameter {item.name}: {exc}; {meta["meaning"]} {describe_range(item)}'
@@ -169,8 +213,18 @@ def read(node: Node, cls: type[P]) -> P:
     for item in fields(cls):  # type: ignore[arg-type]
         value = node.get_parameter(item.name).value
         check_choice(item, value)
-        values[item.name] = tuple(filter(None, value)) if item.default == () else value
+        if isinstance(item.default, tuple):
+            value = tuple(part for part in value if part != '')
+        values[item.name] = value
     return cls(**values)
+
+
+def ros_default(item: 'Field[Any]') -> Any:
+    """Return a field's default as ROS takes it.
+
+    rclpy takes an empty list for BYTE_ARRAY: one empty string stands for none.
+    """
+    return (list(item.default) or ['']) if isinstance(item.default, tuple) else item.default
 
 
 def change(
@@ -219,9 +273,7 @@ def describe_range(item: 'Field[Any]') -> str:
     return '' if meta['low'] is None else f'{meta["low"]} to {meta["high"]}'
 
 
-TYPE_NAMES = {
-    bool: 'bool', int: 'integer', float: 'double', str: 'string', tuple: 'string list',
-}
+TYPE_NAMES = {bool: 'bool', int: 'integer', float: 'double', str: 'string'}
 
 
 def table(cls: type[Any]) -> str:
@@ -231,9 +283,12 @@ def table(cls: type[Any]) -> str:
         '| --- | --- | --- | --- | --- | --- |',
     ]
     for item in fields(cls):
-        default = '(empty)' if item.default in ('', ()) else f'`{item.default}`'
+        example, kind = ros_default(item), ''
+        default = '(empty)' if item.default in ('', ()) else f'`{example}`'
+        if isinstance(example, list):
+            example, kind = example[0], ' list'
         lines.append(
-            f'| `{item.name}` | {TYPE_NAMES[type(item.default)]} | {default} '
+            f'| `{item.name}` | {TYPE_NAMES[type(example)]}{kind} | {default} '
             f'| {describe_range(item)} | {"yes" if item.metadata["live"] else ""} '
             f'| {item.metadata["meaning"]} |'
         )

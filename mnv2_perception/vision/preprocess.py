@@ -1,5 +1,8 @@
 """From a camera's image to a network's input, the same at training and at run time."""
 
+from collections.abc import Sequence
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +57,32 @@ def crop_to_aspect(image: NDArray[np.uint8], height: int, width: int) -> NDArray
         rows = max(1, round(columns * height / width))
     top, left = (image.shape[0] - rows) // 2, (image.shape[1] - columns) // 2
     return image[top : top + rows, left : left + columns]
+
+
+def check_region(region: Sequence[float]) -> None:
+    """Raise ImageError unless `region` is x1, y1, x2, y2 of a part of an image, each 0 to 1."""
+    if len(region) == 4:
+        x1, y1, x2, y2 = region
+        if 0.0 <= x1 < x2 <= 1.0 and 0.0 <= y1 < y2 <= 1.0:
+            return
+    raise ImageError(
+        f'region is {list(region)}, expected x1, y1, x2, y2 from 0 to 1 with x1 < x2 and y1 < y2; '
+        f'0, 0, 1, 1 is the whole image'
+    )
+
+
+def crop_region(image: NDArray[np.uint8], region: Sequence[float]) -> NDArray[np.uint8]:
+    """Return the part of an image that a region touches, at least one pixel: a view.
+
+    Args:
+        image: (H, W, 3).
+        region: x1, y1, x2, y2, 0 to 1 of the image's width and height; see `check_region`.
+    """
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = region
+    top, bottom = math.floor(y1 * height), math.ceil(y2 * height)
+    left, right = math.floor(x1 * width), math.ceil(x2 * width)
+    return image[top:bottom, left:right]
 
 
 def rotate_image(image: NDArray[np.uint8], degrees: int) -> NDArray[np.uint8]:

@@ -166,12 +166,13 @@ def write_params(path: Path, node: str, **values: str) -> Path:
     return path
 
 
-def test_every_argument_is_described(share: Path) -> None:
+@pytest.mark.parametrize('name', ['segmentation', 'classification', 'detection'])
+def test_every_argument_is_described(share: Path, name: str) -> None:
     from launch.launch_description_sources import (
         get_launch_description_from_python_launch_file,
     )
 
-    path = str(share / 'launch/segmentation.launch.py')
+    path = str(share / f'launch/{name}.launch.py')
     arguments = get_launch_description_from_python_launch_file(path).get_launch_arguments()
     assert {argument.name for argument in arguments} == ARGUMENTS
     for argument in arguments:

@@ -493,3 +493,33 @@ def test_diagnostics_hold_one_status_with_values_as_text() -> None:
     assert (status.name, status.hardware_id, status.message) == ('node: inference', 'cpu', 'slow')
     assert status.level == DiagnosticStatus.WARN
     assert [(v.key, v.value) for v in status.values] == [('latency_ms', '12.5'), ('frames', '3')]
+
+
+def test_a_classification_has_names_and_the_source_header() -> None:
+    source = Header(stamp=Time(sec=3, nanosec=4), frame_id='camera')
+    ids, scores = np.array([1, 0]), np.array([0.75, 0.25], np.float32)
+    msg = messages.classification_to_msg(ids, scores, ('road', 'grass'), source)
+    assert msg.header == source
+    assert [(r.class_id, r.score) for r in msg.results] == [('grass', 0.75), ('road', 0.25)]
+
+
+def test_detections_have_centre_and_size_in_pixels_names_and_the_source_header() -> None:
+    source = Header(stamp=Time(sec=3, nanosec=4), frame_id='camera')
+    boxes = np.array([[0, 0, 640, 480], [10.5, 20, 11.5, 40]], np.float32)
+    scores, ids = np.array([0.75, 0.5], np.float32), np.array([1, 0], np.int32)
+    msg = messages.detections_to_msg(boxes, scores, ids, ('car', 'dog'), source)
+    assert msg.header == source and all(d.header == source for d in msg.detections)
+    found = [
+        (d.bbox.center.position.x, d.bbox.center.position.y, d.bbox.size_x, d.bbox.size_y)
+        for d in msg.detections
+    ]
+    assert found == [(320, 240, 640, 480), (11, 30, 1, 20)]
+    results = [d.results[0].hypothesis for d in msg.detections]
+    assert [(r.class_id, r.score) for r in results] == [('dog', 0.75), ('car', 0.5)]
+
+
+def test_no_detections_are_a_message_too() -> None:
+    none = np.empty(0, np.float32)
+    source = Header(frame_id='camera')
+    msg = messages.detections_to_msg(none.reshape(0, 4), none, none.astype(int), (), source)
+    assert (msg.header, msg.detections) == (source, [])

@@ -1,7 +1,6 @@
 """segmentation_node in one process, over real DDS, with the fake engine (red channel = id)."""
 
-from collections.abc import Callable, Iterator
-import os
+from collections.abc import Iterator
 from pathlib import Path
 import threading
 import time
@@ -13,20 +12,17 @@ from numpy.typing import NDArray
 import pytest
 import yaml
 
-rclpy = pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
+pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
 
-from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState, GetState
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from ros_graph import eventually, Graph, header
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
-from vision_msgs.msg import LabelInfo
+from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
 from mnv2_perception.nodes import segmentation_node
@@ -70,94 +66,19 @@ def picture(height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.uint8]:
     return image
 
 
-def header(number: int) -> Header:
-    return Header(stamp=Time(sec=1000 + number, nanosec=7), frame_id='camera_optical')
-
-
 def ids_of(msg: Image) -> NDArray[np.uint8]:
     return np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.width)
 
 
-class Graph:
-    """The node under test and a peer that is camera and consumer, each spinning in a thread."""
-
-    def __init__(self, model: str) -> None:
-        self.model = model
-        self.context = Context()
-        rclpy.init(context=self.context, domain_id=1 + os.getpid() % 100)
-        self.peer = Node('peer', context=self.context)
-        self._executors: list[SingleThreadedExecutor] = []
-        self._threads: list[threading.Thread] = []
-        self.nodes: list[Node] = [self.peer]
-        self._spin(self.peer)
-        self.camera = self.peer.create_publisher(Image, 'image', 5)
-
-    def _spin(self, node: Node) -> None:
-        executor = SingleThreadedExecutor(context=self.context)
-        executor.add_node(node)
-        thread = threading.Thread(target=executor.spin)
-        thread.start()
-        self._executors.append(executor)
-        self._threads.append(thread)
-
-    def start(self, *args: str, wait: bool = True, **parameters: Any) -> SegmentationNode:
-        values = {'model': self.model, 'engine': 'fake', **parameters}
-        node = SegmentationNode(
-            context=self.context,
-            cli_args=['--ros-args', *args] if args else None,
-            parameter_overrides=[Parameter(k, value=v) for k, v in values.items()],
-        )
-        self.nodes.append(node)
-        self._spin(node)
-        if wait:
-            eventually(lambda: node.active)
-        return node
-
-    def subscribe(self, msg_type: Any, topic: str, qos: QoSProfile = RESULT_QOS) -> list[Any]:
-        received: list[Any] = []
-        self.peer.create_subscription(msg_type, topic, received.append, qos)
-        return received
-
-    def call(self, srv_type: Any, name: str, request: Any) -> Any:
-        client = self.peer.create_client(srv_type, f'/segmentation_node/{name}')
-        assert client.wait_for_service(10.0)
-        future = client.call_async(request)
-        eventually(future.done)
-        return future.result()
-
-    def transition(self, transition_id: int) -> bool:
-        request = ChangeState.Request(transition=Transition(id=transition_id))
-        return bool(self.call(ChangeState, 'change_state', request).success)
-
-    def state(self) -> str:
-        return str(self.call(GetState, 'get_state', GetState.Request()).current_state.label)
-
-    def ready(self, node: SegmentationNode) -> None:
-        """Wait until the camera is heard and the hold after a new subscriber is over."""
-        eventually(lambda: self.camera.get_subscription_count() > 0)
-        time.sleep(0.3)
-        eventually(lambda: time.monotonic() > node._hold_until_s)
-
-    def close(self) -> None:
-        for executor in self._executors:
-            executor.shutdown()
-        for thread in self._threads:
-            thread.join()
-        for node in reversed(self.nodes):
-            node.destroy_node()
-        self.context.try_shutdown()
-
-
-def eventually(condition: Callable[[], Any], timeout_s: float = 15.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, 'did not happen in time'
-        time.sleep(0.01)
+def ready(graph: Graph, node: SegmentationNode) -> None:
+    """Wait until the camera is heard and the hold after a new subscriber is over."""
+    graph.wait_for_topics()
+    eventually(lambda: time.monotonic() > node._hold_until_s)
 
 
 @pytest.fixture
 def graph(tmp_path: Path) -> Iterator[Graph]:
-    graph = Graph(fake_model(tmp_path))
+    graph = Graph(SegmentationNode, model=fake_model(tmp_path), engine='fake')
     yield graph
     graph.close()
 
@@ -167,7 +88,7 @@ def test_mask_and_confidence_have_the_image_s_header_and_size_without_padding(
 ) -> None:
     masks = graph.subscribe(Image, 'segmentation/mask')
     confidences = graph.subscribe(Image, 'segmentation/confidence')
-    graph.ready(graph.start())
+    ready(graph, graph.start())
     image = picture(2 * HEIGHT, 2 * WIDTH)
     graph.camera.publish(rgb_to_msg(image, header(1)))
     eventually(lambda: masks and confidences)
@@ -181,14 +102,14 @@ def test_mask_and_confidence_have_the_image_s_header_and_size_without_padding(
 
 def test_zero_stamp_and_empty_frame_id_pass_through(graph: Graph) -> None:
     masks = graph.subscribe(Image, 'segmentation/mask')
-    graph.ready(graph.start())
+    ready(graph, graph.start())
     graph.camera.publish(rgb_to_msg(picture(), Header()))
     eventually(lambda: masks)
     assert masks[0].header == Header()
 
 
 def test_label_info_names_the_classes_and_is_latched(graph: Graph) -> None:
-    graph.ready(graph.start(min_confidence=0.5))
+    ready(graph, graph.start(min_confidence=0.5))
     infos = graph.subscribe(LabelInfo, 'segmentation/label_info', LATCHED_QOS)
     eventually(lambda: infos)
     found = {item.class_id: item.class_name for item in infos[0].class_map}
@@ -198,7 +119,7 @@ def test_label_info_names_the_classes_and_is_latched(graph: Graph) -> None:
 
 def test_a_late_mask_subscriber_hears_label_info_before_its_first_mask(graph: Graph) -> None:
     node = graph.start()
-    graph.ready(node)
+    ready(graph, node)
     stop = threading.Event()
 
     def run_camera() -> None:
@@ -212,14 +133,13 @@ def test_a_late_mask_subscriber_hears_label_info_before_its_first_mask(graph: Gr
         eventually(lambda: node.counts['published'] > 3)
         heard: list[str] = []
         late = Node('late', context=graph.context)
-        graph.nodes.append(late)
         late.create_subscription(
             LabelInfo, 'segmentation/label_info', lambda _: heard.append('label_info'), LATCHED_QOS
         )
         late.create_subscription(
             Image, 'segmentation/mask', lambda _: heard.append('mask'), RESULT_QOS
         )
-        graph._spin(late)
+        graph.spin(late)
         eventually(lambda: 'mask' in heard)
     finally:
         stop.set()
@@ -228,7 +148,7 @@ def test_a_late_mask_subscriber_hears_label_info_before_its_first_mask(graph: Gr
 
 
 def test_masks_are_reliable_and_volatile_of_depth_one(graph: Graph) -> None:
-    graph.ready(graph.start())
+    ready(graph, graph.start())
     for topic in ('mask', 'confidence', 'overlay'):
         (info,) = graph.peer.get_publishers_info_by_topic(f'/segmentation/{topic}')
         assert info.qos_profile.reliability == ReliabilityPolicy.RELIABLE
@@ -237,7 +157,7 @@ def test_masks_are_reliable_and_volatile_of_depth_one(graph: Graph) -> None:
 
 def test_qos_of_a_topic_can_be_overridden_by_parameters(graph: Graph) -> None:
     key = 'qos_overrides./segmentation/mask.publisher.reliability'
-    graph.ready(graph.start('-p', f'{key}:=best_effort'))
+    ready(graph, graph.start('-p', f'{key}:=best_effort'))
     (info,) = graph.peer.get_publishers_info_by_topic('/segmentation/mask')
     assert info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
     (other,) = graph.peer.get_publishers_info_by_topic('/segmentation/confidence')
@@ -247,7 +167,7 @@ def test_qos_of_a_topic_can_be_overridden_by_parameters(graph: Graph) -> None:
 @pytest.mark.parametrize('reliability', ['RELIABLE', 'BEST_EFFORT'])
 def test_cameras_of_either_reliability_are_heard(graph: Graph, reliability: str) -> None:
     masks = graph.subscribe(Image, 'segmentation/mask')
-    graph.ready(graph.start())
+    ready(graph, graph.start())
     qos = QoSProfile(depth=5, reliability=ReliabilityPolicy[reliability])
     camera = graph.peer.create_publisher(Image, 'image', qos)
     eventually(lambda: camera.get_subscription_count() > 0)
@@ -284,7 +204,7 @@ def test_overlay_is_made_only_while_somebody_watches(
 
     monkeypatch.setattr(segmentation_node, 'blend_mask', counted)
     node = graph.start()
-    graph.ready(node)
+    ready(graph, node)
     graph.camera.publish(rgb_to_msg(picture(), header(1)))
     eventually(lambda: node.counts['published'] == 1)
     assert not made
@@ -299,7 +219,7 @@ def test_overlay_is_made_only_while_somebody_watches(
 def test_a_malformed_image_is_rejected_counted_and_forgotten(graph: Graph) -> None:
     masks = graph.subscribe(Image, 'segmentation/mask')
     node = graph.start()
-    graph.ready(node)
+    ready(graph, node)
     broken = rgb_to_msg(picture(), header(1))
     broken.step = 5
     graph.camera.publish(broken)
@@ -315,7 +235,8 @@ def test_with_a_slow_engine_the_newest_frame_wins_and_no_queue_grows(
     tmp_path: Path,
 ) -> None:
     inference_s = 0.25
-    graph = Graph(fake_model(tmp_path, 1000 * inference_s))
+    model = fake_model(tmp_path, 1000 * inference_s)
+    graph = Graph(SegmentationNode, model=model, engine='fake')
     try:
         arrived_s: dict[int, float] = {}
         graph.peer.create_subscription(
@@ -324,7 +245,7 @@ def test_with_a_slow_engine_the_newest_frame_wins_and_no_queue_grows(
             RESULT_QOS,
         )
         node = graph.start()
-        graph.ready(node)
+        ready(graph, node)
         sent_s: dict[int, float] = {}
         for number in range(150):
             message = rgb_to_msg(picture(), header(number))
@@ -347,14 +268,14 @@ def test_with_a_slow_engine_the_newest_frame_wins_and_no_queue_grows(
 
 def test_with_sim_time_it_starts_and_works_before_a_clock_is_there(graph: Graph) -> None:
     masks = graph.subscribe(Image, 'segmentation/mask')
-    graph.ready(graph.start(use_sim_time=True))
+    ready(graph, graph.start(use_sim_time=True))
     graph.camera.publish(rgb_to_msg(picture(), header(1)))
     eventually(lambda: masks)
 
 
 def test_max_rate_hz_limits_the_rate_on_average(graph: Graph) -> None:
     node = graph.start(max_rate_hz=10.0)
-    graph.ready(node)
+    ready(graph, node)
     start_s = time.monotonic()
     while time.monotonic() - start_s < 2.0:
         graph.camera.publish(rgb_to_msg(picture(), header(1)))
@@ -364,7 +285,7 @@ def test_max_rate_hz_limits_the_rate_on_average(graph: Graph) -> None:
 
 def test_rotate_turns_the_image_for_the_network_and_the_mask_back(graph: Graph) -> None:
     masks = graph.subscribe(Image, 'segmentation/mask')
-    graph.ready(graph.start(rotate=90))
+    ready(graph, graph.start(rotate=90))
     image = picture(2 * WIDTH, 2 * HEIGHT)
     graph.camera.publish(rgb_to_msg(image, header(1)))
     eventually(lambda: masks)
@@ -376,18 +297,54 @@ def test_ignore_mask_gives_its_pixels_no_class(graph: Graph, tmp_path: Path) -> 
     bumper[-10:] = 255
     cv2.imwrite(str(tmp_path / 'bumper.png'), bumper)
     masks = graph.subscribe(Image, 'segmentation/mask')
-    graph.ready(graph.start(ignore_mask=str(tmp_path / 'bumper.png')))
+    ready(graph, graph.start(ignore_mask=str(tmp_path / 'bumper.png')))
     graph.camera.publish(rgb_to_msg(picture(), header(1)))
     eventually(lambda: masks)
     ids = ids_of(masks[0])
     assert (ids[-10:] == UNLABELLED).all() and (ids[:-10] < 3).all()
 
 
+def test_components_of_chosen_classes_are_detections(graph: Graph) -> None:
+    arrays = graph.subscribe(Detection2DArray, 'detections')
+    node = graph.start(detection_classes=['tree', 'car'], detection_min_area=100)
+    ready(graph, node)
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    image[10:20, 30:60] = (1, 102, 0)  # car, 0.4
+    image[40:60, 0:10] = (2, 204, 0)  # tree, 0.8
+    image[0:9, 0:11] = 2  # 99 pixels of tree
+    graph.camera.publish(rgb_to_msg(image, header(1)))
+    eventually(lambda: arrays)
+    assert arrays[0].header == header(1)
+    found = [
+        (d.results[0].hypothesis.class_id, d.bbox.center.position.x, d.bbox.center.position.y,
+         d.bbox.size_x, d.bbox.size_y)
+        for d in arrays[0].detections
+    ]
+    assert found == [('tree', 5, 50, 10, 20), ('car', 45, 15, 30, 10)]
+    (result,) = node.set_parameters([Parameter('detection_min_area', value=10**6)])
+    assert result.successful
+    graph.camera.publish(rgb_to_msg(image, header(2)))
+    eventually(lambda: len(arrays) == 2)
+    assert (arrays[1].header, arrays[1].detections) == (header(2), [])
+
+
+def test_without_detection_classes_there_are_no_detections(graph: Graph) -> None:
+    node = graph.start()
+    assert node.parameters.detection_classes == ()
+    assert node.count_publishers('/detections') == 0
+
+
+def test_an_unknown_detection_class_is_refused_with_those_there_are(graph: Graph) -> None:
+    node = graph.start(wait=False, autostart=False, detection_classes=['car', 'dog'])
+    assert not graph.transition(Transition.TRANSITION_CONFIGURE)
+    assert 'identity has no class dog; it has road, car, tree' in node._failure
+
+
 def test_a_failed_configure_cleans_up_and_can_be_tried_again(graph: Graph) -> None:
     node = graph.start(wait=False, autostart=False, model='no_such_model')
     assert not graph.transition(Transition.TRANSITION_CONFIGURE)
     assert graph.state() == 'unconfigured'
-    (result,) = node.set_parameters([Parameter('model', value=graph.model)])
+    (result,) = node.set_parameters([Parameter('model', value=graph.parameters['model'])])
     assert result.successful, result.reason
     assert graph.transition(Transition.TRANSITION_CONFIGURE)
     assert graph.transition(Transition.TRANSITION_ACTIVATE)
@@ -406,7 +363,7 @@ def test_a_lifecycle_manager_beside_autostart_does_no_harm(graph: Graph) -> None
     assert graph.state() == 'active'
     assert not graph.transition(Transition.TRANSITION_CLEANUP)
     assert graph.state() == 'active'
-    graph.ready(node)
+    ready(graph, node)
     graph.camera.publish(rgb_to_msg(picture(), header(1)))
     eventually(lambda: masks)
 
@@ -414,16 +371,16 @@ def test_a_lifecycle_manager_beside_autostart_does_no_harm(graph: Graph) -> None
 def test_an_inactive_node_publishes_nothing_and_can_be_activated_again(graph: Graph) -> None:
     masks = graph.subscribe(Image, 'segmentation/mask')
     node = graph.start()
-    graph.ready(node)
+    ready(graph, node)
     assert graph.transition(Transition.TRANSITION_DEACTIVATE)
+    eventually(lambda: graph.camera.get_subscription_count() == 0)
     graph.camera.publish(rgb_to_msg(picture(), header(1)))
-    eventually(lambda: node.counts['passed_over'] == 1)
     assert graph.transition(Transition.TRANSITION_CLEANUP)
-    assert node.segmenter is None
-    assert graph.camera.get_subscription_count() == 0 or not masks
+    assert node.model is None
+    assert graph.peer.count_publishers('/segmentation/mask') == 0
     assert graph.transition(Transition.TRANSITION_CONFIGURE)
     assert graph.transition(Transition.TRANSITION_ACTIVATE)
-    graph.ready(node)
+    ready(graph, node)
     graph.camera.publish(rgb_to_msg(picture(), header(2)))
     eventually(lambda: masks)
     assert [msg.header for msg in masks] == [header(2)]
@@ -432,7 +389,7 @@ def test_an_inactive_node_publishes_nothing_and_can_be_activated_again(graph: Gr
 def test_min_confidence_can_be_changed_while_running(graph: Graph) -> None:
     masks = graph.subscribe(Image, 'segmentation/mask')
     node = graph.start()
-    graph.ready(node)
+    ready(graph, node)
     (result,) = node.set_parameters([Parameter('min_confidence', value=0.9)])
     assert result.successful
     graph.camera.publish(rgb_to_msg(picture(), header(1)))  # its confidence is 200 / 255
@@ -463,7 +420,7 @@ def test_a_value_that_is_no_choice_is_refused_before_configuring(graph: Graph) -
 def test_diagnostics_tell_counts_latency_engine_and_licence(graph: Graph) -> None:
     reports = graph.subscribe(DiagnosticArray, '/diagnostics', QoSProfile(depth=10))
     node = graph.start()
-    graph.ready(node)
+    ready(graph, node)
     graph.camera.publish(rgb_to_msg(picture(), header(1)))
     eventually(lambda: node.counts['published'] == 1)
     reports.clear()
@@ -493,7 +450,7 @@ def test_a_failed_configure_is_an_error_in_the_diagnostics(graph: Graph) -> None
 
 def test_rejected_frames_are_a_warning_in_the_diagnostics(graph: Graph) -> None:
     reports = graph.subscribe(DiagnosticArray, '/diagnostics', QoSProfile(depth=10))
-    graph.ready(graph.start())
+    ready(graph, graph.start())
     graph.camera.publish(Image(header=header(1), encoding='rgb8'))
     eventually(lambda: any('rejected' in report.status[0].message for report in reports))
 

@@ -4,7 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 import pytest
 
+from mnv2_perception.errors import ImageError
 from mnv2_perception.vision.preprocess import (
+    check_region,
+    crop_region,
     crop_to_aspect,
     normalise,
     resize_image,
@@ -100,3 +103,28 @@ def test_resize_gives_contiguous_memory_of_a_strided_view() -> None:
 def test_rotate_turns_clockwise(degrees: int, channels: tuple[int, ...]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (4, 6, *channels), np.uint8)
     assert np.array_equal(rotate_image(image, degrees), np.rot90(image, -degrees // 90))
+
+
+@pytest.mark.parametrize(
+    ('region', 'rows', 'columns'),
+    [
+        ((0.0, 0.0, 1.0, 1.0), slice(0, 10), slice(0, 20)),
+        ((0.25, 0.5, 0.75, 1.0), slice(5, 10), slice(5, 15)),
+        ((0.26, 0.51, 0.74, 0.99), slice(5, 10), slice(5, 15)),  # what it touches
+        ((0.5, 0.5, 0.501, 0.501), slice(5, 6), slice(10, 11)),
+    ],
+)
+def test_a_region_is_of_the_images_width_and_height(
+    region: tuple[float, ...], rows: slice, columns: slice
+) -> None:
+    check_region(region)
+    image = noise(10, 20)
+    assert np.array_equal(crop_region(image, region), image[rows, columns])
+
+
+@pytest.mark.parametrize(
+    'region', [(), (0, 0, 1), (0.5, 0, 0.5, 1), (0, 1, 1, 0), (-0.1, 0, 1, 1), (0, 0, 1, 1.5)]
+)
+def test_a_region_that_is_none_is_refused(region: tuple[float, ...]) -> None:
+    with pytest.raises(ImageError, match=r'region is \[.*x1 < x2 and y1 < y2'):
+        check_region(region)

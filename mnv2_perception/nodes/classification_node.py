@@ -1,0 +1,75 @@
+"""classification_node: camera images in, what they show out."""
+
+import sys
+from typing import Any
+
+from numpy import uint8
+from numpy.typing import NDArray
+from std_msgs.msg import Header
+from vision_msgs.msg import Classification
+
+from mnv2_perception.nodes.camera import CameraNode
+from mnv2_perception.nodes.lifecycle import spin
+from mnv2_perception.nodes.messages import classification_to_msg
+from mnv2_perception.nodes.parameters import ClassificationParameters
+from mnv2_perception.pipeline import Classifier
+from mnv2_perception.vision.debounce import Debounce
+from mnv2_perception.vision.preprocess import check_region, crop_region, rotate_image
+
+
+class ClassificationNode(CameraNode):
+    """Publishes the likeliest classes of a region of the newest image, best first.
+
+    One message for each processed image, with its header: at most `top_k` classes of at least
+    `min_confidence`, so it may be empty.
+
+    With `debounce_frames` above 1 the first class is the one that last won so many processed
+    frames in a row. While another one wins but has not done so yet, the classes that score above
+    the first are left out: the message holds the first with its score in this very frame, and
+    what scores below it. So scores always fall. The message is empty until a class has won often
+    enough, and in frames where the first is less probable than `min_confidence`; after
+    `debounce_frames` frames in a row without any class, it is as at the beginning. Activation
+    begins anew.
+    """
+
+    Parameters = ClassificationParameters
+    threshold = 'min_confidence'
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__('classification_node', **kwargs)
+
+    def acquire(self) -> None:
+        values: ClassificationParameters = self.parameters
+        check_region(values.region)
+        classifier = Classifier.open(values.model, values.engine, values.threads)
+        classifier.top_k = len(classifier.spec.classes)  # cut only after debouncing
+        self.use_model(classifier, 'classification/label_info')
+        self._classification = self.create_result_publisher(Classification, 'classification')
+
+    def announce(self) -> None:
+        self._debounce = Debounce()
+        super().announce()
+
+    def process_image(self, image: NDArray[uint8], header: Header) -> bool:
+        classifier: Classifier = self.model
+        values: ClassificationParameters = self.parameters
+        classifier.min_confidence = values.min_confidence
+        self._debounce.frames = values.debounce_frames
+        result = classifier(rotate_image(crop_region(image, values.region), values.rotate))
+        first = self._debounce(result.class_ids.tolist())
+        shown = slice(first, first + values.top_k)
+        self._classification.publish(
+            classification_to_msg(
+                result.class_ids[shown], result.scores[shown], classifier.spec.classes, header
+            )
+        )
+        return True
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is told to stop."""
+    return spin(ClassificationNode, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

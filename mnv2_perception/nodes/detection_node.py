@@ -1,0 +1,62 @@
+"""detection_node: camera images in, boxes of objects out."""
+
+import sys
+from typing import Any
+
+from numpy import uint8
+from numpy.typing import NDArray
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2DArray
+
+from mnv2_perception.nodes.camera import CameraNode
+from mnv2_perception.nodes.lifecycle import spin
+from mnv2_perception.nodes.messages import detections_to_msg, rgb_to_msg
+from mnv2_perception.nodes.parameters import DetectionParameters
+from mnv2_perception.pipeline import Detector
+from mnv2_perception.vision.overlay import draw_boxes
+
+
+class DetectionNode(CameraNode):
+    """Publishes the boxes of the newest image in its pixels, best first; none are a message too.
+
+    The header is the image's own.
+    """
+
+    Parameters = DetectionParameters
+    threshold = 'min_score'
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__('detection_node', **kwargs)
+
+    def acquire(self) -> None:
+        values: DetectionParameters = self.parameters
+        detector = Detector.open(
+            values.model, values.engine, values.threads, values.min_score, values.nms_iou,
+            values.rotate,
+        )
+        self.use_model(detector, 'detections/label_info')
+        self._detections = self.create_result_publisher(Detection2DArray, 'detections')
+        self._overlay = self.create_result_publisher(Image, 'detections/overlay')
+
+    def process_image(self, image: NDArray[uint8], header: Header) -> bool:
+        detector: Detector = self.model
+        values: DetectionParameters = self.parameters
+        detector.min_score, detector.nms_iou = values.min_score, values.nms_iou
+        found = detector(image)
+        boxes, scores, class_ids = found.boxes, found.scores, found.class_ids
+        names = detector.spec.classes
+        self._detections.publish(detections_to_msg(boxes, scores, class_ids, names, header))
+        if self._overlay.get_subscription_count():
+            overlay = draw_boxes(image, boxes, scores, class_ids, names, detector.spec.colours)
+            self._overlay.publish(rgb_to_msg(overlay, header))
+        return True
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is told to stop."""
+    return spin(DetectionNode, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

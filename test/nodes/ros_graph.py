@@ -1,0 +1,131 @@
+"""A node under test and a peer that is its camera and consumer, over real DDS."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+rclpy = pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
+
+from builtin_interfaces.msg import Time
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from mnv2_perception.nodes.lifecycle import RESULT_QOS
+
+DOMAIN_ID = 1 + os.getpid() % 100
+
+
+def header(number: int) -> Header:
+    return Header(stamp=Time(sec=1000 + number, nanosec=7), frame_id='camera_optical')
+
+
+def eventually(condition: Callable[[], Any], timeout_s: float = 15.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, 'did not happen in time'
+        time.sleep(0.01)
+
+
+@contextmanager
+def node_process(name: str, *args: str, **parameters: Any) -> Iterator[None]:
+    """Run a node in a process of its own; it must end well when it is interrupted."""
+    given = [part for key, value in parameters.items() for part in ('-p', f'{key}:={value}')]
+    process = subprocess.Popen(
+        [sys.executable, '-m', f'mnv2_perception.nodes.{name}', '--ros-args', *args, *given],
+        env={**os.environ, 'ROS_DOMAIN_ID': str(DOMAIN_ID)}, cwd=Path(__file__).parents[2],
+    )
+    try:
+        yield
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20.0) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Graph:
+    """Nodes of one class, made with these parameters, and the peer; each spins in a thread."""
+
+    def __init__(self, node_class: Any = None, **parameters: Any) -> None:
+        self.node_class = node_class
+        self.parameters = parameters
+        self.context = Context()
+        rclpy.init(context=self.context, domain_id=DOMAIN_ID)
+        self.peer = Node('peer', context=self.context)
+        self._executors: list[SingleThreadedExecutor] = []
+        self._threads: list[threading.Thread] = []
+        self.nodes: list[Node] = []
+        self.spin(self.peer)
+        self.camera = self.peer.create_publisher(Image, 'image', 5)
+
+    def spin(self, node: Node) -> None:
+        self.nodes.append(node)
+        executor = SingleThreadedExecutor(context=self.context)
+        executor.add_node(node)
+        thread = threading.Thread(target=executor.spin)
+        thread.start()
+        self._executors.append(executor)
+        self._threads.append(thread)
+
+    def start(self, *args: str, wait: bool = True, **parameters: Any) -> Any:
+        values = {**self.parameters, **parameters}
+        node = self.node_class(
+            context=self.context,
+            cli_args=['--ros-args', *args] if args else None,
+            parameter_overrides=[Parameter(k, value=v) for k, v in values.items()],
+        )
+        self.spin(node)
+        if wait:
+            eventually(lambda: node.active)
+        return node
+
+    def subscribe(self, msg_type: Any, topic: str, qos: QoSProfile = RESULT_QOS) -> list[Any]:
+        received: list[Any] = []
+        self.peer.create_subscription(msg_type, topic, received.append, qos)
+        return received
+
+    def call(self, srv_type: Any, name: str, request: Any) -> Any:
+        client = self.peer.create_client(srv_type, f'/{self.nodes[-1].get_name()}/{name}')
+        assert client.wait_for_service(10.0)
+        future = client.call_async(request)
+        eventually(future.done)
+        return future.result()
+
+    def transition(self, transition_id: int) -> bool:
+        request = ChangeState.Request(transition=Transition(id=transition_id))
+        return bool(self.call(ChangeState, 'change_state', request).success)
+
+    def state(self) -> str:
+        return str(self.call(GetState, 'get_state', GetState.Request()).current_state.label)
+
+    def wait_for_topics(self) -> None:
+        """Wait until the camera is heard and the node's results reach the peer."""
+        eventually(lambda: self.camera.get_subscription_count() > 0)
+        for subscription in self.peer.subscriptions:
+            eventually(lambda name=subscription.topic_name: self.peer.count_publishers(name))
+        time.sleep(0.3)
+
+    def close(self) -> None:
+        for executor in self._executors:
+            executor.shutdown()
+        for thread in self._threads:
+            thread.join()
+        for node in reversed(self.nodes):
+            node.destroy_node()
+        self.context.try_shutdown()
