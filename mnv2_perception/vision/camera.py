@@ -6,7 +6,7 @@ frame has x ahead, y to the left and z up. A pixel's centre has whole coordinate
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 import math
 from typing import Any, Protocol
 
@@ -131,41 +131,30 @@ class Camera:
         return Camera(height, width, matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2],
                       self.distortion, self.fisheye, self.rotation)
 
+    def same_view(self, other: 'Camera') -> bool:
+        """Tell whether the pixels of another camera's image, resized to this one's, are the same.
+
+        A registered depth image has the colour camera's intrinsics, perhaps at another size.
+        """
+        resized = other.resized(self.height, self.width)
+        ours, theirs = self.matrix, resized.matrix
+        return (self.distortion, self.fisheye, self.rotation) == (
+            other.distortion, other.fisheye, other.rotation
+        ) and bool(np.abs(ours - theirs).max() < 1.0)
+
     @property
     def matrix(self) -> Doubles:
         """(3, 3) camera matrix."""
         return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
 
-    @cached_property
+    @property
     def rays(self) -> Floats:
         """(H, W, 3) float32: where each pixel looks, z = 1; not to be written to.
 
         NaN where the lens model has no inverse: far outside of what was calibrated, its
         polynomials turn back, and two directions would fall on one pixel.
         """
-        v, u = np.mgrid[: self.height, : self.width]
-        pixels = np.stack([u, v], axis=-1).reshape(-1, 1, 2).astype(np.float64)
-        rotation = np.reshape(self.rotation, (3, 3))
-        if not self.distortion:
-            xy = (pixels - (self.cx, self.cy)) / (self.fx, self.fy)
-        elif self.fisheye:
-            xy = cv2.fisheye.undistortPoints(pixels, self.matrix, np.array(self.distortion))
-        else:
-            # The default of five iterations is off by pixels at the corners of wide lenses.
-            # OpenCV 5 has but one function of the two.
-            undistort: Any = getattr(cv2, 'undistortPointsIter', cv2.undistortPoints)
-            criteria = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 50, 1e-6)
-            xy = undistort(
-                pixels, self.matrix, np.array(self.distortion), R=None, P=None, criteria=criteria
-            )
-        rays = np.concatenate([xy[:, 0], np.ones((len(xy), 1))], axis=1)
-        back = self._distort(rays)
-        rays[~(np.abs(back - pixels[:, 0]).max(axis=1) < _ROUND_TRIP_PX)] = np.nan
-        rays = rays @ rotation.T
-        rays /= rays[:, 2:]
-        image: Floats = rays.reshape(self.height, self.width, 3).astype(np.float32)
-        image.flags.writeable = False
-        return image
+        return _rays(self)
 
     def project(self, points: NDArray[Any]) -> Floats:
         """Find the pixels of points.
@@ -210,6 +199,34 @@ class Camera:
         none = np.zeros(3)
         pixels, _ = project(rays[:, None], none, none, self.matrix, np.array(self.distortion))
         return np.asarray(pixels[:, 0], np.float64)
+
+
+@lru_cache(maxsize=8)
+def _rays(camera: Camera) -> Floats:
+    """Undistort every pixel, once for each camera: it takes most of a second."""
+    v, u = np.mgrid[: camera.height, : camera.width]
+    pixels = np.stack([u, v], axis=-1).reshape(-1, 1, 2).astype(np.float64)
+    rotation = np.reshape(camera.rotation, (3, 3))
+    if not camera.distortion:
+        xy = (pixels - (camera.cx, camera.cy)) / (camera.fx, camera.fy)
+    elif camera.fisheye:
+        xy = cv2.fisheye.undistortPoints(pixels, camera.matrix, np.array(camera.distortion))
+    else:
+        # The default of five iterations is off by pixels at the corners of wide lenses.
+        # OpenCV 5 has but one function of the two.
+        undistort: Any = getattr(cv2, 'undistortPointsIter', cv2.undistortPoints)
+        criteria = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 50, 1e-6)
+        xy = undistort(
+            pixels, camera.matrix, np.array(camera.distortion), R=None, P=None, criteria=criteria
+        )
+    rays = np.concatenate([xy[:, 0], np.ones((len(xy), 1))], axis=1)
+    back = camera._distort(rays)
+    rays[~(np.abs(back - pixels[:, 0]).max(axis=1) < _ROUND_TRIP_PX)] = np.nan
+    rays = rays @ rotation.T
+    rays /= rays[:, 2:]
+    image: Floats = rays.reshape(camera.height, camera.width, 3).astype(np.float32)
+    image.flags.writeable = False
+    return image
 
 
 def image_size(info: CameraInfoFields) -> tuple[int, int]:
