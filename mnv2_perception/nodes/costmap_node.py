@@ -45,7 +45,12 @@ from mnv2_perception.vision.costmap import (
     UNKNOWN,
 )
 from mnv2_perception.vision.decode import resize_ids
-from mnv2_perception.vision.projection import depth_points, points_of, register_depth
+from mnv2_perception.vision.projection import (
+    depth_points,
+    points_of,
+    register_depth,
+    resize_points,
+)
 
 try:
     import tf2_ros
@@ -166,8 +171,8 @@ class CostmapNode(PerceptionNode):
 
     def on_label_info(self, msg: LabelInfo) -> None:
         """Take the names of the classes."""
-        self._label_info = msg
-        if self.active:
+        known, self._label_info = self._label_info, msg
+        if self.active and (known is None or known.class_map != msg.class_map):
             self.greeting.announce()
 
     def on_camera_info(self, msg: CameraInfo) -> None:
@@ -430,7 +435,7 @@ class CostmapNode(PerceptionNode):
             info = camera_info_to_msg(self._camera_info, *size, header)
             self._semantic_camera_info.publish(info)
         in_base = Header(stamp=header.stamp, frame_id=values.base_frame)
-        self._semantic_points.publish(cloud_to_msg(_resized_points(points, *size), in_base))
+        self._semantic_points.publish(cloud_to_msg(resize_points(points, *size), in_base))
         self._semantic_confidence.publish(mask_to_msg(resize_ids(confidence, *size), header))
         self._semantic_mask.publish(mask_to_msg(resize_ids(ids, *size), header))
 
@@ -445,16 +450,6 @@ class CostmapNode(PerceptionNode):
 
     def explain_silence(self) -> str:
         return f'{self._mask.topic_name} is silent; start segmentation_node, or remap it'
-
-
-def _resized_points(
-    points: NDArray[np.float32], height: int, width: int
-) -> NDArray[np.float32]:
-    """Pick the points whose pixels `resize_ids` picks."""
-    rows = ((np.arange(height) + 0.5) * points.shape[0] / height).astype(np.intp)
-    columns = ((np.arange(width) + 0.5) * points.shape[1] / width).astype(np.intp)
-    picked: NDArray[np.float32] = points[rows[:, None], columns]
-    return picked
 
 
 def main(args: list[str] | None = None) -> int:

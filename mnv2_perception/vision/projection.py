@@ -5,6 +5,7 @@ Clouds are organised: (H, W, 3) float32, metres, NaN where nothing is known; pix
 
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -121,3 +122,11 @@ def points_of(
     """
     picked = points[wanted[ids]]
     return np.asarray(picked[np.isfinite(picked).all(axis=1)], np.float32)
+
+
+def resize_points(points: Floats, height: int, width: int) -> Floats:
+    """Resize an organised cloud to (height, width, 3) by picking, as `decode.resize_ids` does."""
+    if points.shape[:2] == (height, width):
+        return points
+    size = (width, height)
+    return np.asarray(cv2.resize(points, size, interpolation=cv2.INTER_NEAREST_EXACT), np.float32)

@@ -11,12 +11,17 @@ import pytest
 
 pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
 
+from geometry_msgs.msg import TransformStamped
+from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import OccupancyGrid
+from rclpy.duration import Duration
+from rclpy.time import Time
 from ros_graph import eventually, Graph, header
 from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
+from mnv2_perception.nodes import costmap_node
 from mnv2_perception.nodes.costmap_node import CostmapNode
 from mnv2_perception.nodes.lifecycle import LATCHED_QOS
 from mnv2_perception.nodes.messages import (
@@ -231,6 +236,75 @@ def test_the_semantic_layer_gets_one_set_of_one_size_and_stamp(scene: Scene) -> 
     rows, columns = np.nonzero((ids == ROAD) & np.isfinite(cloud[..., 0]))
     pixels = CAMERA.resized(120, 160).project(POSE.inverse().apply(on_road))
     assert np.nanmax(np.abs(pixels - np.stack([columns, rows], -1))) < 0.51
+
+
+class Tf2:
+    """A stand-in for tf2_ros, which PyPI lacks: base_link stands turned in odom."""
+
+    asked: list[Any] = []
+
+    class Buffer:
+        def lookup_transform(
+            self, target_frame: str, source_frame: str, time: Time, timeout: Duration
+        ) -> TransformStamped:
+            Tf2.asked.append((target_frame, source_frame, time.nanoseconds))
+            if (target_frame, source_frame) == ('odom', 'base_link'):
+                found, half = (10.0, 20.0, 0.0), (0.0, 0.0, math.sin(0.5), math.cos(0.5))
+            elif (target_frame, source_frame) == ('base_link', 'camera_optical'):
+                # URDF's usual optical joint (rpy −π/2, 0, −π/2), then pitched down.
+                found, c, s = (0.2, -0.1, 1.0), math.cos(0.1), math.sin(0.1)
+                half = (-(c + s) / 2, (c + s) / 2, -(c - s) / 2, (c - s) / 2)
+            else:
+                raise LookupError(f'{source_frame} does not exist')
+            msg = TransformStamped()
+            place, turn = msg.transform.translation, msg.transform.rotation
+            place.x, place.y, place.z = found
+            turn.x, turn.y, turn.z, turn.w = half
+            return msg
+
+    class TransformListener:
+        def __init__(self, buffer: Any, node: Any) -> None: ...
+
+        def unregister(self) -> None: ...
+
+
+def test_with_tf_the_grid_lies_in_odom_at_the_images_stamp(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costmap_node, 'tf2_ros', Tf2)
+    Tf2.asked.clear()
+    node = scene.start(pose_source='tf', camera_z_m=5.0)
+    scene.calibrate(node)
+    found = scene.show(1, *BOX_AT)
+    assert {asked[2] for asked in Tf2.asked} == {1001 * 10**9 + 7}
+    assert found['grid'].header == Header(stamp=header(1).stamp, frame_id='odom')
+    assert found['obstacles'].header.frame_id == 'base_link'
+    place = Pose.from_rpy(10.0, 20.0, 0.0, 0.0, 0.0, 1.0)
+    x, y, _ = place.apply(np.array([3.0, 0.65, 0.0]))
+    around = [cell(found['grid'], x + dx, y + dy) for dx in (-0.06, 0.06) for dy in (-0.06, 0.06)]
+    assert 100 in around
+    x, y, _ = place.apply(np.array([2.7, 0.65, 0.0]))
+    assert cell(found['grid'], x, y) == 0
+    assert beam(found['scan'], 3.0, 0.65) == pytest.approx(math.hypot(3.0, 0.65), abs=0.05)
+
+
+def test_a_missing_transform_is_refused_with_the_reason(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(costmap_node, 'tf2_ros', Tf2)
+    node = scene.start(pose_source='tf', grid_frame='map')
+    scene.calibrate(node)
+    ids, _ = draw_box(CAMERA, POSE)
+    scene.camera.publish(mask_to_msg(ids, header(1)))
+    eventually(lambda: node.counts['rejected'] == 1)
+    assert "no transform from 'base_link' to 'map'" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(costmap_node.tf2_ros is not None, reason='tf2_ros is installed here')
+def test_asking_for_tf_where_there_is_none_fails_to_configure(scene: Scene) -> None:
+    node = scene.start(wait=False, autostart=False, pose_source='tf')
+    assert not scene.transition(Transition.TRANSITION_CONFIGURE)
+    assert 'tf2_ros is not installed' in node._failure
 
 
 @pytest.mark.parametrize(

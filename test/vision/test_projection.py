@@ -9,11 +9,13 @@ import pytest
 
 from mnv2_perception.errors import CalibrationError
 from mnv2_perception.vision.camera import BODY_FROM_OPTICAL, Camera, Pose
+from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.projection import (
     depth_points,
     ground_points,
     points_of,
     register_depth,
+    resize_points,
 )
 
 SIZES = {'k': (250.0, 0.0, 160.0, 0.0, 252.0, 119.0, 0.0, 0.0, 1.0), 'height': 240, 'width': 320}
@@ -151,3 +153,10 @@ def test_points_of_classes_are_finite_and_keep_their_shape_when_there_are_none()
     wanted[1] = False
     none = points_of(points, ids, wanted)
     assert none.shape == (0, 3) and none.dtype == np.float32
+
+
+@pytest.mark.parametrize('size', [(240, 424), (120, 160), (97, 131), (480, 640), (360, 480)])
+def test_a_cloud_and_a_mask_are_resized_to_the_same_pixels(size: tuple[int, int]) -> None:
+    ids = np.random.default_rng(0).integers(0, 256, (480, 640), np.uint8)
+    points = np.repeat(ids.astype(np.float32)[..., None], 3, axis=2)
+    np.testing.assert_array_equal(resize_points(points, *size)[..., 0], resize_ids(ids, *size))
