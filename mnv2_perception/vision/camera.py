@@ -19,11 +19,10 @@ from mnv2_perception.errors import CalibrationError
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-# sensor_msgs/distortion_models.hpp; 'fisheye' is what some drivers call 'equidistant'. Lengths of
-# d: OpenCV's own, and rational_polynomial's first eight.
+# sensor_msgs/distortion_models.hpp; 'fisheye' is what some drivers call 'equidistant'.
 _LENGTHS_OF_D = {
     'plumb_bob': (4, 5),
-    'rational_polynomial': (8, 12, 14),
+    'rational_polynomial': (8,),
     'equidistant': (4,),
     'fisheye': (4,),
 }
@@ -97,6 +96,8 @@ class Camera:
         k, p = scaled_matrices(info, height, width)
         matrix = p if rectified else k
         d, r = tuple(map(float, info.d)), tuple(map(float, info.r))
+        if len(d) > 8 and not any(d[8:]):
+            d = d[:8]  # OpenCV's thin prism and tilt, of which ROS has no model
         if rectified or not any(d):
             d = ()  # the model's name does not matter then, and simulators leave it out
         elif len(d) not in _LENGTHS_OF_D.get(info.distortion_model, ()):
@@ -165,40 +166,54 @@ class Camera:
         Returns:
             (..., 2) float32: column and row; NaN for what is not in the image.
         """
-        flat = np.asarray(points, np.float64).reshape(-1, 3)
-        pixels = np.full((len(flat), 2), np.nan)
-        rotation = np.reshape(self.rotation, (3, 3))
-        ahead = np.flatnonzero((flat[:, 2] > 0) & ((flat @ rotation)[:, 2] > 0))
-        flat = flat[ahead]
-        pixels[ahead] = self._distort(flat @ rotation)
-        column, row = pixels[ahead].T
-        with np.errstate(invalid='ignore'):
-            inside = (
-                (column > -0.5) & (column < self.width - 0.5)
-                & (row > -0.5) & (row < self.height - 0.5)
-            )
-        if self.distortion:
-            # Polynomials turn back outside of what they were fitted to: look from the pixel.
-            seen = np.flatnonzero(inside)
-            nearest = self.rays[np.rint(row[seen]).astype(int), np.rint(column[seen]).astype(int)]
-            off = np.abs(flat[seen, :2] / flat[seen, 2:] - nearest[:, :2]).max(axis=1)
-            reach = 4.0 * (1.0 + np.square(nearest[:, :2]).sum(axis=1)) / min(self.fx, self.fy)
-            inside[seen] = off < reach
-        pixels[ahead[~inside]] = np.nan
-        return pixels.reshape(*np.shape(points)[:-1], 2).astype(np.float32)
+        flat = np.asarray(points).reshape(-1, 3)
+        if self.rotation != Camera.rotation:
+            flat = flat @ np.reshape(self.rotation, (3, 3))  # into the frame before R
+        with np.errstate(divide='ignore', invalid='ignore'):
+            x, y = flat[:, 0] / flat[:, 2], flat[:, 1] / flat[:, 2]
+            # Polynomials turn back outside of what they were fitted to, and would bring points
+            # from far aside into the image.
+            ahead = np.flatnonzero((flat[:, 2] > 0) & (x * x + y * y < _reach(self)))
+        pixels = np.full((len(flat), 2), np.nan, np.float32)
+        found = self._distort(np.stack([x[ahead], y[ahead]], axis=1))
+        column, row = found.T
+        inside = (
+            (column > -0.5) & (column < self.width - 0.5)
+            & (row > -0.5) & (row < self.height - 0.5)
+        )
+        pixels[ahead[inside]] = found[inside]
+        return pixels.reshape(*np.shape(points)[:-1], 2)
 
-    def _distort(self, rays: Doubles) -> Doubles:
-        """Project (N, 3) points in front of the lens to (N, 2) pixels."""
-        if not self.distortion:
-            focal, centre = (self.fx, self.fy), (self.cx, self.cy)
-            plain: Doubles = rays[:, :2] / rays[:, 2:] * focal + centre
-            return plain
-        if not len(rays):
-            return np.empty((0, 2))
-        project = cv2.fisheye.projectPoints if self.fisheye else cv2.projectPoints
-        none = np.zeros(3)
-        pixels, _ = project(rays[:, None], none, none, self.matrix, np.array(self.distortion))
-        return np.asarray(pixels[:, 0], np.float64)
+    def _distort(self, xy: NDArray[Any]) -> NDArray[Any]:
+        """Project (N, 2) rays, z = 1, to pixels.
+
+        OpenCV's models, at a tenth of its cost: projectPoints works derivatives out as well.
+        """
+        x, y = xy.T
+        square = x * x + y * y
+        if self.fisheye and self.distortion:
+            radius = np.sqrt(square)
+            theta = np.arctan(radius)
+            bend = _polynomial(theta * theta, self.distortion)
+            bend *= np.divide(theta, radius, out=np.ones_like(theta), where=radius > 1e-8)
+            x, y = x * bend, y * bend
+        elif self.distortion:
+            k1, k2, p1, p2, k3, k4, k5, k6 = (*self.distortion, 0.0, 0.0, 0.0, 0.0)[:8]
+            bend = _polynomial(square, (k1, k2, k3)) / _polynomial(square, (k4, k5, k6))
+            across = 2 * x * y
+            x, y = (
+                x * bend + p1 * across + p2 * (square + 2 * x * x),
+                y * bend + p2 * across + p1 * (square + 2 * y * y),
+            )
+        return np.stack([x * self.fx + self.cx, y * self.fy + self.cy], axis=1)
+
+
+def _polynomial(x: NDArray[Any], coefficients: Sequence[float]) -> NDArray[Any]:
+    """1 + a x + b x² + …, in x's type."""
+    total: NDArray[Any] = np.zeros_like(x)
+    for coefficient in reversed(coefficients):
+        total = (total + coefficient) * x
+    return total + 1
 
 
 @lru_cache(maxsize=8)
@@ -220,13 +235,23 @@ def _rays(camera: Camera) -> Floats:
             pixels, camera.matrix, np.array(camera.distortion), R=None, P=None, criteria=criteria
         )
     rays = np.concatenate([xy[:, 0], np.ones((len(xy), 1))], axis=1)
-    back = camera._distort(rays)
+    back = camera._distort(rays[:, :2])
     rays[~(np.abs(back - pixels[:, 0]).max(axis=1) < _ROUND_TRIP_PX)] = np.nan
     rays = rays @ rotation.T
     rays /= rays[:, 2:]
     image: Floats = rays.reshape(camera.height, camera.width, 3).astype(np.float32)
     image.flags.writeable = False
     return image
+
+
+@lru_cache(maxsize=8)
+def _reach(camera: Camera) -> float:
+    """Square of the largest tangent of the angle to the optical axis that has a pixel."""
+    if not camera.distortion:
+        return math.inf
+    rays = camera.rays.reshape(-1, 3) @ np.reshape(camera.rotation, (3, 3))
+    tangents = np.square(rays[:, :2] / rays[:, 2:]).sum(axis=1)
+    return 1.02 * float(np.nanmax(tangents))  # up to the edge of the outermost pixels
 
 
 def image_size(info: CameraInfoFields) -> tuple[int, int]:
@@ -350,10 +375,12 @@ class Pose:
 
     def apply(self, points: NDArray[Any]) -> NDArray[Any]:
         """Transform (..., 3) points; float32 stays float32."""
-        dtype = points.dtype if points.dtype == np.float32 else np.float64
-        moved: NDArray[Any] = points @ self.rotation.T.astype(dtype)
-        moved += self.translation.astype(dtype)
-        return moved
+        if points.dtype == np.float32 and points.size:
+            both = np.column_stack([self.rotation, self.translation])
+            moved: NDArray[Any] = cv2.transform(points.reshape(-1, 1, 3), both)
+            return moved.reshape(points.shape)  # ten times as fast as numpy
+        placed: NDArray[Any] = points @ self.rotation.T + self.translation
+        return placed.astype(points.dtype if points.dtype == np.float32 else np.float64)
 
     def is_close(self, other: 'Pose') -> bool:
         """Tell whether two poses differ by less than 0.1 mm and 0.1 mrad."""

@@ -120,8 +120,9 @@ def points_of(
     Returns:
         (N, 3) float32, N may be 0.
     """
-    picked = points[wanted[ids]]
-    return np.asarray(picked[np.isfinite(picked).all(axis=1)], np.float32)
+    picked = points[cv2.LUT(ids, wanted.astype(np.uint8)).view(np.bool_)]
+    x, y, z = picked.T
+    return np.asarray(picked[np.isfinite(x + y + z)], np.float32)
 
 
 def resize_points(points: Floats, height: int, width: int) -> Floats:

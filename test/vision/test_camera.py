@@ -109,6 +109,7 @@ def test_binning_and_window_look_where_the_whole_image_does() -> None:
         ({'k': (math.nan,) * 9}, 'K is'),
         ({'p': (-1.0, *Info.p[1:])}, 'P is'),
         ({'distortion_model': 'ftheta', 'd': (0.1,) * 4}, "'ftheta' with 4"),
+        ({'distortion_model': 'rational_polynomial', 'd': (0.1,) * 14}, 'with 14'),
         ({'d': (0.1,) * 3}, "'plumb_bob' with 3"),
         ({'d': (math.nan,) * 5}, 'not finite'),
         ({'height': 0}, 'size 0 × 640'),
@@ -123,6 +124,11 @@ def test_a_camera_info_that_cannot_be_used_is_refused(
 
 def test_a_camera_without_distortion_needs_no_model() -> None:
     assert Camera.from_info(Info(distortion_model='', d=())).distortion == ()
+
+
+def test_coefficients_that_opencv_pads_with_zeros_are_taken() -> None:
+    info = Info(distortion_model='rational_polynomial', d=RATIONAL + (0.0,) * 6)
+    assert Camera.from_info(info).distortion == RATIONAL
 
 
 def test_an_image_of_another_size_is_refused() -> None:
