@@ -247,7 +247,10 @@ class CostmapNode(PerceptionNode):
         """(256,) role of each class id."""
         assert self._label_info
         values: CostmapParameters = self.parameters
-        id_of = {item.class_name: item.class_id for item in self._label_info.class_map}
+        id_of = {
+            item.class_name: item.class_id for item in self._label_info.class_map
+            if 0 <= item.class_id < 256  # what a mask can hold
+        }
         given = {
             TRAVERSABLE: values.traversable_classes, FORBIDDEN: values.forbidden_classes,
             OBSTACLE: values.obstacle_classes, UNKNOWN: values.ignored_classes,

@@ -84,6 +84,13 @@ def test_resizing_keeps_where_the_corners_of_the_image_look() -> None:
     np.testing.assert_allclose(corner, expected)
 
 
+def test_a_registered_depth_camera_has_the_same_view_at_another_size() -> None:
+    camera = Camera.from_info(Info())
+    assert camera.resized(240, 424).same_view(camera)
+    assert not Camera.from_info(Info(), rectified=True).same_view(camera)
+    assert not camera.same_view(Camera.from_info(Info(d=PLUMB_BOB)))
+
+
 def test_scaled_matrices_agree_with_the_resized_camera() -> None:
     info = Info()
     k, p = scaled_matrices(info, 120, 320)

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from camera_scene import BOX, draw_box, Info, PLUMB_BOB, ROAD, SKY
+from camera_scene import BOX, draw_box, FISHEYE, Info, PLUMB_BOB, ROAD, SKY
 import numpy as np
 from numpy.typing import NDArray
 import pytest
@@ -22,6 +22,9 @@ from mnv2_perception.vision.costmap import (
 
 PLAIN = Info(height=240, width=320, k=(250.0, 0.0, 160.0, 0.0, 250.0, 119.0, 0.0, 0.0, 1.0))
 LENS = Info(height=240, width=320, k=PLAIN.k, d=PLUMB_BOB)
+FISH = Info(
+    height=240, width=320, k=PLAIN.k, distortion_model='equidistant', d=FISHEYE,
+)
 BOX_AT = (3.0, 0.4, 0.0), (3.6, 0.9, 0.3)  # its face towards the camera is at x = 3
 ROLES = np.zeros(256, np.uint8)
 ROLES[[ROAD, BOX]] = TRAVERSABLE, OBSTACLE
@@ -57,6 +60,7 @@ CAMERAS: list[Any] = [
     pytest.param(PLAIN, camera_pose(roll=math.pi / 2), id='on its side'),
     pytest.param(PLAIN, camera_pose(roll=math.pi), id='upside down'),
     pytest.param(LENS, camera_pose(), id='distorted'),
+    pytest.param(FISH, camera_pose(pitch=0.3), id='fisheye'),
 ]
 
 
