@@ -350,12 +350,11 @@ class PerceptionNode(LifecycleNode):
         self.destroy_timer(self._autostart_timer)
         if self._state_machine.current_state[1] != 'unconfigured':
             return  # a lifecycle manager was first
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
-        else:
+        success = TransitionCallbackReturn.SUCCESS
+        if self.trigger_configure() != success or self.trigger_activate() != success:
             self.get_logger().error(
-                'the node stays unconfigured: correct its parameters, then configure and '
-                'activate it (`ros2 lifecycle set`), or start it again'
+                f'the node stays {self._state_machine.current_state[1]}: correct its parameters, '
+                f'then configure and activate it (`ros2 lifecycle set`), or start it again'
             )
 
     def _LifecycleNodeMixin__change_state(

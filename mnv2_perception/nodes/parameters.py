@@ -286,11 +286,12 @@ def read(node: Node, cls: type[P]) -> P:
     """
     values = {}
     for item in fields(cls):  # type: ignore[arg-type]
-        value = node.get_parameter(item.name).value
-        check_choice(item, value)
         if isinstance(item.default, tuple):
-            value = tuple(part for part in value if part != '')
-        values[item.name] = value
+            value = node.get_parameter_or(item.name).value or ()  # [] in YAML sets nothing
+            values[item.name] = tuple(part for part in value if part != '')
+            continue
+        values[item.name] = node.get_parameter(item.name).value
+        check_choice(item, values[item.name])
     return cls(**values)
 
 

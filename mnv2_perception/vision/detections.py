@@ -94,12 +94,13 @@ def components(
     boxes = [np.empty((0, 4))]
     scores, class_ids, areas = [np.empty(0)], [np.empty(0)], [np.empty(0)]
     for class_id in classes:
+        inside = ids == class_id
         count, labels, stats, _ = cv2.connectedComponentsWithStats(
-            (ids == class_id).astype(np.uint8), connectivity=8
+            inside.view(np.uint8), connectivity=8
         )
         large = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] >= min_area)
         large = large[large > 0]  # 0 is what is not of this class
-        totals = np.bincount(labels.ravel(), weights=confidence.ravel(), minlength=count)
+        totals = np.bincount(labels[inside], weights=confidence[inside], minlength=count)
         x, y, w, h, area = stats[large].T
         boxes.append(np.stack([x, y, x + w, y + h], axis=1))
         scores.append(totals[large] / area / 255.0)

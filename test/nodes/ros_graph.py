@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+import itertools
 import os
 from pathlib import Path
 import signal
@@ -28,7 +29,8 @@ from std_msgs.msg import Header
 
 from mnv2_perception.nodes.lifecycle import RESULT_QOS
 
-DOMAIN_ID = 1 + os.getpid() % 100
+# One for each graph: discovery still knows a little of the one that has just ended.
+_NUMBERS = itertools.count(os.getpid() * 17)
 
 
 def header(number: int) -> Header:
@@ -42,23 +44,6 @@ def eventually(condition: Callable[[], Any], timeout_s: float = 15.0) -> None:
         time.sleep(0.01)
 
 
-@contextmanager
-def node_process(name: str, *args: str, **parameters: Any) -> Iterator[None]:
-    """Run a node in a process of its own; it must end well when it is interrupted."""
-    given = [part for key, value in parameters.items() for part in ('-p', f'{key}:={value}')]
-    process = subprocess.Popen(
-        [sys.executable, '-m', f'mnv2_perception.nodes.{name}', '--ros-args', *args, *given],
-        env={**os.environ, 'ROS_DOMAIN_ID': str(DOMAIN_ID)}, cwd=Path(__file__).parents[2],
-    )
-    try:
-        yield
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20.0) == 0
-    finally:
-        process.kill()
-        process.wait()
-
-
 class Graph:
     """Nodes of one class, made with these parameters, and the peer; each spins in a thread."""
 
@@ -66,22 +51,26 @@ class Graph:
         self.node_class = node_class
         self.parameters = parameters
         self.context = Context()
-        rclpy.init(context=self.context, domain_id=DOMAIN_ID)
+        self.domain_id = 1 + next(_NUMBERS) % 100
+        rclpy.init(context=self.context, domain_id=self.domain_id)
         self.peer = Node('peer', context=self.context)
-        self._executors: list[SingleThreadedExecutor] = []
+        self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
         self.nodes: list[Node] = []
         self.spin(self.peer)
         self.camera = self.peer.create_publisher(Image, 'image', 5)
 
     def spin(self, node: Node) -> None:
+        def run() -> None:
+            executor = SingleThreadedExecutor(context=self.context)
+            executor.add_node(node)
+            while not self._closing.is_set():
+                executor.spin_once(timeout_sec=0.1)
+            executor.shutdown()  # not from another thread: it takes away what spin_once uses
+
         self.nodes.append(node)
-        executor = SingleThreadedExecutor(context=self.context)
-        executor.add_node(node)
-        thread = threading.Thread(target=executor.spin)
-        thread.start()
-        self._executors.append(executor)
-        self._threads.append(thread)
+        self._threads.append(threading.Thread(target=run))
+        self._threads[-1].start()
 
     def start(self, *args: str, wait: bool = True, **parameters: Any) -> Any:
         values = {**self.parameters, **parameters}
@@ -94,6 +83,23 @@ class Graph:
         if wait:
             eventually(lambda: node.active)
         return node
+
+    @contextmanager
+    def process(self, name: str, **parameters: Any) -> Iterator[None]:
+        """Run a node in a process of its own; it must end well when it is interrupted."""
+        given = [part for key, value in parameters.items() for part in ('-p', f'{key}:={value}')]
+        process = subprocess.Popen(
+            [sys.executable, '-m', f'mnv2_perception.nodes.{name}', '--ros-args', *given],
+            env={**os.environ, 'ROS_DOMAIN_ID': str(self.domain_id)},
+            cwd=Path(__file__).parents[2],
+        )
+        try:
+            yield
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20.0) == 0
+        finally:
+            process.kill()
+            process.wait()
 
     def subscribe(self, msg_type: Any, topic: str, qos: QoSProfile = RESULT_QOS) -> list[Any]:
         received: list[Any] = []
@@ -122,8 +128,7 @@ class Graph:
         time.sleep(0.3)
 
     def close(self) -> None:
-        for executor in self._executors:
-            executor.shutdown()
+        self._closing.set()
         for thread in self._threads:
             thread.join()
         for node in reversed(self.nodes):

@@ -14,7 +14,7 @@ pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS d
 
 from lifecycle_msgs.msg import Transition
 from rclpy.parameter import Parameter
-from ros_graph import eventually, Graph, header, node_process
+from ros_graph import eventually, Graph, header
 from vision_msgs.msg import Classification, LabelInfo
 
 from mnv2_perception.nodes.classification_node import ClassificationNode
@@ -146,9 +146,9 @@ def test_in_a_process_of_its_own_it_classifies_and_ends_well(tmp_path: Path) -> 
     try:
         ask = Asker(graph)
         infos = graph.subscribe(LabelInfo, 'classification/label_info', LATCHED_QOS)
-        with node_process('classification_node', model=model, region='[0.0, 0.0, 1.0, 0.5]'):
+        with graph.process('classification_node', model=model, region='[0.0, 0.0, 1.0, 0.5]'):
             graph.wait_for_topics()
-            assert infos  # before any classification
+            eventually(lambda: infos)  # before any classification
             assert ask(plain(RED))[0] == ('red', 0.8)
     finally:
         graph.close()

@@ -14,7 +14,7 @@ pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
 
 from lifecycle_msgs.msg import Transition
 from rclpy.parameter import Parameter
-from ros_graph import eventually, Graph, header, node_process
+from ros_graph import eventually, Graph, header
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
@@ -138,9 +138,9 @@ def test_in_a_process_of_its_own_it_detects_and_ends_well(tmp_path: Path) -> Non
     try:
         arrays = graph.subscribe(Detection2DArray, 'detections')
         infos = graph.subscribe(LabelInfo, 'detections/label_info', LATCHED_QOS)
-        with node_process('detection_node', model=model, threads=1):
+        with graph.process('detection_node', model=model, threads=1):
             graph.wait_for_topics()
-            assert infos  # before any detection
+            eventually(lambda: infos)  # before any detection
             assert detect(graph, arrays, 1)[0] == ('dog', 0.9, 60, 15, 40, 10)
     finally:
         graph.close()

@@ -328,8 +328,11 @@ def test_components_of_chosen_classes_are_detections(graph: Graph) -> None:
     assert (arrays[1].header, arrays[1].detections) == (header(2), [])
 
 
-def test_without_detection_classes_there_are_no_detections(graph: Graph) -> None:
-    node = graph.start()
+@pytest.mark.parametrize('given', [[], ['-p', 'detection_classes:=[]']])
+def test_without_detection_classes_there_are_no_detections(
+    graph: Graph, given: list[str]
+) -> None:
+    node = graph.start(*given)
     assert node.parameters.detection_classes == ()
     assert node.count_publishers('/detections') == 0
 
@@ -349,6 +352,15 @@ def test_a_failed_configure_cleans_up_and_can_be_tried_again(graph: Graph) -> No
     assert graph.transition(Transition.TRANSITION_CONFIGURE)
     assert graph.transition(Transition.TRANSITION_ACTIVATE)
     assert graph.state() == 'active'
+
+
+def test_a_failed_activation_leaves_the_node_inactive_with_the_reason(graph: Graph) -> None:
+    key = 'qos_overrides./image.subscription.reliability'
+    node = graph.start('-p', f'{key}:=nonsense', wait=False)
+    eventually(lambda: node._failure)
+    assert 'activate failed' in node._failure and 'nonsense' in node._failure
+    assert graph.state() == 'inactive'
+    assert graph.camera.get_subscription_count() == 0
 
 
 def test_a_lifecycle_manager_beside_autostart_does_no_harm(graph: Graph) -> None:
