@@ -34,6 +34,7 @@ setup(
             f'segmentation_node = {PACKAGE}.nodes.segmentation_node:main',
             f'classification_node = {PACKAGE}.nodes.classification_node:main',
             f'detection_node = {PACKAGE}.nodes.detection_node:main',
+            f'costmap_node = {PACKAGE}.nodes.costmap_node:main',
             f'bag_player_node = {PACKAGE}.nodes.bag_player_node:main',
             f'bag_recorder_node = {PACKAGE}.nodes.bag_recorder_node:main',
         ],

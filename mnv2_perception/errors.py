@@ -7,6 +7,7 @@
     ├── EngineError      a runtime is missing, refuses the model, or fails while it runs
     │   └── TensorError  a tensor's name, shape or dtype is not what the engine takes
     ├── ImageError       an image, or an image message, that contradicts itself
+    ├── CalibrationError a camera's intrinsics or pose that cannot be used
     ├── DataError        a training or evaluation data set that cannot be used
     ├── BagError         a bag that cannot be read, played or written
     └── SetupError       something this machine lacks for what was asked
@@ -37,6 +38,10 @@ class TensorError(EngineError):
 
 class ImageError(PerceptionError):
     """An image, or an image message, that contradicts itself."""
+
+
+class CalibrationError(PerceptionError):
+    """A camera's intrinsics or pose that cannot be used."""
 
 
 class DataError(PerceptionError):

@@ -177,9 +177,23 @@ class PerceptionNode(LifecycleNode):
             period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
 
-    def create_camera_subscription(self, msg_type: Any, topic: str) -> Any:
-        """Subscribe to a camera topic until deactivation; parameters can override its QoS."""
-        arguments = (msg_type, topic, self.on_frame, copy(CAMERA_QOS))  # overrides write into it
+    def create_camera_subscription(
+        self,
+        msg_type: Any,
+        topic: str,
+        callback: Callable[[Any], None] | None = None,
+        qos: QoSProfile = CAMERA_QOS,
+    ) -> Any:
+        """Subscribe to a camera topic until deactivation; parameters can override its QoS.
+
+        Args:
+            msg_type: of the topic.
+            topic: its name.
+            callback: for what belongs to frames and is none; `on_frame` when None.
+            qos: best effort unless told otherwise.
+        """
+        # Overrides write into the profile.
+        arguments = (msg_type, topic, callback or self.on_frame, copy(qos))
         overriding = QoSOverridingOptions.with_default_policies()
         try:
             subscription = self.create_subscription(

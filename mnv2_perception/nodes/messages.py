@@ -12,9 +12,10 @@ from typing import Any
 from builtin_interfaces.msg import Time
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from nav_msgs.msg import OccupancyGrid
 import numpy as np
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2, PointField
 from std_msgs.msg import Header
 from vision_msgs.msg import (
     Classification,
@@ -27,8 +28,11 @@ from vision_msgs.msg import (
 )
 
 from mnv2_perception.errors import ImageError
+from mnv2_perception.vision.camera import scaled_matrices
+from mnv2_perception.vision.costmap import Grid, Scan
 from mnv2_perception.vision.encodings import (
     checked_layout,
+    depth_from_msg,
     image_from_compressed_msg,
     image_from_fields,
     labels_from_compressed_msg,
@@ -38,16 +42,22 @@ from mnv2_perception.vision.encodings import (
 
 __all__ = [
     'IMAGE_CONVERTER',
+    'camera_info_to_msg',
     'classification_to_msg',
+    'cloud_to_msg',
+    'depth_from_msg',
     'detections_to_msg',
     'diagnostics_to_msg',
+    'grid_to_msg',
     'image_from_compressed_msg',
     'image_from_msg',
     'label_info_to_msg',
     'labels_from_compressed_msg',
     'labels_from_msg',
     'mask_to_msg',
+    'points_from_msg',
     'rgb_to_msg',
+    'scan_to_msg',
     'stamp_to_ns',
 ]
 
@@ -201,6 +211,94 @@ def diagnostics_to_msg(
     status = DiagnosticStatus(name=name, hardware_id=hardware_id, level=level, message=message)
     status.values = pairs
     return DiagnosticArray(header=Header(stamp=stamp), status=[status])
+
+
+def camera_info_to_msg(info: CameraInfo, height: int, width: int, header: Header) -> CameraInfo:
+    """Make the camera_info of the same image resized to another size.
+
+    Raises:
+        CalibrationError: the camera is not calibrated.
+    """
+    k, p = scaled_matrices(info, height, width)
+    return CameraInfo(
+        header=header, height=height, width=width, distortion_model=info.distortion_model,
+        d=info.d, k=k.ravel().tolist(), r=info.r, p=p.ravel().tolist(),
+    )
+
+
+def cloud_to_msg(points: NDArray[np.float32], header: Header) -> PointCloud2:
+    """Copy points, (height, width, 3) organised or (N, 3), N may be 0, into a message of x, y, z.
+
+    Args:
+        points: Metres in the header's frame; NaN where an organised cloud has no point.
+        header: The source image's stamp, the points' frame.
+    """
+    height, width = points.shape[:2] if points.ndim == 3 else (1, len(points))
+    msg = PointCloud2(header=header, height=height, width=width, point_step=12)
+    msg.fields = [
+        PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1)
+        for i, name in enumerate('xyz')
+    ]
+    msg.row_step, msg.is_dense = 12 * width, points.ndim == 2
+    data = array('B')
+    data.frombytes(np.ascontiguousarray(points, '<f4').tobytes())
+    msg.data = data
+    return msg
+
+
+def points_from_msg(msg: PointCloud2) -> NDArray[np.float32]:
+    """Read an organised cloud: (height, width, 3) float32, metres, owned by the caller.
+
+    Raises:
+        ImageError: it is not organised, has no float32 x, y, z, or contradicts itself.
+    """
+    described = f'cloud ({msg.height} × {msg.width}, fields {[f.name for f in msg.fields]})'
+    offset_of = {f.name: f.offset for f in msg.fields if f.datatype == PointField.FLOAT32}
+    if msg.height < 2 or not offset_of.keys() >= {'x', 'y', 'z'}:
+        raise ImageError(
+            f'{described}: expected an organised cloud (a height of more than 1) with float32 x, '
+            'y and z; switch the camera driver to organised clouds'
+        )
+    offsets = [offset_of[name] for name in 'xyz']
+    fits = max(offsets) + 4 <= msg.point_step and msg.width * msg.point_step <= msg.row_step
+    if not fits or len(msg.data) < msg.height * msg.row_step:
+        raise ImageError(
+            f'{described}: got {len(msg.data)} bytes, point_step {msg.point_step} and row_step '
+            f'{msg.row_step}, which do not fit; correct the camera driver'
+        )
+    kind = '>f4' if msg.is_bigendian else '<f4'
+    dtype = np.dtype(
+        {'names': list('xyz'), 'formats': [kind] * 3, 'offsets': offsets,
+         'itemsize': msg.point_step}
+    )
+    strides = (msg.row_step, msg.point_step)
+    stored = np.ndarray((msg.height, msg.width), dtype, msg.data, strides=strides)
+    return np.stack([stored[name] for name in 'xyz'], axis=-1).astype(np.float32)
+
+
+def scan_to_msg(scan: Scan, header: Header) -> LaserScan:
+    """Make a message of a scan; free beams are +inf, unknown ones NaN (REP 117)."""
+    msg = LaserScan(header=header, angle_min=scan.angle_min, angle_increment=scan.angle_increment)
+    msg.angle_max = scan.angle_min + (len(scan.ranges_m) - 1) * scan.angle_increment
+    msg.range_max = scan.range_max_m
+    ranges = array('f')
+    ranges.frombytes(np.ascontiguousarray(scan.ranges_m, np.float32).tobytes())
+    msg.ranges = ranges
+    return msg
+
+
+def grid_to_msg(grid: Grid, header: Header) -> OccupancyGrid:
+    """Make a message of a grid, with the image's stamp and the grid's frame."""
+    msg = OccupancyGrid(header=header)
+    msg.info.map_load_time = header.stamp
+    msg.info.resolution = grid.resolution_m
+    msg.info.height, msg.info.width = grid.cells.shape
+    msg.info.origin.position.x, msg.info.origin.position.y = grid.origin_x_m, grid.origin_y_m
+    msg.info.origin.orientation.w = 1.0
+    data = array('b')
+    data.frombytes(grid.cells.tobytes())
+    msg.data = data
+    return msg
 
 
 def _image_msg(

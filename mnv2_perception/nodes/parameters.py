@@ -140,6 +140,80 @@ class DetectionParameters(CameraParameters):
 
 
 @dataclass(frozen=True)
+class CostmapParameters:
+    """Parameters of costmap_node."""
+
+    source: str = parameter(
+        'ground', 'What places pixels: flat ground, depth with its camera_info, or a cloud.',
+        choices=('ground', 'depth', 'points'),
+    )
+    traversable_classes: tuple[str, ...] = parameter(
+        ('road',), 'Ground to drive on; marked free.'
+    )
+    forbidden_classes: tuple[str, ...] = parameter(
+        ('pavement',), 'Ground not to drive on; marked where it is seen.'
+    )
+    obstacle_classes: tuple[str, ...] = parameter(
+        (), 'What stands on the ground; marked at its base. All other classes when empty.'
+    )
+    ignored_classes: tuple[str, ...] = parameter(('sky',), 'Neither marked nor free.')
+    base_frame: str = parameter(
+        'base_link', 'Frame with z up and its origin on the ground; of clouds and scan.'
+    )
+    grid_frame: str = parameter(
+        'odom', 'Frame whose axes the grid follows; base_frame where there is no tf2.'
+    )
+    pose_source: str = parameter(
+        'auto', "Where the camera's pose comes from; auto is tf where tf2_ros is installed.",
+        choices=('auto', 'tf', 'parameters'),
+    )
+    camera_x_m: float = parameter(0.0, 'Of the camera in base_frame.', -100.0, 100.0)
+    camera_y_m: float = parameter(0.0, 'Of the camera in base_frame.', -100.0, 100.0)
+    camera_z_m: float = parameter(1.0, 'Of the camera above the ground.', -100.0, 100.0)
+    camera_roll_rad: float = parameter(0.0, "About the camera's view.", -3.1416, 3.1416)
+    camera_pitch_rad: float = parameter(0.0, 'Positive looks down.', -3.1416, 3.1416)
+    camera_yaw_rad: float = parameter(0.0, 'Positive looks left.', -3.1416, 3.1416)
+    rectified: bool = parameter(
+        False, "The image is rectified (image_rect): camera_info's P counts, K and D do not."
+    )
+    max_range_m: float = parameter(10.0, 'Farthest ground and obstacles.', 0.1, 1000.0)
+    max_footprint_m: float = parameter(
+        0.25, 'Largest size of a pixel on the ground; limits the range of ground.',
+        0.001, 100.0,
+    )
+    obstacle_height_m: float = parameter(
+        0.25, 'Height given to obstacles that are placed on flat ground.', 0.0, 10.0,
+        live=True,
+    )
+    min_height_m: float = parameter(
+        0.05, 'Measured obstacle points below are left out.', -10.0, 10.0, live=True
+    )
+    max_height_m: float = parameter(
+        2.0, 'Measured obstacle points above are left out.', -10.0, 100.0, live=True
+    )
+    semantic_height: int = parameter(
+        240, "Rows of semantic/*; the mask's own when it has fewer.", 1, 10000
+    )
+    grid_size_m: float = parameter(20.0, 'Side of the grid.', 0.1, 1000.0)
+    grid_resolution_m: float = parameter(0.1, 'Side of a cell.', 0.005, 10.0)
+    scan_angle_min_rad: float = parameter(-1.57, 'Of the scan.', -3.1416, 3.1416)
+    scan_angle_max_rad: float = parameter(1.57, 'Of the scan.', -3.1416, 3.1416)
+    scan_angle_increment_rad: float = parameter(0.01, 'Of the scan.', 0.0005, 1.0)
+    sync_tolerance_s: float = parameter(
+        0.02, "Largest difference between the mask's stamp and depth's or the cloud's.",
+        0.0, 10.0, live=True,
+    )
+    sync_queue: int = parameter(10, 'Depth images, clouds and confidences kept.', 1, 1000)
+    sync_wait_s: float = parameter(
+        0.05, 'How long a mask waits for them.', 0.0, 10.0, live=True
+    )
+    max_rate_hz: float = parameter(
+        0.0, 'Process at most so many masks a second; 0 takes all it can.', 0.0, 1000.0, live=True
+    )
+    autostart: bool = parameter(True, 'Configure and activate without a lifecycle manager.')
+
+
+@dataclass(frozen=True)
 class BagPlayerParameters:
     """Parameters of bag_player_node; `mnv2 bag play` has options of the same names."""
 
@@ -175,6 +249,7 @@ NODES: dict[str, type[Any]] = {
     'segmentation_node': SegmentationParameters,
     'classification_node': ClassificationParameters,
     'detection_node': DetectionParameters,
+    'costmap_node': CostmapParameters,
     'bag_player_node': BagPlayerParameters,
     'bag_recorder_node': BagRecorderParameters,
 }

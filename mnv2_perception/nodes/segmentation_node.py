@@ -2,8 +2,6 @@
 
 from pathlib import Path
 import sys
-import threading
-import time
 from typing import Any
 
 from numpy import uint8
@@ -13,16 +11,12 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
 from mnv2_perception.nodes.camera import CameraNode
+from mnv2_perception.nodes.greeting import GREET_PERIOD_S, Greeting
 from mnv2_perception.nodes.lifecycle import spin
 from mnv2_perception.nodes.messages import detections_to_msg, mask_to_msg, rgb_to_msg
 from mnv2_perception.nodes.parameters import ParameterError, SegmentationParameters
 from mnv2_perception.pipeline import detections_from_mask, read_ignore_mask, Segmenter
 from mnv2_perception.vision.overlay import blend_mask
-
-# A late subscriber has no order between label_info and mask: Nav2's layer dereferences null when
-# a mask comes first. So masks wait this long after a subscriber appeared.
-HOLD_S = 0.5
-GREET_PERIOD_S = 0.1
 
 
 class SegmentationNode(CameraNode):
@@ -36,9 +30,6 @@ class SegmentationNode(CameraNode):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__('segmentation_node', **kwargs)
-        self._greeting = threading.Lock()
-        self._mask_subscribers = 0
-        self._hold_until_s = 0.0
         self.create_steady_timer(GREET_PERIOD_S, self.greet)
 
     def acquire(self) -> None:
@@ -50,6 +41,7 @@ class SegmentationNode(CameraNode):
         )
         self.use_model(segmenter, 'segmentation/label_info')
         self._mask = self.create_result_publisher(Image, 'segmentation/mask')
+        self.greeting = Greeting(self._mask.get_subscription_count, self.publish_label_info)
         self._confidence = self.create_result_publisher(Image, 'segmentation/confidence')
         self._overlay = self.create_result_publisher(Image, 'segmentation/overlay')
         names = segmenter.spec.classes
@@ -64,39 +56,20 @@ class SegmentationNode(CameraNode):
             self._detections = self.create_result_publisher(Detection2DArray, 'detections')
 
     def announce(self) -> None:
-        with self._greeting:
-            self._mask_subscribers = self._mask.get_subscription_count()
-            self.publish_label_info()
-            self._hold_until_s = time.monotonic() + HOLD_S
+        self.greeting.announce()
 
     def greet(self) -> None:
-        """Announce again when a subscriber has appeared on the mask.
-
-        A timer does it, so that the wait is over before a camera starts; and so does each frame
-        before its mask goes out.
-        """
-        if not self.active:
-            return
-        with self._greeting:
-            known, self._mask_subscribers = (
-                self._mask_subscribers, self._mask.get_subscription_count()
-            )
-            if self._mask_subscribers > known:
-                self.publish_label_info()
-                self._hold_until_s = time.monotonic() + HOLD_S
-
-    def _holding(self) -> bool:
-        self.greet()
-        return time.monotonic() < self._hold_until_s
+        if self.active:
+            self.greeting.greet()
 
     def process_image(self, image: NDArray[uint8], header: Header) -> bool:
-        if self._holding():
+        if self.greeting.holding():
             return False
         segmenter: Segmenter = self.model
         values: SegmentationParameters = self.parameters
         segmenter.min_confidence = values.min_confidence
         result = segmenter(image)
-        if self._holding():  # a subscriber may have come during the inference
+        if self.greeting.holding():  # a subscriber may have come during the inference
             return False
         # Confidence first: whoever pairs the two has both when the mask arrives.
         self._confidence.publish(mask_to_msg(result.confidence, header))

@@ -165,6 +165,40 @@ def labels_from_compressed_msg(msg: CompressedImageFields) -> NDArray[np.uint8]:
     )
 
 
+_DEPTH = {'16UC1': ('u2', 0.001), 'mono16': ('u2', 0.001), '32FC1': ('f4', 1.0)}
+
+
+def depth_from_msg(msg: ImageFields) -> NDArray[np.float32]:
+    """Read depth: 16UC1 (or mono16) in millimetres, 32FC1 in metres (REP 118).
+
+    Returns:
+        (height, width) float32, metres, NaN where it is invalid (0, NaN, infinite), owned by the
+        caller.
+
+    Raises:
+        ImageError: Another encoding, or size, step and data contradict each other.
+    """
+    if msg.encoding not in _DEPTH:
+        raise ImageError(
+            f'{_described(msg)}: expected depth as 16UC1 (millimetres) or 32FC1 (metres); is this '
+            'the depth topic? Compressed depth must be decoded (image_transport republish)'
+        )
+    code, unit_m = _DEPTH[msg.encoding]
+    dtype = np.dtype(code).newbyteorder('>' if msg.is_bigendian else '<')
+    least, got = msg.width * dtype.itemsize, len(msg.data)
+    if min(msg.height, msg.width) < 1 or msg.step < least or got < msg.height * msg.step:
+        raise ImageError(
+            f'{_described(msg)}: got {got} bytes, expected a step of at least {least} bytes and '
+            'height × step of them; correct the camera driver, or what cut the image short'
+        )
+    strides = (msg.step, dtype.itemsize)
+    shape = (msg.height, msg.width)
+    stored: NDArray[Any] = np.ndarray(shape, dtype, msg.data, strides=strides)
+    depth_m: NDArray[np.float32] = stored.astype(np.float32) * np.float32(unit_m)
+    depth_m[~((depth_m > 0) & (depth_m < np.inf))] = np.nan
+    return depth_m
+
+
 _PNG, _JPEG = b'\x89PNG\r\n\x1a\n', b'\xff\xd8\xff'
 
 

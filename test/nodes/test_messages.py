@@ -14,11 +14,12 @@ pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS d
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from mnv2_perception.errors import ImageError
 from mnv2_perception.nodes import messages
+from mnv2_perception.vision.costmap import Grid, Scan
 
 pytestmark = pytest.mark.ros
 
@@ -523,3 +524,74 @@ def test_no_detections_are_a_message_too() -> None:
     source = Header(frame_id='camera')
     msg = messages.detections_to_msg(none.reshape(0, 4), none, none.astype(int), (), source)
     assert (msg.header, msg.detections) == (source, [])
+
+
+def test_an_organised_cloud_comes_back_as_it_was() -> None:
+    points = np.random.default_rng(0).random((3, 5, 3), np.float32)
+    points[1, 2] = np.nan
+    msg = messages.cloud_to_msg(points, Header(frame_id='camera'))
+    assert (msg.height, msg.width, msg.point_step, msg.row_step) == (3, 5, 12, 60)
+    assert [(f.name, f.offset, f.datatype, f.count) for f in msg.fields] == [
+        ('x', 0, 7, 1), ('y', 4, 7, 1), ('z', 8, 7, 1),
+    ]
+    assert msg.header.frame_id == 'camera' and not msg.is_dense
+    np.testing.assert_array_equal(messages.points_from_msg(msg), points)
+
+
+def test_a_drivers_cloud_with_colour_and_padded_rows_is_read() -> None:
+    values = np.arange(24, dtype='<f4').reshape(2, 3, 4)  # x, y, z, rgb
+    rows = np.pad(values.reshape(2, 12).view(np.uint8), ((0, 0), (0, 8)))
+    fields = [PointField(name=n, offset=4 * i, datatype=7, count=1) for i, n in enumerate('xyz')]
+    msg = PointCloud2(height=2, width=3, point_step=16, row_step=56, fields=fields)
+    msg.data = array('B', rows.tobytes())
+    np.testing.assert_array_equal(messages.points_from_msg(msg), values[..., :3])
+
+
+@pytest.mark.parametrize(
+    ('change', 'told'),
+    [
+        ({'height': 1}, 'expected an organised cloud'),
+        ({'fields': []}, 'expected an organised cloud'),
+        ({'row_step': 3}, 'row_step 3'),
+        ({'point_step': 8}, 'point_step 8'),
+        ({'data': array('B')}, 'got 0 bytes'),
+    ],
+)
+def test_a_cloud_that_cannot_be_used_is_refused(change: dict[str, object], told: str) -> None:
+    msg = messages.cloud_to_msg(np.ones((2, 2, 3), np.float32), Header())
+    for name, value in change.items():
+        setattr(msg, name, value)
+    with pytest.raises(ImageError, match=told):
+        messages.points_from_msg(msg)
+
+
+def test_an_empty_cloud_keeps_its_fields() -> None:
+    msg = messages.cloud_to_msg(np.empty((0, 3), np.float32), Header())
+    assert (msg.height, msg.width, len(msg.fields), len(msg.data)) == (1, 0, 3, 0)
+    assert msg.is_dense
+
+
+def test_a_scan_has_its_angles_and_keeps_inf_and_nan() -> None:
+    ranges_m = np.array([1.5, np.inf, np.nan], np.float32)
+    msg = messages.scan_to_msg(Scan(ranges_m, -0.5, 0.5, 8.0), Header(frame_id='base_link'))
+    assert (msg.angle_min, msg.angle_max, msg.range_min, msg.range_max) == (-0.5, 0.5, 0.0, 8.0)
+    np.testing.assert_array_equal(msg.ranges, ranges_m)
+
+
+def test_a_grid_lies_row_by_row_along_x_from_its_origin() -> None:
+    cells = np.array([[0, 100, -1], [-1, 0, 0]], np.int8)
+    msg = messages.grid_to_msg(Grid(cells, -1.5, 2.0, 0.5), Header(frame_id='odom'))
+    assert (msg.info.width, msg.info.height, msg.info.resolution) == (3, 2, 0.5)
+    assert list(msg.data) == [0, 100, -1, -1, 0, 0]
+    origin = msg.info.origin
+    assert (origin.position.x, origin.position.y, origin.orientation.w) == (-1.5, 2.0, 1.0)
+
+
+def test_a_resized_camera_info_has_scaled_matrices_and_the_same_lens() -> None:
+    info = CameraInfo(height=480, width=640, distortion_model='plumb_bob', d=[0.1] * 5)
+    info.k = [500.0, 0.0, 319.5, 0.0, 500.0, 239.5, 0.0, 0.0, 1.0]
+    msg = messages.camera_info_to_msg(info, 240, 320, Header(frame_id='camera'))
+    assert (msg.height, msg.width, msg.distortion_model) == (240, 320, 'plumb_bob')
+    assert list(msg.d) == [0.1] * 5
+    assert list(msg.k) == [250.0, 0.0, 159.5, 0.0, 250.0, 119.5, 0.0, 0.0, 1.0]
+    assert list(msg.p[:4]) == [250.0, 0.0, 159.5, 0.0]  # P is K where the driver left it out

@@ -77,7 +77,7 @@ def ids_of(msg: Image) -> NDArray[np.uint8]:
 def ready(graph: Graph, node: SegmentationNode) -> None:
     """Wait until the camera is heard and the hold after a new subscriber is over."""
     graph.wait_for_topics()
-    eventually(lambda: time.monotonic() > node._hold_until_s)
+    eventually(lambda: time.monotonic() > node.greeting.hold_until_s)
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_compressed_images_come_on_the_remapped_topic_of_image_transport(graph: 
     camera = graph.peer.create_publisher(CompressedImage, '/front/image_raw/compressed', 5)
     node = graph.start('-r', 'image:=/front/image_raw', image_transport='compressed')
     eventually(lambda: camera.get_subscription_count() > 0)
-    eventually(lambda: time.monotonic() > node._hold_until_s)
+    eventually(lambda: time.monotonic() > node.greeting.hold_until_s)
     time.sleep(0.6)
     image = picture()
     _, png = cv2.imencode('.png', image[..., ::-1])

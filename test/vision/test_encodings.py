@@ -74,3 +74,32 @@ def test_what_contradicts_itself_is_refused(change: dict[str, object], told: str
     vars(msg).update(change)
     with pytest.raises(ImageError, match=told):
         encodings.image_from_fields(msg)
+
+
+@pytest.mark.parametrize('big', [0, 1])
+@pytest.mark.parametrize('padding', [0, 6])
+def test_depth_comes_in_metres_and_nan_from_millimetres_and_metres(big: int, padding: int) -> None:
+    millimetres = np.array([[0, 1500], [1, 65535]], np.uint16)
+    depth_m = encodings.depth_from_msg(fields('16UC1', millimetres, padding, big))
+    np.testing.assert_allclose(depth_m, [[np.nan, 1.5], [0.001, 65.535]], rtol=1e-6)
+    assert depth_m.dtype == np.float32
+    metres = np.array([[np.nan, 1.5], [np.inf, -1.0]], np.float32)
+    rows = metres.view(np.uint32)  # what `fields` swaps is integers
+    depth_m = encodings.depth_from_msg(fields('32FC1', rows, padding, big))
+    np.testing.assert_array_equal(depth_m, [[np.nan, 1.5], [np.nan, np.nan]])
+
+
+@pytest.mark.parametrize(
+    ('change', 'told'),
+    [
+        ({'encoding': 'rgb8'}, 'is this the depth topic'),
+        ({'step': 3}, 'step of at least 4'),
+        ({'data': b'\x00' * 7}, 'got 7 bytes'),
+        ({'width': 0}, 'step'),
+    ],
+)
+def test_depth_that_contradicts_itself_is_refused(change: dict[str, object], told: str) -> None:
+    msg = fields('16UC1', np.ones((2, 2), np.uint16))
+    vars(msg).update(change)
+    with pytest.raises(ImageError, match=told):
+        encodings.depth_from_msg(msg)

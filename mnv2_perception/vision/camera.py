@@ -1,0 +1,394 @@
+"""Calibrated cameras: pixels to rays and back, the lens's distortion honoured.
+
+Frames are ROS's (REP 103): a camera's optical frame has x to the right, y down and z ahead; a body
+frame has x ahead, y to the left and z up. A pixel's centre has whole coordinates, as in OpenCV.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+import math
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.errors import CalibrationError
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+# sensor_msgs/distortion_models.hpp; 'fisheye' is what some drivers call 'equidistant'.
+_LENGTHS_OF_D = {
+    'plumb_bob': (4, 5),
+    'rational_polynomial': (8,),
+    'equidistant': (4,),
+    'fisheye': (4,),
+}
+_FISHEYE = ('equidistant', 'fisheye')
+_ROUND_TRIP_PX = 0.1
+
+
+class RegionOfInterestFields(Protocol):
+    """The fields of a sensor_msgs/RegionOfInterest."""
+
+    x_offset: int
+    y_offset: int
+    height: int
+    width: int
+
+
+class CameraInfoFields(Protocol):
+    """The fields of a sensor_msgs/CameraInfo."""
+
+    height: int
+    width: int
+    distortion_model: str
+    d: Sequence[float]
+    k: Sequence[float]
+    r: Sequence[float]
+    p: Sequence[float]
+    binning_x: int
+    binning_y: int
+    roi: RegionOfInterestFields
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Intrinsics of one image size: pinhole camera with a lens.
+
+    Attributes:
+        height: of the image, pixels.
+        width: of the image, pixels.
+        fx: focal length, pixels.
+        fy: focal length, pixels.
+        cx: principal point, pixels.
+        cy: principal point, pixels.
+        distortion: OpenCV's coefficients; empty for an image without distortion.
+        fisheye: the coefficients are those of OpenCV's fisheye model (Kannala-Brandt, 2006).
+        rotation: camera_info's R, row by row: rays of an unrectified image are turned by it into
+            the frame of the rectified one, as image_geometry does.
+    """
+
+    height: int
+    width: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    distortion: tuple[float, ...] = ()
+    fisheye: bool = False
+    rotation: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    @classmethod
+    def from_info(cls, info: CameraInfoFields, rectified: bool = False) -> 'Camera':
+        """Read a camera_info, its binning and region of interest included.
+
+        Args:
+            info: a sensor_msgs/CameraInfo.
+            rectified: the image is a rectified one (image_rect): P counts, K, D and R do not.
+
+        Raises:
+            CalibrationError: it is of an uncalibrated camera, or contradicts itself.
+        """
+        height, width = image_size(info)
+        k, p = scaled_matrices(info, height, width)
+        matrix = p if rectified else k
+        d, r = tuple(map(float, info.d)), tuple(map(float, info.r))
+        if len(d) > 8 and not any(d[8:]):
+            d = d[:8]  # OpenCV's thin prism and tilt, of which ROS has no model
+        if rectified or not any(d):
+            d = ()  # the model's name does not matter then, and simulators leave it out
+        elif len(d) not in _LENGTHS_OF_D.get(info.distortion_model, ()):
+            known = '; '.join(f'{name}: {counts}' for name, counts in _LENGTHS_OF_D.items())
+            raise CalibrationError(
+                f'camera_info: distortion model {info.distortion_model!r} with {len(d)} '
+                f'coefficients, expected one of ({known}); calibrate with one of these, or give '
+                f'the rectified image'
+            )
+        if not np.isfinite(d + r).all():
+            raise CalibrationError(
+                f'camera_info: D is {d} and R is {r}, not finite; calibrate the camera again'
+            )
+        return cls(
+            height, width, matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2], d,
+            info.distortion_model in _FISHEYE, cls.rotation if rectified or not any(r) else r,
+        )
+
+    def require_size(self, height: int, width: int) -> None:
+        """Raise CalibrationError unless an image of this size is this camera's."""
+        if (height, width) != (self.height, self.width):
+            raise CalibrationError(
+                f'camera_info is of an image of {self.height} × {self.width}, got one of '
+                f"{height} × {width}; remap camera_info to this image's own, or have the driver "
+                f'publish one that fits'
+            )
+
+    def resized(self, height: int, width: int) -> 'Camera':
+        """Return the camera of the same image resized to another size."""
+        scale = _scaling(width / self.width, height / self.height)
+        matrix = scale @ self.matrix
+        return Camera(height, width, matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2],
+                      self.distortion, self.fisheye, self.rotation)
+
+    def same_view(self, other: 'Camera') -> bool:
+        """Tell whether the pixels of another camera's image, resized to this one's, are the same.
+
+        A registered depth image has the colour camera's intrinsics, perhaps at another size.
+        """
+        resized = other.resized(self.height, self.width)
+        ours, theirs = self.matrix, resized.matrix
+        return (self.distortion, self.fisheye, self.rotation) == (
+            other.distortion, other.fisheye, other.rotation
+        ) and bool(np.abs(ours - theirs).max() < 1.0)
+
+    @property
+    def matrix(self) -> Doubles:
+        """(3, 3) camera matrix."""
+        return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
+
+    @property
+    def rays(self) -> Floats:
+        """(H, W, 3) float32: where each pixel looks, z = 1; not to be written to.
+
+        NaN where the lens model has no inverse: far outside of what was calibrated, its
+        polynomials turn back, and two directions would fall on one pixel.
+        """
+        return _rays(self)
+
+    def project(self, points: NDArray[Any]) -> Floats:
+        """Find the pixels of points.
+
+        Args:
+            points: (..., 3) in the optical frame, metres.
+
+        Returns:
+            (..., 2) float32: column and row; NaN for what is not in the image.
+        """
+        flat = np.asarray(points).reshape(-1, 3)
+        if self.rotation != Camera.rotation:
+            flat = flat @ np.reshape(self.rotation, (3, 3))  # into the frame before R
+        with np.errstate(divide='ignore', invalid='ignore'):
+            x, y = flat[:, 0] / flat[:, 2], flat[:, 1] / flat[:, 2]
+            # Polynomials turn back outside of what they were fitted to, and would bring points
+            # from far aside into the image.
+            ahead = np.flatnonzero((flat[:, 2] > 0) & (x * x + y * y < _reach(self)))
+        pixels = np.full((len(flat), 2), np.nan, np.float32)
+        found = self._distort(np.stack([x[ahead], y[ahead]], axis=1))
+        column, row = found.T
+        inside = (
+            (column > -0.5) & (column < self.width - 0.5)
+            & (row > -0.5) & (row < self.height - 0.5)
+        )
+        pixels[ahead[inside]] = found[inside]
+        return pixels.reshape(*np.shape(points)[:-1], 2)
+
+    def _distort(self, xy: NDArray[Any]) -> NDArray[Any]:
+        """Project (N, 2) rays, z = 1, to pixels.
+
+        OpenCV's models, at a tenth of its cost: projectPoints works derivatives out as well.
+        """
+        x, y = xy.T
+        square = x * x + y * y
+        if self.fisheye and self.distortion:
+            radius = np.sqrt(square)
+            theta = np.arctan(radius)
+            bend = _polynomial(theta * theta, self.distortion)
+            bend *= np.divide(theta, radius, out=np.ones_like(theta), where=radius > 1e-8)
+            x, y = x * bend, y * bend
+        elif self.distortion:
+            k1, k2, p1, p2, k3, k4, k5, k6 = (*self.distortion, 0.0, 0.0, 0.0, 0.0)[:8]
+            bend = _polynomial(square, (k1, k2, k3)) / _polynomial(square, (k4, k5, k6))
+            across = 2 * x * y
+            x, y = (
+                x * bend + p1 * across + p2 * (square + 2 * x * x),
+                y * bend + p2 * across + p1 * (square + 2 * y * y),
+            )
+        return np.stack([x * self.fx + self.cx, y * self.fy + self.cy], axis=1)
+
+
+def _polynomial(x: NDArray[Any], coefficients: Sequence[float]) -> NDArray[Any]:
+    """1 + a x + b x² + …, in x's type."""
+    total: NDArray[Any] = np.zeros_like(x)
+    for coefficient in reversed(coefficients):
+        total = (total + coefficient) * x
+    return total + 1
+
+
+@lru_cache(maxsize=8)
+def _rays(camera: Camera) -> Floats:
+    """Undistort every pixel, once for each camera: it takes most of a second."""
+    v, u = np.mgrid[: camera.height, : camera.width]
+    pixels = np.stack([u, v], axis=-1).reshape(-1, 1, 2).astype(np.float64)
+    rotation = np.reshape(camera.rotation, (3, 3))
+    if not camera.distortion:
+        xy = (pixels - (camera.cx, camera.cy)) / (camera.fx, camera.fy)
+    elif camera.fisheye:
+        xy = cv2.fisheye.undistortPoints(pixels, camera.matrix, np.array(camera.distortion))
+    else:
+        # The default of five iterations is off by pixels at the corners of wide lenses.
+        # OpenCV 5 has but one function of the two.
+        undistort: Any = getattr(cv2, 'undistortPointsIter', cv2.undistortPoints)
+        criteria = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 50, 1e-6)
+        xy = undistort(
+            pixels, camera.matrix, np.array(camera.distortion), R=None, P=None, criteria=criteria
+        )
+    rays = np.concatenate([xy[:, 0], np.ones((len(xy), 1))], axis=1)
+    back = camera._distort(rays[:, :2])
+    rays[~(np.abs(back - pixels[:, 0]).max(axis=1) < _ROUND_TRIP_PX)] = np.nan
+    rays = rays @ rotation.T
+    rays /= rays[:, 2:]
+    image: Floats = rays.reshape(camera.height, camera.width, 3).astype(np.float32)
+    image.flags.writeable = False
+    return image
+
+
+@lru_cache(maxsize=8)
+def _reach(camera: Camera) -> float:
+    """Square of the largest tangent of the angle to the optical axis that has a pixel."""
+    if not camera.distortion:
+        return math.inf
+    rays = camera.rays.reshape(-1, 3) @ np.reshape(camera.rotation, (3, 3))
+    tangents = np.square(rays[:, :2] / rays[:, 2:]).sum(axis=1)
+    return 1.02 * float(np.nanmax(tangents))  # up to the edge of the outermost pixels
+
+
+def image_size(info: CameraInfoFields) -> tuple[int, int]:
+    """Return height and width of the image that a camera_info belongs to.
+
+    Raises:
+        CalibrationError: it has no size.
+    """
+    height, width = info.roi.height or info.height, info.roi.width or info.width
+    height, width = height // max(1, info.binning_y), width // max(1, info.binning_x)
+    if height < 1 or width < 1:
+        raise CalibrationError(
+            f'camera_info: size {info.height} × {info.width}, expected that of the image; correct '
+            f'the camera driver'
+        )
+    return int(height), int(width)
+
+
+def scaled_matrices(info: CameraInfoFields, height: int, width: int) -> tuple[Doubles, Doubles]:
+    """Return K (3, 3) and P (3, 4) of a camera_info for its image resized to another size.
+
+    Pixels grow about the image's corner, not about the first pixel's centre: (u + ½) scales, as
+    INTER_NEAREST_EXACT and every resizing with half-pixel centres does it. Binning is the same.
+
+    Raises:
+        CalibrationError: the camera is not calibrated, or the matrices make no sense.
+    """
+    k = np.reshape(np.asarray(info.k, np.float64), (3, 3))
+    p = np.reshape(np.asarray(info.p, np.float64), (3, 4))
+    if not k.any():
+        raise CalibrationError(
+            'camera_info: K is zero, so the camera is not calibrated; calibrate it '
+            '(camera_calibration) and have the driver load the result'
+        )
+    if not p.any():
+        p = np.hstack([k, np.zeros((3, 1))])
+    for name, matrix in (('K', k), ('P', p)):
+        focal_lengths = matrix[0, 0], matrix[1, 1]
+        if not np.isfinite(matrix).all() or min(focal_lengths) <= 0 or matrix[2, 2] != 1:
+            raise CalibrationError(
+                f'camera_info: {name} is {matrix.tolist()}, expected positive focal lengths and 1 '
+                f'at the lower right; calibrate the camera again'
+            )
+    image_height, image_width = image_size(info)
+    window = np.array([[1, 0, -info.roi.x_offset], [0, 1, -info.roi.y_offset], [0, 0, 1]])
+    binning = _scaling(1 / max(1, info.binning_x), 1 / max(1, info.binning_y))
+    whole = _scaling(width / image_width, height / image_height) @ binning @ window
+    return whole @ k, whole @ p
+
+
+def _scaling(x: float, y: float) -> Doubles:
+    return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+
+
+@dataclass(frozen=True, eq=False)
+class Pose:
+    """A rigid transform: what it is called, `a_from_b`, takes points of frame b into frame a.
+
+    Attributes:
+        rotation: (3, 3) float64.
+        translation: (3,) float64, metres.
+    """
+
+    rotation: Doubles
+    translation: Doubles
+
+    @classmethod
+    def from_rpy(
+        cls, x: float, y: float, z: float, roll: float, pitch: float, yaw: float
+    ) -> 'Pose':
+        """Make a pose of metres and radians, as URDF and static_transform_publisher do.
+
+        Turned about the fixed axes x (roll), y (pitch), z (yaw), in this order. Of a camera's
+        body, a positive pitch looks down.
+        """
+        cr, sr, cp, sp, cy, sy = (
+            function(angle) for angle in (roll, pitch, yaw) for function in (math.cos, math.sin)
+        )
+        rotation = np.array([
+            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+            [-sp, cp * sr, cp * cr],
+        ])
+        return cls(rotation, np.array([x, y, z], np.float64))
+
+    @classmethod
+    def from_quaternion(
+        cls, translation: Sequence[float], quaternion: Sequence[float]
+    ) -> 'Pose':
+        """Make a pose of a transform's translation and its quaternion (x, y, z, w).
+
+        Raises:
+            CalibrationError: the quaternion has no length.
+        """
+        length = math.sqrt(sum(value * value for value in quaternion))
+        if not length > 1e-6:
+            raise CalibrationError(
+                f'transform: quaternion {tuple(quaternion)}, expected one of length 1; correct '
+                f'whoever publishes this transform'
+            )
+        x, y, z, w = (value / length for value in quaternion)
+        rotation = np.array([
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ])
+        return cls(rotation, np.array(translation, np.float64))
+
+    @property
+    def yaw(self) -> float:
+        """Heading of the x axis, radians."""
+        return math.atan2(self.rotation[1, 0], self.rotation[0, 0])
+
+    def inverse(self) -> 'Pose':
+        """Return `b_from_a` of `a_from_b`."""
+        return Pose(self.rotation.T, -self.rotation.T @ self.translation)
+
+    def __matmul__(self, other: 'Pose') -> 'Pose':
+        """Return `a_from_c` of `a_from_b @ b_from_c`."""
+        return Pose(self.rotation @ other.rotation, self.apply(other.translation))
+
+    def apply(self, points: NDArray[Any]) -> NDArray[Any]:
+        """Transform (..., 3) points; float32 stays float32."""
+        if points.dtype == np.float32 and points.size:
+            both = np.column_stack([self.rotation, self.translation])
+            moved: NDArray[Any] = cv2.transform(points.reshape(-1, 1, 3), both)
+            return moved.reshape(points.shape)  # ten times as fast as numpy
+        placed: NDArray[Any] = points @ self.rotation.T + self.translation
+        return placed.astype(points.dtype if points.dtype == np.float32 else np.float64)
+
+    def is_close(self, other: 'Pose') -> bool:
+        """Tell whether two poses differ by less than 0.1 mm and 0.1 mrad."""
+        return bool(
+            np.allclose(self.rotation, other.rotation, rtol=0, atol=1e-4)
+            and np.allclose(self.translation, other.translation, rtol=0, atol=1e-4)
+        )
+
+
+# The optical frame's axes in the body's: x right, y down, z ahead.
+BODY_FROM_OPTICAL = Pose(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]), np.zeros(3))

@@ -1,0 +1,348 @@
+"""What a costmap takes of a mask: obstacles at their base, clear ground, a scan, a grid.
+
+A class has one of four roles. Traversable and forbidden classes (road, lawn) lie on the ground and
+are drawn where they are seen. Obstacles stand on it and hide what is behind them: only their
+nearest edge is marked, for a pixel higher up them would land metres behind.
+"""
+
+from dataclasses import dataclass
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.errors import CalibrationError
+from mnv2_perception.vision.camera import Camera, Doubles, Floats, Pose
+from mnv2_perception.vision.projection import ground_points
+
+UNKNOWN, TRAVERSABLE, OBSTACLE, FORBIDDEN = range(4)
+
+FREE_CELL, OCCUPIED_CELL, UNSEEN_CELL = 0, 100, -1  # nav_msgs/OccupancyGrid
+_CELL_OF_ROLE = np.array([UNSEEN_CELL, FREE_CELL, UNSEEN_CELL, OCCUPIED_CELL], np.int8)
+
+# A camera that looks straight down has beams all around; more would take gigabytes.
+_MAX_BEAMS = 4096
+
+# An overhang is looked for so many beams aside. A receding base: samples, that is pixels, a beam.
+_OFFSETS = (-16, -8, -4, -2, -1, 1, 2, 4, 8, 16)
+_STEEPEST = 6
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a sensor_msgs/LaserScan says, in the base frame.
+
+    Attributes:
+        ranges_m: (N,) float32: to the nearest obstacle; +inf where traversable ground was seen
+            as far as `range_max_m`; NaN where nothing is known (REP 117).
+        angle_min: bearing of the first, radians.
+        angle_increment: radians.
+        range_max_m: how far +inf holds.
+    """
+
+    ranges_m: Floats
+    angle_min: float
+    angle_increment: float
+    range_max_m: float
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a nav_msgs/OccupancyGrid says; axis-aligned in its frame.
+
+    Attributes:
+        cells: (rows along y, columns along x) int8: 0 free, 100 occupied, −1 unseen.
+        origin_x_m: corner of cell (0, 0), a whole multiple of the resolution.
+        origin_y_m: the same.
+        resolution_m: side of a cell.
+    """
+
+    cells: NDArray[np.int8]
+    origin_x_m: float
+    origin_y_m: float
+    resolution_m: float
+
+    @classmethod
+    def around(cls, grid_from_base: Pose, size_m: float, resolution_m: float) -> 'Grid':
+        """Return an unseen square around the robot that moves by whole cells."""
+        count = max(1, round(size_m / resolution_m))
+        x, y = np.rint(grid_from_base.translation[:2] / resolution_m - count / 2) * resolution_m
+        cells = np.full((count, count), UNSEEN_CELL, np.int8)
+        return cls(cells, float(x), float(y), resolution_m)
+
+    def mark(self, points: NDArray[Any], value: int) -> None:
+        """Set the cells of points (N, 2 or more) in the grid's frame; others are left out."""
+        origin = np.array([self.origin_x_m, self.origin_y_m])
+        columns, rows = np.floor((points[:, :2] - origin) / self.resolution_m).astype(np.intp).T
+        height, width = self.cells.shape
+        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        self.cells[rows[inside], columns[inside]] = value
+
+
+def scan_of_points(
+    obstacles: NDArray[Any],
+    free: NDArray[Any],
+    unknown: NDArray[Any],
+    angle_min: float,
+    angle_max: float,
+    angle_increment: float,
+    range_max_m: float,
+) -> Scan:
+    """Make a scan of points in the base frame.
+
+    Args:
+        obstacles: (N, 2 or more); the nearest in each beam counts.
+        free: (N, 2 or more) a beam that has one, and none of the others, is free.
+        unknown: (N, 2 or more) a beam that has one, and no obstacle, is not known.
+        angle_min: bearing of the first beam, radians, to the left of x.
+        angle_max: of the last.
+        angle_increment: between beams.
+        range_max_m: obstacles beyond it are left out.
+    """
+    count = 1 + math.floor((angle_max - angle_min) / angle_increment + 1e-6)
+    ranges_m = np.full(count, np.nan, np.float32)
+
+    def beams(points: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[Any]]:
+        x, y = points[:, 0], points[:, 1]
+        turn = np.mod(np.arctan2(y, x) - angle_min + angle_increment / 2, 2 * np.pi)
+        beam = np.floor(turn / angle_increment).astype(np.intp)
+        distance_m = np.hypot(x, y)
+        inside = beam < count
+        return beam[inside], distance_m[inside]
+
+    ranges_m[beams(free)[0]] = np.inf
+    ranges_m[beams(unknown)[0]] = np.nan
+    hit, distance_m = beams(obstacles)
+    near = distance_m <= range_max_m
+    nearest_m = np.full(count, np.inf, np.float32)
+    np.minimum.at(nearest_m, hit[near], distance_m[near])
+    np.copyto(ranges_m, nearest_m, where=nearest_m < np.inf)
+    return Scan(ranges_m, angle_min, angle_increment, range_max_m)
+
+
+@dataclass(frozen=True)
+class GroundScene:
+    """One mask on the ground, in the base frame, float32 metres.
+
+    Attributes:
+        samples: (beams, samples) uint8, the roles from near to far.
+        edges: (N, 3) where something begins that is not traversable.
+        clear: (N, 3) the farthest traversable ground of each beam before its first edge.
+        free_ends: (N, 3) where beams without an edge end on traversable ground.
+        unknown_ends: (N, 3) where beams without an edge end otherwise.
+    """
+
+    samples: NDArray[np.uint8]
+    edges: Floats
+    clear: Floats
+    free_ends: Floats
+    unknown_ends: Floats
+
+
+class GroundView:
+    """What one camera sees of the ground: the geometry, worked out once for many masks.
+
+    The ground is sampled along beams from the camera's foot, at steps of one pixel, so that
+    "behind" is "further along the beam", however the camera is turned and whatever its lens.
+
+    Args:
+        camera: of the masks.
+        base_from_camera: pose of its optical frame in a frame with z up, its origin on the ground.
+        max_range_m: farthest from the camera's foot.
+        max_footprint_m: largest ground size of a pixel, see `ground_points`.
+
+    Attributes:
+        points: (H, W, 3) float32, the organised cloud of the ground.
+        range_max_m: how far most beams reach from the base's origin.
+
+    Raises:
+        CalibrationError: the camera is not above the ground, or does not see it.
+    """
+
+    def __init__(
+        self, camera: Camera, base_from_camera: Pose, max_range_m: float, max_footprint_m: float
+    ) -> None:
+        self.camera = camera
+        self._height_m = float(base_from_camera.translation[2])
+        self._foot = base_from_camera.translation[:2]
+        if self._height_m <= 0:
+            raise CalibrationError(
+                f'camera at height {self._height_m:.2f} m, expected it above the ground: z in the '
+                f'base frame, whose origin lies on the ground (base_footprint)'
+            )
+        self.points = ground_points(camera, base_from_camera, max_range_m, max_footprint_m)
+        seen = np.isfinite(self.points[..., 0])
+        offsets = self.points[seen][:, :2] - self._foot
+        distance_m = np.linalg.norm(offsets, axis=1)
+        ahead = (offsets / np.maximum(distance_m, 1e-6)[:, None]).sum(axis=0)
+        self._heading = math.atan2(ahead[1], ahead[0])
+        bearings = _turned(offsets, -self._heading)
+        bearing = np.arctan2(bearings[:, 1], bearings[:, 0])
+        depression = np.arctan(distance_m / self._height_m)  # from straight down
+        step = 1.0 / max(camera.fx, camera.fy)  # of a pixel where pixels are densest
+        self._first_bearing, self._first_depression = bearing.min(), depression.min()
+        self._depression_step = step
+        self._bearing_step = max(step, float(np.ptp(bearing)) / _MAX_BEAMS)
+        beams = 1 + math.ceil(np.ptp(bearing) / self._bearing_step)
+        samples = 1 + math.ceil(np.ptp(depression) / self._depression_step)
+
+        beam, sample = np.mgrid[:beams, :samples]
+        ground = self._ground(beam, sample)
+        pixels = camera.project(base_from_camera.inverse().apply(ground.astype(np.float64)))
+        column, row = np.rint(np.nan_to_num(pixels, nan=-1)).astype(np.intp).transpose(2, 0, 1)
+        valid = (row >= 0) & seen[row, column]
+        self._pixels = np.where(valid[..., None], np.stack([column, row], -1), -1).astype(np.int16)
+        in_view = np.flatnonzero(valid.any(axis=1))
+        last = samples - 1 - valid[in_view, ::-1].argmax(axis=1)
+        self._ends = in_view, last
+        end_points = self._ground(in_view, last)
+        self.range_max_m = float(np.median(np.linalg.norm(end_points[:, :2], axis=1)))
+
+    def _ground(self, beam: NDArray[Any], sample: NDArray[Any]) -> Floats:
+        """(..., 3) points of samples."""
+        distance_m = self._height_m * np.tan(
+            self._first_depression + sample * self._depression_step
+        )
+        bearing = self._heading + self._first_bearing + beam * self._bearing_step
+        points = np.zeros((*np.shape(distance_m), 3), np.float32)
+        points[..., 0] = self._foot[0] + distance_m * np.cos(bearing)
+        points[..., 1] = self._foot[1] + distance_m * np.sin(bearing)
+        return points
+
+    def look(self, ids: NDArray[np.uint8], role_of_id: NDArray[np.uint8]) -> GroundScene:
+        """Lay a mask on the ground.
+
+        Args:
+            ids: (H, W) class ids.
+            role_of_id: (256,) UNKNOWN, TRAVERSABLE, OBSTACLE or FORBIDDEN for each id.
+
+        Raises:
+            CalibrationError: the mask is not of the camera's size.
+        """
+        self.camera.require_size(*ids.shape)
+        samples = np.asarray(
+            cv2.remap(
+                cv2.LUT(ids, role_of_id), self._pixels, None, cv2.INTER_NEAREST,
+                borderMode=cv2.BORDER_CONSTANT, borderValue=UNKNOWN,
+            ),
+            np.uint8,
+        )  # (beams, samples)
+        beams, length = samples.shape
+        begins = np.ones(samples.shape, np.bool_)
+        np.not_equal(samples[:, 1:], samples[:, :-1], out=begins[:, 1:])
+        run = np.flatnonzero(begins)
+        role = samples.ravel()[run]
+        # What is unknown neither begins nor ends anything: masks are unsure at their borders.
+        run, role = run[role != UNKNOWN], role[role != UNKNOWN]
+        beam, sample = np.divmod(run, length)
+        new = np.ones(len(run), np.bool_)
+        new[1:] = (beam[1:] != beam[:-1]) | (role[1:] != role[:-1])
+        is_edge = new & (role != TRAVERSABLE)
+        beam, sample, role = beam[is_edge], sample[is_edge], role[is_edge]
+        first_edge = np.full(beams, length)
+        np.minimum.at(first_edge, beam, sample)
+        kept = (role != OBSTACLE) | ~_overhangs(samples, beam, sample)
+        beam, sample = beam[kept], sample[kept]
+        has_edge = np.zeros(beams, np.bool_)
+        has_edge[beam] = True
+        edges = self._ground(beam, sample - 0.5)  # between this sample and the one before
+
+        clear = (samples == TRAVERSABLE) & (np.arange(length) < first_edge[:, None])
+        farthest = length - 1 - clear[:, ::-1].argmax(axis=1)
+        has_clear = np.flatnonzero(clear[np.arange(beams), farthest])
+
+        end_beam, end = self._ends
+        is_open = ~has_edge[end_beam]
+        is_free = (first_edge[end_beam] == length) & (samples[end_beam, end] == TRAVERSABLE)
+        ends = self._ground(end_beam, end)
+        return GroundScene(
+            samples=samples,
+            edges=edges,
+            clear=self._ground(has_clear, farthest[has_clear]),
+            free_ends=ends[is_free],
+            unknown_ends=ends[is_open & ~is_free],
+        )
+
+    def grid(
+        self, scene: GroundScene, grid_from_base: Pose, size_m: float, resolution_m: float
+    ) -> Grid:
+        """Draw a scene into a grid around the robot.
+
+        Each cell asks what was seen at its middle, so far away, where pixels are larger than
+        cells, none is left out; edges are marked one by one, so near by none is missed.
+
+        Args:
+            scene: what `look` of this view gave.
+            grid_from_base: where the base is in the grid's frame; only x, y and yaw count.
+            size_m: side of the square.
+            resolution_m: side of a cell.
+        """
+        grid = Grid.around(grid_from_base, size_m, resolution_m)
+        yaw, place = grid_from_base.yaw, grid_from_base.translation[:2]
+        foot = _turned(self._foot, yaw) + place
+        count = len(grid.cells)
+        middles = (np.arange(count) + 0.5) * resolution_m
+        x = (middles + (grid.origin_x_m - foot[0])).astype(np.float32)[None, :]
+        y = (middles + (grid.origin_y_m - foot[1])).astype(np.float32)[:, None]
+        turn = -(yaw + self._heading)
+        c, s = np.float32(math.cos(turn)), np.float32(math.sin(turn))
+        ahead, left = c * x - s * y, s * x + c * y
+        depression = np.arctan(np.sqrt(x * x + y * y) / np.float32(self._height_m))
+        bearing = np.arctan2(left, ahead)
+        sample = (depression - np.float32(self._first_depression)) / self._depression_step
+        beam = (bearing - np.float32(self._first_bearing)) / self._bearing_step
+        roles = cv2.remap(
+            scene.samples, sample.astype(np.float32), beam.astype(np.float32), cv2.INTER_NEAREST,
+            borderMode=cv2.BORDER_CONSTANT, borderValue=UNKNOWN,
+        )
+        np.take(_CELL_OF_ROLE, roles, out=grid.cells)
+        grid.mark(_turned(scene.edges[:, :2], yaw) + place, OCCUPIED_CELL)
+        return grid
+
+    def scan(
+        self, scene: GroundScene, angle_min: float, angle_max: float, angle_increment: float
+    ) -> Scan:
+        """Make a scan of a scene, see `scan_of_points`."""
+        return scan_of_points(
+            scene.edges, scene.free_ends, scene.unknown_ends, angle_min, angle_max,
+            angle_increment, self.range_max_m,
+        )
+
+
+def _overhangs(
+    samples: NDArray[np.uint8], beam: NDArray[np.intp], sample: NDArray[np.intp]
+) -> NDArray[np.bool_]:
+    """Tell which obstacle edges are no base: something sticks out from what stands nearer.
+
+    The upright side of an obstacle runs along a beam, so an elbow, or a mask's ragged side, would
+    put an edge metres behind it. The base of a wall may recede from beam to beam, too, but not as
+    fast: by more than `_STEEPEST` only if its line passes the camera within a fraction of the
+    camera's height.
+
+    Args:
+        samples: (beams, samples) uint8, roles.
+        beam: (N,) of each edge, ascending.
+        sample: (N,) of each edge, ascending within a beam.
+    """
+    beams, length = samples.shape
+    edge = beam * length + sample  # ascending
+    overhangs = np.zeros(len(edge), np.bool_)
+    for offset in _OFFSETS:
+        beside = beam + offset
+        inside = (beside >= 0) & (beside < beams)
+        at = edge[inside] + offset * length
+        # The edge at which whatever is there begins. Some edges are forbidden ground's: no harm.
+        begin = edge[np.searchsorted(edge, at, side='right') - 1]
+        same_beam = begin // length == at // length
+        recedes = at - begin > _STEEPEST * abs(offset)
+        overhangs[inside] |= same_beam & recedes & (samples.ravel()[at] == OBSTACLE)
+    return overhangs
+
+
+def _turned(xy: NDArray[Any], angle: float) -> Doubles:
+    """Rotate (..., 2) by an angle."""
+    c, s = math.cos(angle), math.sin(angle)
+    turned: Doubles = xy @ np.array([[c, s], [-s, c]])
+    return turned

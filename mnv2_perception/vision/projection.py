@@ -1,0 +1,133 @@
+"""From pixels to points: on the ground plane, or by measured depth.
+
+Clouds are organised: (H, W, 3) float32, metres, NaN where nothing is known; pixel i is point i.
+"""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.errors import CalibrationError
+from mnv2_perception.vision.camera import Camera, Floats, Pose
+
+
+def ground_points(
+    camera: Camera, base_from_camera: Pose, max_range_m: float, max_footprint_m: float
+) -> Floats:
+    """Find where each pixel's ray meets the ground, the plane z = 0 of the base frame.
+
+    Args:
+        camera: whose pixels.
+        base_from_camera: pose of its optical frame in a base frame with z up.
+        max_range_m: farthest from the camera's foot.
+        max_footprint_m: the largest step on the ground from a pixel to its neighbours. It grows
+            with the square of the distance: far away a mask that is off by one pixel is off by
+            metres.
+
+    Returns:
+        (H, W, 3) float32 in the base frame; NaN above the horizon and beyond both limits.
+
+    Raises:
+        CalibrationError: no pixel sees the ground.
+    """
+    height_m = base_from_camera.translation[2]
+    rays = camera.rays.astype(np.float64) @ base_from_camera.rotation.T  # (H, W, 3)
+    with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
+        scale = height_m / -rays[..., 2:]
+        offsets = rays[..., :2] * np.where(scale > 0, scale, np.nan)  # from the camera's foot
+        steps = np.zeros(offsets.shape[:2])
+        for axis in (0, 1):
+            step = np.linalg.norm(np.diff(offsets, axis=axis), axis=-1)
+            # At the image's end, the step from the pixel before it.
+            last = step[-1:] if axis == 0 else step[:, -1:]
+            steps = np.maximum(steps, np.concatenate([step, last], axis=axis))
+        near = np.linalg.norm(offsets, axis=-1) <= max_range_m
+        valid = near & (steps <= max_footprint_m)
+    if not valid.any():
+        raise CalibrationError(
+            f'camera at height {height_m:.2f} m, looking along '
+            f'{np.round(base_from_camera.rotation[:, 2], 2).tolist()} (x ahead, y left, z up): no '
+            f'pixel sees ground within {max_range_m} m and {max_footprint_m} m a pixel; correct '
+            f'its pose (a positive pitch looks down) or raise these limits'
+        )
+    points = np.full(rays.shape, np.nan, np.float32)
+    points[valid, :2] = (offsets + base_from_camera.translation[:2])[valid]
+    points[valid, 2] = 0.0
+    return points
+
+
+def depth_points(depth_m: Floats, camera: Camera) -> Floats:
+    """Turn depth into points.
+
+    Args:
+        depth_m: (H, W) float32, along the optical axis; what is not positive and finite is
+            invalid.
+        camera: that measured it, or that it was registered to.
+
+    Returns:
+        (H, W, 3) float32 in the camera's optical frame; NaN where depth is invalid.
+
+    Raises:
+        CalibrationError: depth and camera differ in size.
+    """
+    camera.require_size(*depth_m.shape)
+    valid = (depth_m > 0) & (depth_m < np.inf)
+    points: Floats = camera.rays * np.where(valid, depth_m, np.float32(np.nan))[..., None]
+    return points
+
+
+def register_depth(
+    depth_m: Floats, depth_camera: Camera, camera: Camera, camera_from_depth: Pose
+) -> Floats:
+    """Turn a depth camera's image into what another camera would measure.
+
+    Each depth pixel falls on one pixel of the other camera and the nearest wins, so a camera of
+    more pixels than the depth camera keeps holes: resize it to fewer.
+
+    Args:
+        depth_m: (H, W) float32, as in `depth_points`.
+        depth_camera: that measured it.
+        camera: the other one, usually the colour camera.
+        camera_from_depth: pose of the depth camera's optical frame in the other's.
+
+    Returns:
+        Depth (camera.height, camera.width) float32 along the other's optical axis, NaN where
+        nothing was measured.
+    """
+    points = depth_points(depth_m, depth_camera).reshape(-1, 3)
+    points = camera_from_depth.apply(points[np.isfinite(points[:, 0])])
+    pixels = camera.project(points)
+    seen = np.isfinite(pixels[:, 0])
+    column, row = np.rint(pixels[seen]).astype(np.intp).T
+    registered = np.full(camera.height * camera.width, np.inf, np.float32)
+    np.minimum.at(registered, row * camera.width + column, points[seen, 2])
+    registered[np.isinf(registered)] = np.nan
+    return registered.reshape(camera.height, camera.width)
+
+
+def points_of(
+    points: NDArray[Any], ids: NDArray[np.uint8], wanted: NDArray[np.bool_]
+) -> Floats:
+    """Pick the finite points of some classes.
+
+    Args:
+        points: (H, W, 3).
+        ids: (H, W) class ids.
+        wanted: (256,) bool by class id.
+
+    Returns:
+        (N, 3) float32, N may be 0.
+    """
+    picked = points[cv2.LUT(ids, wanted.astype(np.uint8)).view(np.bool_)]
+    x, y, z = picked.T
+    return np.asarray(picked[np.isfinite(x + y + z)], np.float32)
+
+
+def resize_points(points: Floats, height: int, width: int) -> Floats:
+    """Resize an organised cloud to (height, width, 3) by picking, as `decode.resize_ids` does."""
+    if points.shape[:2] == (height, width):
+        return points
+    size = (width, height)
+    return np.asarray(cv2.resize(points, size, interpolation=cv2.INTER_NEAREST_EXACT), np.float32)

@@ -1,0 +1,345 @@
+"""costmap_node over real DDS: a box at a known place, and what Nav2's layers read of it."""
+
+from collections.abc import Iterator
+import math
+from typing import Any
+
+from camera_scene import BOX, draw_box, ROAD, SKY
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+
+pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
+
+from geometry_msgs.msg import TransformStamped
+from lifecycle_msgs.msg import Transition
+from nav_msgs.msg import OccupancyGrid
+from rclpy.duration import Duration
+from rclpy.time import Time
+from ros_graph import eventually, Graph, header
+from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
+from std_msgs.msg import Header
+from vision_msgs.msg import LabelInfo
+
+from mnv2_perception.nodes import costmap_node
+from mnv2_perception.nodes.costmap_node import CostmapNode
+from mnv2_perception.nodes.lifecycle import LATCHED_QOS
+from mnv2_perception.nodes.messages import (
+    cloud_to_msg,
+    label_info_to_msg,
+    labels_from_msg,
+    mask_to_msg,
+    points_from_msg,
+)
+from mnv2_perception.vision.camera import BODY_FROM_OPTICAL, Camera, Pose
+from mnv2_perception.vision.projection import depth_points
+
+pytestmark = pytest.mark.ros
+
+HEIGHT, WIDTH = 240, 320
+CAMERA = Camera(HEIGHT, WIDTH, 250.0, 250.0, 160.0, 119.0)
+POSE = Pose.from_rpy(0.2, -0.1, 1.0, 0.0, 0.2, 0.0) @ BODY_FROM_OPTICAL
+BOX_AT = (3.0, 0.4, 0.0), (3.6, 0.9, 0.3)
+PLACED = {
+    'camera_x_m': 0.2, 'camera_y_m': -0.1, 'camera_z_m': 1.0, 'camera_pitch_rad': 0.2,
+    'pose_source': 'parameters', 'traversable_classes': ['road'], 'max_footprint_m': 0.5,
+    'forbidden_classes': [''], 'sync_wait_s': 1.0, 'grid_resolution_m': 0.1,
+    'max_range_m': 8.0,
+}
+
+
+def camera_info(camera: Camera = CAMERA, frame_id: str = 'camera_optical') -> CameraInfo:
+    k = camera.matrix.ravel().tolist()
+    p = np.hstack([camera.matrix, np.zeros((3, 1))]).ravel().tolist()
+    return CameraInfo(
+        header=Header(frame_id=frame_id), height=camera.height, width=camera.width,
+        distortion_model='plumb_bob', d=[0.0] * 5, k=k, r=np.eye(3).ravel().tolist(), p=p,
+    )
+
+
+def depth_msg(depth_m: NDArray[np.float32], stamp: Header, encoding: str) -> Image:
+    if encoding == '16UC1':
+        values = (np.where(np.isfinite(depth_m), depth_m, 0) * 1000 + 0.5).astype('<u2')
+    else:
+        values = depth_m.astype('<f4')
+    height, width = depth_m.shape
+    return Image(
+        header=stamp, height=height, width=width, encoding=encoding,
+        step=values.itemsize * width, data=values.tobytes(),
+    )
+
+
+class Scene(Graph):
+    """The node under test; the peer is camera, segmentation_node and costmap."""
+
+    def __init__(self) -> None:
+        super().__init__(CostmapNode, **PLACED)
+        create = self.peer.create_publisher
+        self.infos = create(LabelInfo, 'segmentation/label_info', LATCHED_QOS)
+        self.calibration = create(CameraInfo, 'camera_info', 1)
+        self.confidence = create(Image, 'segmentation/confidence', 1)
+        self.camera = create(Image, 'segmentation/mask', 1)
+        self.results = {
+            name: self.subscribe(kind, name) for name, kind in {
+                'obstacles': PointCloud2, 'ground': PointCloud2, 'scan': LaserScan,
+                'grid': OccupancyGrid,
+            }.items()
+        }
+
+    def calibrate(self, node: CostmapNode, info: CameraInfo | None = None) -> None:
+        self.wait_for_topics()
+        self.infos.publish(label_info_to_msg(['sky', 'road', 'box'], Header(), 0.0))
+        self.calibration.publish(info or camera_info())
+        eventually(lambda: node._label_info and node._camera_info)
+
+    def show(self, number: int, *box: tuple[float, float, float]) -> dict[str, Any]:
+        """Publish a mask; return the results of its stamp."""
+        ids, _ = draw_box(CAMERA, POSE, *box)
+        self.confidence.publish(mask_to_msg(np.full_like(ids, 200), header(number)))
+        self.camera.publish(mask_to_msg(ids, header(number)))
+        return self.wait_for_results(number)
+
+    def wait_for_results(self, number: int) -> dict[str, Any]:
+        stamp = header(number).stamp
+        for messages in self.results.values():
+            eventually(lambda m=messages: m and m[-1].header.stamp == stamp)
+        return {name: messages[-1] for name, messages in self.results.items()}
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    scene = Scene()
+    yield scene
+    scene.close()
+
+
+def xyz(msg: PointCloud2) -> NDArray[np.float32]:
+    return np.frombuffer(msg.data, '<f4').reshape(-1, 3)
+
+
+def cell(msg: OccupancyGrid, x: float, y: float) -> int:
+    cells = np.asarray(msg.data).reshape(msg.info.height, msg.info.width)
+    corner = msg.info.origin.position
+    return int(cells[
+        math.floor((y - corner.y) / msg.info.resolution),
+        math.floor((x - corner.x) / msg.info.resolution),
+    ])
+
+
+def beam(msg: LaserScan, x: float, y: float) -> float:
+    return float(msg.ranges[round((math.atan2(y, x) - msg.angle_min) / msg.angle_increment)])
+
+
+def check_box(found: dict[str, Any], height_m: float | None) -> None:
+    x, y, z = xyz(found['obstacles']).T
+    face = (y > 0.45) & (y < 0.85) & (z < 0.28)  # not the top
+    assert face.sum() > 20
+    np.testing.assert_allclose(x[face], 3.0, atol=0.05)
+    if height_m is not None:
+        assert np.all(z == np.float32(height_m))
+    assert {cell(found['grid'], 2.98, 0.65), cell(found['grid'], 3.02, 0.65)} >= {100}
+    assert cell(found['grid'], 2.75, 0.65) == 0
+    assert beam(found['scan'], 3.0, 0.65) == pytest.approx(math.hypot(3.0, 0.65), abs=0.05)
+    assert beam(found['scan'], 3.0, 0.0) == math.inf
+    assert xyz(found['ground']).shape[0] > 100
+
+
+def test_a_box_on_the_ground_is_marked_and_its_absence_clears(scene: Scene) -> None:
+    node = scene.start()
+    scene.calibrate(node)
+    found = scene.show(1, *BOX_AT)
+    check_box(found, height_m=0.25)
+    for name in ('obstacles', 'ground', 'scan', 'grid'):
+        assert found[name].header == Header(stamp=header(1).stamp, frame_id='base_link')
+    assert np.isfinite(xyz(found['obstacles'])).all()
+    found = scene.show(2)
+    assert found['obstacles'].width == 0 and len(found['obstacles'].fields) == 3
+    assert cell(found['grid'], 3.02, 0.65) == 0
+    assert beam(found['scan'], 3.0, 0.65) == math.inf
+
+
+@pytest.mark.parametrize('encoding', ['16UC1', '32FC1'])
+def test_a_box_is_placed_by_registered_depth(scene: Scene, encoding: str) -> None:
+    depth = scene.peer.create_publisher(Image, 'depth/image', 1)
+    depth_info = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
+    node = scene.start(source='depth')
+    scene.calibrate(node)
+    depth_info.publish(camera_info())
+    eventually(lambda: node._depth_info)
+    _, depth_m = draw_box(CAMERA, POSE, *BOX_AT)
+    depth.publish(depth_msg(depth_m, header(1), encoding))
+    check_box(scene.show(1, *BOX_AT), height_m=None)
+
+
+def test_depth_of_another_camera_without_tf_is_refused_with_the_reason(
+    scene: Scene, capfd: pytest.CaptureFixture[str]
+) -> None:
+    depth = scene.peer.create_publisher(Image, 'depth/image', 1)
+    depth_info = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
+    node = scene.start(source='depth')
+    scene.calibrate(node)
+    depth_info.publish(camera_info(CAMERA.resized(120, 160), 'depth_optical'))
+    eventually(lambda: node._depth_info)
+    elsewhere = Header(stamp=header(1).stamp, frame_id='depth_optical')
+    depth.publish(depth_msg(np.ones((120, 160), np.float32), elsewhere, '32FC1'))
+    ids, _ = draw_box(CAMERA, POSE)
+    scene.camera.publish(mask_to_msg(ids, header(1)))
+    eventually(lambda: node.counts['rejected'] == 1)
+    assert "'depth_optical' is not the frame of the mask" in capfd.readouterr().err
+
+
+def test_a_box_is_placed_by_an_organised_cloud(scene: Scene) -> None:
+    clouds = scene.peer.create_publisher(PointCloud2, 'points', 1)
+    node = scene.start(source='points')
+    scene.calibrate(node)
+    _, depth_m = draw_box(CAMERA, POSE, *BOX_AT)
+    clouds.publish(cloud_to_msg(depth_points(depth_m, CAMERA), header(1)))
+    check_box(scene.show(1, *BOX_AT), height_m=None)
+
+
+def test_a_mask_without_its_depth_is_counted_not_guessed(scene: Scene) -> None:
+    depth = scene.peer.create_publisher(Image, 'depth/image', 1)
+    depth_info = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
+    node = scene.start(source='depth', sync_wait_s=0.1)
+    scene.calibrate(node)
+    depth_info.publish(camera_info())
+    eventually(lambda: node._depth_info)
+    _, depth_m = draw_box(CAMERA, POSE)
+    depth.publish(depth_msg(depth_m, header(5), '32FC1'))
+    ids, _ = draw_box(CAMERA, POSE)
+    scene.camera.publish(mask_to_msg(ids, header(1)))
+    eventually(lambda: node.counts['unpaired'] == 1)
+    assert node.counts['published'] == 0 and not scene.results['obstacles']
+
+
+def test_the_semantic_layer_gets_one_set_of_one_size_and_stamp(scene: Scene) -> None:
+    kinds = {'mask': Image, 'confidence': Image, 'points': PointCloud2, 'camera_info': CameraInfo}
+    sets = {name: scene.subscribe(kind, f'semantic/{name}') for name, kind in kinds.items()}
+    names = scene.subscribe(LabelInfo, 'semantic/label_info', LATCHED_QOS)
+    node = scene.start(semantic_height=120)
+    scene.calibrate(node)
+    eventually(lambda: names)  # before any mask
+    eventually(lambda: not node.greeting.holding())
+    scene.show(1, *BOX_AT)
+    eventually(lambda: all(sets.values()))
+    mask, confidence, points, info = (sets[name][0] for name in kinds)
+    assert {(m.height, m.width) for m in (mask, confidence, points, info)} == {(120, 160)}
+    assert {m.header.stamp.sec for m in (mask, confidence, points, info)} == {1001}
+    assert mask.header == header(1) and points.header.frame_id == 'base_link'
+    assert mask.step == 160 and set(labels_from_msg(confidence).ravel()) == {200}
+    assert info.k[0] == pytest.approx(125.0)
+    ids, cloud = labels_from_msg(mask), points_from_msg(points)
+    assert set(np.unique(ids)) == {SKY, ROAD, BOX}
+    assert np.isnan(cloud[ids == SKY]).all()
+    on_road = cloud[(ids == ROAD) & np.isfinite(cloud[..., 0])]
+    # Pixel i is point i: it projects back on it.
+    rows, columns = np.nonzero((ids == ROAD) & np.isfinite(cloud[..., 0]))
+    pixels = CAMERA.resized(120, 160).project(POSE.inverse().apply(on_road))
+    assert np.nanmax(np.abs(pixels - np.stack([columns, rows], -1))) < 0.51
+
+
+class Tf2:
+    """A stand-in for tf2_ros, which PyPI lacks: base_link stands turned in odom."""
+
+    asked: list[Any] = []
+
+    class Buffer:
+        def lookup_transform(
+            self, target_frame: str, source_frame: str, time: Time, timeout: Duration
+        ) -> TransformStamped:
+            Tf2.asked.append((target_frame, source_frame, time.nanoseconds))
+            if (target_frame, source_frame) == ('odom', 'base_link'):
+                found, half = (10.0, 20.0, 0.0), (0.0, 0.0, math.sin(0.5), math.cos(0.5))
+            elif (target_frame, source_frame) == ('base_link', 'camera_optical'):
+                # URDF's usual optical joint (rpy −π/2, 0, −π/2), then pitched down.
+                found, c, s = (0.2, -0.1, 1.0), math.cos(0.1), math.sin(0.1)
+                half = (-(c + s) / 2, (c + s) / 2, -(c - s) / 2, (c - s) / 2)
+            else:
+                raise LookupError(f'{source_frame} does not exist')
+            msg = TransformStamped()
+            place, turn = msg.transform.translation, msg.transform.rotation
+            place.x, place.y, place.z = found
+            turn.x, turn.y, turn.z, turn.w = half
+            return msg
+
+    class TransformListener:
+        def __init__(self, buffer: Any, node: Any) -> None: ...
+
+        def unregister(self) -> None: ...
+
+
+def test_with_tf_the_grid_lies_in_odom_at_the_images_stamp(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costmap_node, 'tf2_ros', Tf2)
+    Tf2.asked.clear()
+    node = scene.start(pose_source='tf', camera_z_m=5.0)
+    scene.calibrate(node)
+    found = scene.show(1, *BOX_AT)
+    assert {asked[2] for asked in Tf2.asked} == {1001 * 10**9 + 7}
+    assert found['grid'].header == Header(stamp=header(1).stamp, frame_id='odom')
+    assert found['obstacles'].header.frame_id == 'base_link'
+    place = Pose.from_rpy(10.0, 20.0, 0.0, 0.0, 0.0, 1.0)
+    x, y, _ = place.apply(np.array([3.0, 0.65, 0.0]))
+    around = [cell(found['grid'], x + dx, y + dy) for dx in (-0.06, 0.06) for dy in (-0.06, 0.06)]
+    assert 100 in around
+    x, y, _ = place.apply(np.array([2.7, 0.65, 0.0]))
+    assert cell(found['grid'], x, y) == 0
+    assert beam(found['scan'], 3.0, 0.65) == pytest.approx(math.hypot(3.0, 0.65), abs=0.05)
+
+
+def test_a_missing_transform_is_refused_with_the_reason(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(costmap_node, 'tf2_ros', Tf2)
+    node = scene.start(pose_source='tf', grid_frame='map')
+    scene.calibrate(node)
+    ids, _ = draw_box(CAMERA, POSE)
+    scene.camera.publish(mask_to_msg(ids, header(1)))
+    eventually(lambda: node.counts['rejected'] == 1)
+    assert "no transform from 'base_link' to 'map'" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(costmap_node.tf2_ros is not None, reason='tf2_ros is installed here')
+def test_asking_for_tf_where_there_is_none_fails_to_configure(scene: Scene) -> None:
+    node = scene.start(wait=False, autostart=False, pose_source='tf')
+    assert not scene.transition(Transition.TRANSITION_CONFIGURE)
+    assert 'tf2_ros is not installed' in node._failure
+
+
+@pytest.mark.parametrize(
+    ('info', 'reason'),
+    [
+        (CameraInfo(height=HEIGHT, width=WIDTH), 'not calibrated'),
+        (camera_info(CAMERA.resized(480, 640)), '480 × 640, got one of 240 × 320'),
+    ],
+)
+def test_a_calibration_that_does_not_fit_is_refused_with_the_reason(
+    scene: Scene, capfd: pytest.CaptureFixture[str], info: CameraInfo, reason: str
+) -> None:
+    node = scene.start()
+    scene.calibrate(node, info)
+    ids, _ = draw_box(CAMERA, POSE)
+    scene.camera.publish(mask_to_msg(ids, header(1)))
+    eventually(lambda: node.counts['rejected'] == 1)
+    assert reason in capfd.readouterr().err
+
+
+def test_masks_wait_for_the_names_of_their_classes(scene: Scene) -> None:
+    node = scene.start()
+    scene.wait_for_topics()
+    ids, _ = draw_box(CAMERA, POSE)
+    scene.camera.publish(mask_to_msg(ids, header(1)))
+    eventually(lambda: node.counts['passed_over'] == 1)
+    assert node.describe()['waiting_for'] == '/segmentation/label_info, /camera_info'
+
+
+def test_no_traversable_class_of_the_mask_is_refused_with_the_names(
+    scene: Scene, capfd: pytest.CaptureFixture[str]
+) -> None:
+    node = scene.start(traversable_classes=['street'])
+    scene.calibrate(node)
+    ids, _ = draw_box(CAMERA, POSE)
+    scene.camera.publish(mask_to_msg(ids, header(1)))
+    eventually(lambda: node.counts['rejected'] == 1)
+    assert "['box', 'road', 'sky']" in capfd.readouterr().err

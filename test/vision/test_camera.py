@@ -1,0 +1,175 @@
+"""Calibrated cameras: what camera_info says is what pixels and rays do."""
+
+import math
+from typing import Any
+
+from camera_scene import FISHEYE, Info, PLUMB_BOB, RATIONAL, Roi
+import cv2
+import numpy as np
+import pytest
+
+from mnv2_perception.errors import CalibrationError
+from mnv2_perception.vision.camera import (
+    BODY_FROM_OPTICAL,
+    Camera,
+    Pose,
+    scaled_matrices,
+)
+
+
+@pytest.mark.parametrize(
+    ('model', 'd'),
+    [('plumb_bob', PLUMB_BOB), ('rational_polynomial', RATIONAL), ('equidistant', FISHEYE)],
+)
+def test_rays_of_a_distorted_camera_project_back_onto_their_pixels(
+    model: str, d: tuple[float, ...]
+) -> None:
+    info = Info(distortion_model=model, d=d)
+    camera = Camera.from_info(info)
+    rays = camera.rays.reshape(-1, 1, 3).astype(np.float64)
+    assert np.isfinite(rays).all()
+    k, zero = np.reshape(info.k, (3, 3)), np.zeros(3)
+    project = cv2.fisheye.projectPoints if model == 'equidistant' else cv2.projectPoints
+    expected, _ = project(rays, zero, zero, k, np.array(d))
+    v, u = np.mgrid[:480, :640]
+    pixels = np.stack([u, v], -1)
+    assert np.abs(expected.reshape(480, 640, 2) - pixels).max() < 0.1
+    assert np.abs(camera.project(3.0 * camera.rays) - pixels).max() < 0.1
+    plain = Camera.from_info(Info()).rays
+    assert np.abs(plain - camera.rays)[0, 0].max() > 0.005  # the lens was not left out
+
+
+def test_a_point_that_the_lens_model_folds_into_the_image_is_not_in_it() -> None:
+    camera = Camera.from_info(Info(d=(-0.3, 0.0, 0.0, 0.0, 0.0)))
+    far_aside = np.array([1.6, 0.0, 1.0])  # the polynomial brings it back
+    pixels, _ = cv2.projectPoints(
+        far_aside, np.zeros(3), np.zeros(3), camera.matrix, np.array(camera.distortion)
+    )
+    assert 0 < pixels[0, 0, 0] < 640
+    assert np.isnan(camera.project(far_aside)).all()
+
+
+def test_pixels_that_the_lens_model_does_not_reach_have_no_ray() -> None:
+    camera = Camera.from_info(Info(d=(-0.9, 0.0, 0.0, 0.0, 0.0)))
+    assert np.isnan(camera.rays[0, 0]).all()
+    assert np.isfinite(camera.rays[240, 320]).all()
+
+
+def test_points_behind_or_beside_the_image_have_no_pixel() -> None:
+    camera = Camera.from_info(Info())
+    points = np.array([[0.0, 0.0, -1.0], [0.0, 0.0, 0.0], [5.0, 0.0, 1.0], [np.nan, 0.0, 1.0]])
+    assert np.isnan(camera.project(points)).all()
+
+
+def test_a_rectified_image_goes_by_p_alone() -> None:
+    camera = Camera.from_info(Info(d=PLUMB_BOB, r=(0, -1, 0, 1, 0, 0, 0, 0, 1)), rectified=True)
+    np.testing.assert_allclose(camera.rays[240, 330 + 45], [0.1, 0.0, 1.0], atol=1e-6)
+    np.testing.assert_allclose(camera.project(np.array([0.2, 0.1, 2.0])), [375, 262.5], atol=1e-4)
+
+
+def test_rays_of_an_unrectified_image_are_turned_by_r() -> None:
+    turn = Pose.from_rpy(0, 0, 0, 0.0, 0.05, 0.0).rotation
+    camera = Camera.from_info(Info(r=tuple(turn.ravel())))
+    ray = turn @ [0.0, 0.0, 1.0]
+    np.testing.assert_allclose(camera.rays[238, 321], ray / ray[2], atol=1e-6)
+    np.testing.assert_allclose(camera.project(ray), [321, 238], atol=1e-3)
+
+
+def test_resizing_keeps_where_the_corners_of_the_image_look() -> None:
+    camera = Camera.from_info(Info())
+    small = camera.resized(240, 424)
+    assert small.rays.shape == (240, 424, 3)
+    corner = np.array([(-0.5 - camera.cx) / camera.fx, (-0.5 - camera.cy) / camera.fy])
+    expected = np.array([(-0.5 - small.cx) / small.fx, (-0.5 - small.cy) / small.fy])
+    np.testing.assert_allclose(corner, expected)
+
+
+def test_a_registered_depth_camera_has_the_same_view_at_another_size() -> None:
+    camera = Camera.from_info(Info())
+    assert camera.resized(240, 424).same_view(camera)
+    assert not Camera.from_info(Info(), rectified=True).same_view(camera)
+    assert not camera.same_view(Camera.from_info(Info(d=PLUMB_BOB)))
+
+
+def test_scaled_matrices_agree_with_the_resized_camera() -> None:
+    info = Info()
+    k, p = scaled_matrices(info, 120, 320)
+    np.testing.assert_allclose(k, Camera.from_info(info).resized(120, 320).matrix)
+    np.testing.assert_allclose(
+        p[:, :3], Camera.from_info(info, rectified=True).resized(120, 320).matrix
+    )
+    assert p[0, 3] == -10.0  # the baseline's pixels, of half the focal length
+
+
+def test_binning_and_window_look_where_the_whole_image_does() -> None:
+    whole = Camera.from_info(Info())
+    part = Camera.from_info(Info(binning_x=2, binning_y=2, roi=Roi(100, 60, 200, 400)))
+    assert (part.height, part.width) == (100, 200)
+    between = whole.rays[60:62, 100:102].mean(axis=(0, 1))
+    np.testing.assert_allclose(part.rays[0, 0], between, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'reason'),
+    [
+        ({'k': (0.0,) * 9}, 'not calibrated'),
+        ({'k': (math.nan,) * 9}, 'K is'),
+        ({'p': (-1.0, *Info.p[1:])}, 'P is'),
+        ({'distortion_model': 'ftheta', 'd': (0.1,) * 4}, "'ftheta' with 4"),
+        ({'distortion_model': 'rational_polynomial', 'd': (0.1,) * 14}, 'with 14'),
+        ({'d': (0.1,) * 3}, "'plumb_bob' with 3"),
+        ({'d': (math.nan,) * 5}, 'not finite'),
+        ({'height': 0}, 'size 0 × 640'),
+    ],
+)
+def test_a_camera_info_that_cannot_be_used_is_refused(
+    changes: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(CalibrationError, match=reason):
+        Camera.from_info(Info(**changes))
+
+
+def test_a_camera_without_distortion_needs_no_model() -> None:
+    assert Camera.from_info(Info(distortion_model='', d=())).distortion == ()
+
+
+def test_coefficients_that_opencv_pads_with_zeros_are_taken() -> None:
+    info = Info(distortion_model='rational_polynomial', d=RATIONAL + (0.0,) * 6)
+    assert Camera.from_info(info).distortion == RATIONAL
+
+
+def test_an_image_of_another_size_is_refused() -> None:
+    with pytest.raises(CalibrationError, match='480 × 640, got one of 720 × 1280'):
+        Camera.from_info(Info()).require_size(720, 1280)
+
+
+def test_the_optical_axis_of_a_camera_that_is_pitched_down_meets_the_ground() -> None:
+    pose = Pose.from_rpy(1.0, 2.0, 3.0, 0.0, math.pi / 4, math.pi / 2) @ BODY_FROM_OPTICAL
+    np.testing.assert_allclose(pose.apply(np.array([0, 0, 3 * math.sqrt(2)])), [1, 5, 0])
+    np.testing.assert_allclose(pose.apply(np.array([1.0, 0, 0])), [2, 2, 3])  # image's right
+
+
+def test_a_quaternion_gives_the_rotation_of_its_angles() -> None:
+    roll, pitch, yaw = 0.3, -0.2, 1.1
+    half = [(math.cos(a / 2), math.sin(a / 2)) for a in (roll, pitch, yaw)]
+    (cr, sr), (cp, sp), (cy, sy) = half
+    quaternion = (
+        sr * cp * cy - cr * sp * sy, cr * sp * cy + sr * cp * sy,
+        cr * cp * sy - sr * sp * cy, cr * cp * cy + sr * sp * sy,
+    )
+    pose = Pose.from_quaternion((1, 2, 3), [2.0 * value for value in quaternion])
+    np.testing.assert_allclose(pose.rotation, Pose.from_rpy(0, 0, 0, roll, pitch, yaw).rotation)
+    assert pose.yaw == pytest.approx(yaw)
+
+
+def test_a_quaternion_without_length_is_refused() -> None:
+    with pytest.raises(CalibrationError, match='length 1'):
+        Pose.from_quaternion((0, 0, 0), (0, 0, 0, 0))
+
+
+def test_inverse_and_product_of_poses() -> None:
+    a, b = Pose.from_rpy(1, 2, 3, 0.1, 0.2, 0.3), Pose.from_rpy(-1, 0, 2, 1.0, -0.4, 2.0)
+    point = np.array([0.3, -2.0, 5.0])
+    np.testing.assert_allclose((a @ b).apply(point), a.apply(b.apply(point)))
+    assert (a @ a.inverse()).is_close(Pose.from_rpy(0, 0, 0, 0, 0, 0))
+    assert not a.is_close(b)
