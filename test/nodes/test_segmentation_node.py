@@ -1,6 +1,7 @@
 """segmentation_node in one process, over real DDS, with the fake engine (red channel = id)."""
 
 from collections.abc import Iterator
+import os
 from pathlib import Path
 import signal
 import subprocess
