@@ -2,8 +2,8 @@
 
 The model is written in int8 (calibrated on TRAIN, whose labels are not used), each runtime and
 precision is measured on VAL, and all of them are timed in five rounds, within each of which they
-take turns. `speed_up` is against ONNX Runtime in fp32, one figure for each round. Takes half an
-hour on two cores; writes results/engines.json.
+take turns. `speed_up` is against ONNX Runtime in fp32, one figure for each round. Takes a few
+minutes on two cores; writes results/engines.json.
 """
 
 import argparse
