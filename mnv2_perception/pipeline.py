@@ -1,12 +1,13 @@
 """One RGB image in, one result out: preprocess, infer, decode. No ROS."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 import os
 from pathlib import Path
 import sys
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -31,6 +32,105 @@ from mnv2_perception.vision.preprocess import (
 
 ROTATIONS = (0, 90, 180, 270)
 
+Result = TypeVar('Result')
+P = TypeVar('P', bound='Pipeline[Any]')
+
+
+class Pipeline(ABC, Generic[Result]):
+    """One RGB image in, one result out, with one opened model: what the three tasks share.
+
+    A call is `prepare`, the model, `finish`; who runs several images at once, of several cameras,
+    calls these with `infer_images` between.
+
+    Args:
+        engine: the opened model; closed with the pipeline.
+        spec: what the model takes and gives.
+
+    Raises:
+        ModelError: the model is for another task, or spec and engine disagree.
+    """
+
+    task: str
+
+    def __init__(self, engine: Engine, spec: ModelSpec) -> None:
+        if spec.task != self.task:
+            raise ModelError(
+                f'{engine.model}: is for {spec.task}; choose a model for {self.task}'
+            )
+        check_model(engine, spec)
+        self.engine = engine
+        self.spec = spec
+
+    @classmethod
+    def open(
+        cls: type[P],
+        model: str | Path,
+        engine: str = 'auto',
+        threads: int = 0,
+        build_engine: bool = False,
+        precision: str = 'auto',
+        **settings: Any,
+    ) -> P:
+        """Open a model by path or by the name of a shipped one.
+
+        Args:
+            model: its path or name.
+            engine: see `open_engine`, as for the next.
+            threads: CPU threads for one inference.
+            build_engine: build a missing TensorRT plan, which takes minutes.
+            precision: of the arithmetic.
+            settings: what else the class takes.
+
+        Raises:
+            ModelError: there is no such model, or it is for another task.
+            EngineError: the runtime is missing or refuses the model.
+        """
+        with opening(model, engine, threads, build_engine, precision) as (opened, spec):
+            return cls(opened, spec, **settings)
+
+    def __call__(self, image: NDArray[np.uint8]) -> Result:
+        """Run the model on one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, any size; only read.
+
+        Raises:
+            ImageError: the image is of another shape or dtype, or see `prepare`.
+            EngineError: the runtime failed.
+        """
+        outputs = infer_images(self.engine, self.spec, [self.prepare(image)])
+        return self.finish(image, outputs[0])
+
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return what the network is to see of an image, (H, W, 3) uint8 RGB.
+
+        Raises:
+            ImageError: the image is of another shape or dtype.
+        """
+        check_image(image)
+        return image
+
+    @abstractmethod
+    def finish(self, image: NDArray[np.uint8], outputs: Sequence[NDArray[Any]]) -> Result:
+        """Make the result for an image of the model's outputs for it, batch axis of 1 included."""
+
+    def close(self) -> None:
+        """Close the engine."""
+        self.engine.close()
+
+
+def check_between_0_and_1(**values: float) -> None:
+    """Raise ImageError unless each of the named values is."""
+    for name, value in values.items():
+        if not 0.0 <= value <= 1.0:
+            raise ImageError(f'{name} is {value}, expected 0 to 1')
+
+
+def check_rotation(rotate: int) -> None:
+    """Raise ImageError unless it is one of ROTATIONS."""
+    if rotate not in ROTATIONS:
+        raise ImageError(f'rotate is {rotate}, expected one of {ROTATIONS} degrees')
+
 
 @dataclass(frozen=True)
 class Segmentation:
@@ -46,7 +146,7 @@ class Segmentation:
     confidence: NDArray[np.uint8]
 
 
-class Segmenter:
+class Segmenter(Pipeline[Segmentation]):
     """Segments images with one opened model.
 
     Args:
@@ -62,6 +162,8 @@ class Segmenter:
         ImageError: `rotate` is no multiple of 90, or `min_confidence` not between 0 and 1.
     """
 
+    task = 'segmentation'
+
     def __init__(
         self,
         engine: Engine,
@@ -70,72 +172,46 @@ class Segmenter:
         rotate: int = 0,
         ignore_mask: NDArray[np.bool_] | None = None,
     ) -> None:
-        check_task(engine, spec, 'segmentation')
-        check_model(engine, spec)
-        if not 0.0 <= min_confidence <= 1.0:
-            raise ImageError(f'min_confidence is {min_confidence}, expected 0 to 1')
-        if rotate not in ROTATIONS:
-            raise ImageError(f'rotate is {rotate}, expected one of {ROTATIONS} degrees')
-        self.engine = engine
-        self.spec = spec
+        super().__init__(engine, spec)
+        check_between_0_and_1(min_confidence=min_confidence)
+        check_rotation(rotate)
         self.min_confidence = min_confidence
         self.rotate = rotate
         self.ignore_mask = ignore_mask
 
-    @classmethod
-    def open(
-        cls,
-        model: str | Path,
-        engine: str = 'auto',
-        threads: int = 0,
-        min_confidence: float = 0.0,
-        rotate: int = 0,
-        ignore_mask: NDArray[np.bool_] | None = None,
-        build_engine: bool = False,
-        precision: str = 'auto',
-    ) -> 'Segmenter':
-        """Open a model by path or by the name of a shipped one; see Segmenter for the rest.
-
-        `build_engine` lets it build a missing TensorRT plan, which takes minutes.
-
-        Raises:
-            ModelError: there is no such model, or it is not for segmentation.
-            EngineError: the runtime is missing or refuses the model.
-        """
-        with opening(model, engine, threads, build_engine, precision) as (opened, spec):
-            return cls(opened, spec, min_confidence, rotate, ignore_mask)
-
-    def __call__(self, image: NDArray[np.uint8]) -> Segmentation:
-        """Segment one image.
-
-        Args:
-            image: (H, W, 3) uint8 RGB, any size; only read.
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Set an image upright.
 
         Raises:
             ImageError: the image is of another shape or dtype, or not of ignore_mask's size.
-            EngineError: the runtime failed.
         """
         check_image(image)
-        height, width = image.shape[:2]
-        if self.ignore_mask is not None and self.ignore_mask.shape != (height, width):
+        size = image.shape[:2]
+        if self.ignore_mask is not None and self.ignore_mask.shape != size:
             raise ImageError(
-                f'ignore_mask is {self.ignore_mask.shape}, the image {(height, width)}; '
+                f'ignore_mask is {self.ignore_mask.shape}, the image {size}; '
                 f'draw it on an image of this camera'
             )
-        upright = rotate_image(image, self.rotate)
-        ids, confidence = self._infer(upright)
+        return rotate_image(image, self.rotate)
+
+    def finish(self, image: NDArray[np.uint8], outputs: Sequence[NDArray[Any]]) -> Segmentation:
+        """Make the mask of the model's outputs, at the image's size."""
+        ids, confidence = self._decode(outputs)
         if self.min_confidence > 0.0:
             ids[confidence < round(self.min_confidence * 255)] = UNLABELLED
-        ids = rotate_image(resize_ids(ids, *upright.shape[:2]), -self.rotate)
-        confidence = rotate_image(resize_ids(confidence, *upright.shape[:2]), -self.rotate)
+        height, width = image.shape[:2]
+        upright = (width, height) if self.rotate in (90, 270) else (height, width)
+        ids = rotate_image(resize_ids(ids, *upright), -self.rotate)
+        confidence = rotate_image(resize_ids(confidence, *upright), -self.rotate)
         if self.ignore_mask is not None:
             ids[self.ignore_mask] = UNLABELLED
         return Segmentation(ids, confidence)
 
-    def _infer(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def _decode(
+        self, arrays: Sequence[NDArray[Any]]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return ids and confidence (h, w) at the network's output stride."""
         spec = self.spec
-        arrays = infer_image(self.engine, spec, image)
         if spec.output == 'ids_confidence':
             ids, confidence = arrays[0][0], arrays[1][0]
         else:
@@ -147,10 +223,6 @@ class Segmenter:
         if spec.background:
             ids -= np.uint8(1)  # wraps: the network's 0 becomes 255, "no class"
         return ids, confidence
-
-    def close(self) -> None:
-        """Close the engine."""
-        self.engine.close()
 
 
 @dataclass(frozen=True)
@@ -166,7 +238,7 @@ class Classification:
     scores: NDArray[np.float32]
 
 
-class Classifier:
+class Classifier(Pipeline[Classification]):
     """Classifies images with one opened model.
 
     Args:
@@ -180,66 +252,28 @@ class Classifier:
         ImageError: `top_k` is below 1, or `min_confidence` not between 0 and 1.
     """
 
+    task = 'classification'
+
     def __init__(
         self, engine: Engine, spec: ModelSpec, top_k: int = 5, min_confidence: float = 0.0
     ) -> None:
-        check_task(engine, spec, 'classification')
-        check_model(engine, spec)
+        super().__init__(engine, spec)
         if top_k < 1:
             raise ImageError(f'top_k is {top_k}, expected 1 or more')
-        if not 0.0 <= min_confidence <= 1.0:
-            raise ImageError(f'min_confidence is {min_confidence}, expected 0 to 1')
-        self.engine = engine
-        self.spec = spec
+        check_between_0_and_1(min_confidence=min_confidence)
         self.top_k = top_k
         self.min_confidence = min_confidence
 
-    @classmethod
-    def open(
-        cls,
-        model: str | Path,
-        engine: str = 'auto',
-        threads: int = 0,
-        top_k: int = 5,
-        min_confidence: float = 0.0,
-        build_engine: bool = False,
-        precision: str = 'auto',
-    ) -> 'Classifier':
-        """Open a model by path or by the name of a shipped one; see Classifier for the rest.
-
-        `build_engine` lets it build a missing TensorRT plan, which takes minutes.
-
-        Raises:
-            ModelError: there is no such model, or it is not for classification.
-            EngineError: the runtime is missing or refuses the model.
-        """
-        with opening(model, engine, threads, build_engine, precision) as (opened, spec):
-            return cls(opened, spec, top_k, min_confidence)
-
-    def __call__(self, image: NDArray[np.uint8]) -> Classification:
-        """Classify one image.
-
-        Args:
-            image: (H, W, 3) uint8 RGB, any size; only read.
-
-        Raises:
-            ImageError: the image is of another shape or dtype.
-            EngineError: the runtime failed.
-        """
-        check_image(image)
-        scores = infer_image(self.engine, self.spec, image)[0]
+    def finish(self, image: NDArray[np.uint8], outputs: Sequence[NDArray[Any]]) -> Classification:
+        """Sort the classes."""
         probabilities = class_probabilities(
-            scores.reshape(-1).astype(np.float32, copy=False), self.spec.output
+            outputs[0].reshape(-1).astype(np.float32, copy=False), self.spec.output
         )
         if self.spec.background:
             probabilities = probabilities[1:]
         best = np.argsort(-probabilities, kind='stable')[: self.top_k]
         best = best[probabilities[best] >= self.min_confidence]
         return Classification(best.astype(np.int64, copy=False), probabilities[best])
-
-    def close(self) -> None:
-        """Close the engine."""
-        self.engine.close()
 
 
 @dataclass(frozen=True)
@@ -258,7 +292,7 @@ class Detections:
     class_ids: NDArray[np.int32]
 
 
-class Detector:
+class Detector(Pipeline[Detections]):
     """Finds objects in images with one opened model.
 
     Args:
@@ -275,6 +309,8 @@ class Detector:
         ImageError: `rotate` is no multiple of 90, or a threshold not between 0 and 1.
     """
 
+    task = 'detection'
+
     def __init__(
         self,
         engine: Engine,
@@ -283,63 +319,29 @@ class Detector:
         nms_iou: float = 0.5,
         rotate: int = 0,
     ) -> None:
-        check_task(engine, spec, 'detection')
-        check_model(engine, spec)
-        for name, value in (('min_score', min_score), ('nms_iou', nms_iou)):
-            if not 0.0 <= value <= 1.0:
-                raise ImageError(f'{name} is {value}, expected 0 to 1')
-        if rotate not in ROTATIONS:
-            raise ImageError(f'rotate is {rotate}, expected one of {ROTATIONS} degrees')
-        self.engine = engine
-        self.spec = spec
+        super().__init__(engine, spec)
+        check_between_0_and_1(min_score=min_score, nms_iou=nms_iou)
+        check_rotation(rotate)
         self.min_score = min_score
         self.nms_iou = nms_iou
         self.rotate = rotate
 
-    @classmethod
-    def open(
-        cls,
-        model: str | Path,
-        engine: str = 'auto',
-        threads: int = 0,
-        min_score: float = 0.3,
-        nms_iou: float = 0.5,
-        rotate: int = 0,
-        build_engine: bool = False,
-        precision: str = 'auto',
-    ) -> 'Detector':
-        """Open a model by path or by the name of a shipped one; see Detector for the rest.
-
-        `build_engine` lets it build a missing TensorRT plan, which takes minutes.
-
-        Raises:
-            ModelError: there is no such model, or it is not for detection.
-            EngineError: the runtime is missing or refuses the model.
-        """
-        with opening(model, engine, threads, build_engine, precision) as (opened, spec):
-            return cls(opened, spec, min_score, nms_iou, rotate)
-
-    def __call__(self, image: NDArray[np.uint8]) -> Detections:
-        """Find the objects of one image.
-
-        Args:
-            image: (H, W, 3) uint8 RGB, any size; only read.
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Set an image upright.
 
         Raises:
             ImageError: the image is of another shape or dtype.
-            EngineError: the runtime failed.
         """
         check_image(image)
-        outputs = infer_image(self.engine, self.spec, rotate_image(image, self.rotate))
+        return rotate_image(image, self.rotate)
+
+    def finish(self, image: NDArray[np.uint8], outputs: Sequence[NDArray[Any]]) -> Detections:
+        """Put the best of the model's boxes on the image."""
         candidates, scores, class_ids = (array[0] for array in outputs)
         height, width = image.shape[:2]
         boxes = boxes_on_image(candidates, height, width, self.rotate)
         kept = select_boxes(boxes, scores, class_ids, self.min_score, self.nms_iou)
         return Detections(boxes[kept], scores[kept], class_ids[kept].astype(np.int32))
-
-    def close(self) -> None:
-        """Close the engine."""
-        self.engine.close()
 
 
 def detections_from_mask(
@@ -382,33 +384,78 @@ def opening(
         raise
 
 
-def infer_image(
-    engine: Engine, spec: ModelSpec, image: NDArray[np.uint8]
-) -> list[NDArray[Any]]:
-    """Run a model on one image of any size.
+class OpenModels:
+    """Models that are opened once in a process, however many pipelines use them.
+
+    Each of these closes its engine; the last one does it.
+    """
+
+    def __init__(self) -> None:
+        self._opened: dict[tuple[object, ...], tuple[Engine, ModelSpec]] = {}
+
+    @contextmanager
+    def opening(
+        self,
+        model: str | Path,
+        engine: str = 'auto',
+        threads: int = 0,
+        build: bool = False,
+        precision: str = 'auto',
+    ) -> Iterator[tuple[Engine, ModelSpec]]:
+        """Open a model, or share it if it is open in the same way; else see `opening`."""
+        how = (model, engine, threads, precision)
+        if how in self._opened and not self._opened[how][0].closed:
+            opened, spec = self._opened[how]
+            opened.share()
+            try:
+                yield opened, spec
+            except BaseException:
+                opened.close()
+                raise
+            return
+        with opening(model, engine, threads, build, precision) as self._opened[how]:
+            yield self._opened[how]
+
+
+def images_at_once(engine: Engine) -> int | None:
+    """Return how many images one inference takes; None is any number."""
+    first = {spec.shape[0] if spec.shape else 1 for spec in (*engine.inputs, *engine.outputs)}
+    return first.pop() if len(first) == 1 else 1  # where outputs do not follow, one by one
+
+
+def infer_images(
+    engine: Engine, spec: ModelSpec, images: Sequence[NDArray[np.uint8]]
+) -> list[list[NDArray[Any]]]:
+    """Run a model once on images of any sizes.
 
     Args:
         engine: an engine that `check_model` accepted.
         spec: the model's.
-        image: (H, W, 3) uint8 RGB.
+        images: (H, W, 3) uint8 RGB each; at most `images_at_once`.
 
     Returns:
-        The outputs that count, batch axis included.
+        For each image the outputs that count, batch axis of 1 included.
 
     Raises:
         ModelError: a graph of open sides shows only now that it gives what the spec does not say.
         EngineError: the runtime failed.
     """
-    image = fit_image(image, spec.height, spec.width, spec.fit)
     taken = engine.inputs[0]
-    outputs = engine.infer({taken.name: input_tensor(image, spec, taken.dtype)})
+    tensors = [
+        input_tensor(fit_image(image, spec.height, spec.width, spec.fit), spec, taken.dtype)
+        for image in images
+    ]
+    empty = (images_at_once(engine) or len(images)) - len(images)  # a fixed batch is always full
+    tensors += [np.zeros_like(tensors[0])] * empty
+    batch = np.concatenate(tensors) if len(tensors) > 1 else tensors[0]  # (N, …)
+    outputs = engine.infer({taken.name: batch})
     arrays = []
     for out in find_outputs(engine, spec):
         array = outputs[out.name]
         if None in out.shape or not out.shape:
-            check_output(engine, TensorSpec(out.name, array.shape, array.dtype), spec)
+            check_output(engine, TensorSpec(out.name, array.shape, array.dtype), spec, len(batch))
         arrays.append(array)
-    return arrays
+    return [[array[i:i + 1] for array in arrays] for i in range(len(images))]
 
 
 def input_tensor(
@@ -431,20 +478,14 @@ def score_planes(array: NDArray[Any], layout: str) -> NDArray[Any]:
     return np.ascontiguousarray(array[0] if layout == 'nchw' else np.moveaxis(array[0], -1, 0))
 
 
-def check_task(engine: Engine, spec: ModelSpec, task: str) -> None:
-    """Raise ModelError unless the model is for `task`."""
-    if spec.task != task:
-        raise ModelError(f'{engine.model}: is for {spec.task}; choose a model for {task}')
-
-
 def check_model(engine: Engine, spec: ModelSpec) -> None:
     """Raise ModelError unless the graph takes and gives what the spec says."""
     if len(engine.inputs) != 1:
         raise ModelError(f'{engine.model}: has {len(engine.inputs)} inputs, expected one image')
     found = engine.inputs[0]
     kind, layout = spec.input.split('_')
-    size = (spec.height, spec.width)
-    shape = (1, 3, *size) if layout == 'nchw' else (1, *size, 3)
+    size, batch = (spec.height, spec.width), images_at_once(engine)
+    shape = (batch or 1, 3, *size) if layout == 'nchw' else (batch or 1, *size, 3)
     fits = found.dtype.kind == 'f' if kind == 'float' else found.dtype == np.uint8
     if not fits or not found.fits(np.empty(shape, found.dtype)):
         raise ModelError(
@@ -452,11 +493,11 @@ def check_model(engine: Engine, spec: ModelSpec) -> None:
             f'{spec.height} and width {spec.width}; correct the spec or export again'
         )
     if spec.output == 'boxes':
-        check_boxes(engine, spec)
+        check_boxes(engine, spec, batch)
         return
     for out in find_outputs(engine, spec):
         if out.shape:  # else the graph does not even tell the number of axes
-            check_output(engine, out, spec)
+            check_output(engine, out, spec, batch)
 
 
 def find_outputs(engine: Engine, spec: ModelSpec) -> list[TensorSpec]:
@@ -478,7 +519,9 @@ def find_outputs(engine: Engine, spec: ModelSpec) -> list[TensorSpec]:
     return found
 
 
-def check_output(engine: Engine, out: TensorSpec, spec: ModelSpec) -> None:
+def check_output(
+    engine: Engine, out: TensorSpec, spec: ModelSpec, batch: int | None
+) -> None:
     """Raise ModelError unless an output, as announced or as given, is what the spec says."""
     channels, sides = spec.channels, out.shape[1:]
     dtype, fits = {
@@ -498,7 +541,7 @@ def check_output(engine: Engine, out: TensorSpec, spec: ModelSpec) -> None:
         first = spec.output_layout == 'nchw'
         expected = f'(1, {channels}, H, W)' if first else f'(1, H, W, {channels})'
         fits = fits and len(sides) == 3 and sides[0 if first else 2] in (None, channels)
-    if not fits or out.shape[0] not in (None, 1):
+    if not fits or out.shape[0] not in (None, batch):
         raise ModelError(
             f'{engine.model}: gives {out}, but {spec.output} of {len(spec.classes)} classes'
             f'{" and a background" if spec.background else ""} is {expected} {dtype}'
@@ -507,14 +550,14 @@ def check_output(engine: Engine, out: TensorSpec, spec: ModelSpec) -> None:
         )
 
 
-def check_boxes(engine: Engine, spec: ModelSpec) -> None:
+def check_boxes(engine: Engine, spec: ModelSpec, batch: int | None) -> None:
     """Raise ModelError unless the outputs are a detector's, of a fixed number of boxes."""
     boxes, scores, class_ids = find_outputs(engine, spec)
     count = boxes.shape[1] if len(boxes.shape) == 3 else None
     for out, shape, kind, expected in (
-        (boxes, (1, count, 4), 'f', '(1, K, 4) float'),
-        (scores, (1, count), 'f', '(1, K) float'),
-        (class_ids, (1, count), 'i', '(1, K) int'),
+        (boxes, (batch, count, 4), 'f', '(1, K, 4) float'),
+        (scores, (batch, count), 'f', '(1, K) float'),
+        (class_ids, (batch, count), 'i', '(1, K) int'),
     ):
         if count is None or out.shape != shape or out.dtype.kind != kind:
             raise ModelError(

@@ -51,6 +51,7 @@ class Engine(ABC):
         metadata: the model's own key-value pairs.
         precision: of the arithmetic on what the file holds in float, one of PRECISIONS; of a
             TensorRT plan that of the whole, also `int8`.
+        closed: whether it has been released.
     """
 
     name: str
@@ -59,7 +60,8 @@ class Engine(ABC):
     outputs: tuple[TensorSpec, ...]
     metadata: Mapping[str, str]
     precision = 'fp32'
-    _closed = False
+    closed = False
+    _users = 1
 
     def infer(self, tensors: Mapping[str, NDArray[Any]]) -> Tensors:
         """Run the model once.
@@ -74,7 +76,7 @@ class Engine(ABC):
             TensorError: a name, shape or dtype is not what the model takes.
             EngineError: the engine is closed, or the runtime failed.
         """
-        if self._closed:
+        if self.closed:
             raise EngineError(f'{self.model}: the engine is closed; open it again')
         expected = {spec.name for spec in self.inputs}
         if set(tensors) != expected:
@@ -96,10 +98,15 @@ class Engine(ABC):
     def _infer(self, tensors: Tensors) -> Tensors:
         """Run the model on checked, contiguous tensors."""
 
+    def share(self) -> None:
+        """Let one more user close the engine before it is released."""
+        self._users += 1
+
     def close(self) -> None:
-        """Release what the engine holds; a second call does nothing."""
-        if not self._closed:
-            self._closed = True
+        """Release what the engine holds once each user has closed it; more calls do nothing."""
+        self._users -= 1
+        if self._users <= 0 and not self.closed:
+            self.closed = True
             self._release()
 
     @abstractmethod

@@ -1,6 +1,11 @@
 """CameraNode: what the nodes that run one model on a camera's images share."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 import threading
 from typing import Any
 
@@ -10,22 +15,31 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
-from mnv2_perception.nodes.lifecycle import LATCHED_QOS, PerceptionNode
-from mnv2_perception.nodes.messages import (
-    IMAGE_CONVERTER,
-    image_from_compressed_msg,
-    image_from_msg,
-    label_info_to_msg,
-)
-from mnv2_perception.pipeline import Classifier, Detector, Segmenter
+from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.nodes.lifecycle import Frame, LATCHED_QOS, PerceptionNode
+from mnv2_perception.nodes.messages import IMAGE_CONVERTER, label_info_to_msg
+from mnv2_perception.pipeline import images_at_once, infer_images, Pipeline
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A frame on its way through the model."""
+
+    node: 'CameraNode'
+    frame: Frame
+    image: NDArray[uint8]
+    prepared: NDArray[uint8]
 
 
 class CameraNode(PerceptionNode):
     """A node that runs one model on a camera's images and tells the names of its classes.
 
-    A subclass opens the model in `acquire` with `use_model`, and implements `process_image`
-    instead of `process`. `Parameters` derives from CameraParameters; `threshold` names the one
+    A subclass opens the model in `acquire` with `use_model`, and implements `publish_result`
+    instead of `work`. `Parameters` derives from CameraParameters; `threshold` names the one
     that label_info tells, and sending it again follows each change.
+
+    Where the model takes several images at once, the newest frames of the nodes of this process
+    that use the same one, such as those of other cameras, go through it together.
     """
 
     threshold: str
@@ -35,15 +49,24 @@ class CameraNode(PerceptionNode):
         self._label_info_lock = threading.Lock()
         super().__init__(name, **kwargs)
 
-    @abstractmethod
-    def process_image(self, image: NDArray[uint8], header: Header) -> bool:
-        """Publish what the model says of one RGB image (H, W, 3); return whether that was done."""
+    def thread(self) -> ThreadPoolExecutor:
+        return self.shared.thread
 
-    def use_model(
-        self, model: Segmenter | Classifier | Detector, label_info_topic: str
-    ) -> None:
+    def prepare(self, image: NDArray[uint8]) -> NDArray[uint8] | None:
+        """Return what the network is to see of an RGB image (H, W, 3); None passes it over."""
+        prepared: NDArray[uint8] = self.model.prepare(image)
+        return prepared
+
+    @abstractmethod
+    def publish_result(
+        self, image: NDArray[uint8], outputs: Sequence[NDArray[Any]], header: Header
+    ) -> bool:
+        """Publish what the model's outputs say of an image; return whether that was done."""
+
+    def use_model(self, model: Pipeline[Any], label_info_topic: str) -> None:
         """Take over an opened model, whose classes are told on a latched topic."""
         self.model = model
+        self.shared.model_nodes.append(self)
         spec = model.spec
         self.get_logger().info(
             f'{spec.name}: {spec.width}×{spec.height}, {len(spec.classes)} classes, engine '
@@ -52,8 +75,16 @@ class CameraNode(PerceptionNode):
         self.get_logger().info(f'licence of the model {spec.name}: {spec.licence}')
         self._label_info = self.create_result_publisher(LabelInfo, label_info_topic, LATCHED_QOS)
 
+    def opening(self) -> AbstractContextManager[tuple[Any, ModelSpec]]:
+        """Open the model that the parameters name, or share it with another node."""
+        values = self.parameters
+        return self.shared.models.opening(
+            values.model, values.engine, values.threads, values.build_engine, values.precision
+        )
+
     def release(self) -> None:
         if self.model:
+            self.shared.model_nodes.remove(self)
             self.model.close()
             self.model = None
 
@@ -77,10 +108,50 @@ class CameraNode(PerceptionNode):
         else:
             self._camera = self.create_camera_subscription(Image, topic)
 
-    def process(self, msg: Image | CompressedImage) -> bool:
-        compressed = isinstance(msg, CompressedImage)
-        image = image_from_compressed_msg(msg) if compressed else image_from_msg(msg)
-        return self.process_image(image, msg.header)
+    def work(self, frame: Frame) -> None:
+        model = self.model
+        turns: list[Turn] = []
+        for node, waiting in [(self, frame), *self._companions()]:
+            node.attempt(waiting, partial(node._begin, waiting, turns))
+        if not turns:
+            return
+        try:
+            outputs: list[Any] = infer_images(
+                model.engine, model.spec, [turn.prepared for turn in turns]
+            )
+        except Exception as exc:  # each frame's node tells it
+            outputs = [exc] * len(turns)
+        for turn, output in zip(turns, outputs, strict=True):
+            turn.node.attempt(turn.frame, partial(turn.node._end, turn, output))
+
+    def _companions(self) -> list[tuple['CameraNode', Frame]]:
+        """Take the frames that the model has room for, of other nodes that use it."""
+        engine = self.model.engine
+        others = [
+            node for node in self.shared.model_nodes
+            if node is not self and node.model.engine is engine
+        ]
+        room = images_at_once(engine)
+        found: list[tuple[CameraNode, Frame]] = []
+        for node in others:
+            if room is not None and len(found) + 1 >= room:
+                break
+            if frame := node.take_waiting():
+                found.append((node, frame))
+        return found
+
+    def _begin(self, frame: Frame, turns: list[Turn]) -> bool | None:
+        image = self.shared.image_of(frame.msg, self._camera.topic_name)
+        prepared = self.prepare(image)
+        if prepared is None:
+            return False
+        turns.append(Turn(self, frame, image, prepared))
+        return None
+
+    def _end(self, turn: Turn, outputs: Any) -> bool:
+        if isinstance(outputs, Exception):
+            raise outputs
+        return self.publish_result(turn.image, outputs, turn.frame.msg.header)
 
     def _on_set_parameters(self, changes: list[Any]) -> Any:
         result = super()._on_set_parameters(changes)

@@ -1,5 +1,6 @@
 """classification_node: camera images in, what they show out."""
 
+from collections.abc import Sequence
 import sys
 from typing import Any
 
@@ -41,11 +42,8 @@ class ClassificationNode(CameraNode):
     def acquire(self) -> None:
         values: ClassificationParameters = self.parameters
         check_region(values.region)
-        classifier = Classifier.open(
-            values.model, values.engine, values.threads, build_engine=values.build_engine,
-            precision=values.precision,
-        )
-        classifier.top_k = len(classifier.spec.classes)  # cut only after debouncing
+        with self.opening() as (engine, spec):
+            classifier = Classifier(engine, spec, len(spec.classes))  # cut only after debouncing
         self.use_model(classifier, 'classification/label_info')
         self._classification = self.create_result_publisher(Classification, 'classification')
 
@@ -53,12 +51,18 @@ class ClassificationNode(CameraNode):
         self._debounce = Debounce()
         super().announce()
 
-    def process_image(self, image: NDArray[uint8], header: Header) -> bool:
+    def prepare(self, image: NDArray[uint8]) -> NDArray[uint8] | None:
+        values: ClassificationParameters = self.parameters
+        return super().prepare(rotate_image(crop_region(image, values.region), values.rotate))
+
+    def publish_result(
+        self, image: NDArray[uint8], outputs: Sequence[NDArray[Any]], header: Header
+    ) -> bool:
         classifier: Classifier = self.model
         values: ClassificationParameters = self.parameters
         classifier.min_confidence = values.min_confidence
         self._debounce.frames = values.debounce_frames
-        result = classifier(rotate_image(crop_region(image, values.region), values.rotate))
+        result = classifier.finish(image, outputs)
         first = self._debounce(result.class_ids.tolist())
         shown = slice(first, first + values.top_k)
         self._classification.publish(

@@ -18,7 +18,13 @@ from vision_msgs.msg import LabelInfo
 
 from mnv2_perception.errors import CalibrationError, ImageError
 from mnv2_perception.nodes.greeting import GREET_PERIOD_S, Greeting
-from mnv2_perception.nodes.lifecycle import LATCHED_QOS, LOG_PERIOD_S, PerceptionNode, spin
+from mnv2_perception.nodes.lifecycle import (
+    Frame,
+    LATCHED_QOS,
+    LOG_PERIOD_S,
+    PerceptionNode,
+    spin,
+)
 from mnv2_perception.nodes.messages import (
     camera_info_to_msg,
     cloud_to_msg,
@@ -172,7 +178,7 @@ class CostmapNode(PerceptionNode):
     def on_label_info(self, msg: LabelInfo) -> None:
         """Take the names of the classes."""
         known, self._label_info = self._label_info, msg
-        if self.active and (known is None or known.class_map != msg.class_map):
+        if known is None or known.class_map != msg.class_map:
             self.greeting.announce()
 
     def on_camera_info(self, msg: CameraInfo) -> None:
@@ -189,7 +195,10 @@ class CostmapNode(PerceptionNode):
 
     # One mask
 
-    def process(self, msg: Image) -> bool:
+    def work(self, frame: Frame) -> None:
+        self.attempt(frame, lambda: self._place(frame.msg))
+
+    def _place(self, msg: Image) -> bool:
         values: CostmapParameters = self.parameters
         missing = self._missing()
         if missing:

@@ -1,5 +1,6 @@
 """detection_node: camera images in, boxes of objects out."""
 
+from collections.abc import Sequence
 import sys
 from typing import Any
 
@@ -31,19 +32,19 @@ class DetectionNode(CameraNode):
 
     def acquire(self) -> None:
         values: DetectionParameters = self.parameters
-        detector = Detector.open(
-            values.model, values.engine, values.threads, values.min_score, values.nms_iou,
-            values.rotate, values.build_engine, values.precision,
-        )
+        with self.opening() as (engine, spec):
+            detector = Detector(engine, spec, values.min_score, values.nms_iou, values.rotate)
         self.use_model(detector, 'detections/label_info')
         self._detections = self.create_result_publisher(Detection2DArray, 'detections')
         self._overlay = self.create_result_publisher(Image, 'detections/overlay')
 
-    def process_image(self, image: NDArray[uint8], header: Header) -> bool:
+    def publish_result(
+        self, image: NDArray[uint8], outputs: Sequence[NDArray[Any]], header: Header
+    ) -> bool:
         detector: Detector = self.model
         values: DetectionParameters = self.parameters
         detector.min_score, detector.nms_iou = values.min_score, values.nms_iou
-        found = detector(image)
+        found = detector.finish(image, outputs)
         boxes, scores, class_ids = found.boxes, found.scores, found.class_ids
         names = detector.spec.classes
         self._detections.publish(detections_to_msg(boxes, scores, class_ids, names, header))

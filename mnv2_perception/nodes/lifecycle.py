@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from dataclasses import dataclass
 import logging
 import signal
 import sys
@@ -19,8 +20,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
@@ -28,11 +29,12 @@ from rclpy.signals import SignalHandlerOptions
 from mnv2_perception.errors import PerceptionError
 from mnv2_perception.nodes import parameters
 from mnv2_perception.nodes.messages import diagnostics_to_msg
+from mnv2_perception.nodes.shared import Publisher, Shared, Subscription
 
 try:
-    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+    from rclpy.experimental import EventsExecutor as Executor
+except ImportError:  # Humble; with many nodes it takes a multiple of the CPU time
+    from rclpy.executors import SingleThreadedExecutor as Executor
 
 # Best effort matches every camera; a reliable subscription hears nothing of most of them. The
 # callback only stores the message, so a depth of 5 is no queue: it bridges the moments in which
@@ -54,21 +56,36 @@ Item = TypeVar('Item')
 Result = TypeVar('Result')
 
 
+@dataclass(frozen=True)
+class Frame:
+    """A message to process, and when it came (time.monotonic)."""
+
+    msg: Any
+    received_s: float
+
+
 class NewestFrameWorker(Generic[Item]):
-    """One thread that works on the newest item; an older one that still waits is dropped.
+    """Works on the newest item in a thread; an older one that still waits is dropped.
 
     So a result is never older than the work under way plus its own. The same thread opens, uses
     and closes what belongs to a thread, as a CUDA context does.
 
+    Several workers may share a thread. Each then has its turn in the order in which they began
+    to wait, and takes what is newest then: none waits for more than one item of each other.
+
     Args:
         work: called with each item that is taken; must not raise.
+        thread: of one worker thread; None makes one of its own.
     """
 
-    def __init__(self, work: Callable[[Item], None]) -> None:
+    def __init__(
+        self, work: Callable[[Item], None], thread: ThreadPoolExecutor | None = None
+    ) -> None:
         self._work = work
         self._lock = threading.Lock()
         self._waiting: Item | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix='worker')
+        self._owns_thread = thread is None
+        self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix='worker')
 
     def put(self, item: Item) -> bool:
         """Hand over an item; return whether one that still waited was dropped for it."""
@@ -76,28 +93,27 @@ class NewestFrameWorker(Generic[Item]):
             dropped = self._waiting is not None
             self._waiting = item
         if not dropped:
-            self._thread.submit(self._take)
+            self._thread.submit(self._turn)
         return dropped
 
-    def drop_waiting(self) -> bool:
-        """Drop the item that waits; return whether there was one."""
+    def take(self) -> Item | None:
+        """Take the item that waits, if there is one; it is no longer this worker's."""
         with self._lock:
-            dropped = self._waiting is not None
-            self._waiting = None
-        return dropped
+            item, self._waiting = self._waiting, None
+        return item
 
     def run(self, function: Callable[[], Result]) -> Result:
         """Run a function in the worker's thread after the work under way; return its result."""
         return self._thread.submit(function).result()
 
     def close(self) -> None:
-        """Finish the work under way and end the thread."""
-        self.drop_waiting()
-        self._thread.shutdown()
+        """Finish the work under way and end the thread, if it is this worker's own."""
+        self.take()
+        if self._owns_thread:
+            self._thread.shutdown()
 
-    def _take(self) -> None:
-        with self._lock:
-            item, self._waiting = self._waiting, None
+    def _turn(self) -> None:
+        item = self.take()
         if item is not None:
             self._work(item)
 
@@ -106,7 +122,7 @@ class PerceptionNode(LifecycleNode):
     """A lifecycle node that turns a camera's frames into results.
 
     A subclass gives its parameter class and implements `acquire`, `release`, `announce`,
-    `subscribe`, `process` and `describe`. `acquire`, `process` and `release` run in the worker's
+    `subscribe`, `work` and `describe`. `acquire`, `work` and `release` run in the worker's
     thread, the rest in the executor's. `active` tells whether frames are being processed. Its
     publishers live while it is configured, its subscriptions while it is active: an inactive
     node costs the camera and the network nothing.
@@ -117,19 +133,26 @@ class PerceptionNode(LifecycleNode):
     callback). Once idle, received = published + passed_over + rejected.
 
     `Parameters` has at least `autostart` and `max_rate_hz`.
+
+    Args:
+        name: of the node.
+        shared: what the nodes of its process share; None where it is the only one.
+        kwargs: for LifecycleNode.
     """
 
     Parameters: type[Any]
 
-    def __init__(self, name: str, **kwargs: Any) -> None:
+    def __init__(self, name: str, shared: Shared | None = None, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
+        self._is_alone = shared is None
+        self.shared = shared or Shared(self)
         self.counts: Counter[str] = Counter()
         self.latencies_ms: deque[float] = deque(maxlen=LATENCY_WINDOW)
         self.parameters: Any = None
         self._lock = threading.Lock()
-        self._worker: NewestFrameWorker[tuple[Any, float]] | None = None
-        self._result_publishers: list[Any] = []
-        self._camera_subscriptions: list[Any] = []
+        self._worker: NewestFrameWorker[Frame] | None = None
+        self._result_publishers: list[Publisher] = []
+        self._camera_subscriptions: list[Subscription] = []
         self.active = False
         self._next_due_s = 0.0
         self._last_received_s = 0.0
@@ -160,16 +183,20 @@ class PerceptionNode(LifecycleNode):
         """Create the subscriptions."""
 
     @abstractmethod
-    def process(self, msg: Any) -> bool:
-        """Turn one frame into results and publish them; return whether that was done.
-
-        Raises:
-            PerceptionError: the frame cannot be processed.
-        """
+    def work(self, frame: Frame) -> None:
+        """Turn a frame into results and publish them; `attempt` what may fail."""
 
     @abstractmethod
     def describe(self) -> dict[str, object]:
         """Return facts for the diagnostics."""
+
+    def thread(self) -> ThreadPoolExecutor | None:
+        """Return where the worker works; None: in a thread of its own."""
+        return None
+
+    def take_waiting(self) -> Frame | None:
+        """Take the frame that waits, to process it together with another node's."""
+        return self._worker.take() if self._worker else None
 
     def create_steady_timer(self, period_s: float, callback: Callable[[], None]) -> Any:
         """Create a timer that also runs while simulated time stands still."""
@@ -183,7 +210,7 @@ class PerceptionNode(LifecycleNode):
         topic: str,
         callback: Callable[[Any], None] | None = None,
         qos: QoSProfile = CAMERA_QOS,
-    ) -> Any:
+    ) -> Subscription:
         """Subscribe to a camera topic until deactivation; parameters can override its QoS.
 
         Args:
@@ -192,31 +219,28 @@ class PerceptionNode(LifecycleNode):
             callback: for what belongs to frames and is none; `on_frame` when None.
             qos: best effort unless told otherwise.
         """
-        # Overrides write into the profile.
-        arguments = (msg_type, topic, callback or self.on_frame, copy(qos))
-        overriding = QoSOverridingOptions.with_default_policies()
-        try:
-            subscription = self.create_subscription(
-                *arguments,
-                qos_overriding_options=overriding,
-                event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),
-            )
-        except UnsupportedEventTypeError:  # not every middleware tells what it lost
-            subscription = self.create_subscription(*arguments, qos_overriding_options=overriding)
+        subscription = Subscription(
+            msg_type, self.resolve_topic_name(topic), callback or self.on_frame, self._on_lost, qos
+        )
         self._camera_subscriptions.append(subscription)
+        self.shared.subscribe(subscription)
         return subscription
 
     def create_result_publisher(
         self, msg_type: Any, topic: str, qos: QoSProfile = RESULT_QOS
-    ) -> Any:
+    ) -> Publisher:
         """Create a publisher, silent until activation; parameters can override its QoS."""
-        publisher = self.create_lifecycle_publisher(
-            msg_type,
-            topic,
-            copy(qos),  # overrides write into it
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        publisher = Publisher(
+            self.shared,
+            self.create_lifecycle_publisher(
+                msg_type,
+                topic,
+                copy(qos),  # overrides write into it
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            ),
         )
         self._result_publishers.append(publisher)
+        self.shared.add_publisher(publisher)
         return publisher
 
     def on_frame(self, msg: Any) -> None:
@@ -235,13 +259,21 @@ class PerceptionNode(LifecycleNode):
                     return
                 self._next_due_s = max(self._next_due_s, now_s - 1.0 / rate_hz) + 1.0 / rate_hz
             assert self._worker
-            if self._worker.put((msg, now_s)):
+            if self._worker.put(Frame(msg, now_s)):
                 self.counts['passed_over'] += 1
 
-    def _work(self, item: tuple[Any, float]) -> None:
-        msg, received_s = item
+    def attempt(self, frame: Frame, work: Callable[[], bool | None]) -> None:
+        """Do work for a frame, and count how the frame ended, be it by an exception.
+
+        Args:
+            frame: the frame.
+            work: returns whether results were published, or None if it goes on elsewhere.
+        """
         try:
-            outcome = 'published' if self.process(msg) else 'passed_over'
+            done = work()
+            if done is None:
+                return
+            outcome = 'published' if done else 'passed_over'
         except PerceptionError as exc:
             outcome = 'rejected'
             self.get_logger().error(
@@ -256,7 +288,7 @@ class PerceptionNode(LifecycleNode):
         with self._lock:
             self.counts[outcome] += 1
             if outcome == 'published':
-                self.latencies_ms.append((time.monotonic() - received_s) * 1000.0)
+                self.latencies_ms.append((time.monotonic() - frame.received_s) * 1000.0)
 
     def _on_lost(self, event: Any) -> None:
         with self._lock:
@@ -271,7 +303,7 @@ class PerceptionNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._failure = ''
-        self._worker = NewestFrameWorker(self._work)
+        self._worker = NewestFrameWorker(self.work, self.thread())
         try:
             self.parameters = parameters.read(self, self.Parameters)
             self._worker.run(self.acquire)
@@ -316,15 +348,17 @@ class PerceptionNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         self._release_all()
+        if self._is_alone:
+            self.shared.close()
         super().destroy_node()
 
     def _stop_working(self) -> None:
         while self._camera_subscriptions:
-            self.destroy_subscription(self._camera_subscriptions.pop())
+            self.shared.unsubscribe(self._camera_subscriptions.pop())
         with self._lock:
             self.active = False
         if self._worker:
-            if self._worker.drop_waiting():
+            if self._worker.take():
                 with self._lock:
                     self.counts['passed_over'] += 1
             self._worker.run(lambda: None)
@@ -332,7 +366,9 @@ class PerceptionNode(LifecycleNode):
     def _release_all(self) -> None:
         self._stop_working()
         while self._result_publishers:
-            self.destroy_lifecycle_publisher(self._result_publishers.pop())
+            publisher = self._result_publishers.pop()
+            self.shared.remove_publisher(publisher)
+            self.destroy_lifecycle_publisher(publisher.publisher)
         if self._worker:
             try:
                 self._worker.run(self.release)
@@ -439,7 +475,7 @@ class PerceptionNode(LifecycleNode):
 class RosLogHandler(logging.Handler):
     """Hands what modules below the nodes log to a node's logger."""
 
-    def __init__(self, node: PerceptionNode) -> None:
+    def __init__(self, node: Node) -> None:
         super().__init__()
         self._logger = node.get_logger()
 
@@ -453,10 +489,11 @@ class RosLogHandler(logging.Handler):
             self._logger.info(record.getMessage())
 
 
-def spin(create: Callable[[], PerceptionNode], args: list[str] | None = None) -> int:
-    """Run one node until SIGINT or SIGTERM; return the process's exit code.
+def spin(create: Callable[[], Node | list[Node]], args: list[str] | None = None) -> int:
+    """Run one node, or several, until SIGINT or SIGTERM; return the process's exit code.
 
-    rclpy's own handlers would end the context under the callbacks that still run.
+    rclpy's own handlers would end the context under the callbacks that still run. Nodes are
+    destroyed in reverse order.
     """
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
@@ -467,19 +504,22 @@ def spin(create: Callable[[], PerceptionNode], args: list[str] | None = None) ->
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
-        node = create()
+        created = create()
+        nodes = created if isinstance(created, list) else [created]
         package_logger = logging.getLogger('mnv2_perception')
         package_logger.setLevel(logging.INFO)
-        package_logger.addHandler(RosLogHandler(node))
+        package_logger.addHandler(RosLogHandler(nodes[0]))
         try:
-            executor = SingleThreadedExecutor()
-            executor.add_node(node)
+            executor = Executor()
+            for node in nodes:
+                executor.add_node(node)
             # Not spin_until_future_complete: on Jazzy each spin adds a callback to the future.
             while not stop.is_set():
                 executor.spin_once(timeout_sec=0.2)
             executor.shutdown()
         finally:
-            node.destroy_node()
+            for node in reversed(nodes):
+                node.destroy_node()
     except PerceptionError as exc:
         print(f'error: {exc}', file=sys.stderr)
         return 1

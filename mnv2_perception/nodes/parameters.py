@@ -214,6 +214,20 @@ class CostmapParameters:
 
 
 @dataclass(frozen=True)
+class PerceptionParameters:
+    """Parameters of perception."""
+
+    nodes: tuple[str, ...] = parameter(
+        ('segmentation', 'costmap'),
+        'Those to run, out of segmentation, classification, detection and costmap.',
+    )
+    cameras: tuple[str, ...] = parameter(
+        (), 'Names of the cameras, each a namespace of its nodes and topics; one without when '
+        'empty.',
+    )
+
+
+@dataclass(frozen=True)
 class BagPlayerParameters:
     """Parameters of bag_player_node; `mnv2 bag play` has options of the same names."""
 
@@ -250,6 +264,7 @@ NODES: dict[str, type[Any]] = {
     'classification_node': ClassificationParameters,
     'detection_node': DetectionParameters,
     'costmap_node': CostmapParameters,
+    'perception': PerceptionParameters,
     'bag_player_node': BagPlayerParameters,
     'bag_recorder_node': BagRecorderParameters,
 }

@@ -1,5 +1,6 @@
 """segmentation_node: camera images in, masks for Nav2's semantic layer out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 import sys
 from typing import Any
@@ -34,11 +35,9 @@ class SegmentationNode(CameraNode):
 
     def acquire(self) -> None:
         values: SegmentationParameters = self.parameters
-        segmenter = Segmenter.open(
-            values.model, values.engine, values.threads, values.min_confidence, values.rotate,
-            read_ignore_mask(Path(values.ignore_mask)) if values.ignore_mask else None,
-            values.build_engine, values.precision,
-        )
+        ignored = read_ignore_mask(Path(values.ignore_mask)) if values.ignore_mask else None
+        with self.opening() as (engine, spec):
+            segmenter = Segmenter(engine, spec, values.min_confidence, values.rotate, ignored)
         self.use_model(segmenter, 'segmentation/label_info')
         self._mask = self.create_result_publisher(Image, 'segmentation/mask')
         self.greeting = Greeting(self._mask.get_subscription_count, self.publish_label_info)
@@ -62,13 +61,16 @@ class SegmentationNode(CameraNode):
         if self.active:
             self.greeting.greet()
 
-    def process_image(self, image: NDArray[uint8], header: Header) -> bool:
-        if self.greeting.holding():
-            return False
+    def prepare(self, image: NDArray[uint8]) -> NDArray[uint8] | None:
+        return None if self.greeting.holding() else super().prepare(image)
+
+    def publish_result(
+        self, image: NDArray[uint8], outputs: Sequence[NDArray[Any]], header: Header
+    ) -> bool:
         segmenter: Segmenter = self.model
         values: SegmentationParameters = self.parameters
         segmenter.min_confidence = values.min_confidence
-        result = segmenter(image)
+        result = segmenter.finish(image, outputs)
         if self.greeting.holding():  # a subscriber may have come during the inference
             return False
         # Confidence first: whoever pairs the two has both when the mask arrives.

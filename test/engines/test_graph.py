@@ -61,14 +61,14 @@ def test_half_precision_gives_the_same_answers(
 ) -> None:
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
     from mnv2_perception.dataset import read_image
-    from mnv2_perception.pipeline import infer_image, opening
+    from mnv2_perception.pipeline import infer_images, opening
 
     onnx.save(to_fp16(read_onnx(model)), str(tmp_path / 'half.onnx'))
     image = read_image(sorted((mnv2_data / 'camvid/val/images').iterdir())[0])
     answers = []
     for path in (model, tmp_path / 'half.onnx'):
         with opening(path, 'onnx_runtime') as (engine, spec), engine:
-            arrays = infer_image(engine, spec, image)
+            arrays = infer_images(engine, spec, [image])[0]
             answers.append([array.astype(np.float32) for array in arrays])
     whole, half = answers
     if spec.output == 'ids_confidence':

@@ -1,0 +1,92 @@
+"""perception: several nodes in one process, for one camera or for several.
+
+Each image is received and decoded once, each model is opened once, and masks reach costmap_node
+in memory. Nodes keep their names, parameters, topics and lifecycle.
+"""
+
+from collections import Counter
+import re
+import sys
+from typing import Any
+
+from rclpy.node import Node
+
+from mnv2_perception.nodes import parameters
+from mnv2_perception.nodes.classification_node import ClassificationNode
+from mnv2_perception.nodes.costmap_node import CostmapNode
+from mnv2_perception.nodes.detection_node import DetectionNode
+from mnv2_perception.nodes.lifecycle import PerceptionNode, spin
+from mnv2_perception.nodes.parameters import ParameterError, PerceptionParameters
+from mnv2_perception.nodes.segmentation_node import SegmentationNode
+from mnv2_perception.nodes.shared import Shared
+
+NODES: dict[str, type[Any]] = {
+    'segmentation': SegmentationNode,
+    'classification': ClassificationNode,
+    'detection': DetectionNode,
+    'costmap': CostmapNode,
+}
+
+
+class Perception(Node):
+    """Owns what its process's nodes share, and tells which these are."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__('perception', **kwargs)
+        parameters.declare(self, PerceptionParameters, read_only=True)
+        values = parameters.read(self, PerceptionParameters)
+        self.names = check_names('nodes', values.nodes, '|'.join(NODES))
+        self.cameras = check_names('cameras', values.cameras, '[A-Za-z][A-Za-z0-9_]*')
+        if not self.names:
+            raise ParameterError(f'nodes is empty, expected some of {", ".join(NODES)}')
+        self.shared = Shared(self)
+
+    def create_nodes(self, **kwargs: Any) -> list[PerceptionNode]:
+        """Create the nodes of each camera; `kwargs` go to each."""
+        namespace = self.get_namespace().rstrip('/')
+        nodes = []
+        for camera in self.cameras or ('',):
+            for name in NODES:  # masks come before what places them
+                if name in self.names:
+                    # A process's own rules, such as launch's __node, would hold for every node.
+                    place = f'{namespace}/{camera}'.rstrip('/') or '/'
+                    rules = f'__ns:={place}', f'__node:={name}_node'
+                    arguments = [part for rule in rules for part in ('-r', rule)]
+                    nodes.append(NODES[name](
+                        shared=self.shared, cli_args=['--ros-args', *arguments], **kwargs
+                    ))
+        return nodes
+
+    def destroy_node(self) -> None:
+        self.shared.close()
+        super().destroy_node()
+
+
+def check_names(parameter: str, names: tuple[str, ...], pattern: str) -> tuple[str, ...]:
+    """Return names that are as they must be.
+
+    Raises:
+        ParameterError: one does not match the pattern, or is there twice.
+    """
+    wrong = [name for name in names if not re.fullmatch(pattern, name)]
+    wrong += [name for name, count in Counter(names).items() if count > 1]
+    if wrong:
+        raise ParameterError(
+            f'{parameter} has {", ".join(map(repr, wrong))}; expected {pattern}, each once'
+        )
+    return names
+
+
+def create() -> list[Node]:
+    """Create all nodes of the process."""
+    perception = Perception()
+    return [perception, *perception.create_nodes()]
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the nodes until they are told to stop."""
+    return spin(create, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
