@@ -26,21 +26,23 @@ def identity_spec(height: int, width: int, **changes: Any) -> ModelSpec:
     return ModelSpec.from_dict(values, 'the test')
 
 
-def write_fake(path: Path, spec: ModelSpec, latency_ms: float = 0.0) -> Path:
+def write_fake(
+    path: Path, spec: ModelSpec, latency_ms: float = 0.0, batch: int | None = 1
+) -> Path:
     """Write the model of a FakeEngine."""
     path.write_text(yaml.safe_dump({
-        'height': spec.height, 'width': spec.width, 'latency_ms': latency_ms,
+        'height': spec.height, 'width': spec.width, 'latency_ms': latency_ms, 'batch': batch,
         'metadata': spec.to_metadata(),
     }))
     return path
 
 
-def write_onnx(path: Path, spec: ModelSpec) -> Path:
+def write_onnx(path: Path, spec: ModelSpec, batch: int | None = 1) -> Path:
     """Write the same network as ONNX."""
     onnx = pytest.importorskip('onnx', reason='no onnx: run make setup-train')
     from onnx import helper, TensorProto
 
-    uint8, size = TensorProto.UINT8, [1, spec.height, spec.width]
+    uint8, size = TensorProto.UINT8, [batch, spec.height, spec.width]
     graph = helper.make_graph(
         [
             helper.make_node('Gather', ['image', 'red'], ['class_ids'], axis=3),

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import cv2
-from identity_network import identity_spec, MakeModel, write_fake
+from identity_network import identity_spec, MakeModel, write_fake, write_onnx
 import numpy as np
 from numpy.typing import NDArray
 import pytest
@@ -17,6 +17,9 @@ from mnv2_perception.pipeline import (
     detections_from_mask,
     find_model,
     find_shared_file,
+    images_at_once,
+    infer_images,
+    OpenModels,
     read_ignore_mask,
     Segmentation,
     Segmenter,
@@ -53,6 +56,19 @@ def edge_errors_px(segmenter: Segmenter, height: int, width: int, axis: int) -> 
         line = np.moveaxis(segmenter(image).class_ids, axis, 0)[:, 3]
         errors.append(int((line < 100).sum()) - edge)
     return np.array(errors)
+
+
+@pytest.fixture(params=['fake', 'onnx_runtime'])
+def make_batch_model(request: pytest.FixtureRequest, tmp_path: Path) -> MakeModel:
+    """Make the identity network for a batch, for two engines."""
+    if request.param == 'onnx_runtime':
+        pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+
+    def make(height: int, width: int, batch: int | None) -> tuple[Path, str]:
+        write = write_fake if request.param == 'fake' else write_onnx
+        return write(tmp_path / 'm.onnx', identity_spec(height, width), batch=batch), request.param
+
+    return make
 
 
 def use_corner_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +118,42 @@ def test_an_edge_lands_within_half_a_network_pixel(
     network_pixel = (height / 33, width / 47)[axis]
     assert np.abs(errors).max() <= 0.5 * network_pixel + 0.5  # a mask has whole pixels
     assert abs(errors.mean()) < 0.1
+
+
+@pytest.mark.parametrize('batch', [4, None])
+def test_a_model_that_takes_several_images_gives_each_its_own_mask(
+    make_batch_model: MakeModel, batch: int | None
+) -> None:
+    segmenter = Segmenter.open(*make_batch_model(32, 64, batch=batch))
+    images = [noise(32, 64), noise(48, 96), noise(32, 64)]
+    prepared = [segmenter.prepare(image) for image in images]
+    outputs = infer_images(segmenter.engine, segmenter.spec, prepared)
+    assert images_at_once(segmenter.engine) == batch
+    for image, output in zip(images, outputs, strict=True):
+        together, alone = segmenter.finish(image, output), segmenter(image)
+        assert together.class_ids.shape == image.shape[:2]
+        assert np.array_equal(together.class_ids, alone.class_ids)
+        assert np.array_equal(together.confidence, alone.confidence)
+    assert np.array_equal(segmenter(images[0]).class_ids, images[0][..., 0])
+
+
+def test_a_model_that_is_open_already_is_shared_and_closed_by_its_last_user(
+    make_model: MakeModel
+) -> None:
+    how = make_model(4, 4)
+    models = OpenModels()
+    with models.opening(*how) as (first, _), models.opening(*how) as (second, _):
+        assert first is second
+    with pytest.raises(ModelError), models.opening(*how) as (third, _):
+        raise ModelError('the third user fails, and closes its own')
+    assert third is first
+    first.close()
+    assert not first.closed
+    second.close()
+    assert first.closed
+    with models.opening(*how) as (again, _):
+        assert again is not first and not again.closed
+        again.close()
 
 
 def test_sampling_at_corners_would_fail_these_tests(

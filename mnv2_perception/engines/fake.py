@@ -6,6 +6,7 @@ pixel that must come out. Its model is a YAML file::
     height: 64
     width: 96
     latency_ms: 100.0
+    batch: 4                # images at once; null takes any number; 1 where it is not given
     metadata: {mnv2_perception.model_spec: '{"name": ...}'}   # ModelSpec.to_metadata()
 """
 
@@ -33,6 +34,7 @@ class FakeEngine(Engine):
             values = yaml.safe_load(model.read_text(encoding='utf-8'))
             height, width = int(values['height']), int(values['width'])
             self._latency_s = float(values['latency_ms']) / 1000.0
+            batch = values.get('batch', 1)
             self.metadata = dict(values['metadata'])
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as exc:
             raise EngineError(
@@ -41,10 +43,10 @@ class FakeEngine(Engine):
             ) from exc
         self.model = model.name
         uint8 = np.dtype(np.uint8)
-        self.inputs = (TensorSpec('image', (1, height, width, 3), uint8),)
+        self.inputs = (TensorSpec('image', (batch, height, width, 3), uint8),)
         self.outputs = (
-            TensorSpec('class_ids', (1, height, width), uint8),
-            TensorSpec('confidence', (1, height, width), uint8),
+            TensorSpec('class_ids', (batch, height, width), uint8),
+            TensorSpec('confidence', (batch, height, width), uint8),
         )
 
     def _infer(self, tensors: Tensors) -> Tensors:

@@ -20,14 +20,13 @@ from builtin_interfaces.msg import Time
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from mnv2_perception.nodes.lifecycle import RESULT_QOS
+from mnv2_perception.nodes.lifecycle import Executor, RESULT_QOS
 
 # One for each graph: discovery still knows a little of the one that has just ended.
 _NUMBERS = itertools.count(os.getpid() * 17)
@@ -45,30 +44,38 @@ def eventually(condition: Callable[[], Any], timeout_s: float = 15.0) -> None:
 
 
 class Graph:
-    """Nodes of one class, made with these parameters, and the peer; each spins in a thread."""
+    """Nodes of one class, made with these parameters, and the peer; each spins in a thread.
 
-    def __init__(self, node_class: Any = None, **parameters: Any) -> None:
+    `args` are those of the nodes' process.
+    """
+
+    def __init__(
+        self, node_class: Any = None, args: list[str] | None = None, **parameters: Any
+    ) -> None:
         self.node_class = node_class
         self.parameters = parameters
         self.context = Context()
         self.domain_id = 1 + next(_NUMBERS) % 100
-        rclpy.init(context=self.context, domain_id=self.domain_id)
-        self.peer = Node('peer', context=self.context)
+        rclpy.init(args=args, context=self.context, domain_id=self.domain_id)
+        self.peer = Node('peer', context=self.context, use_global_arguments=False)
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
         self.nodes: list[Node] = []
         self.spin(self.peer)
         self.camera = self.peer.create_publisher(Image, 'image', 5)
 
-    def spin(self, node: Node) -> None:
+    def spin(self, *nodes: Node) -> None:
+        """Spin nodes in one thread."""
+
         def run() -> None:
-            executor = SingleThreadedExecutor(context=self.context)
-            executor.add_node(node)
+            executor = Executor(context=self.context)
+            for node in nodes:
+                executor.add_node(node)
             while not self._closing.is_set():
                 executor.spin_once(timeout_sec=0.1)
             executor.shutdown()  # not from another thread: it takes away what spin_once uses
 
-        self.nodes.append(node)
+        self.nodes += nodes
         self._threads.append(threading.Thread(target=run))
         self._threads[-1].start()
 
