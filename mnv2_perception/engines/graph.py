@@ -12,6 +12,14 @@ WEIGHTED = {'Conv', 'ConvTranspose', 'Gemm', 'MatMul'}
 FP16_MAX = 65504.0
 # Inputs that are float32 whatever the others are: Resize's roi and scales.
 ALWAYS_FLOAT = {('Resize', 1), ('Resize', 2)}
+# Operators that hold no number of images in their parameters, as Reshape may.
+ANY_BATCH = {
+    'Add', 'ArgMax', 'AveragePool', 'BatchNormalization', 'Cast', 'Clip', 'Concat', 'Constant',
+    'Conv', 'ConvTranspose', 'DequantizeLinear', 'Div', 'Exp', 'Flatten', 'Gemm',
+    'GlobalAveragePool', 'HardSigmoid', 'HardSwish', 'Identity', 'MatMul', 'Max', 'MaxPool', 'Min',
+    'Mul', 'QuantizeLinear', 'Reciprocal', 'ReduceMax', 'ReduceMean', 'ReduceSum', 'Relu',
+    'Resize', 'Sigmoid', 'Slice', 'Softmax', 'Squeeze', 'Sub', 'Transpose', 'Unsqueeze',
+}
 
 
 def read_onnx(model: Path) -> Any:
@@ -48,7 +56,7 @@ def precision_of(proto: Any) -> str:
 
 
 def fix_batch(proto: Any, batch: int, model: Path) -> tuple[str, ...]:
-    """Set the length of the first side where the graph leaves it open.
+    """Set the length of the first side, where the graph leaves it open or takes any.
 
     Args:
         proto: onnx.ModelProto; changed.
@@ -59,14 +67,23 @@ def fix_batch(proto: Any, batch: int, model: Path) -> tuple[str, ...]:
         The inputs, as `image 1x256x512x3`.
 
     Raises:
-        ModelError: the graph fixes another length, or leaves another side open.
+        ModelError: the graph takes another number of images, or leaves another side open.
     """
     constants = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in constants]
-    for value in [*inputs, *proto.graph.output]:
-        sides = value.type.tensor_type.shape.dim
+    del proto.graph.value_info[:]  # they hold the first side too
+    ends = [value.type.tensor_type.shape.dim for value in (*inputs, *proto.graph.output)]
+    single = [sides[0] for sides in ends if sides and sides[0].dim_value == 1]
+    takes_any = {node.op_type for node in proto.graph.node} <= ANY_BATCH
+    for sides in ends:
         if sides and not sides[0].dim_value:
             sides[0].dim_value = batch  # of the pair value and name, this drops the name
+    if batch > 1 and takes_any:
+        for side in single:
+            side.dim_value = batch
+        if single and not _follows(proto):
+            for side in single:
+                side.dim_value = 1
     shapes = []
     for value in inputs:
         lengths = [side.dim_value for side in value.type.tensor_type.shape.dim]
@@ -79,8 +96,18 @@ def fix_batch(proto: Any, batch: int, model: Path) -> tuple[str, ...]:
                 f'it with that first side, or with an open one'
             )
         shapes.append(text)
-    del proto.graph.value_info[:]  # they hold the open side too
     return tuple(shapes)
+
+
+def _follows(proto: Any) -> bool:
+    """Tell whether the graph's outputs have the first side that they announce."""
+    import onnx
+
+    try:
+        onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        return False
+    return True
 
 
 def to_fp16(proto: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 onnx = pytest.importorskip('onnx', reason='no onnx: run make setup-train')
 from onnx import helper, TensorProto
 
-from mnv2_perception.engines.graph import precision_of, read_onnx, to_fp16
+from mnv2_perception.engines.graph import fix_batch, precision_of, read_onnx, to_fp16
 from mnv2_perception.errors import EngineError, ModelError
 
 SHIPPED = sorted((Path(__file__).parents[2] / 'mnv2_perception/models').glob('*.onnx'))
@@ -147,3 +147,51 @@ def test_what_is_no_model_is_refused(content: bytes | None, tmp_path: Path) -> N
         path.write_bytes(content)
     with pytest.raises(ModelError, match=r'broken\.onnx'):
         read_onnx(path)
+
+
+# Several images at once
+
+
+@pytest.mark.parametrize('model', [
+    path for path in SHIPPED if not path.stem.startswith('ssdlite')
+], ids=lambda path: path.stem)
+def test_a_shipped_model_of_one_image_takes_several(
+    model: Path, tmp_path: Path, mnv2_data: Path
+) -> None:
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    from mnv2_perception.dataset import read_image
+    from mnv2_perception.pipeline import infer_images, opening
+
+    proto = read_onnx(model)
+    (shape,) = fix_batch(proto, 3, model)
+    assert shape.startswith('image 3x')
+    onnx.save(proto, str(tmp_path / 'three.onnx'))
+    paths = sorted((mnv2_data / 'camvid/val/images').iterdir())[::40]
+    images = [read_image(path) for path in paths]
+    assert len(images) == 3
+    with opening(tmp_path / 'three.onnx', 'onnx_runtime') as (engine, spec), engine:
+        together = infer_images(engine, spec, images)
+    with opening(model, 'onnx_runtime') as (engine, spec), engine:
+        for image, found in zip(images, together, strict=True):
+            for array, alone in zip(found, infer_images(engine, spec, [image])[0], strict=True):
+                assert array.shape == alone.shape
+                off = np.abs(array.astype(np.float32) - alone.astype(np.float32))
+                assert np.mean(off > 1e-3 * np.abs(alone).max()) < 1e-3
+
+
+def test_a_model_that_holds_the_number_of_images_keeps_it() -> None:
+    model = next(path for path in SHIPPED if path.stem.startswith('ssdlite'))
+    with pytest.raises(ModelError, match='takes image 1x480x640x3, 2 images'):
+        fix_batch(read_onnx(model), 2, model)
+
+
+def test_a_graph_whose_outputs_do_not_follow_keeps_its_number_of_images() -> None:
+    shape = [1, 4, 6, 3]
+    graph = helper.make_graph(
+        [helper.make_node('ReduceMax', ['image'], ['ids'], axes=[0], keepdims=1)], 'reduced',
+        [helper.make_tensor_value_info('image', UINT8, shape)],
+        [helper.make_tensor_value_info('ids', UINT8, shape)],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)])
+    with pytest.raises(ModelError, match='takes image 1x4x6x3, 2 images'):
+        fix_batch(proto, 2, Path('reduced.onnx'))
