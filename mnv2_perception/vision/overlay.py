@@ -119,7 +119,7 @@ def draw_grid(
         grid: what to draw.
         height: of the picture, pixels.
         width: of the picture, pixels.
-        ahead_m: how far it reaches ahead of the robot; half the grid's side when None.
+        ahead_m: how far it reaches ahead of the robot; half the grid's longer side when None.
         grid_from_base: where the robot is in the grid's frame, of which x, y and yaw count; at
             its origin, looking along x, when None.
         obstacles: (N, 2 or more) points in the base frame, metres, drawn as dots.
@@ -129,7 +129,7 @@ def draw_grid(
         (height, width, 3) uint8 RGB.
     """
     if ahead_m is None:
-        ahead_m = len(grid.cells) * grid.resolution_m / 2
+        ahead_m = max(grid.cells.shape) * grid.resolution_m / 2
     px_per_m = height * (1 - _BEHIND) / ahead_m
     robot = np.array([width / 2, height * (1 - _BEHIND)])  # column and row of its place
 
