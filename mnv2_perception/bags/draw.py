@@ -14,18 +14,22 @@ IMAGE_TOPIC = '/camera/image_raw'
 INFO_TOPIC = '/camera/camera_info'
 LABEL_TOPIC = '/camera/label/compressed'
 FRAME_ID = 'camera_color_optical_frame'
+SEED = 7  # of the drive
 FIRST_STAMP_NS = 1_700_000_000_000_000_000  # a fixed date, so that a seed is one bag
 
 
 def draw_bag(
     path: Path,
-    seed: int = 7,
+    seed: int = SEED,
     duration_s: float = 6.0,
     rate_hz: float = 15.0,
     height: int = 360,
     width: int = 480,
 ) -> None:
     """Write a bag of rgb8 images, camera_info and labels (PNG of class ids, `scenes.CLASSES`).
+
+    With camera_info, and the camera at `scenes.camera_height_m(seed)` over flat ground and level,
+    pixels fall on their places on the road.
 
     Args:
         path: the bag's folder; must not exist.

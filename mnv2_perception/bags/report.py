@@ -14,16 +14,29 @@ from mnv2_perception.bags.read import BagReader, header_stamp_ns
 from mnv2_perception.errors import BagError
 from mnv2_perception.metrics import ConfusionMatrix
 from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.vision.costmap import Grid
 from mnv2_perception.vision.encodings import (
     image_from_compressed_msg,
     image_from_fields,
     labels_from_compressed_msg,
     labels_from_msg,
 )
-from mnv2_perception.vision.overlay import blend_mask, draw_legend
+from mnv2_perception.vision.overlay import (
+    blend_mask,
+    draw_beside,
+    draw_boxes,
+    draw_grid,
+    draw_legend,
+    FREE,
+    OCCUPIED,
+    UNSEEN,
+)
 
 RAW = 'sensor_msgs/msg/Image'
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
+DETECTIONS = 'vision_msgs/msg/Detection2DArray'
+CLASSIFICATION = 'vision_msgs/msg/Classification'
+GRID = 'nav_msgs/msg/OccupancyGrid'
 
 Frame = tuple[int, NDArray[np.uint8]]  # header stamp in ns, image or ids
 Decode = Callable[[Any], NDArray[np.uint8]]
@@ -43,6 +56,42 @@ class CameraTopics:
     image: str
     compressed: bool
     label: str | None
+
+
+@dataclass(frozen=True)
+class NamedBoxes:
+    """What a recorded detector found in one image, in the message's order.
+
+    Attributes:
+        boxes: (N, 4) float32, x1, y1, x2, y2 in the image's pixels.
+        scores: (N,) float32, 0 to 1.
+        names: (N) of their classes.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was said of one image; None where nothing was.
+
+    Attributes:
+        time_s: when it was taken.
+        image: (H, W, 3) uint8 RGB.
+        ids: (H, W) uint8 class ids.
+        boxes: the objects in it.
+        classes: name and score of its classes, best first.
+        grid: around the robot, in the base frame.
+    """
+
+    time_s: float
+    image: NDArray[np.uint8]
+    ids: NDArray[np.uint8] | None = None
+    boxes: NamedBoxes | None = None
+    classes: Sequence[tuple[str, float]] | None = None
+    grid: Grid | None = None
 
 
 def find_camera(bag: Path, image: str = '') -> CameraTopics:
@@ -86,6 +135,61 @@ def _read(bag: Path, topic: str, raw: Decode, compressed: Decode) -> Iterator[Fr
         for message in reader.messages([topic]):
             decode = compressed if message.type_name == COMPRESSED else raw
             yield header_stamp_ns(message.cdr), decode(reader.deserialize(message))
+
+
+def read_detections(bag: Path, topic: str) -> Iterator[tuple[int, NamedBoxes]]:
+    """Yield (header stamp in ns, boxes) of a bag's vision_msgs/Detection2DArray.
+
+    Raises:
+        BagError: the topic is not in the bag, or of another type.
+    """
+    for stamp_ns, msg in _read_messages(bag, topic, DETECTIONS):
+        boxes = np.array([
+            (box.center.position.x, box.center.position.y, box.size_x, box.size_y)
+            for box in (detection.bbox for detection in msg.detections)
+        ], np.float64).reshape(-1, 4)
+        centres, halves = boxes[:, :2], boxes[:, 2:] / 2
+        best = [detection.results[0].hypothesis for detection in msg.detections]
+        yield stamp_ns, NamedBoxes(
+            np.hstack([centres - halves, centres + halves]).astype(np.float32),
+            np.array([hypothesis.score for hypothesis in best], np.float32),
+            tuple(hypothesis.class_id for hypothesis in best),
+        )
+
+
+def read_classifications(
+    bag: Path, topic: str
+) -> Iterator[tuple[int, list[tuple[str, float]]]]:
+    """Yield (header stamp in ns, names and scores, best first) of vision_msgs/Classification.
+
+    Raises:
+        BagError: the topic is not in the bag, or of another type.
+    """
+    for stamp_ns, msg in _read_messages(bag, topic, CLASSIFICATION):
+        yield stamp_ns, [(result.class_id, float(result.score)) for result in msg.results]
+
+
+def read_grids(bag: Path, topic: str) -> Iterator[tuple[int, Grid]]:
+    """Yield (header stamp in ns, grid) of a bag's nav_msgs/OccupancyGrid without a rotation.
+
+    Raises:
+        BagError: the topic is not in the bag, or of another type.
+    """
+    for stamp_ns, msg in _read_messages(bag, topic, GRID):
+        cells = np.asarray(msg.data, np.int8).reshape(msg.info.height, msg.info.width)
+        origin = msg.info.origin.position
+        yield stamp_ns, Grid(cells, float(origin.x), float(origin.y), float(msg.info.resolution))
+
+
+def _read_messages(bag: Path, topic: str, type_name: str) -> Iterator[tuple[int, Any]]:
+    with BagReader(bag) as reader:
+        for message in reader.messages([topic]):
+            if message.type_name != type_name:
+                raise BagError(
+                    f'{bag}: {topic} is of type {message.type_name}, expected {type_name}; '
+                    f'name another topic'
+                )
+            yield header_stamp_ns(message.cdr), reader.deserialize(message)
 
 
 def read_last_diagnostics(bag: Path, topic: str, name: str) -> dict[str, str]:
@@ -198,6 +302,42 @@ def write_overlays(out: Path, pairs: Iterable[FramePair], spec: ModelSpec) -> li
         cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         paths.append(path)
     return paths
+
+
+def draw_results(
+    results: Results, spec: ModelSpec, box_colours: Mapping[str, tuple[int, int, int]]
+) -> NDArray[np.uint8]:
+    """Draw all that was said of one image, the grid beside it, with a caption and a legend.
+
+    Args:
+        results: of one image.
+        spec: of the segmentation model, for names and colours.
+        box_colours: (R, G, B) for each class of boxes; white for those that it lacks.
+
+    Returns:
+        (H, W, 3) uint8 RGB, larger than the image.
+    """
+    picture = results.image
+    names, colours = list(spec.classes), list(spec.colours)
+    if results.ids is not None:
+        picture = blend_mask(picture, results.ids, spec.colours)
+    if results.boxes is not None:
+        found = results.boxes
+        picture = draw_boxes(
+            picture, found.boxes, found.scores, np.arange(len(found.names)), found.names,
+            [box_colours.get(name, (255, 255, 255)) for name in found.names],
+        )
+    height = len(picture)
+    panel = np.empty((height, 0, 3), np.uint8)
+    if results.grid is not None:
+        panel = draw_grid(results.grid, height, height)
+        names += ['grid: free', 'grid: occupied', 'grid: unseen']
+        colours += [FREE, OCCUPIED, UNSEEN]
+    caption = f'{results.time_s:.2f} s'
+    if results.classes:
+        name, score = results.classes[0]
+        caption += f'   ahead: {name} {score:.2f}'
+    return draw_legend(draw_beside(picture, panel, caption), names, colours)
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:

@@ -32,6 +32,7 @@ from mnv2_perception.nodes.messages import (
     grid_to_msg,
     labels_from_msg,
     mask_to_msg,
+    pinhole_to_msg,
     points_from_msg,
     scan_to_msg,
     stamp_to_ns,
@@ -130,6 +131,12 @@ class CostmapNode(PerceptionNode):
                 "pose_source is 'tf', but tf2_ros is not installed; install it, or give the "
                 "camera's pose as parameters (pose_source: parameters)"
             )
+        if values.source == 'depth' and values.horizontal_fov_rad:
+            raise ParameterError(
+                "horizontal_fov_rad is no calibration for source 'depth', whose points would be "
+                "off by the guess; remap camera_info to the camera's own, or, where depth is "
+                'registered to the image, to depth/camera_info'
+            )
         if values.pose_source != 'parameters' and tf2_ros is not None:
             self._tf = tf2_ros.Buffer()
             self._tf_listener = tf2_ros.TransformListener(self._tf, self)
@@ -183,6 +190,8 @@ class CostmapNode(PerceptionNode):
 
     def on_camera_info(self, msg: CameraInfo) -> None:
         """Take the calibration of the mask's camera."""
+        if self._camera_info is None and self.parameters.horizontal_fov_rad:
+            self.get_logger().info('camera_info came: horizontal_fov_rad counts no longer')
         self._camera_info = msg
 
     def on_depth_info(self, msg: CameraInfo) -> None:
@@ -215,9 +224,12 @@ class CostmapNode(PerceptionNode):
             if measured is None:
                 self._count_miss(f'{values.source} within {values.sync_tolerance_s} s')
                 return False
-        camera = None
-        if self._camera_info:
-            camera = Camera.from_info(self._camera_info, values.rectified)
+        camera, info = None, self._camera_info
+        if info is None and values.horizontal_fov_rad:
+            fov_rad = values.horizontal_fov_rad
+            info = pinhole_to_msg(Camera.from_fov(msg.height, msg.width, fov_rad))
+        if info:
+            camera = Camera.from_info(info, values.rectified)
             camera.require_size(*ids.shape)
         height = min(values.semantic_height, len(ids))
         width = max(1, round(height * ids.shape[1] / len(ids)))
@@ -231,16 +243,18 @@ class CostmapNode(PerceptionNode):
                 points, resize_ids(ids, *points.shape[:2]), roles, grid_from_base
             )
         self._publish(marks, msg.header, grid_from_base is IN_PLACE)
-        self._publish_semantic(ids, marks.points, (height, width), msg)
+        self._publish_semantic(ids, marks.points, info, (height, width), msg)
         return True
 
     def _missing(self) -> str:
         """Name what has not arrived, and without which no mask can be placed."""
-        source = self.parameters.source
+        values: CostmapParameters = self.parameters
         needed = {
             'segmentation/label_info': self._label_info,
-            'camera_info': self._camera_info or source == 'points',
-            'depth/camera_info': self._depth_info or source != 'depth',
+            'camera_info': (
+                self._camera_info or values.horizontal_fov_rad or values.source == 'points'
+            ),
+            'depth/camera_info': self._depth_info or values.source != 'depth',
         }
         return ', '.join(self.resolve_topic_name(name) for name in needed if not needed[name])
 
@@ -428,8 +442,8 @@ class CostmapNode(PerceptionNode):
         self._grid.publish(grid_to_msg(marks.grid, in_grid))
 
     def _publish_semantic(
-        self, ids: NDArray[np.uint8], points: NDArray[np.float32], size: tuple[int, int],
-        msg: Image,
+        self, ids: NDArray[np.uint8], points: NDArray[np.float32], info: CameraInfo | None,
+        size: tuple[int, int], msg: Image,
     ) -> None:
         """Publish one set of one size and stamp, for Nav2's semantic layer."""
         values: CostmapParameters = self.parameters
@@ -443,9 +457,8 @@ class CostmapNode(PerceptionNode):
             return
         confidence = labels_from_msg(confidence_msg)
         header = msg.header
-        if self._camera_info:
-            info = camera_info_to_msg(self._camera_info, *size, header)
-            self._semantic_camera_info.publish(info)
+        if info:
+            self._semantic_camera_info.publish(camera_info_to_msg(info, *size, header))
         in_base = Header(stamp=header.stamp, frame_id=values.base_frame)
         self._semantic_points.publish(cloud_to_msg(resize_points(points, *size), in_base))
         self._semantic_confidence.publish(mask_to_msg(resize_ids(confidence, *size), header))
@@ -455,6 +468,10 @@ class CostmapNode(PerceptionNode):
         values: CostmapParameters = self.parameters
         return {
             'source': values.source,
+            'camera': (
+                'camera_info' if self._camera_info
+                else 'horizontal_fov_rad' if values.horizontal_fov_rad else ''
+            ),
             'pose_source': 'parameters' if self._tf is None else 'tf',
             'waiting_for': self._missing(),
             'unpaired': self.counts['unpaired'],

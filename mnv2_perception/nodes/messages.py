@@ -28,7 +28,7 @@ from vision_msgs.msg import (
 )
 
 from mnv2_perception.errors import ImageError
-from mnv2_perception.vision.camera import scaled_matrices
+from mnv2_perception.vision.camera import Camera, scaled_matrices
 from mnv2_perception.vision.costmap import Grid, Scan
 from mnv2_perception.vision.encodings import (
     checked_layout,
@@ -55,6 +55,7 @@ __all__ = [
     'labels_from_compressed_msg',
     'labels_from_msg',
     'mask_to_msg',
+    'pinhole_to_msg',
     'points_from_msg',
     'rgb_to_msg',
     'scan_to_msg',
@@ -223,6 +224,15 @@ def camera_info_to_msg(info: CameraInfo, height: int, width: int, header: Header
     return CameraInfo(
         header=header, height=height, width=width, distortion_model=info.distortion_model,
         d=info.d, k=k.ravel().tolist(), r=info.r, p=p.ravel().tolist(),
+    )
+
+
+def pinhole_to_msg(camera: Camera) -> CameraInfo:
+    """Make the camera_info of a camera without distortion; its header is left empty."""
+    return CameraInfo(
+        height=camera.height, width=camera.width, distortion_model='plumb_bob',
+        d=[0.0] * 5, k=camera.matrix.ravel().tolist(), r=np.eye(3).ravel().tolist(),
+        p=np.column_stack([camera.matrix, np.zeros(3)]).ravel().tolist(),
     )
 
 

@@ -176,6 +176,10 @@ class CostmapParameters:
     rectified: bool = parameter(
         False, "The image is rectified (image_rect): camera_info's P counts, K and D do not."
     )
+    horizontal_fov_rad: float = parameter(
+        0.0, 'Field of view of a camera that sends no camera_info: an ideal pinhole; 0 waits for '
+        'one.', 0.0, 3.1,
+    )
     max_range_m: float = parameter(10.0, 'Farthest ground and obstacles.', 0.1, 1000.0)
     max_footprint_m: float = parameter(
         0.25, 'Largest size of a pixel on the ground; limits the range of ground.',

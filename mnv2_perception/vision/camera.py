@@ -116,6 +116,26 @@ class Camera:
             info.distortion_model in _FISHEYE, cls.rotation if rectified or not any(r) else r,
         )
 
+    @classmethod
+    def from_fov(cls, height: int, width: int, horizontal_fov_rad: float) -> 'Camera':
+        """Make an ideal pinhole camera: square pixels, no distortion, its axis in the middle.
+
+        Args:
+            height: of the image, pixels.
+            width: of the image, pixels.
+            horizontal_fov_rad: angle from the image's left edge to its right one, 0 to π.
+
+        Raises:
+            CalibrationError: no pinhole camera has this field of view.
+        """
+        if not 0.0 < horizontal_fov_rad < math.pi:
+            raise CalibrationError(
+                f'horizontal field of view of {horizontal_fov_rad} rad, expected one between 0 '
+                f'and π; a wider camera has a lens: calibrate it and give its camera_info'
+            )
+        focal_px = width / 2 / math.tan(horizontal_fov_rad / 2)
+        return cls(height, width, focal_px, focal_px, (width - 1) / 2, (height - 1) / 2)
+
     def require_size(self, height: int, width: int) -> None:
         """Raise CalibrationError unless an image of this size is this camera's."""
         if (height, width) != (self.height, self.width):

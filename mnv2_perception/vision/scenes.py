@@ -194,13 +194,19 @@ def draw_scene(seed: int, time_s: float, height: int, width: int) -> tuple[_Byte
 def camera_matrix(seed: int, height: int, width: int) -> NDArray[np.float64]:
     """Return the (3, 3) intrinsic matrix of a drive's camera, pixels.
 
-    The camera looks straight ahead and level; its principal point lies on the horizon.
+    The camera looks straight ahead and level; its principal point lies on the horizon, which the
+    suspension moves by 0.3° at most.
     """
     canvas = _Canvas(_drive(seed), 0.0, height, width)
     horizon_px = height * canvas.drive.horizon
     return np.array([
         [canvas.focal_px, 0.0, width / 2], [0.0, canvas.focal_px, horizon_px], [0.0, 0.0, 1.0],
     ])
+
+
+def camera_height_m(seed: int) -> float:
+    """Return the height of a drive's camera above its road, which is flat."""
+    return _drive(seed).camera_height_m
 
 
 class _Canvas:

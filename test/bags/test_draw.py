@@ -9,7 +9,10 @@ from mnv2_perception.bags.draw import draw_bag, FRAME_ID, IMAGE_TOPIC, INFO_TOPI
 from mnv2_perception.bags.read import BagReader, header_stamp_ns
 from mnv2_perception.bags.report import read_ids, read_images
 from mnv2_perception.errors import BagError, ImageError
-from mnv2_perception.vision.scenes import draw_scene
+from mnv2_perception.vision import scenes
+from mnv2_perception.vision.camera import BODY_FROM_OPTICAL, Camera, Pose
+from mnv2_perception.vision.projection import ground_points
+from mnv2_perception.vision.scenes import CLASSES, draw_scene
 
 TOPICS = (IMAGE_TOPIC, INFO_TOPIC, LABEL_TOPIC)
 SEED, RATE_HZ, HEIGHT, WIDTH = 5, 8.0, 64, 96
@@ -50,6 +53,30 @@ def test_camera_info_is_of_the_images_size_with_the_centre_on_the_horizon(bag: P
     assert (info.height, info.width) == (HEIGHT, WIDTH)
     assert k[0, 0] == k[1, 1] > 0.0 and k[0, 2] == WIDTH / 2
     assert 0.0 < k[1, 2] < HEIGHT
+
+
+@pytest.mark.parametrize('seed', [7, 9, 13])  # whose first lamp and left kerb are in view
+def test_by_camera_info_and_height_a_lamp_and_the_kerb_lie_where_the_street_has_them(
+    tmp_path: Path, seed: int
+) -> None:
+    draw_bag(tmp_path / 'bag', seed, duration_s=0.1, rate_hz=10.0)
+    with BagReader(tmp_path / 'bag') as reader:
+        info = reader.deserialize(next(iter(reader.messages([INFO_TOPIC]))))
+    (_, ids), = read_ids(tmp_path / 'bag', LABEL_TOPIC)
+    camera = Camera.from_info(info)
+    pose = Pose.from_rpy(0.0, 0.0, scenes.camera_height_m(seed), 0.0, 0.0, 0.0)
+    ground = ground_points(camera, pose @ BODY_FROM_OPTICAL, 12.0, 1.0)
+
+    drive, lamp = scenes._drive(seed), scenes._block(seed, -1, 0).posts[0]
+    # World x is to the right of the road's middle; the drawn drive starts at z = 0.
+    expected = np.array([lamp.distance_m, drive.lane_x_m - lamp.x_m])
+    column = round(float(camera.project(np.array([-expected[1], 1.5, expected[0]]))[0]))
+    foot = np.flatnonzero(ids[:, column] == CLASSES.index('pole')).max()
+    np.testing.assert_allclose(ground[foot, column, :2], expected, rtol=0.025)
+
+    ahead = np.abs(ground[..., 0] - 7.0) < 0.2
+    left = ground[ahead & (ids == CLASSES.index('road')), 1].max()
+    assert left == pytest.approx(drive.lane_x_m + drive.road_half_m, rel=0.025)
 
 
 def test_one_seed_is_one_bag_and_another_seed_another(bag: Path, tmp_path: Path) -> None:

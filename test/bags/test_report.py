@@ -11,6 +11,8 @@ from mnv2_perception.bags import report
 from mnv2_perception.bags.read import jazzy_types
 from mnv2_perception.bags.write import BagWriter, compressed_image_cdr, image_cdr
 from mnv2_perception.errors import BagError
+from mnv2_perception.vision.costmap import Grid
+from mnv2_perception.vision.overlay import FREE, OCCUPIED
 
 IMAGE, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
@@ -28,6 +30,45 @@ def write_bag(path: Path, **topics: str) -> Path:
             else:
                 bag.write(topic, 1, image_cdr(PIXELS, 1, 'camera'))
     return path
+
+
+@pytest.fixture
+def results_bag(tmp_path: Path) -> Path:
+    pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
+    from results_bag import write_results_bag
+
+    return write_results_bag(tmp_path / 'results')
+
+
+@pytest.mark.ros
+def test_detections_are_read_as_boxes_scores_and_names(results_bag: Path) -> None:
+    (stamp_ns, found), (_, none) = report.read_detections(results_bag, '/detections')
+    assert stamp_ns == 1_000_000_005
+    np.testing.assert_allclose(found.boxes, [[1.5, 2, 30, 20.25], [0, 0, 5, 5]])
+    assert found.scores.tolist() == [0.75, 0.5] and found.names == ('dog', 'car')
+    assert none.boxes.shape == (0, 4) and none.scores.shape == (0,) and none.names == ()
+
+
+@pytest.mark.ros
+def test_classifications_are_read_as_names_and_scores(results_bag: Path) -> None:
+    assert list(report.read_classifications(results_bag, '/classification')) == [
+        (1_000_000_005, [('grass', 0.75), ('road', 0.5)]), (2_000_000_005, []),
+    ]
+
+
+@pytest.mark.ros
+def test_grids_come_back_as_they_were_published(results_bag: Path) -> None:
+    (stamp_ns, grid), (later_ns, _) = report.read_grids(results_bag, '/grid')
+    assert (stamp_ns, later_ns) == (1_000_000_005, 2_000_000_005)
+    assert grid.cells.dtype == np.int8
+    assert grid.cells.tolist() == np.arange(-1, 99).reshape(4, 25).tolist()
+    assert (grid.origin_x_m, grid.origin_y_m, grid.resolution_m) == (-3.25, 1.5, 0.25)
+
+
+@pytest.mark.ros
+def test_a_topic_of_another_type_is_refused(results_bag: Path) -> None:
+    with pytest.raises(BagError, match='is of type nav_msgs/msg/OccupancyGrid, expected vision'):
+        next(report.read_detections(results_bag, '/grid'))
 
 
 @pytest.mark.parametrize(
@@ -163,3 +204,27 @@ def test_overlays_show_the_image_beside_its_mask(tmp_path: Path) -> None:
         assert picture.shape[1] == 60 and picture.shape[0] > 20
         assert (picture[:20, :30] == gray).all()
         assert picture[0, 40].tolist() == [gray // 2, gray // 2, 100 + gray // 2]  # BGR
+
+
+def test_one_picture_shows_mask_boxes_class_time_and_grid() -> None:
+    spec = identity_spec(8, 8, classes=['road', 'sky'], colours=[[200, 0, 0], [0, 200, 0]])
+    image = np.full((200, 80, 3), 100, np.uint8)
+    image.flags.writeable = False
+    boxes = report.NamedBoxes(
+        np.array([[20, 30, 60, 50]], np.float32), np.array([0.9], np.float32), ('dog',)
+    )
+    grid = Grid(np.zeros((16, 16), np.int8), -4.0, -4.0, 0.5)
+    grid.cells[:8] = 100  # to the right
+    results = report.Results(
+        1.5, image, np.zeros((200, 80), np.uint8), boxes, [('road', 0.8)], grid
+    )
+    picture = report.draw_results(results, spec, {'dog': (10, 20, 250)})
+    corner = np.argwhere((picture == (150, 50, 50)).all(axis=-1))[0]  # of the mask: a caption
+    shown = picture[corner[0] : corner[0] + 200]
+    assert corner[0] > 10 and corner[1] == 0
+    assert shown[40, 20].tolist() == [10, 20, 250]
+    panel = shown[:, -200:]
+    assert tuple(panel[150, 20].tolist()) == FREE and tuple(panel[150, 180].tolist()) == OCCUPIED
+    silent = report.draw_results(report.Results(1.5, image), spec, {})
+    assert silent.shape[1] < picture.shape[1]
+    assert (picture[: corner[0]] < 80).sum() > (silent[: corner[0]] < 80).sum() > 0

@@ -14,10 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mnv2_perception.bags import report
 from mnv2_perception.bags.read import BagMessage, BagReader, TopicQos
 from mnv2_perception.bags.write import BagWriter, camera_info_cdr, image_cdr
 
 pytest.importorskip('rclpy', reason='needs rclpy: make setup, or source a ROS distro')
+
+from results_bag import BOXES, RESULT_GRID, STAMPS_NS, write_results_bag
+
 pytestmark = pytest.mark.ros
 
 START_NS = 1_700_000_000_000_000_000
@@ -185,6 +189,25 @@ def test_an_mcap_bag_played_and_recorded_again_is_the_same_bag(
         qos = {topic.name: topic.qos for topic in bag.topics}
     assert qos['/count'] and qos['/count'].reliable and not qos['/count'].transient_local
     assert qos['/image'] and not qos['/image'].reliable
+
+
+def test_results_of_all_nodes_are_recorded_with_their_definitions(
+    tmp_path: Path, processes: Processes
+) -> None:
+    results = write_results_bag(tmp_path / 'results')
+    topics = ('/detections', '/classification', '/grid')
+    recorder = processes.start(RECORDER, '--out', tmp_path / 'out', *topics)
+    player = processes.start(PLAYER, results, '--wait-for-subscribers', '10')
+    result(player)
+    assert interrupt(recorder)['received'] == dict.fromkeys(topics, 2)
+    (mcap,) = (tmp_path / 'out').glob('*.mcap')  # reads without its folder's metadata
+    (stamp_ns, boxes), _ = report.read_detections(mcap, '/detections')
+    assert stamp_ns == STAMPS_NS[0] and boxes.names == ('dog', 'car')
+    np.testing.assert_allclose(boxes.boxes, BOXES)
+    (_, classes), _ = report.read_classifications(mcap, '/classification')
+    assert classes == [('grass', 0.75), ('road', 0.5)]
+    (_, grid), _ = report.read_grids(mcap, '/grid')
+    np.testing.assert_array_equal(grid.cells, RESULT_GRID.cells)
 
 
 def test_a_sqlite3_bag_obeys_rate_topics_and_remap_and_skips_unknown_types(

@@ -39,6 +39,8 @@ pytestmark = pytest.mark.ros
 HEIGHT, WIDTH = 240, 320
 CAMERA = Camera(HEIGHT, WIDTH, 250.0, 250.0, 160.0, 119.0)
 POSE = Pose.from_rpy(0.2, -0.1, 1.0, 0.0, 0.2, 0.0) @ BODY_FROM_OPTICAL
+FOV_RAD = 1.1
+PINHOLE = Camera.from_fov(HEIGHT, WIDTH, FOV_RAD)  # what the node assumes without camera_info
 BOX_AT = (3.0, 0.4, 0.0), (3.6, 0.9, 0.3)
 PLACED = {
     'camera_x_m': 0.2, 'camera_y_m': -0.1, 'camera_z_m': 1.0, 'camera_pitch_rad': 0.2,
@@ -86,15 +88,21 @@ class Scene(Graph):
             }.items()
         }
 
-    def calibrate(self, node: CostmapNode, info: CameraInfo | None = None) -> None:
+    def name_classes(self, node: CostmapNode) -> None:
         self.wait_for_topics()
         self.infos.publish(label_info_to_msg(['sky', 'road', 'box'], Header(), 0.0))
-        self.calibration.publish(info or camera_info())
-        eventually(lambda: node._label_info and node._camera_info)
+        eventually(lambda: node._label_info)
 
-    def show(self, number: int, *box: tuple[float, float, float]) -> dict[str, Any]:
+    def calibrate(self, node: CostmapNode, info: CameraInfo | None = None) -> None:
+        self.name_classes(node)
+        self.calibration.publish(info or camera_info())
+        eventually(lambda: node._camera_info)
+
+    def show(
+        self, number: int, *box: tuple[float, float, float], camera: Camera = CAMERA
+    ) -> dict[str, Any]:
         """Publish a mask; return the results of its stamp."""
-        ids, _ = draw_box(CAMERA, POSE, *box)
+        ids, _ = draw_box(camera, POSE, *box)
         self.confidence.publish(mask_to_msg(np.full_like(ids, 200), header(number)))
         self.camera.publish(mask_to_msg(ids, header(number)))
         return self.wait_for_results(number)
@@ -236,6 +244,45 @@ def test_the_semantic_layer_gets_one_set_of_one_size_and_stamp(scene: Scene) -> 
     rows, columns = np.nonzero((ids == ROAD) & np.isfinite(cloud[..., 0]))
     pixels = CAMERA.resized(120, 160).project(POSE.inverse().apply(on_road))
     assert np.nanmax(np.abs(pixels - np.stack([columns, rows], -1))) < 0.51
+
+
+def test_without_camera_info_a_box_is_placed_by_the_assumed_field_of_view(scene: Scene) -> None:
+    node = scene.start(horizontal_fov_rad=FOV_RAD)
+    assert node.describe()['camera'] == 'horizontal_fov_rad'
+    scene.name_classes(node)
+    check_box(scene.show(1, *BOX_AT, camera=PINHOLE), height_m=0.25)
+
+
+def test_the_semantic_layer_is_told_the_assumed_camera(scene: Scene) -> None:
+    infos = scene.subscribe(CameraInfo, 'semantic/camera_info')
+    masks = scene.subscribe(Image, 'semantic/mask')
+    node = scene.start(horizontal_fov_rad=FOV_RAD, semantic_height=120)
+    scene.name_classes(node)
+    eventually(lambda: not node.greeting.holding())
+    scene.show(1, *BOX_AT, camera=PINHOLE)
+    eventually(lambda: infos and masks)
+    assert infos[0].header == masks[0].header == header(1)
+    told = Camera.from_info(infos[0])
+    assert (told.height, told.width) == (masks[0].height, masks[0].width) == (120, 160)
+    np.testing.assert_allclose(told.matrix, Camera.from_fov(120, 160, FOV_RAD).matrix)
+
+
+def test_a_camera_info_that_comes_beats_the_assumed_field_of_view(
+    scene: Scene, capfd: pytest.CaptureFixture[str]
+) -> None:
+    node = scene.start(horizontal_fov_rad=2.0)
+    scene.name_classes(node)
+    scene.calibration.publish(camera_info())
+    scene.calibration.publish(camera_info())
+    eventually(lambda: node.describe()['camera'] == 'camera_info')
+    check_box(scene.show(1, *BOX_AT), height_m=0.25)
+    assert capfd.readouterr().err.count('horizontal_fov_rad counts no longer') == 1
+
+
+def test_depth_with_an_assumed_field_of_view_fails_to_configure(scene: Scene) -> None:
+    node = scene.start(wait=False, autostart=False, source='depth', horizontal_fov_rad=FOV_RAD)
+    assert not scene.transition(Transition.TRANSITION_CONFIGURE)
+    assert 'remap camera_info' in node._failure
 
 
 class Tf2:

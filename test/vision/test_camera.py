@@ -75,6 +75,23 @@ def test_rays_of_an_unrectified_image_are_turned_by_r() -> None:
     np.testing.assert_allclose(camera.project(ray), [321, 238], atol=1e-3)
 
 
+@pytest.mark.parametrize('fov_rad', [0.5, 1.2, 3.1])
+def test_a_field_of_view_reaches_from_the_left_edge_to_the_right_one(fov_rad: float) -> None:
+    camera = Camera.from_fov(48, 64, fov_rad)
+    left, right = camera.rays[24, 0], camera.rays[24, -1]
+    half_pixel = 0.5 / camera.fx
+    assert -left[0] + half_pixel == pytest.approx(math.tan(fov_rad / 2))
+    assert right[0] == pytest.approx(-left[0])
+    assert camera.rays[0, 3, 1] == pytest.approx(-camera.rays[-1, 3, 1])
+    assert camera.fx == camera.fy and not camera.distortion
+
+
+@pytest.mark.parametrize('fov_rad', [0.0, -1.0, math.pi, math.nan])
+def test_a_field_of_view_that_no_pinhole_has_is_refused(fov_rad: float) -> None:
+    with pytest.raises(CalibrationError, match='between 0 and π'):
+        Camera.from_fov(48, 64, fov_rad)
+
+
 def test_resizing_keeps_where_the_corners_of_the_image_look() -> None:
     camera = Camera.from_info(Info())
     small = camera.resized(240, 424)

@@ -1,8 +1,23 @@
-"""Pictures of masks."""
+"""Pictures of masks, boxes and grids."""
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mnv2_perception.vision.overlay import blend_mask, colour_table, draw_boxes, draw_legend
+from mnv2_perception.vision.camera import Pose
+from mnv2_perception.vision.costmap import Grid, Scan
+from mnv2_perception.vision.overlay import (
+    blend_mask,
+    colour_table,
+    draw_beside,
+    draw_boxes,
+    draw_grid,
+    draw_legend,
+    FREE,
+    OBSTACLE_POINT,
+    OCCUPIED,
+    ROBOT,
+    UNSEEN,
+)
 
 COLOURS = [(200, 0, 0), (0, 100, 0)]
 
@@ -72,7 +87,91 @@ def test_a_box_at_the_border_is_drawn() -> None:
     assert (picture.max(axis=2) > 220).any()  # the name, white on dark red
 
 
+def test_the_name_of_a_box_at_the_right_border_stays_in_the_image() -> None:
+    image = np.zeros((60, 200, 3), np.uint8)
+    one = np.array([[190, 30, 200, 50]], np.float32), np.ones(1, np.float32), np.zeros(1, int)
+    named = draw_boxes(image, *one, ['pedestrian'], COLOURS)[:28]
+    in_the_middle = one[0] - (80, 0, 80, 0), *one[1:]
+    whole = draw_boxes(image, *in_the_middle, ['pedestrian'], COLOURS)[:28]
+    assert (named > 100).sum() == (whole > 100).sum() > 0
+
+
 def test_no_boxes_leave_the_image() -> None:
     image = np.full((5, 5, 3), 7, np.uint8)
     empty = np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, int)
     assert np.array_equal(draw_boxes(image, *empty, ['car'], COLOURS), image)
+
+
+def street_grid() -> Grid:
+    """10 m square around the origin: free, but a box 3 m ahead and 2 m to the left; no rear."""
+    grid = Grid(np.zeros((100, 100), np.int8), -5.0, -5.0, 0.1)
+    grid.cells[:, :50] = -1  # x < 0
+    grid.cells[65:75, 75:85] = 100  # y 1.5 to 2.5, x 2.5 to 3.5
+    return grid
+
+
+def pixel(picture: NDArray[np.uint8], ahead: float, left: float) -> tuple[int, ...]:
+    """Colour at a place before the robot of a 500 × 400 picture that reaches 5 m ahead."""
+    px_per_m = 500 * 0.92 / 5
+    return tuple(picture[int(460 - ahead * px_per_m), int(200 - left * px_per_m)].tolist())
+
+
+def test_a_grid_is_seen_from_above_with_ahead_up_and_left_at_the_left() -> None:
+    picture = draw_grid(street_grid(), 500, 400)
+    assert picture.shape == (500, 400, 3) and picture.dtype == np.uint8
+    for ahead, left, colour in (
+        (3.3, 2.0, OCCUPIED), (2.6, 1.6, OCCUPIED), (3.3, -2.0, FREE), (2.4, 2.0, FREE),
+        (1.5, 0.5, FREE), (-0.2, 1.0, UNSEEN),
+    ):
+        assert pixel(picture, ahead, left) == colour, (ahead, left)
+
+
+def test_a_grid_of_a_fixed_frame_is_turned_with_the_robot() -> None:
+    cells = street_grid().cells
+    # The same street, seen by a robot at (7, −4) that looks along y: its left is −x.
+    turned = Grid(np.rot90(cells, -1).copy(), 7.0 - 5.0, -4.0 - 5.0, 0.1)
+    pose = Pose.from_rpy(7.0, -4.0, 0.0, 0.0, 0.0, np.pi / 2)
+    picture = draw_grid(turned, 500, 400, grid_from_base=pose)
+    assert (picture != draw_grid(street_grid(), 500, 400)).any(axis=-1).mean() < 0.01
+
+
+def test_a_grid_s_rings_lie_at_their_distances_and_the_robot_at_their_centre() -> None:
+    picture = draw_grid(street_grid(), 500, 400, ahead_m=5.0)
+    grey = picture[..., 1].astype(int)
+    for ring_m in (1.0, 2.0, 3.0, 4.0):
+        along = [int(grey[int(460 - (ring_m + off) * 92), 195]) for off in (-0.1, 0.0, 0.1)]
+        assert along[1] < min(along[0], along[2]) - 20, ring_m
+    assert pixel(picture, 0.0, 0.0) == ROBOT
+    labels = picture[460 - 92 : 460 - 92 + 14, 202:230]
+    assert (labels < 60).all(axis=-1).any()  # 1 m
+
+
+def test_what_lies_beyond_a_grid_is_unseen() -> None:
+    picture = draw_grid(street_grid(), 500, 400, ahead_m=10.0)
+    assert tuple(picture[40, 50].tolist()) == UNSEEN
+
+
+def test_probabilities_are_drawn_between_free_and_occupied() -> None:
+    grid = Grid(np.full((10, 10), 50, np.int8), -5.0, -5.0, 1.0)
+    half = np.array(draw_grid(grid, 500, 400)[300, 50], int)
+    assert np.abs(half - (np.array(FREE) + OCCUPIED) / 2).max() <= 1
+
+
+def test_beams_reach_to_their_obstacles_and_obstacles_are_dots() -> None:
+    ranges_m = np.array([np.nan, 2.5, np.inf], np.float32)  # at −45°, 0° and 45°
+    scan = Scan(ranges_m, -np.pi / 4, np.pi / 4, 5.0)
+    points = np.array([[3.0, -1.2, 0.2]], np.float32)
+    picture = draw_grid(street_grid(), 500, 400, obstacles=points, scan=scan)
+    assert pixel(picture, 1.5, 0.0) != FREE
+    assert pixel(picture, 2.6, 0.0) == pixel(picture, 1.2, 1.2) == FREE
+    assert pixel(picture, 1.2, -1.2) == FREE
+    assert pixel(picture, 3.0, -1.2) == OBSTACLE_POINT
+
+
+def test_a_panel_stands_beside_the_picture_below_the_caption() -> None:
+    picture, panel = np.full((50, 80, 3), 10, np.uint8), np.full((50, 30, 3), 200, np.uint8)
+    both = draw_beside(picture, panel, 'road 0.93')
+    above = len(both) - 50
+    assert np.array_equal(both[above:, :80], picture)
+    assert np.array_equal(both[above:, -30:], panel)
+    assert (both[:above] < 80).any() and (both[:above] == 255).mean() > 0.5
