@@ -20,12 +20,7 @@ demo: setup       ## replay BAG=path (or a drawn street) through the live nodes
 	@$(VENV)/bin/mnv2 demo --out $(OUT) $(if $(BAG),--bag "$(BAG)") $(DEMO_ARGS)
 
 test: setup       ## all tests; each skip says why
-ifdef PYTEST_ARGS
 	@$(RUN) pytest $(PYTEST_ARGS)
-else
-	@$(RUN) pytest --ignore=test/engines
-	@$(RUN) pytest test/engines  # all runtimes in one process: apart from torch's training
-endif
 
 check: setup      ## lint and types
 	@$(RUN) ruff check .

@@ -1,7 +1,7 @@
 """OpenVINO on the CPU."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -26,6 +26,11 @@ class OpenVINOEngine(Engine):
     """
 
     name = 'openvino'
+    # One for the life of the process. Each Core's CPU plugin gives the thread a signal stack and
+    # unmaps it with its last model; of two that close in the order they were opened, the second
+    # puts the first one's unmapped stack back, and the next signal, say Ctrl-C, kills the process.
+    # https://github.com/openvinotoolkit/openvino/pull/11894
+    _core: ClassVar[Any] = None
 
     def __init__(self, model: Path, threads: int = 0, precision: str = 'auto') -> None:
         self.precision = check_precision(self.name, precision, tuple(HINTS))
@@ -45,8 +50,10 @@ class OpenVINOEngine(Engine):
             'ENABLE_CPU_PINNING': False,
         }
         try:
-            network = openvino.Core().read_model(str(model))
-            compiled = openvino.Core().compile_model(network, 'CPU', settings)
+            if OpenVINOEngine._core is None:
+                OpenVINOEngine._core = openvino.Core()
+            network = self._core.read_model(str(model))
+            compiled = self._core.compile_model(network, 'CPU', settings)
         except RuntimeError as exc:
             raise EngineError(f'{model}: OpenVINO refuses it: {exc}') from exc
         given = compiled.get_property('INFERENCE_PRECISION_HINT').get_type_name()

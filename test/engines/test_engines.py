@@ -239,6 +239,29 @@ def test_importing_engines_loads_no_runtime() -> None:
     assert result.stdout.strip() == '[]'
 
 
+def test_ctrl_c_is_heard_after_openvino_engines_close_in_the_order_they_opened(
+    tmp_path: Path
+) -> None:
+    pytest.importorskip('openvino', reason='no openvino: run make setup-train')
+    model = write_onnx(tmp_path / 'm.onnx', identity_spec(HEIGHT, WIDTH))
+    code = (
+        'import pathlib, signal, sys\n'
+        'from mnv2_perception.engines import open_engine\n'
+        "engines = [open_engine(pathlib.Path(sys.argv[1]), 'openvino') for _ in range(2)]\n"
+        'for engine in engines:\n'
+        '    engine.close()\n'
+        'try:\n'
+        '    signal.raise_signal(signal.SIGINT)\n'
+        'except KeyboardInterrupt:\n'
+        "    print('heard')\n"
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code, str(model)], capture_output=True, text=True, check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert result.stdout.strip() == 'heard'
+
+
 @pytest.mark.parametrize('threads', [-1, 257])
 def test_an_impossible_number_of_threads_is_refused(threads: int, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r'0 .*to 256'):
