@@ -84,6 +84,7 @@ class NewestFrameWorker(Generic[Item]):
         self._work = work
         self._lock = threading.Lock()
         self._waiting: Item | None = None
+        self._in_line = False
         self._owns_thread = thread is None
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix='worker')
 
@@ -92,7 +93,8 @@ class NewestFrameWorker(Generic[Item]):
         with self._lock:
             dropped = self._waiting is not None
             self._waiting = item
-        if not dropped:
+            in_line, self._in_line = self._in_line, True
+        if not in_line:  # it may be where an item was taken: turns must not pile up
             self._thread.submit(self._turn)
         return dropped
 
@@ -113,6 +115,8 @@ class NewestFrameWorker(Generic[Item]):
             self._thread.shutdown()
 
     def _turn(self) -> None:
+        with self._lock:
+            self._in_line = False
         item = self.take()
         if item is not None:
             self._work(item)

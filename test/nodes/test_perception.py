@@ -1,12 +1,14 @@
 """perception over real DDS: several nodes in one process, one camera and several."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, ExitStack
 import os
 from pathlib import Path
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -29,6 +31,7 @@ from test_costmap_node import BOX_AT, CAMERA, camera_info, cell, PLACED, POSE
 from vision_msgs.msg import Detection2DArray
 
 from mnv2_perception.engines.fake import FakeEngine
+from mnv2_perception.nodes.lifecycle import NewestFrameWorker
 from mnv2_perception.nodes.messages import mask_to_msg, rgb_to_msg, stamp_to_ns
 from mnv2_perception.nodes.parameters import ParameterError
 from mnv2_perception.nodes.perception import Perception
@@ -269,6 +272,30 @@ def test_under_overload_cameras_share_fairly_and_only_the_newest_frame_counts(
     for node in nodes:
         # The frame in work of each camera, and its own; the newest waits for no more.
         assert np.median(node.latencies_ms) < 1000 * inference_s * (len(names) + 0.5)
+
+
+def test_a_worker_waits_for_one_turn_however_often_its_item_is_taken() -> None:
+    turns: list[Any] = []
+
+    class Thread(ThreadPoolExecutor):
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            turns.append(args)
+            return super().submit(*args, **kwargs)
+
+    worked: list[int] = []
+    with Thread(1) as thread:
+        busy = threading.Event()
+        thread.submit(busy.wait)
+        worker = NewestFrameWorker(worked.append, thread)
+        for number in range(10):  # as in a batch that another worker began
+            worker.put(number)
+            assert worker.take() == number
+        worker.put(10)
+        busy.set()
+        worker.run(lambda: None)
+        worker.put(11)
+    assert worked == [10, 11]
+    assert len(turns) == len(['busy', 'the ten and 10', 'run', '11'])
 
 
 def test_rules_for_the_process_leave_its_nodes_their_names(stack: ExitStack) -> None:
