@@ -101,12 +101,12 @@ class CameraNode(PerceptionNode):
             )
 
     def subscribe(self) -> None:
-        # As image_transport does: the transport's name is appended to the remapped name.
-        topic = self.resolve_topic_name('image')
         if self.parameters.image_transport == 'compressed':
+            # As image_transport does: the transport's name is appended to the remapped name.
+            topic = self.resolve_topic_name('image')
             self._camera = self.create_camera_subscription(CompressedImage, f'{topic}/compressed')
         else:
-            self._camera = self.create_camera_subscription(Image, topic)
+            self._camera = self.create_camera_subscription(Image, 'image')
 
     def work(self, frame: Frame) -> None:
         model = self.model

@@ -149,7 +149,7 @@ class PerceptionNode(LifecycleNode):
     def __init__(self, name: str, shared: Shared | None = None, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self._is_alone = shared is None
-        self.shared = shared or Shared(self)
+        self.shared = shared or Shared()
         self.counts: Counter[str] = Counter()
         self.latencies_ms: deque[float] = deque(maxlen=LATENCY_WINDOW)
         self.parameters: Any = None
@@ -224,7 +224,7 @@ class PerceptionNode(LifecycleNode):
             qos: best effort unless told otherwise.
         """
         subscription = Subscription(
-            msg_type, self.resolve_topic_name(topic), callback or self.on_frame, self._on_lost, qos
+            self, msg_type, topic, callback or self.on_frame, self._on_lost, qos
         )
         self._camera_subscriptions.append(subscription)
         self.shared.subscribe(subscription)
