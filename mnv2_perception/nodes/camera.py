@@ -127,10 +127,9 @@ class CameraNode(PerceptionNode):
     def _companions(self) -> list[tuple['CameraNode', Frame]]:
         """Take the frames that the model has room for, of other nodes that use it."""
         engine = self.model.engine
-        others = [
-            node for node in self.shared.model_nodes
-            if node is not self and node.model.engine is engine
-        ]
+        users = [node for node in self.shared.model_nodes if node.model.engine is engine]
+        after = users.index(self) + 1
+        others = users[after:] + users[:after - 1]  # in turn: room for few goes to each as often
         room = images_at_once(engine)
         found: list[tuple[CameraNode, Frame]] = []
         for node in others:

@@ -318,6 +318,23 @@ def test_under_overload_cameras_share_fairly_and_only_the_newest_frame_counts(
         assert np.median(node.latencies_ms) < 1000 * inference_s * (len(names) + 0.5)
 
 
+def test_cameras_share_fairly_where_a_model_has_not_room_for_all(
+    robot: Robot, tmp_path: Path
+) -> None:
+    names = ('front', 'left', 'right')
+    nodes = robot.start_all(
+        ['segmentation'], names, model=model(tmp_path, 50.0, batch=2), engine='fake'
+    )
+    cameras = robot.cameras(*names)
+    ready(*nodes)
+    for number in range(100):
+        for camera in cameras:
+            camera.publish(rgb_to_msg(picture(1), header(number)))
+        time.sleep(0.02)
+    counts = [node.counts['published'] for node in nodes]
+    assert max(counts) < 1.3 * min(counts)
+
+
 def test_a_worker_waits_for_one_turn_however_often_its_item_is_taken() -> None:
     turns: list[Any] = []
 
