@@ -138,7 +138,7 @@ class Shared:
                 subscription.callback(msg)
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """End a subscription."""
+        """End a subscription; the next hears DDS in its place, and may lose a frame to that."""
         with self._lock:
             topic = self._topics[subscription.topic_name]
             topic.subscriptions.remove(subscription)
