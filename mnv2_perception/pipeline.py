@@ -403,8 +403,11 @@ class OpenModels:
         precision: str = 'auto',
     ) -> Iterator[tuple[Engine, ModelSpec]]:
         """Open a model, or share it if it is open in the same way; else see `opening`."""
-        how = (model, engine, threads, precision)
-        if how in self._opened and not self._opened[how][0].closed:
+        path = find_model(model)
+        # A file that was replaced since is another model.
+        how = (path, path.stat().st_mtime_ns, engine, threads, precision)
+        self._opened = {key: held for key, held in self._opened.items() if not held[0].closed}
+        if how in self._opened:
             opened, spec = self._opened[how]
             opened.share()
             try:
@@ -413,7 +416,7 @@ class OpenModels:
                 opened.close()
                 raise
             return
-        with opening(model, engine, threads, build, precision) as self._opened[how]:
+        with opening(path, engine, threads, build, precision) as self._opened[how]:
             yield self._opened[how]
 
 

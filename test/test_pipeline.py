@@ -1,5 +1,6 @@
 """Segmenter: the mask lies exactly on the image, whatever its size; settings do what they say."""
 
+import os
 from pathlib import Path
 import subprocess
 import sys
@@ -154,6 +155,21 @@ def test_a_model_that_is_open_already_is_shared_and_closed_by_its_last_user(
     with models.opening(*how) as (again, _):
         assert again is not first and not again.closed
         again.close()
+
+
+def test_a_model_is_shared_by_whatever_name_it_has_but_not_once_its_file_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_fake(tmp_path / 'm.yaml', identity_spec(4, 4))
+    models = OpenModels()
+    monkeypatch.chdir(tmp_path)
+    with models.opening(path, 'fake') as (first, _), models.opening('m.yaml', 'fake') as (same, _):
+        assert same is first
+    write_fake(path, identity_spec(8, 8))
+    os.utime(path, ns=(0, 1))
+    with models.opening(path, 'fake') as (other, spec):
+        assert other is not first and not first.closed
+        assert spec.height == 8
 
 
 def test_sampling_at_corners_would_fail_these_tests(

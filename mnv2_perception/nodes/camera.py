@@ -101,12 +101,12 @@ class CameraNode(PerceptionNode):
             )
 
     def subscribe(self) -> None:
-        # As image_transport does: the transport's name is appended to the remapped name.
-        topic = self.resolve_topic_name('image')
         if self.parameters.image_transport == 'compressed':
+            # As image_transport does: the transport's name is appended to the remapped name.
+            topic = self.resolve_topic_name('image')
             self._camera = self.create_camera_subscription(CompressedImage, f'{topic}/compressed')
         else:
-            self._camera = self.create_camera_subscription(Image, topic)
+            self._camera = self.create_camera_subscription(Image, 'image')
 
     def work(self, frame: Frame) -> None:
         model = self.model
@@ -127,10 +127,9 @@ class CameraNode(PerceptionNode):
     def _companions(self) -> list[tuple['CameraNode', Frame]]:
         """Take the frames that the model has room for, of other nodes that use it."""
         engine = self.model.engine
-        others = [
-            node for node in self.shared.model_nodes
-            if node is not self and node.model.engine is engine
-        ]
+        users = [node for node in self.shared.model_nodes if node.model.engine is engine]
+        after = users.index(self) + 1
+        others = users[after:] + users[:after - 1]  # in turn: room for few goes to each as often
         room = images_at_once(engine)
         found: list[tuple[CameraNode, Frame]] = []
         for node in others:

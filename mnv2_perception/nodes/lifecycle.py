@@ -84,6 +84,7 @@ class NewestFrameWorker(Generic[Item]):
         self._work = work
         self._lock = threading.Lock()
         self._waiting: Item | None = None
+        self._in_line = False
         self._owns_thread = thread is None
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix='worker')
 
@@ -92,7 +93,8 @@ class NewestFrameWorker(Generic[Item]):
         with self._lock:
             dropped = self._waiting is not None
             self._waiting = item
-        if not dropped:
+            in_line, self._in_line = self._in_line, True
+        if not in_line:  # it may be where an item was taken: turns must not pile up
             self._thread.submit(self._turn)
         return dropped
 
@@ -113,6 +115,8 @@ class NewestFrameWorker(Generic[Item]):
             self._thread.shutdown()
 
     def _turn(self) -> None:
+        with self._lock:
+            self._in_line = False
         item = self.take()
         if item is not None:
             self._work(item)
@@ -145,7 +149,7 @@ class PerceptionNode(LifecycleNode):
     def __init__(self, name: str, shared: Shared | None = None, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self._is_alone = shared is None
-        self.shared = shared or Shared(self)
+        self.shared = shared or Shared()
         self.counts: Counter[str] = Counter()
         self.latencies_ms: deque[float] = deque(maxlen=LATENCY_WINDOW)
         self.parameters: Any = None
@@ -220,7 +224,7 @@ class PerceptionNode(LifecycleNode):
             qos: best effort unless told otherwise.
         """
         subscription = Subscription(
-            msg_type, self.resolve_topic_name(topic), callback or self.on_frame, self._on_lost, qos
+            self, msg_type, topic, callback or self.on_frame, self._on_lost, qos
         )
         self._camera_subscriptions.append(subscription)
         self.shared.subscribe(subscription)

@@ -39,7 +39,7 @@ class Perception(Node):
         self.cameras = check_names('cameras', values.cameras, '[A-Za-z][A-Za-z0-9_]*')
         if not self.names:
             raise ParameterError(f'nodes is empty, expected some of {", ".join(NODES)}')
-        self.shared = Shared(self)
+        self.shared = Shared()
 
     def create_nodes(self, **kwargs: Any) -> list[PerceptionNode]:
         """Create the nodes of each camera; `kwargs` go to each."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 import threading
 from typing import Any
 
@@ -32,28 +33,48 @@ class Subscription:
     """One node's subscription to a topic.
 
     Attributes:
+        node: whose it is; also over DDS, with its remappings and QoS overrides.
         msg_type: of the topic.
-        topic_name: the resolved name.
+        topic: its name before remapping.
         callback: called with each message, in the executor's thread, or in that of the node of
             this process that publishes it.
         on_lost: called with the middleware's event when it lost messages.
-        qos: of the DDS subscription, if this is the topic's first.
+        qos: of the DDS subscription.
     """
 
+    node: Node
     msg_type: Any
-    topic_name: str
+    topic: str
     callback: Callable[[Any], None]
     on_lost: Callable[[Any], None]
     qos: QoSProfile
 
+    @cached_property
+    def topic_name(self) -> str:
+        """The name after remapping."""
+        return str(self.node.resolve_topic_name(self.topic))
+
+    @property
+    def latched(self) -> bool:
+        """Whether it also wants what was published before it began."""
+        return bool(self.qos.durability == DurabilityPolicy.TRANSIENT_LOCAL)
+
 
 @dataclass
 class Topic:
-    """Who takes part in a topic in this process."""
+    """Who takes part in a topic in this process.
+
+    Attributes:
+        subscriptions: all of them; the first hears DDS for all.
+        publishers: all of them.
+        dds: what hears DDS, and whose it is, if anything does.
+        last: what came over DDS last, if that is latched.
+    """
 
     subscriptions: list[Subscription] = field(default_factory=list)
     publishers: list['Publisher'] = field(default_factory=list)
-    dds: Any = None
+    dds: tuple[Subscription, Any] | None = None
+    last: Any = None
 
 
 class Publisher:
@@ -90,9 +111,6 @@ class Shared:
 
     Any thread may publish; nodes subscribe and create publishers in the executor's.
 
-    Args:
-        node: owner of the DDS subscriptions; QoS overrides of topics are its parameters.
-
     Attributes:
         thread: where all models are opened, run and closed; one after the other, so no camera
             waits for more than one image of each other.
@@ -100,11 +118,10 @@ class Shared:
         model_nodes: the camera nodes whose model is open, in the order of opening.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self) -> None:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix='models')
         self.models = OpenModels()
         self.model_nodes: list[Any] = []
-        self._node = node
         self._lock = threading.Lock()
         self._topics: dict[str, Topic] = {}
         self._decoded: dict[str, tuple[Any, NDArray[uint8]]] = {}
@@ -114,14 +131,14 @@ class Shared:
         with self._lock:
             topic = self._topics.setdefault(subscription.topic_name, Topic())
             topic.subscriptions.append(subscription)
-            latched = [publisher.last for publisher in topic.publishers if publisher.last]
+            before = [topic.last, *(publisher.last for publisher in topic.publishers)]
         self._connect(topic)
-        if subscription.qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
-            for msg in latched:
+        for msg in before:
+            if subscription.latched and msg is not None:
                 subscription.callback(msg)
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """End a subscription."""
+        """End a subscription; the next hears DDS in its place, and may lose a frame to that."""
         with self._lock:
             topic = self._topics[subscription.topic_name]
             topic.subscriptions.remove(subscription)
@@ -155,33 +172,39 @@ class Shared:
 
     def _connect(self, topic: Topic) -> None:
         """Subscribe over DDS where somebody listens and nobody here publishes, and only there."""
-        wanted = bool(topic.subscriptions) and not topic.publishers
-        if wanted and topic.dds is None:
-            first = topic.subscriptions[0]
+        listener = topic.subscriptions[0] if topic.subscriptions and not topic.publishers else None
+        if topic.dds is not None and topic.dds[0] is not listener:
+            owner, subscription = topic.dds
+            owner.node.destroy_subscription(subscription)
+            topic.dds = topic.last = None
+        if topic.dds is None and listener is not None:
+            topic.dds = listener, self._subscribe_over_dds(topic, listener)
 
-            def deliver(msg: Any) -> None:
-                self.deliver(first.topic_name, msg)
+    def _subscribe_over_dds(self, topic: Topic, listener: Subscription) -> Any:
+        topic_name = listener.topic_name
 
-            def on_lost(event: Any) -> None:
-                for subscription in list(topic.subscriptions):
-                    subscription.on_lost(event)
+        def deliver(msg: Any) -> None:
+            if listener.latched:
+                topic.last = msg
+            self.deliver(topic_name, msg)
 
-            # Overrides write into the profile.
-            arguments = (first.msg_type, first.topic_name, deliver, copy(first.qos))
-            overriding = QoSOverridingOptions.with_default_policies()
-            try:
-                topic.dds = self._node.create_subscription(
-                    *arguments,
-                    qos_overriding_options=overriding,
-                    event_callbacks=SubscriptionEventCallbacks(message_lost=on_lost),
-                )
-            except UnsupportedEventTypeError:  # not every middleware tells what it lost
-                topic.dds = self._node.create_subscription(
-                    *arguments, qos_overriding_options=overriding
-                )
-        elif not wanted and topic.dds is not None:
-            self._node.destroy_subscription(topic.dds)
-            topic.dds = None
+        def on_lost(event: Any) -> None:
+            for subscription in list(topic.subscriptions):
+                subscription.on_lost(event)
+
+        # Overrides write into the profile.
+        arguments = (listener.msg_type, listener.topic, deliver, copy(listener.qos))
+        overriding = QoSOverridingOptions.with_default_policies()
+        try:
+            return listener.node.create_subscription(
+                *arguments,
+                qos_overriding_options=overriding,
+                event_callbacks=SubscriptionEventCallbacks(message_lost=on_lost),
+            )
+        except UnsupportedEventTypeError:  # not every middleware tells what it lost
+            return listener.node.create_subscription(
+                *arguments, qos_overriding_options=overriding
+            )
 
     def image_of(self, msg: Image | CompressedImage, topic_name: str) -> NDArray[uint8]:
         """Decode a camera's message, (H, W, 3) uint8 RGB to read only; models' thread only.
