@@ -416,8 +416,9 @@ class OpenModels:
                 opened.close()
                 raise
             return
-        with opening(path, engine, threads, build, precision) as self._opened[how]:
-            yield self._opened[how]
+        with opening(path, engine, threads, build, precision) as (opened, spec):
+            self._opened[how] = opened, spec
+            yield opened, spec
 
 
 def images_at_once(engine: Engine) -> int | None:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 import threading
 from typing import Any
 
@@ -22,8 +21,8 @@ from mnv2_perception.pipeline import images_at_once, infer_images, Pipeline
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A frame on its way through the model."""
+class Entry:
+    """A frame of a batch."""
 
     node: 'CameraNode'
     frame: Frame
@@ -110,19 +109,18 @@ class CameraNode(PerceptionNode):
 
     def work(self, frame: Frame) -> None:
         model = self.model
-        turns: list[Turn] = []
-        for node, waiting in [(self, frame), *self._companions()]:
-            node.attempt(waiting, partial(node._begin, waiting, turns))
-        if not turns:
+        frames = [(self, frame), *self._companions()]
+        batch = [entry for node, each in frames if (entry := node._prepare(each))]
+        if not batch:
             return
         try:
             outputs: list[Any] = infer_images(
-                model.engine, model.spec, [turn.prepared for turn in turns]
+                model.engine, model.spec, [entry.prepared for entry in batch]
             )
         except Exception as exc:  # each frame's node tells it
-            outputs = [exc] * len(turns)
-        for turn, output in zip(turns, outputs, strict=True):
-            turn.node.attempt(turn.frame, partial(turn.node._end, turn, output))
+            outputs = [exc] * len(batch)
+        for entry, output in zip(batch, outputs, strict=True):
+            entry.node._publish(entry, output)
 
     def _companions(self) -> list[tuple['CameraNode', Frame]]:
         """Take the frames that the model has room for, of other nodes that use it."""
@@ -139,18 +137,21 @@ class CameraNode(PerceptionNode):
                 found.append((node, frame))
         return found
 
-    def _begin(self, frame: Frame, turns: list[Turn]) -> bool | None:
-        image = self.shared.image_of(frame.msg, self._camera.topic_name)
-        prepared = self.prepare(image)
-        if prepared is None:
-            return False
-        turns.append(Turn(self, frame, image, prepared))
+    def _prepare(self, frame: Frame) -> Entry | None:
+        with self.rejecting(frame):
+            image = self.shared.image_of(frame.msg, self._camera.topic_name)
+            prepared = self.prepare(image)
+            if prepared is not None:
+                return Entry(self, frame, image, prepared)
+            self.count(frame, 'passed_over')
         return None
 
-    def _end(self, turn: Turn, outputs: Any) -> bool:
-        if isinstance(outputs, Exception):
-            raise outputs
-        return self.publish_result(turn.image, outputs, turn.frame.msg.header)
+    def _publish(self, entry: Entry, outputs: Any) -> None:
+        with self.rejecting(entry.frame):
+            if isinstance(outputs, Exception):
+                raise outputs
+            done = self.publish_result(entry.image, outputs, entry.frame.msg.header)
+            self.count(entry.frame, 'published' if done else 'passed_over')
 
     def _on_set_parameters(self, changes: list[Any]) -> Any:
         result = super()._on_set_parameters(changes)

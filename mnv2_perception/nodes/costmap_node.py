@@ -205,7 +205,8 @@ class CostmapNode(PerceptionNode):
     # One mask
 
     def work(self, frame: Frame) -> None:
-        self.attempt(frame, lambda: self._place(frame.msg))
+        with self.rejecting(frame):
+            self.count(frame, 'published' if self._place(frame.msg) else 'passed_over')
 
     def _place(self, msg: Image) -> bool:
         values: CostmapParameters = self.parameters

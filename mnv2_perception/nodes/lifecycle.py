@@ -5,8 +5,9 @@ Guarded lifecycle transitions, one worker thread on the newest frame, QoS by nam
 
 from abc import abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 import logging
@@ -29,7 +30,8 @@ from rclpy.signals import SignalHandlerOptions
 from mnv2_perception.errors import PerceptionError
 from mnv2_perception.nodes import parameters
 from mnv2_perception.nodes.messages import diagnostics_to_msg
-from mnv2_perception.nodes.shared import Publisher, Shared, Subscription
+from mnv2_perception.nodes.shared import Shared
+from mnv2_perception.nodes.topics import Publisher, Subscription
 
 try:
     from rclpy.experimental import EventsExecutor as Executor
@@ -188,7 +190,10 @@ class PerceptionNode(LifecycleNode):
 
     @abstractmethod
     def work(self, frame: Frame) -> None:
-        """Turn a frame into results and publish them; `attempt` what may fail."""
+        """Turn a frame into results and publish them, `rejecting` it where that fails.
+
+        Each frame is to be counted once.
+        """
 
     @abstractmethod
     def describe(self) -> dict[str, object]:
@@ -227,7 +232,7 @@ class PerceptionNode(LifecycleNode):
             self, msg_type, topic, callback or self.on_frame, self._on_lost, qos
         )
         self._camera_subscriptions.append(subscription)
-        self.shared.subscribe(subscription)
+        self.shared.topics.subscribe(subscription)
         return subscription
 
     def create_result_publisher(
@@ -235,7 +240,7 @@ class PerceptionNode(LifecycleNode):
     ) -> Publisher:
         """Create a publisher, silent until activation; parameters can override its QoS."""
         publisher = Publisher(
-            self.shared,
+            self.shared.topics,
             self.create_lifecycle_publisher(
                 msg_type,
                 topic,
@@ -244,7 +249,7 @@ class PerceptionNode(LifecycleNode):
             ),
         )
         self._result_publishers.append(publisher)
-        self.shared.add_publisher(publisher)
+        self.shared.topics.add_publisher(publisher)
         return publisher
 
     def on_frame(self, msg: Any) -> None:
@@ -266,29 +271,20 @@ class PerceptionNode(LifecycleNode):
             if self._worker.put(Frame(msg, now_s)):
                 self.counts['passed_over'] += 1
 
-    def attempt(self, frame: Frame, work: Callable[[], bool | None]) -> None:
-        """Do work for a frame, and count how the frame ended, be it by an exception.
-
-        Args:
-            frame: the frame.
-            work: returns whether results were published, or None if it goes on elsewhere.
-        """
+    @contextmanager
+    def rejecting(self, frame: Frame) -> Iterator[None]:
+        """Count the frame as rejected if the block fails: a frame must never end the worker."""
         try:
-            done = work()
-            if done is None:
-                return
-            outcome = 'published' if done else 'passed_over'
-        except PerceptionError as exc:
-            outcome = 'rejected'
+            yield
+        except Exception as exc:
+            kind = '' if isinstance(exc, PerceptionError) else f'unexpected {type(exc).__name__}: '
             self.get_logger().error(
-                f'frame rejected: {exc}', throttle_duration_sec=LOG_PERIOD_S
+                f'frame rejected: {kind}{exc}', throttle_duration_sec=LOG_PERIOD_S
             )
-        except Exception as exc:  # a frame must never end the worker
-            outcome = 'rejected'
-            self.get_logger().error(
-                f'frame rejected: unexpected {type(exc).__name__}: {exc}',
-                throttle_duration_sec=LOG_PERIOD_S,
-            )
+            self.count(frame, 'rejected')
+
+    def count(self, frame: Frame, outcome: str) -> None:
+        """Count how a frame ended: published, passed_over or rejected."""
         with self._lock:
             self.counts[outcome] += 1
             if outcome == 'published':
@@ -358,7 +354,7 @@ class PerceptionNode(LifecycleNode):
 
     def _stop_working(self) -> None:
         while self._camera_subscriptions:
-            self.shared.unsubscribe(self._camera_subscriptions.pop())
+            self.shared.topics.unsubscribe(self._camera_subscriptions.pop())
         with self._lock:
             self.active = False
         if self._worker:
@@ -371,7 +367,7 @@ class PerceptionNode(LifecycleNode):
         self._stop_working()
         while self._result_publishers:
             publisher = self._result_publishers.pop()
-            self.shared.remove_publisher(publisher)
+            self.shared.topics.remove_publisher(publisher)
             self.destroy_lifecycle_publisher(publisher.publisher)
         if self._worker:
             try:

@@ -1,117 +1,22 @@
-"""Shared: what the nodes of one process share, be it one node or all of them (`perception`).
+"""Shared: what the nodes of one process share, be it one node or all of them (`perception`)."""
 
-Messages go from node to node in memory, each topic of a camera is received once and each image
-decoded once, and all models run in one thread, each opened once.
-"""
-
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
-from dataclasses import dataclass, field
-from functools import cached_property
-import threading
 from typing import Any
 
 from numpy import uint8
 from numpy.typing import NDArray
-from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
 from mnv2_perception.nodes.messages import image_from_compressed_msg, image_from_msg
+from mnv2_perception.nodes.topics import Topics
 from mnv2_perception.pipeline import OpenModels
-
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
-
-
-@dataclass(frozen=True, eq=False)
-class Subscription:
-    """One node's subscription to a topic.
-
-    Attributes:
-        node: whose it is; also over DDS, with its remappings and QoS overrides.
-        msg_type: of the topic.
-        topic: its name before remapping.
-        callback: called with each message, in the executor's thread, or in that of the node of
-            this process that publishes it.
-        on_lost: called with the middleware's event when it lost messages.
-        qos: of the DDS subscription.
-    """
-
-    node: Node
-    msg_type: Any
-    topic: str
-    callback: Callable[[Any], None]
-    on_lost: Callable[[Any], None]
-    qos: QoSProfile
-
-    @cached_property
-    def topic_name(self) -> str:
-        """The name after remapping."""
-        return str(self.node.resolve_topic_name(self.topic))
-
-    @property
-    def latched(self) -> bool:
-        """Whether it also wants what was published before it began."""
-        return bool(self.qos.durability == DurabilityPolicy.TRANSIENT_LOCAL)
-
-
-@dataclass
-class Topic:
-    """Who takes part in a topic in this process.
-
-    Attributes:
-        subscriptions: all of them; the first hears DDS for all.
-        publishers: all of them.
-        dds: what hears DDS, and whose it is, if anything does.
-        last: what came over DDS last, if that is latched.
-    """
-
-    subscriptions: list[Subscription] = field(default_factory=list)
-    publishers: list['Publisher'] = field(default_factory=list)
-    dds: tuple[Subscription, Any] | None = None
-    last: Any = None
-
-
-class Publisher:
-    """A lifecycle publisher that hands messages to the subscriptions of this process, too.
-
-    Over DDS goes only what somebody there listens to, and what is latched.
-    """
-
-    def __init__(self, shared: 'Shared', publisher: Any) -> None:
-        self.publisher = publisher
-        self.topic_name = publisher.topic_name
-        self.last: Any = None
-        self._shared = shared
-        durability = publisher.qos_profile.durability
-        self._latched = durability == DurabilityPolicy.TRANSIENT_LOCAL
-
-    def publish(self, msg: Any) -> None:
-        """Publish a message, which nobody may change any more; nothing while inactive."""
-        if not self.publisher.is_activated:
-            return
-        if self._latched:
-            self.last = msg
-        if self._latched or self.publisher.get_subscription_count():
-            self.publisher.publish(msg)
-        self._shared.deliver(self.topic_name, msg)
-
-    def get_subscription_count(self) -> int:
-        """Return how many subscriptions the topic has, in this process and elsewhere."""
-        return int(self.publisher.get_subscription_count()) + self._shared.count(self.topic_name)
 
 
 class Shared:
     """What the nodes of one process share.
 
-    Any thread may publish; nodes subscribe and create publishers in the executor's.
-
     Attributes:
+        topics: who of them publishes and listens.
         thread: where all models are opened, run and closed; one after the other, so no camera
             waits for more than one image of each other.
         models: those that are open.
@@ -119,92 +24,11 @@ class Shared:
     """
 
     def __init__(self) -> None:
+        self.topics = Topics()
         self.thread = ThreadPoolExecutor(1, thread_name_prefix='models')
         self.models = OpenModels()
         self.model_nodes: list[Any] = []
-        self._lock = threading.Lock()
-        self._topics: dict[str, Topic] = {}
         self._decoded: dict[str, tuple[Any, NDArray[uint8]]] = {}
-
-    def subscribe(self, subscription: Subscription) -> None:
-        """Let a subscription hear its topic, first of all what is latched in this process."""
-        with self._lock:
-            topic = self._topics.setdefault(subscription.topic_name, Topic())
-            topic.subscriptions.append(subscription)
-            before = [topic.last, *(publisher.last for publisher in topic.publishers)]
-        self._connect(topic)
-        for msg in before:
-            if subscription.latched and msg is not None:
-                subscription.callback(msg)
-
-    def unsubscribe(self, subscription: Subscription) -> None:
-        """End a subscription; the next hears DDS in its place, and may lose a frame to that."""
-        with self._lock:
-            topic = self._topics[subscription.topic_name]
-            topic.subscriptions.remove(subscription)
-        self._connect(topic)
-
-    def add_publisher(self, publisher: Publisher) -> None:
-        """Let this process's subscriptions hear a publisher, and no longer DDS."""
-        with self._lock:
-            topic = self._topics.setdefault(publisher.topic_name, Topic())
-            topic.publishers.append(publisher)
-        self._connect(topic)
-
-    def remove_publisher(self, publisher: Publisher) -> None:
-        """Let this process's subscriptions hear DDS again if it was the topic's last."""
-        with self._lock:
-            topic = self._topics[publisher.topic_name]
-            topic.publishers.remove(publisher)
-        self._connect(topic)
-
-    def deliver(self, topic_name: str, msg: Any) -> None:
-        """Hand a message to the subscriptions of this process."""
-        with self._lock:
-            subscriptions = list(self._topics[topic_name].subscriptions)
-        for subscription in subscriptions:
-            subscription.callback(msg)
-
-    def count(self, topic_name: str) -> int:
-        """Return how many subscriptions of this process hear a topic."""
-        with self._lock:
-            return len(self._topics[topic_name].subscriptions)
-
-    def _connect(self, topic: Topic) -> None:
-        """Subscribe over DDS where somebody listens and nobody here publishes, and only there."""
-        listener = topic.subscriptions[0] if topic.subscriptions and not topic.publishers else None
-        if topic.dds is not None and topic.dds[0] is not listener:
-            owner, subscription = topic.dds
-            owner.node.destroy_subscription(subscription)
-            topic.dds = topic.last = None
-        if topic.dds is None and listener is not None:
-            topic.dds = listener, self._subscribe_over_dds(topic, listener)
-
-    def _subscribe_over_dds(self, topic: Topic, listener: Subscription) -> Any:
-        topic_name = listener.topic_name
-
-        def deliver(msg: Any) -> None:
-            if listener.latched:
-                topic.last = msg
-            self.deliver(topic_name, msg)
-
-        def on_lost(event: Any) -> None:
-            for subscription in list(topic.subscriptions):
-                subscription.on_lost(event)
-
-        # Overrides write into the profile.
-        arguments = (listener.msg_type, listener.topic, deliver, copy(listener.qos))
-        overriding = QoSOverridingOptions.with_default_policies()
-        try:
-            return listener.node.create_subscription(
-                *arguments,
-                qos_overriding_options=overriding,
-                event_callbacks=SubscriptionEventCallbacks(message_lost=on_lost),
-            )
-        except UnsupportedEventTypeError:  # not every middleware tells what it lost
-            return listener.node.create_subscription(
-                *arguments, qos_overriding_options=overriding
-            )
 
     def image_of(self, msg: Image | CompressedImage, topic_name: str) -> NDArray[uint8]:
         """Decode a camera's message, (H, W, 3) uint8 RGB to read only; models' thread only.
