@@ -249,14 +249,14 @@ class Costmap:
 
     def trace(self, start: NDArray[np.intp], ends: NDArray[np.intp], length: int) -> None:
         """Clear lines of cells, at most so many cells long (Bresenham)."""
-        for end in np.unique(ends, axis=0):
-            offset = end - start
-            steps = int(np.abs(offset).max())
-            distance = math.hypot(*offset)
-            count = int(steps * min(1.0, length / distance)) if distance else 0
-            at = np.arange(count + 1)[:, None] / max(steps, 1)
-            x, y = (start + np.floor(offset * at + 0.5).astype(np.intp)).T
-            self.cells[y, x] = FREE
+        offset = np.unique(ends, axis=0) - start
+        steps = np.abs(offset).max(axis=1, initial=0)
+        part = np.minimum(1.0, length / np.maximum(np.hypot(*offset.T), 1e-9))
+        step = np.arange(steps.max(initial=0) + 1)
+        ray, at = np.nonzero(step <= np.floor(steps * part)[:, None])
+        along = (at / np.maximum(steps[ray], 1))[:, None]
+        x, y = (start + np.floor(offset[ray] * along + 0.5).astype(np.intp)).T
+        self.cells[y, x] = FREE
 
 
 # The semantic segmentation layer
@@ -345,7 +345,7 @@ class SemanticLayer:
     def hear_labels(self, msg: LabelInfo) -> None:
         ids = {item.class_name: item.class_id for item in msg.class_map}
         for name, class_id in ids.items():
-            require(0 <= class_id < 255, WrongClassId, f'{name} has id {class_id}')
+            require(class_id < 255, WrongClassId, f'{name} has id {class_id}')
         absent = sorted(set(self.costs) - set(ids))
         require(not absent, UnknownClass, f'{absent} have a cost, but are not in {sorted(ids)}')
         self._cost_of_id = {ids[name]: cost for name, cost in self.costs.items()}
