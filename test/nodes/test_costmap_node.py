@@ -15,6 +15,7 @@ from geometry_msgs.msg import TransformStamped
 from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import OccupancyGrid
 from rclpy.duration import Duration
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from rclpy.time import Time
 from ros_graph import eventually, Graph, header
 from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
@@ -247,6 +248,22 @@ def test_ids_that_no_mask_can_hold_are_not_told_to_the_semantic_layer(scene: Sce
     scene.infos.publish(msg)
     eventually(lambda: names)
     assert [item.class_id for item in names[0].class_map] == [0, 1, 2]
+
+
+def test_results_are_reliable_and_what_is_told_once_is_latched(scene: Scene) -> None:
+    scene.start()
+    scene.wait_for_topics()
+    latched = {'/grid', '/semantic/label_info'}
+    for topic in (
+        *latched, '/obstacles', '/ground', '/scan', '/semantic/mask', '/semantic/confidence',
+        '/semantic/points', '/semantic/camera_info',
+    ):
+        (info,) = scene.peer.get_publishers_info_by_topic(topic)
+        assert info.qos_profile.reliability == ReliabilityPolicy.RELIABLE, topic
+        expected = DurabilityPolicy.TRANSIENT_LOCAL if topic in latched else (
+            DurabilityPolicy.VOLATILE
+        )
+        assert info.qos_profile.durability == expected, topic
 
 
 class Tf2:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import pytest
 
 pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
+pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
 
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import TransformStamped
