@@ -21,7 +21,11 @@ def test_the_readme_s_parameter_tables_are_those_of_the_code() -> None:
 
 
 @pytest.mark.parametrize(
-    'name', ['README.md', 'CONTRIBUTING.md', 'docs/foreign_models.md', 'docs/training.md']
+    'name',
+    [
+        'README.md', 'CONTRIBUTING.md', 'docs/foreign_models.md', 'docs/limits.md',
+        'docs/training.md',
+    ],
 )
 def test_links_lead_to_files(name: str) -> None:
     links = re.findall(r'\]\(([^)#]+)', (ROOT / name).read_text(encoding='utf-8'))
@@ -39,6 +43,20 @@ def test_the_map_of_folders_names_what_exists() -> None:
         top += [(folder if line.startswith(' ') else '') + found for found in names]
     assert len(top) > 20
     assert [path for path in top if not (ROOT / path).exists()] == []
+
+
+def test_each_hazard_names_a_test_that_exists_or_what_it_needs() -> None:
+    limits = (ROOT / 'docs/limits.md').read_text(encoding='utf-8')
+    rows = [row for row in re.findall(r'^\| (.*) \|$', limits, re.M) if not row.startswith('---')]
+    held = [row.split(' | ')[1] for row in rows if not row.endswith(' | held by')]
+    assert len(held) > 50
+    assert [text for text in held if '::' not in text and 'needs ' not in text] == []
+    named = set(re.findall(r'`([\w/]+\.py)::(\w+)`', limits))
+    assert len(named) > 50
+    assert sorted(
+        f'{file}::{test}' for file, test in named
+        if f'def {test}(' not in (ROOT / 'test' / file).read_text(encoding='utf-8')
+    ) == []
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ MODEL = 'unet_mobilenetv2_camvid'
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
 PARAMETER_FILES = [
     path for path in sorted((ROOT / 'config').glob('*.yaml'))
-    if 'ros__parameters' in path.read_text(encoding='utf-8')
+    if not path.name.startswith('nav2_') and 'ros__parameters' in path.read_text(encoding='utf-8')
 ]
 # What is imported under another name than package.xml's, and what no ROS distro has (README).
 ROSDEP_KEYS = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'yaml': 'python3-yaml'}

@@ -17,6 +17,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
 from mnv2_perception.errors import CalibrationError, ImageError
+from mnv2_perception.model_spec import UNLABELLED
 from mnv2_perception.nodes.greeting import GREET_PERIOD_S, Greeting
 from mnv2_perception.nodes.lifecycle import (
     Frame,
@@ -183,7 +184,8 @@ class CostmapNode(PerceptionNode):
             self.greeting.greet()
 
     def on_label_info(self, msg: LabelInfo) -> None:
-        """Take the names of the classes."""
+        """Take the names of the ids that a mask can hold: Nav2's layer casts others to a byte."""
+        msg.class_map = [item for item in msg.class_map if item.class_id < UNLABELLED]
         known, self._label_info = self._label_info, msg
         if known is None or known.class_map != msg.class_map:
             self.greeting.announce()
@@ -271,10 +273,7 @@ class CostmapNode(PerceptionNode):
         """(256,) role of each class id."""
         assert self._label_info
         values: CostmapParameters = self.parameters
-        id_of = {
-            item.class_name: item.class_id for item in self._label_info.class_map
-            if 0 <= item.class_id < 256  # what a mask can hold
-        }
+        id_of = {item.class_name: item.class_id for item in self._label_info.class_map}
         given = {
             TRAVERSABLE: values.traversable_classes, FORBIDDEN: values.forbidden_classes,
             OBSTACLE: values.obstacle_classes, UNKNOWN: values.ignored_classes,

@@ -1,11 +1,12 @@
 """A node under test and a peer that is its camera and consumer, over real DDS."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 import itertools
 import os
 from pathlib import Path
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +33,15 @@ from mnv2_perception.nodes.lifecycle import Executor, RESULT_QOS
 _NUMBERS = itertools.count(os.getpid() * 17)
 
 
+def free_domain_id() -> int:
+    """Return a domain that nobody on this machine is in, as another run of these tests may be."""
+    while True:
+        domain_id = 1 + next(_NUMBERS) % 100
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+            probe.bind(('', 7410 + 250 * domain_id))  # RTPS: of a domain's first participant
+            return domain_id
+
+
 def header(number: int) -> Header:
     return Header(stamp=Time(sec=1000 + number, nanosec=7), frame_id='camera_optical')
 
@@ -55,7 +65,7 @@ class Graph:
         self.node_class = node_class
         self.parameters = parameters
         self.context = Context()
-        self.domain_id = 1 + next(_NUMBERS) % 100
+        self.domain_id = free_domain_id()
         rclpy.init(args=args, context=self.context, domain_id=self.domain_id)
         self.peer = Node('peer', context=self.context, use_global_arguments=False)
         self._closing = threading.Event()

@@ -15,11 +15,12 @@ from geometry_msgs.msg import TransformStamped
 from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import OccupancyGrid
 from rclpy.duration import Duration
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from rclpy.time import Time
 from ros_graph import eventually, Graph, header
 from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
 from std_msgs.msg import Header
-from vision_msgs.msg import LabelInfo
+from vision_msgs.msg import LabelInfo, VisionClass
 
 from mnv2_perception.nodes import costmap_node
 from mnv2_perception.nodes.costmap_node import CostmapNode
@@ -285,6 +286,33 @@ def test_depth_with_an_assumed_field_of_view_fails_to_configure(scene: Scene) ->
     assert 'remap camera_info' in node._failure
 
 
+def test_ids_that_no_mask_can_hold_are_not_told_to_the_semantic_layer(scene: Scene) -> None:
+    names = scene.subscribe(LabelInfo, 'semantic/label_info', LATCHED_QOS)
+    scene.start()
+    scene.wait_for_topics()
+    msg = label_info_to_msg(['sky', 'road', 'box'], Header(), 0.0)
+    msg.class_map += [VisionClass(class_id=i, class_name=f'class {i}') for i in (255, 258)]
+    scene.infos.publish(msg)
+    eventually(lambda: names)
+    assert [item.class_id for item in names[0].class_map] == [0, 1, 2]
+
+
+def test_results_are_reliable_and_what_is_told_once_is_latched(scene: Scene) -> None:
+    scene.start()
+    scene.wait_for_topics()
+    latched = {'/grid', '/semantic/label_info'}
+    for topic in (
+        *latched, '/obstacles', '/ground', '/scan', '/semantic/mask', '/semantic/confidence',
+        '/semantic/points', '/semantic/camera_info',
+    ):
+        (info,) = scene.peer.get_publishers_info_by_topic(topic)
+        assert info.qos_profile.reliability == ReliabilityPolicy.RELIABLE, topic
+        expected = DurabilityPolicy.TRANSIENT_LOCAL if topic in latched else (
+            DurabilityPolicy.VOLATILE
+        )
+        assert info.qos_profile.durability == expected, topic
+
+
 class Tf2:
     """A stand-in for tf2_ros, which PyPI lacks: base_link stands turned in odom."""
 
@@ -301,6 +329,9 @@ class Tf2:
                 # URDF's usual optical joint (rpy −π/2, 0, −π/2), then pitched down.
                 found, c, s = (0.2, -0.1, 1.0), math.cos(0.1), math.sin(0.1)
                 half = (-(c + s) / 2, (c + s) / 2, -(c - s) / 2, (c - s) / 2)
+            elif (target_frame, source_frame) == ('base_link', 'depth_optical'):
+                # Six centimetres to the left of the other camera, and level.
+                found, half = (0.2, -0.04, 1.0), (-0.5, 0.5, -0.5, 0.5)
             else:
                 raise LookupError(f'{source_frame} does not exist')
             msg = TransformStamped()
@@ -333,6 +364,24 @@ def test_with_tf_the_grid_lies_in_odom_at_the_images_stamp(
     x, y, _ = place.apply(np.array([2.7, 0.65, 0.0]))
     assert cell(found['grid'], x, y) == 0
     assert beam(found['scan'], 3.0, 0.65) == pytest.approx(math.hypot(3.0, 0.65), abs=0.05)
+
+
+def test_depth_of_another_camera_is_registered_through_tf_and_both_camera_infos(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costmap_node, 'tf2_ros', Tf2)
+    depth = scene.peer.create_publisher(Image, 'depth/image', 1)
+    depth_info = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
+    node = scene.start(source='depth', pose_source='tf', grid_frame='base_link')
+    scene.calibrate(node)
+    beside = Camera(300, 360, 210.0, 210.0, 180.0, 100.0)
+    pose = Pose.from_rpy(0.2, -0.04, 1.0, 0.0, 0.0, 0.0) @ BODY_FROM_OPTICAL
+    depth_info.publish(camera_info(beside, 'depth_optical'))
+    eventually(lambda: node._depth_info)
+    _, depth_m = draw_box(beside, pose, *BOX_AT)
+    elsewhere = Header(stamp=header(1).stamp, frame_id='depth_optical')
+    depth.publish(depth_msg(depth_m, elsewhere, '16UC1'))
+    check_box(scene.show(1, *BOX_AT), height_m=None)
 
 
 def test_a_missing_transform_is_refused_with_the_reason(

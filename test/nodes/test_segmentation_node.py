@@ -29,6 +29,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
+from mnv2_perception.engines.fake import FakeEngine
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
 from mnv2_perception.nodes import segmentation_node
 from mnv2_perception.nodes.lifecycle import LATCHED_QOS, RESULT_QOS
@@ -269,6 +270,33 @@ def test_with_a_slow_engine_the_newest_frame_wins_and_no_queue_grows(
     assert np.quantile(latencies_s, 0.95) < 2.2 * inference_s
     assert node.counts['passed_over'] > node.counts['published']
     assert list(arrived_s) == sorted(arrived_s)
+
+
+def test_the_model_is_opened_used_and_closed_in_one_thread_that_is_not_the_executor_s(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: dict[str, int] = {}
+
+    def watch(name: str) -> None:
+        real = getattr(FakeEngine, name)
+
+        def watched(*args: Any) -> Any:
+            threads[name] = threading.get_ident()
+            return real(*args)
+
+        monkeypatch.setattr(FakeEngine, name, watched)
+
+    for name in ('__init__', '_infer', '_release'):
+        watch(name)
+    node = graph.start()
+    ready(graph, node)
+    graph.camera.publish(rgb_to_msg(picture(), header(1)))
+    eventually(lambda: node.counts['published'] == 1)
+    assert graph.transition(Transition.TRANSITION_DEACTIVATE)
+    assert graph.transition(Transition.TRANSITION_CLEANUP)
+    assert len(threads) == 3 and len(set(threads.values())) == 1
+    executors = {thread.ident for thread in graph._threads}
+    assert not executors & set(threads.values())
 
 
 def test_with_sim_time_it_starts_and_works_before_a_clock_is_there(graph: Graph) -> None:
