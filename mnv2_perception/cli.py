@@ -80,6 +80,15 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument('--bag', type=Path, help='the bag (default: one that is drawn)')
     demo.add_argument('--topic', default='', help='image topic (default: the first)')
     demo.add_argument('--out', type=Path, default=Path('out/demo'), help='(%(default)s)')
+    for option, value, meaning in (
+        ('height', 1.5, 'metres above flat ground'),
+        ('pitch', 0.0, 'radians, positive looks down'),
+        ('fov', 0.9, 'horizontal field of view, radians, where the bag has no camera_info'),
+    ):
+        demo.add_argument(
+            f'--camera-{option}', type=float, default=value, metavar=option.upper(),
+            help=f"of the bag's camera, for the grid: {meaning} (%(default)s)",
+        )
     add_model_options(demo, option=True)
 
     info = add('info', info_command, 'Say what a model takes, gives and lacks.')
@@ -285,14 +294,15 @@ def table(values: Mapping[str, Any]) -> str:
 def demo_command(arguments: argparse.Namespace) -> None:
     """Run the demo and print its table."""
     check_rosbags()
-    from mnv2_perception.demo import run_demo
+    from mnv2_perception.demo import AssumedCamera, run_demo
 
     summary = run_demo(
         arguments.out, arguments.bag, arguments.topic, arguments.model, arguments.engine,
         arguments.threads,
+        AssumedCamera(arguments.camera_height, arguments.camera_pitch, arguments.camera_fov),
     )
     print(table(summary))
-    pictures = sorted(arguments.out.glob('overlay_*.png'))
+    pictures = sorted(arguments.out.glob('frame_*.png'))
     print(
         f'\n{arguments.out}: summary.json, masks.mcap, {len(pictures)} pictures '
         f'({pictures[0].name} …)'

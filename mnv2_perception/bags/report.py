@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,13 +33,13 @@ from mnv2_perception.vision.overlay import (
 
 RAW = 'sensor_msgs/msg/Image'
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
+CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 DETECTIONS = 'vision_msgs/msg/Detection2DArray'
 CLASSIFICATION = 'vision_msgs/msg/Classification'
 GRID = 'nav_msgs/msg/OccupancyGrid'
 
 Frame = tuple[int, NDArray[np.uint8]]  # header stamp in ns, image or ids
 Decode = Callable[[Any], NDArray[np.uint8]]
-FramePair = tuple[int, NDArray[np.uint8], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,13 @@ class CameraTopics:
         image: topic of the images.
         compressed: whether they are CompressedImage.
         label: topic of the labels with the images' stamps; None without.
+        info: topic of the camera_info beside the images; None without.
     """
 
     image: str
     compressed: bool
     label: str | None
+    info: str | None
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Results:
         boxes: the objects in it.
         classes: name and score of its classes, best first.
         grid: around the robot, in the base frame.
+        note: what else the caption is to say.
     """
 
     time_s: float
@@ -92,6 +94,7 @@ class Results:
     boxes: NamedBoxes | None = None
     classes: Sequence[tuple[str, float]] | None = None
     grid: Grid | None = None
+    note: str = ''
 
 
 def find_camera(bag: Path, image: str = '') -> CameraTopics:
@@ -110,6 +113,10 @@ def find_camera(bag: Path, image: str = '') -> CameraTopics:
             for topic in reader.topics
             if topic.type_name in (RAW, COMPRESSED) and topic.message_count
         }
+        infos = {
+            topic.name for topic in reader.topics
+            if topic.type_name == CAMERA_INFO and topic.message_count
+        }
     labels = [name for name in topics if 'label' in name.split('/')]
     images = [name for name in topics if name not in labels and 'depth' not in name.lower()]
     if image and image not in topics:
@@ -117,7 +124,10 @@ def find_camera(bag: Path, image: str = '') -> CameraTopics:
     if not image and not images:
         raise BagError(f'{bag}: has no images (sensor_msgs Image or CompressedImage)')
     chosen = image or images[0]
-    return CameraTopics(chosen, topics[chosen], labels[0] if labels else None)
+    info = chosen.removesuffix('/compressed').rpartition('/')[0] + '/camera_info'
+    return CameraTopics(
+        chosen, topics[chosen], labels[0] if labels else None, info if info in infos else None
+    )
 
 
 def read_images(bag: Path, topic: str) -> Iterator[Frame]:
@@ -135,6 +145,12 @@ def _read(bag: Path, topic: str, raw: Decode, compressed: Decode) -> Iterator[Fr
         for message in reader.messages([topic]):
             decode = compressed if message.type_name == COMPRESSED else raw
             yield header_stamp_ns(message.cdr), decode(reader.deserialize(message))
+
+
+def read_stamps(bag: Path, topic: str) -> list[tuple[int, int]]:
+    """Return (time of recording, header stamp), both in ns, of a topic's messages."""
+    with BagReader(bag) as reader:
+        return [(item.stamp_ns, header_stamp_ns(item.cdr)) for item in reader.messages([topic])]
 
 
 def read_detections(bag: Path, topic: str) -> Iterator[tuple[int, NamedBoxes]]:
@@ -258,7 +274,9 @@ def account(frames_in: int, masks_out: int, node: Mapping[str, str]) -> dict[str
     }
 
 
-def paired(left: Iterable[Frame], right: Iterable[Frame]) -> Iterator[FramePair]:
+def paired(
+    left: Iterable[Frame], right: Iterable[Frame]
+) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
     """Yield (stamp, left, right) of the frames with equal stamps; both come in stamp order."""
     others = iter(right)
     other = next(others, None)
@@ -281,27 +299,6 @@ def accuracy(labels: Iterable[Frame], masks: Iterable[Frame], num_classes: int) 
 def spread(stamps: Sequence[int], count: int = 6) -> set[int]:
     """Return up to `count` of the stamps, first and last among them, evenly spread."""
     return {stamps[round(i * (len(stamps) - 1) / max(1, count - 1))] for i in range(count)}
-
-
-def write_overlays(out: Path, pairs: Iterable[FramePair], spec: ModelSpec) -> list[Path]:
-    """Write pictures, the image beside its overlay, with a legend.
-
-    Args:
-        out: their folder.
-        pairs: (stamp, image, mask); see `paired`.
-        spec: of the model, for names and colours.
-
-    Returns:
-        The paths, `out/overlay_00.png` and so on.
-    """
-    paths: list[Path] = []
-    for _, image, mask in pairs:
-        overlay = blend_mask(image, mask, spec.colours)
-        picture = draw_legend(np.hstack([image, overlay]), spec.classes, spec.colours)
-        path = out / f'overlay_{len(paths):02d}.png'
-        cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-        paths.append(path)
-    return paths
 
 
 def draw_results(
@@ -337,6 +334,8 @@ def draw_results(
     if results.classes:
         name, score = results.classes[0]
         caption += f'   ahead: {name} {score:.2f}'
+    if results.note:
+        caption += f'   {results.note}'
     return draw_legend(draw_beside(picture, panel, caption), names, colours)
 
 

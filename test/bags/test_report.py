@@ -9,12 +9,18 @@ import pytest
 
 from mnv2_perception.bags import report
 from mnv2_perception.bags.read import jazzy_types
-from mnv2_perception.bags.write import BagWriter, compressed_image_cdr, image_cdr
+from mnv2_perception.bags.write import (
+    BagWriter,
+    camera_info_cdr,
+    compressed_image_cdr,
+    image_cdr,
+)
 from mnv2_perception.errors import BagError
 from mnv2_perception.vision.costmap import Grid
 from mnv2_perception.vision.overlay import FREE, OCCUPIED
 
 IMAGE, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
+INFO = 'sensor_msgs/msg/CameraInfo'
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
 
 
@@ -27,6 +33,8 @@ def write_bag(path: Path, **topics: str) -> Path:
             bag.add_topic(topic, type_name)
             if type_name == COMPRESSED:
                 bag.write(topic, 1, compressed_image_cdr(png, 1, 'camera', 'mono8; png'))
+            elif type_name == INFO:
+                bag.write(topic, 1, camera_info_cdr(4, 6, np.eye(3), 1, 'camera'))
             else:
                 bag.write(topic, 1, image_cdr(PIXELS, 1, 'camera'))
     return path
@@ -119,15 +127,27 @@ def test_the_camera_is_the_first_that_is_neither_depth_nor_labels(tmp_path: Path
         camera__rgb__image=IMAGE, camera__rgb__image__compressed=COMPRESSED,
     )
     assert report.find_camera(bag) == report.CameraTopics(
-        '/camera/rgb/image', False, '/camera/label/compressed'
+        '/camera/rgb/image', False, '/camera/label/compressed', None
     )
 
 
 def test_a_chosen_topic_is_taken_whatever_its_name(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / 'bag', depthai__rgb=COMPRESSED)
     assert report.find_camera(bag, '/depthai/rgb') == report.CameraTopics(
-        '/depthai/rgb', True, None
+        '/depthai/rgb', True, None, None
     )
+
+
+def test_the_camera_info_is_that_of_the_images_namespace(tmp_path: Path) -> None:
+    bag = write_bag(
+        tmp_path / 'bag', left__image=IMAGE, left__camera_info=INFO, rear__image=IMAGE,
+        right__image__compressed=COMPRESSED, right__camera_info=INFO, camera_info=INFO,
+    )
+    found = [
+        report.find_camera(bag, topic).info
+        for topic in ('/left/image', '/right/image/compressed', '/rear/image')
+    ]
+    assert found == ['/left/camera_info', '/right/camera_info', None]
 
 
 def test_a_topic_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
@@ -191,19 +211,6 @@ def test_pictures_are_spread_over_the_run(
     stamps: list[int], count: int, chosen: set[int]
 ) -> None:
     assert report.spread(stamps, count) == chosen
-
-
-def test_overlays_show_the_image_beside_its_mask(tmp_path: Path) -> None:
-    spec = identity_spec(8, 8, classes=['road', 'sky'], colours=[[200, 0, 0], [0, 200, 0]])
-    mask = np.zeros((20, 30), np.uint8)
-    pairs = [(gray, np.full((20, 30, 3), gray, np.uint8), mask) for gray in (0, 50, 100)]
-    paths = report.write_overlays(tmp_path, pairs, spec)
-    assert [path.name for path in paths] == [f'overlay_{index:02d}.png' for index in range(3)]
-    for path, gray in zip(paths, (0, 50, 100), strict=True):
-        picture = cv2.imread(str(path))
-        assert picture.shape[1] == 60 and picture.shape[0] > 20
-        assert (picture[:20, :30] == gray).all()
-        assert picture[0, 40].tolist() == [gray // 2, gray // 2, 100 + gray // 2]  # BGR
 
 
 def test_one_picture_shows_mask_boxes_class_time_and_grid() -> None:
