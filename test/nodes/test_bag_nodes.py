@@ -187,6 +187,22 @@ def test_an_mcap_bag_played_and_recorded_again_is_the_same_bag(
     assert qos['/image'] and not qos['/image'].reliable
 
 
+def test_waits_for_subscribers_of_the_named_topics_only(
+    tmp_path: Path, processes: Processes
+) -> None:
+    player = processes.start(
+        PLAYER, write_drive(tmp_path / 'drive'), '--wait-for-subscribers', '60',
+        '--wait-for-topics', 'image', '--log', tmp_path / 'published.csv',
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        player.wait(3)
+    assert read_log(tmp_path / 'published.csv') == []
+    recorder = processes.start(RECORDER, '--out', tmp_path / 'out', '/image')
+    played = result(player)
+    assert 'nobody subscribes' not in played['stderr']
+    assert interrupt(recorder)['received'] == {'/image': played['published']['/image']}
+
+
 def test_a_sqlite3_bag_obeys_rate_topics_and_remap_and_skips_unknown_types(
     tmp_path: Path, processes: Processes
 ) -> None:
