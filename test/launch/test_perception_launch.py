@@ -62,7 +62,7 @@ def launch_module(share: Path) -> Any:
 def test_the_nodes_to_choose_from_are_those_of_perception(share: Path) -> None:
     from mnv2_perception.nodes.perception import NODES
 
-    assert launch_module(share).NODES == tuple(NODES)
+    assert tuple(NODES) == launch_module(share).NODES
 
 
 def test_every_argument_is_described(share: Path) -> None:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.launch
 
 OWN_ARGUMENTS = {'bag', 'rate', 'loop', 'image', 'cameras'}
 SEGMENTATION = ['one_process:=false', 'nodes:=segmentation']
-RATE_HZ, DURATION_S = 5.0, 3.0
+RATE_HZ, DURATION_S = 5.0, 8.0  # discovery may take seconds
 
 
 @pytest.fixture(scope='module')
@@ -109,7 +109,7 @@ def test_compressed_images_arrive_for_a_named_camera(
             new.write(topic, message.stamp_ns, message.cdr)
     launched = launch(
         'replay', f'bag:={tmp_path}/compressed', f'image:={topic.replace("front", "{camera}")}',
-        'cameras:=front', 'rate:=2', *SEGMENTATION,
+        'cameras:=front', *SEGMENTATION,
     )
     masks = collect(launched, Image, '/front/segmentation/mask')
     spin_until_ended(launched)
@@ -121,7 +121,7 @@ def test_a_loop_goes_on_until_it_is_interrupted(
 ) -> None:
     from rosgraph_msgs.msg import Clock
 
-    launched = launch('replay', f'bag:={drive}', 'rate:=4', 'loop:=true', *SEGMENTATION)
+    launched = launch('replay', f'bag:={drive}', 'rate:=8', 'loop:=true', *SEGMENTATION)
     clocks = collect(launched, Clock, '/clock')
 
     def jumped_back() -> bool:
