@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 TIMEOUT_S = 60.0
+ASK_AGAIN_S = 2.0
 
 
 class Launched:
@@ -33,8 +34,16 @@ class Launched:
     def call(self, service: str, service_type: Any, request: Any) -> Any:
         client = self.observer.create_client(service_type, service)
         self.wait_for(f'service {service}', client.service_is_ready)
-        future = client.call_async(request)
-        self.wait_for(f'answer of {service}', future.done)
+        # An answer is lost while the server has not yet discovered the client: ask again.
+        futures = [client.call_async(request)]
+        begin_s = time.monotonic()
+
+        def answered() -> Any:
+            if time.monotonic() > begin_s + len(futures) * ASK_AGAIN_S:
+                futures.append(client.call_async(request))
+            return next((future for future in futures if future.done()), None)
+
+        future = self.wait_for(f'answer of {service}', answered)
         self.observer.destroy_client(client)
         return future.result()
 
