@@ -69,9 +69,10 @@ def launch(
         prefixes = os.pathsep.join(filter(None, [prefix, environment['AMENT_PREFIX_PATH']]))
         with log.open('w') as output:
             started.append(subprocess.Popen(
-                [*command, *arguments], env={**environment, 'AMENT_PREFIX_PATH': prefixes},
-                cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT, text=True,
-                start_new_session=True,
+                [*command, *arguments], cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT,
+                text=True, start_new_session=True,
+                # launch_ros leaves its parameter files behind.
+                env={**environment, 'AMENT_PREFIX_PATH': prefixes, 'TMPDIR': str(tmp_path)},
             ))
         return Launched(started[-1], log, executor)
 
