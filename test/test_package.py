@@ -126,9 +126,9 @@ def test_launch_file_uses_only_described_arguments(path: Path) -> None:
             case ast.Call(ast.Name('DeclareLaunchArgument'), [ast.Constant(name)], keywords):
                 assert 'description' in {keyword.arg for keyword in keywords}, name
                 declared.add(name)
-            case ast.Call(ast.Name('LaunchConfiguration'), [ast.Constant(name)]):
+            case ast.Subscript(ast.Name('arguments'), ast.Constant(name)):
                 used.add(name)
-    assert declared
+    assert declared and used
     assert used <= declared
 
 

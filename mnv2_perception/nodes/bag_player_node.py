@@ -57,6 +57,9 @@ def parse_arguments(args: list[str]) -> argparse.Namespace:
         '--wait-for-subscribers', type=float, dest='wait_for_subscribers_s', metavar='SECONDS',
         help='longest wait until every played topic has a subscriber (0: do not wait)',
     )
+    parser.add_argument(
+        '--wait-for-topics', nargs='+', metavar='T', help='wait for subscribers of these only'
+    )
     parser.add_argument('--clock-hz', type=float, help='/clock messages per second (100; 0: none)')
     parser.add_argument('--log', metavar='FILE.csv', help='write topic,stamp_ns,published_ns')
     return parser.parse_args(args)
@@ -213,8 +216,10 @@ class BagPlayerNode(Node):
     def _create_publishers(self) -> None:
         remap = dict(_split_remap(rule) for rule in self.settings.remap)
         wanted = [_absolute(name) for name in self.settings.topics]
-        self._reader.require([*wanted, *remap])
+        waited_for = [_absolute(name) for name in self.settings.wait_for_topics]
+        self._reader.require([*wanted, *waited_for, *remap])
         self._publisher_of: dict[tuple[str, str], Any] = {}
+        self._waiting_publishers: list[Any] = []
         self._stamped: set[str] = set()
         message_count = 0
         for topic in self._reader.topics:
@@ -226,9 +231,12 @@ class BagPlayerNode(Node):
                 self.skipped[topic.name] = topic.type_name
                 self.get_logger().warning(f'skipping {topic.name}: {exc}')
                 continue
-            self._publisher_of[topic.name, topic.type_name] = self.create_publisher(
+            publisher = self.create_publisher(
                 message_type, remap.get(topic.name, topic.name), publisher_qos(topic.qos)
             )
+            self._publisher_of[topic.name, topic.type_name] = publisher
+            if not waited_for or topic.name in waited_for:
+                self._waiting_publishers.append(publisher)
             message_count += topic.message_count
             if begins_with_header(message_type):
                 self._stamped.add(topic.type_name)
@@ -281,8 +289,7 @@ class BagPlayerNode(Node):
                 return
 
     def _topics_without_subscriber(self) -> list[str]:
-        publishers = self._publisher_of.values()
-        return [p.topic_name for p in publishers if p.get_subscription_count() == 0]
+        return [p.topic_name for p in self._waiting_publishers if not p.get_subscription_count()]
 
     def _play_once(self, first: BagMessage, rest: Iterator[BagMessage]) -> None:
         """Publish each message at an absolute deadline, so that lateness never adds up."""

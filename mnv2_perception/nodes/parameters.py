@@ -246,6 +246,9 @@ class BagPlayerParameters:
     wait_for_subscribers_s: float = parameter(
         0.0, 'Before that, wait at most so long until each topic has a subscriber.', 0.0, 3600.0
     )
+    wait_for_topics: tuple[str, ...] = parameter(
+        (), 'Wait for subscribers of these only; of all that are played when empty.'
+    )
     clock_hz: float = parameter(
         100.0, '/clock messages a second, 0 for none; a /clock in the bag is played instead.',
         0.0, 10000.0,

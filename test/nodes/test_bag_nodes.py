@@ -323,3 +323,19 @@ def test_what_cannot_be_done_ends_with_code_1_and_a_sentence(
         assert (process.returncode, out) == (1, '')
         assert sentence in err
         assert 'Traceback' not in err
+
+
+def test_waits_for_subscribers_of_the_named_topics_only(
+    tmp_path: Path, processes: Processes
+) -> None:
+    player = processes.start(
+        PLAYER, write_drive(tmp_path / 'drive'), '--wait-for-subscribers', '60',
+        '--wait-for-topics', 'image', '--log', tmp_path / 'published.csv',
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        player.wait(3)
+    assert read_log(tmp_path / 'published.csv') == []
+    recorder = processes.start(RECORDER, '--out', tmp_path / 'out', '/image')
+    played = result(player)
+    assert 'nobody subscribes' not in played['stderr']
+    assert interrupt(recorder)['received'] == {'/image': played['published']['/image']}

@@ -1,0 +1,93 @@
+"""Play a bag through the nodes of perception.launch.py on the bag's time, then end them."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetLaunchConfiguration,
+    Shutdown,
+)
+from launch.event_handlers import OnProcessExit
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import Node
+
+PACKAGE = 'mnv2_perception'
+PERCEPTION = f'{get_package_share_directory(PACKAGE)}/launch/perception.launch.py'
+START_TIMEOUT_S = '60'
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Declare what perception.launch.py does not, and start player and nodes."""
+    return LaunchDescription([
+        DeclareLaunchArgument('bag', description='Bag folder, or a single .mcap or .db3 file.'),
+        DeclareLaunchArgument(
+            'rate', default_value='', description='Bag seconds per second; empty: real time.'
+        ),
+        DeclareLaunchArgument(
+            'loop', default_value='false', choices=['true', 'false', 'True', 'False'],
+            description='true: start again at the end, until Ctrl-C.',
+        ),
+        DeclareLaunchArgument(
+            'image', default_value='',
+            description="Topic of the bag's images, raw or compressed; {camera} in it stands for "
+            "the camera's name. Empty: the first in the bag.",
+        ),
+        DeclareLaunchArgument(
+            'cameras', default_value='',
+            description='Names of the cameras, with commas; each has its nodes and results in a '
+            'namespace of that name.',
+        ),
+        # The end of the bag ends the nodes, and the end of a node ends the replay.
+        RegisterEventHandler(OnProcessExit(on_exit=[Shutdown(reason='a process has ended')])),
+        OpaqueFunction(function=start_player),
+        IncludeLaunchDescription(
+            PythonLaunchDescriptionSource(PERCEPTION),
+            launch_arguments={'use_sim_time': 'true', 'respawn': 'false'}.items(),
+        ),
+    ])
+
+
+def start_player(context: LaunchContext) -> list[Any]:
+    """Return the player, and what the bag says of the nodes' arguments."""
+    if importlib.util.find_spec('rosbags') is None:
+        raise RuntimeError('a replay reads its bag with rosbags: pip install rosbags')
+    # Only here: `--show-args` needs neither rosbags nor OpenCV.
+    from mnv2_perception.bags.report import find_camera
+
+    arguments = context.launch_configurations
+    bag, image, cameras = Path(arguments['bag']), arguments['image'], arguments['cameras']
+    if '{camera}' in image and not cameras:
+        raise ValueError(f'image is {image}, but no camera has a name; give their names (cameras)')
+    found = [
+        find_camera(bag, image.replace('{camera}', name.strip())) for name in cameras.split(',')
+    ]
+    # Nodes listen where image_transport publishes.
+    misnamed = [
+        camera.image for camera in found
+        if camera.compressed and not camera.image.endswith('/compressed')
+    ]
+    return [
+        SetLaunchConfiguration('image', (image or found[0].image).removesuffix('/compressed')),
+        SetLaunchConfiguration('image_transport', 'compressed' if found[0].compressed else 'raw'),
+        Node(
+            package=PACKAGE,
+            executable='bag_player_node',
+            name='bag_player',
+            arguments=[
+                str(bag),
+                *(['--rate', arguments['rate']] if arguments['rate'] else []),
+                *(['--loop'] if arguments['loop'].lower() == 'true' else []),
+                *(['--remap', *(f'{n}:={n}/compressed' for n in misnamed)] if misnamed else []),
+                '--wait-for-subscribers', START_TIMEOUT_S,
+                '--wait-for-topics', *(camera.image for camera in found),
+            ],
+            output='screen',
+        ),
+    ]

@@ -1,0 +1,86 @@
+"""Launch files, really launched from a colcon install."""
+
+from collections.abc import Callable, Iterator
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+
+from colcon_workspace import build_workspace, localhost_domain, own_domain_id
+from launched import Launched
+import pytest
+
+PACKAGE = 'mnv2_perception'
+PROFILE_VARIABLES = {'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'}
+# What `ros2 launch` does, without ros2cli.
+LAUNCH = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+service = LaunchService()
+service.include_launch_description(LaunchDescription([IncludeLaunchDescription(
+    PythonLaunchDescriptionSource(sys.argv[1]),
+    launch_arguments=[argument.split(':=', 1) for argument in sys.argv[2:]],
+)]))
+sys.exit(service.run())
+"""
+
+
+@pytest.fixture(scope='session')
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment of a workspace that colcon built, without a transport profile."""
+    pytest.importorskip('colcon_core', reason='needs colcon: make setup, or a ROS distro')
+    built = build_workspace(tmp_path_factory.mktemp('workspace'))
+    inherited = {name: value for name, value in built.items() if name not in PROFILE_VARIABLES}
+    return {**inherited, **localhost_domain(own_domain_id())}
+
+
+@pytest.fixture
+def share(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The installed share folder, as `ros2 launch` finds it."""
+    from ament_index_python.packages import get_package_share_directory
+
+    monkeypatch.setenv('AMENT_PREFIX_PATH', environment['AMENT_PREFIX_PATH'])
+    return Path(get_package_share_directory(PACKAGE))
+
+
+@pytest.fixture
+def launch(
+    environment: dict[str, str], share: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Launched]]:
+    """Launch a file with arguments `name:=value`; `prefix` is a further ament prefix."""
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+
+    for name, value in localhost_domain(own_domain_id()).items():
+        monkeypatch.setenv(name, value)
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    executor = SingleThreadedExecutor(context=context)
+    observer = rclpy.create_node('observer', context=context)
+    executor.add_node(observer)
+    started: list[subprocess.Popen[str]] = []
+    log = tmp_path / 'launch.log'
+
+    def start(name: str, *arguments: str, prefix: str = '') -> Launched:
+        command = [sys.executable, '-c', LAUNCH, str(share / f'launch/{name}.launch.py')]
+        prefixes = os.pathsep.join(filter(None, [prefix, environment['AMENT_PREFIX_PATH']]))
+        with log.open('w') as output:
+            started.append(subprocess.Popen(
+                [*command, *arguments], cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT,
+                text=True, start_new_session=True,
+                # launch_ros leaves its parameter files behind.
+                env={**environment, 'AMENT_PREFIX_PATH': prefixes, 'TMPDIR': str(tmp_path)},
+            ))
+        return Launched(started[-1], log, executor)
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # its nodes too
+            process.wait()
+    executor.shutdown()
+    observer.destroy_node()
+    rclpy.shutdown(context=context)

@@ -1,0 +1,106 @@
+"""A launch file that runs as `ros2 launch` runs it, and a node beside it that asks its nodes."""
+
+from collections.abc import Callable
+import os
+from pathlib import Path
+import re
+import signal
+import subprocess
+import time
+from typing import Any
+
+TIMEOUT_S = 60.0
+ASK_AGAIN_S = 2.0
+
+
+class Launched:
+    """A launch under way, and a node beside it that asks the launched ones."""
+
+    def __init__(self, process: 'subprocess.Popen[str]', log: Path, executor: Any) -> None:
+        self.process = process
+        self.log = log
+        self.executor = executor
+        self.observer = executor.get_nodes()[0]
+
+    def wait_for(self, what: str, value: Callable[[], Any]) -> Any:
+        """Return a value as soon as there is one."""
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while not (found := value()):
+            assert time.monotonic() < deadline_s, f'no {what}:\n{self.log.read_text()}'
+            assert self.process.poll() is None, self.log.read_text()
+            self.executor.spin_once(timeout_sec=0.05)
+        return found
+
+    def call(self, service: str, service_type: Any, request: Any) -> Any:
+        client = self.observer.create_client(service_type, service)
+        self.wait_for(f'service {service}', client.service_is_ready)
+        # An answer is lost while the server has not yet discovered the client: ask again.
+        futures = [client.call_async(request)]
+        begin_s = time.monotonic()
+
+        def answered() -> Any:
+            if time.monotonic() > begin_s + len(futures) * ASK_AGAIN_S:
+                futures.append(client.call_async(request))
+            return next((future for future in futures if future.done()), None)
+
+        future = self.wait_for(f'answer of {service}', answered)
+        self.observer.destroy_client(client)
+        return future.result()
+
+    def state(self, node: str) -> str:
+        from lifecycle_msgs.srv import GetState
+
+        label: str = self.call(
+            f'{node}/get_state', GetState, GetState.Request()
+        ).current_state.label
+        return label
+
+    def wait_until_active(self, *nodes: str) -> None:
+        for node in nodes:
+            self.wait_for(f'active {node}', lambda node=node: self.state(node) == 'active')
+
+    def parameters(self, node: str, *names: str) -> list[Any]:
+        from rcl_interfaces.srv import GetParameters
+        from rclpy.parameter import parameter_value_to_python
+
+        request = GetParameters.Request(names=names)
+        answer = self.call(f'{node}/get_parameters', GetParameters, request)
+        return [parameter_value_to_python(value) for value in answer.values]
+
+    def wait_until_subscribed(self, topic: str, node: str) -> None:
+        """Wait until a node, and no other, subscribes to a topic."""
+
+        def subscribed() -> bool:
+            found = self.observer.get_subscriptions_info_by_topic(topic)
+            nodes = {f'{info.node_namespace}/{info.node_name}' for info in found}
+            return {name.replace('//', '/') for name in nodes} == {node}
+
+        self.wait_for(f'{node} on {topic}', subscribed)
+
+    def pids(self, executable: str) -> list[int]:
+        """Return the processes of an executable that were started so far."""
+        pattern = rf'\[{executable}-\d+\]: process started with pid \[(\d+)\]'
+        return [int(pid) for pid in re.findall(pattern, self.log.read_text())]
+
+    def environment(self, executable: str) -> dict[str, str]:
+        entries = Path(f'/proc/{self.pids(executable)[0]}/environ').read_text().split('\0')
+        return dict(entry.split('=', 1) for entry in entries if entry)
+
+    def wait_until_ended(self) -> str:
+        """Return what a launch printed that ends by itself, and well."""
+        returncode = self.process.wait(TIMEOUT_S)
+        printed = self.log.read_text()
+        assert returncode == 0, printed
+        assert 'process has finished cleanly' in printed
+        assert 'process has died' not in printed
+        return printed
+
+    def interrupt(self) -> str:
+        """End the launch as Ctrl-C in its terminal does; return what was printed."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.wait_until_ended()
+
+    def error(self) -> str:
+        """Return what a launch printed that cannot begin."""
+        assert self.process.wait(TIMEOUT_S) == 1
+        return self.log.read_text()

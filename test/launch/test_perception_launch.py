@@ -1,0 +1,282 @@
+"""perception.launch.py: which processes, nodes, topics and parameters come of its arguments."""
+
+from collections.abc import Callable
+import importlib.util
+import os
+from pathlib import Path
+import signal
+import sys
+from typing import Any
+
+from launched import Launched
+import pytest
+import yaml
+
+# Not `launch` itself: without the real one, this folder would pass for it.
+pytest.importorskip('launch_ros', reason='needs launch and launch_ros: source a ROS distro')
+pytestmark = pytest.mark.launch
+
+ARGUMENTS = {
+    'nodes', 'cameras', 'params_file', 'image', 'camera_info', 'depth_image', 'depth_camera_info',
+    'points', 'image_transport', 'namespace', 'one_process', 'respawn', 'lifecycle_manager',
+    'use_sim_time', 'autostart', 'fastdds_profile', 'log_level',
+}
+PROFILE_VARIABLES = {'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'}
+# Of Nav2's manager, what the nodes see.
+LIFECYCLE_MANAGER = f"""#!{sys.executable}
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+import rclpy
+
+rclpy.init()
+node = rclpy.create_node('lifecycle_manager')
+names = node.declare_parameter('node_names', ['']).value
+assert node.declare_parameter('bond_timeout', 4.0).value == 0.0  # else it waits for a bond
+assert node.declare_parameter('autostart', False).value
+for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+    for name in names:
+        client = node.create_client(ChangeState, name + '/change_state')
+        client.wait_for_service()
+        request = ChangeState.Request(transition=Transition(id=transition))
+        rclpy.spin_until_future_complete(node, client.call_async(request))
+"""
+
+one_or_more_processes = pytest.mark.parametrize('one_process', ['true', 'false'])
+
+
+def write_params(path: Path, **sections: dict[str, Any]) -> str:
+    tree = {name: {'ros__parameters': values} for name, values in sections.items()}
+    path.write_text(yaml.safe_dump(tree))
+    return f'params_file:={path}'
+
+
+def launch_module(share: Path) -> Any:
+    path = share / 'launch/perception.launch.py'
+    spec = importlib.util.spec_from_file_location('perception_launch', path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_nodes_to_choose_from_are_those_of_perception(share: Path) -> None:
+    from mnv2_perception.nodes.perception import NODES
+
+    assert tuple(NODES) == launch_module(share).NODES
+
+
+def test_every_argument_is_described(share: Path) -> None:
+    from launch.launch_description_sources import (
+        get_launch_description_from_python_launch_file,
+    )
+
+    path = str(share / 'launch/perception.launch.py')
+    arguments = get_launch_description_from_python_launch_file(path).get_launch_arguments()
+    assert {argument.name for argument in arguments} == ARGUMENTS
+    for argument in arguments:
+        assert argument.description != 'no description given'
+        assert argument.default_value is not None  # `ros2 launch` alone works
+
+
+def test_without_arguments_the_default_nodes_come_up_active_in_one_process(
+    launch: Callable[..., Launched]
+) -> None:
+    launched = launch('perception')
+    launched.wait_until_active('/segmentation_node', '/costmap_node')
+    assert launched.parameters('/segmentation_node', 'use_sim_time') == [False]
+    launched.wait_until_subscribed('/image', '/perception')
+    launched.wait_until_subscribed('/camera_info', '/perception')
+    assert not PROFILE_VARIABLES & launched.environment('perception').keys()
+    assert launched.interrupt().count('process started') == 1
+
+
+def test_a_node_comes_up_active_in_a_process_of_its_own(launch: Callable[..., Launched]) -> None:
+    launched = launch('perception', 'one_process:=false', 'nodes:=segmentation')
+    launched.wait_until_active('/segmentation_node')
+    launched.wait_until_subscribed('/image', '/segmentation_node')
+    assert len(launched.pids('segmentation_node')) == 1
+    assert launched.interrupt().count('process started') == 1
+
+
+@one_or_more_processes
+def test_arguments_reach_the_nodes_of_every_camera(
+    launch: Callable[..., Launched], share: Path, one_process: str
+) -> None:
+    profile = str(share / 'config/fastdds.xml')
+    launched = launch(
+        'perception', f'one_process:={one_process}', 'namespace:=robot', 'cameras:=front,rear',
+        'nodes:=segmentation,costmap', 'image:=/{camera}/color/image_raw', 'use_sim_time:=true',
+        'image_transport:=compressed', f'fastdds_profile:={profile}', 'log_level:=debug',
+    )
+    for camera in ('front', 'rear'):
+        for name, topic in (('segmentation', 'image_raw/compressed'), ('costmap', 'camera_info')):
+            node = f'/robot/{camera}/{name}_node'
+            launched.wait_until_active(node)
+            assert launched.parameters(node, 'use_sim_time') == [True]
+            owner = '/robot/perception' if one_process == 'true' else node
+            launched.wait_until_subscribed(f'/{camera}/color/{topic}', owner)
+    executable = 'perception' if one_process == 'true' else 'segmentation_node'
+    environment = launched.environment(executable)
+    assert {environment.get(name) for name in PROFILE_VARIABLES} == {profile}
+    printed = launched.interrupt()
+    assert '[DEBUG]' in printed
+    assert printed.count('process started') == (1 if one_process == 'true' else 4)
+
+
+@one_or_more_processes
+def test_a_relative_topic_lies_in_each_camera_s_namespace(
+    launch: Callable[..., Launched], one_process: str
+) -> None:
+    launched = launch(
+        'perception', f'one_process:={one_process}', 'cameras:=front,rear', 'nodes:=costmap',
+        'camera_info:=color/info',
+    )
+    for camera in ('front', 'rear'):
+        node = '/perception' if one_process == 'true' else f'/{camera}/costmap_node'
+        launched.wait_until_subscribed(f'/{camera}/color/info', node)
+    launched.interrupt()
+
+
+@one_or_more_processes
+def test_what_is_not_given_stays_as_in_params_file(
+    launch: Callable[..., Launched], tmp_path: Path, one_process: str
+) -> None:
+    params_file = write_params(tmp_path / 'robot.yaml', **{
+        '/**': {'autostart': False, 'use_sim_time': True, 'nodes': ['detection']},
+        '/**/perception': {'cameras': ['left']},
+        '/left/detection_node': {'max_rate_hz': 7.5},
+    })
+    launched = launch('perception', f'one_process:={one_process}', params_file)
+    names = ('autostart', 'use_sim_time', 'max_rate_hz')
+    assert launched.parameters('/left/detection_node', *names) == [False, True, 7.5]
+    assert launched.state('/left/detection_node') == 'unconfigured'
+    launched.interrupt()
+
+
+@one_or_more_processes
+@pytest.mark.parametrize(
+    'section', ['/**', '/**/segmentation_node', '/robot/left/segmentation_node']
+)
+def test_argument_goes_before_params_file(
+    launch: Callable[..., Launched], tmp_path: Path, one_process: str, section: str
+) -> None:
+    params_file = write_params(tmp_path / 'robot.yaml', **{
+        section: {'autostart': True, 'threads': 1},
+        '/robot/perception': {'nodes': ['detection'], 'cameras': ['left']},
+    })
+    launched = launch(
+        'perception', f'one_process:={one_process}', params_file, 'namespace:=robot',
+        'nodes:=segmentation', 'autostart:=False',
+    )
+    node = '/robot/left/segmentation_node'
+    assert launched.parameters(node, 'autostart', 'threads') == [False, 1]
+    assert launched.state(node) == 'unconfigured'
+    launched.interrupt()
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '/**: {ros__parameters: {nodes: [detection]}}',
+        '/**/perception: {ros__parameters: {nodes: [detection]}}',
+        '/*/perception: {ros__parameters: {nodes: [detection]}}',
+        '/robot/perception: {ros__parameters: {nodes: [detection]}}',
+        'robot: {perception: {ros__parameters: {nodes: [detection]}}}',
+        'robot/perception: {ros__parameters: {nodes: [detection]}}',
+        'perception: {ros__parameters: {nodes: [detection]}}',
+        '/front/perception: {ros__parameters: {nodes: [detection]}}',
+        '/**/perception: {ros__parameters: {nodes: [costmap]}}\n'
+        '/**: {ros__parameters: {nodes: [detection]}}',
+        '/**: {ros__parameters: {cameras: [front]}}',
+    ],
+)
+@pytest.mark.parametrize('namespace', ['', '/robot'])
+def test_a_list_is_read_as_rclpy_reads_it(
+    share: Path, tmp_path: Path, text: str, namespace: str
+) -> None:
+    import rclpy
+
+    path = tmp_path / 'robot.yaml'
+    path.write_text(text)
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node(
+        'perception', namespace=namespace, context=context,
+        cli_args=['--ros-args', '--params-file', str(path)],
+    )
+    expected = node.declare_parameter('nodes', ['']).value
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+    found = launch_module(share).read_list(path, f'{namespace}/perception', 'nodes')
+    assert (found or ['']) == expected
+
+
+@one_or_more_processes
+def test_a_lifecycle_manager_activates_all_nodes(
+    launch: Callable[..., Launched], tmp_path: Path, one_process: str
+) -> None:
+    prefix = tmp_path / 'nav2'
+    for name, text in {
+        'share/ament_index/resource_index/packages/nav2_lifecycle_manager': '',
+        'lib/nav2_lifecycle_manager/lifecycle_manager': LIFECYCLE_MANAGER,
+    }.items():
+        (prefix / name).parent.mkdir(parents=True)
+        (prefix / name).write_text(text)
+        (prefix / name).chmod(0o755)
+    launched = launch(
+        'perception', f'one_process:={one_process}', 'lifecycle_manager:=true', 'namespace:=robot',
+        'cameras:=front,rear', 'nodes:=segmentation,costmap', prefix=str(prefix),
+    )
+    for camera in ('front', 'rear'):
+        nodes = [f'/robot/{camera}/{name}_node' for name in ('segmentation', 'costmap')]
+        launched.wait_until_active(*nodes)
+        for node in nodes:
+            assert launched.parameters(node, 'autostart') == [False]
+    launched.wait_for(
+        'end of the manager', lambda: 'process has finished cleanly' in launched.log.read_text()
+    )
+    launched.interrupt()
+
+
+@one_or_more_processes
+def test_a_process_that_died_is_started_again(
+    launch: Callable[..., Launched], one_process: str
+) -> None:
+    launched = launch('perception', f'one_process:={one_process}', 'nodes:=segmentation')
+    launched.wait_until_active('/segmentation_node')
+    executable = 'perception' if one_process == 'true' else 'segmentation_node'
+    os.kill(launched.pids(executable)[0], signal.SIGKILL)
+    # Not by its services: those of the dead one are still announced.
+    launched.wait_for(
+        'second active node',
+        lambda: launched.log.read_text().count('[segmentation_node]: active') == 2,
+    )
+    assert len(launched.pids(executable)) == 2
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['params_file:=/missing'], 'params_file: there is no file /missing'),
+        (['fastdds_profile:=/missing'], 'fastdds_profile: there is no file /missing'),
+        (['nodes:=depth'], 'nodes: there is no depth; choose from segmentation, classification'),
+        (['one_process:=perhaps'], '"one_process" provided value "perhaps" is not valid'),
+        (['image:=/{camera}/image'], 'image is /{camera}/image, but no camera has a name'),
+        (['cameras:=front,rear', 'image:=/image'], 'write {camera} where their names come'),
+        (['lifecycle_manager:=true'], 'apt install ros-$ROS_DISTRO-nav2-lifecycle-manager'),
+    ],
+)
+def test_wrong_arguments_end_the_launch_with_a_cure(
+    launch: Callable[..., Launched], arguments: list[str], message: str
+) -> None:
+    printed = launch('perception', *arguments).error()
+    assert message in printed
+    assert 'process started' not in printed
+
+
+def test_a_file_that_holds_no_parameters_ends_the_launch(
+    launch: Callable[..., Launched], tmp_path: Path
+) -> None:
+    (tmp_path / 'robot.yaml').write_text('nodes: [segmentation]\n')
+    printed = launch('perception', f'params_file:={tmp_path}/robot.yaml').error()
+    assert 'robot.yaml is not made of node names, ros__parameters and values' in printed
