@@ -84,8 +84,8 @@ def test_without_arguments_the_default_nodes_come_up_active_in_one_process(
     launched = launch('perception')
     launched.wait_until_active('/segmentation_node', '/costmap_node')
     assert launched.parameters('/segmentation_node', 'use_sim_time') == [False]
-    launched.wait_until_subscribed('/image', '/perception')
-    launched.wait_until_subscribed('/camera_info', '/perception')
+    launched.wait_until_subscribed('/image', '/segmentation_node')
+    launched.wait_until_subscribed('/camera_info', '/costmap_node')
     assert not PROFILE_VARIABLES & launched.environment('perception').keys()
     assert launched.interrupt().count('process started') == 1
 
@@ -113,8 +113,7 @@ def test_arguments_reach_the_nodes_of_every_camera(
             node = f'/robot/{camera}/{name}_node'
             launched.wait_until_active(node)
             assert launched.parameters(node, 'use_sim_time') == [True]
-            owner = '/robot/perception' if one_process == 'true' else node
-            launched.wait_until_subscribed(f'/{camera}/color/{topic}', owner)
+            launched.wait_until_subscribed(f'/{camera}/color/{topic}', node)
     executable = 'perception' if one_process == 'true' else 'segmentation_node'
     environment = launched.environment(executable)
     assert {environment.get(name) for name in PROFILE_VARIABLES} == {profile}
@@ -132,8 +131,7 @@ def test_a_relative_topic_lies_in_each_camera_s_namespace(
         'camera_info:=color/info',
     )
     for camera in ('front', 'rear'):
-        node = '/perception' if one_process == 'true' else f'/{camera}/costmap_node'
-        launched.wait_until_subscribed(f'/{camera}/color/info', node)
+        launched.wait_until_subscribed(f'/{camera}/color/info', f'/{camera}/costmap_node')
     launched.interrupt()
 
 

@@ -92,7 +92,7 @@ def test_the_chosen_nodes_share_one_process(launch: Callable[..., Launched], dri
 
     launched = launch('replay', f'bag:={drive}')
     scans = collect(launched, LaserScan, '/scan')
-    launched.wait_until_subscribed('/camera/camera_info', '/perception')
+    launched.wait_until_subscribed('/camera/camera_info', '/costmap_node')
     spin_until_ended(launched)
     assert scans
 
