@@ -62,8 +62,8 @@ class Robot(Graph):
         own = {'nodes': nodes, 'cameras': list(cameras) or ['']}
         perception, *started = self.create(own, values)
         self.spin(perception, *started)
-        for node in started:
-            eventually(lambda node=node: node.active)
+        for node in started:  # a transition that is under way would ignore the test's own
+            eventually(lambda node=node: node._state_machine.current_state[1] == 'active')
         return started
 
     def create(self, own: dict[str, Any], values: dict[str, Any]) -> list[Any]:
