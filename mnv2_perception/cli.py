@@ -173,7 +173,10 @@ def build_parser() -> argparse.ArgumentParser:
         help='(default: fp16, or what the file holds)',
     )
     build.add_argument('--dla', type=int, metavar='N', help='DLA core; fp16 only; untested')
-    build.add_argument('--batch', type=int, default=1, help='images at once (%(default)s)')
+    build.add_argument(
+        '--batch', type=int, default=1,
+        help='images in one inference, such as one of each camera (%(default)s)',
+    )
     build.add_argument(
         '--cache', type=Path, help='folder of the plans (default: where the nodes look)'
     )
@@ -244,9 +247,9 @@ def build_parser() -> argparse.ArgumentParser:
         )
         add_recipe_options(sub, task)
 
-    export = add('export', export_command, 'Write a checkpoint as ONNX with its ModelSpec.')
+    export = add('export', export_command, 'Write a checkpoint as a model with its ModelSpec.')
     export.add_argument('checkpoint', type=Path)
-    export.add_argument('model', type=Path, help='the .onnx file to write')
+    export.add_argument('model', type=Path, help='the .onnx file to write, or .pt2 for torch')
     return parser
 
 
@@ -619,7 +622,7 @@ def train_command(arguments: argparse.Namespace) -> None:
 
 
 def export_command(arguments: argparse.Namespace) -> None:
-    """Write a checkpoint as ONNX."""
+    """Write a checkpoint as ONNX, or as torch's exported program."""
     try:
         from mnv2_perception.nets.export import export_model
     except ImportError as exc:

@@ -527,23 +527,24 @@ def check_output(
     engine: Engine, out: TensorSpec, spec: ModelSpec, batch: int | None
 ) -> None:
     """Raise ModelError unless an output, as announced or as given, is what the spec says."""
-    channels, sides = spec.channels, out.shape[1:]
+    channels, sides, images = spec.channels, out.shape[1:], batch or 'N'
     dtype, fits = {
         'ids_confidence': ('uint8', out.dtype == np.uint8),
         'ids': ('integers', out.dtype.kind in 'iub'),
     }.get(spec.output, ('float', out.dtype.kind == 'f'))
     if spec.task == 'classification':
-        expected = f'(1, {channels})'  # or with sides of one, as pooling leaves them
+        expected = f'({images}, {channels})'  # or with sides of one, as pooling leaves them
         told = [side for side in sides if side not in (1, None)]
         fits = fits and len(sides) > 0
         fits = fits and (told or [channels]) == [channels]
         fits = fits and (bool(told) or None in sides or channels == 1)
     elif spec.output == 'ids_confidence' or (channels == 1 and len(sides) == 2):
-        expected = '(1, H, W)'
+        expected = f'({images}, H, W)'
         fits = fits and len(sides) == 2
     else:
         first = spec.output_layout == 'nchw'
-        expected = f'(1, {channels}, H, W)' if first else f'(1, H, W, {channels})'
+        inner = f'{channels}, H, W' if first else f'H, W, {channels}'
+        expected = f'({images}, {inner})'
         fits = fits and len(sides) == 3 and sides[0 if first else 2] in (None, channels)
     if not fits or out.shape[0] not in (None, batch):
         raise ModelError(
@@ -558,10 +559,11 @@ def check_boxes(engine: Engine, spec: ModelSpec, batch: int | None) -> None:
     """Raise ModelError unless the outputs are a detector's, of a fixed number of boxes."""
     boxes, scores, class_ids = find_outputs(engine, spec)
     count = boxes.shape[1] if len(boxes.shape) == 3 else None
+    images = batch or 'N'
     for out, shape, kind, expected in (
-        (boxes, (batch, count, 4), 'f', '(1, K, 4) float'),
-        (scores, (batch, count), 'f', '(1, K) float'),
-        (class_ids, (batch, count), 'i', '(1, K) int'),
+        (boxes, (batch, count, 4), 'f', f'({images}, K, 4) float'),
+        (scores, (batch, count), 'f', f'({images}, K) float'),
+        (class_ids, (batch, count), 'i', f'({images}, K) int'),
     ):
         if count is None or out.shape != shape or out.dtype.kind != kind:
             raise ModelError(

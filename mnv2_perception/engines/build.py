@@ -32,7 +32,7 @@ class Options:
     Attributes:
         precision: one of plans.PRECISIONS; empty: what the file holds, fp16 for float weights.
         dla: number of the DLA core, None for the GPU alone. Untested on a DLA.
-        batch: images in one inference, for a file that leaves it open.
+        batch: images in one inference, for a file that leaves it open or takes any number.
     """
 
     precision: str = ''

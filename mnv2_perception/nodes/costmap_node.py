@@ -185,9 +185,11 @@ class CostmapNode(PerceptionNode):
 
     def on_label_info(self, msg: LabelInfo) -> None:
         """Take the names of the ids that a mask can hold: Nav2's layer casts others to a byte."""
-        msg.class_map = [item for item in msg.class_map if item.class_id < UNLABELLED]
-        known, self._label_info = self._label_info, msg
-        if known is None or known.class_map != msg.class_map:
+        # A message of its own: in one process other nodes have the same one.
+        held = [item for item in msg.class_map if item.class_id < UNLABELLED]
+        known = self._label_info
+        self._label_info = LabelInfo(header=msg.header, class_map=held, threshold=msg.threshold)
+        if known is None or known.class_map != held:
             self.greeting.announce()
 
     def on_camera_info(self, msg: CameraInfo) -> None:

@@ -3,6 +3,7 @@
 `python -m mnv2_perception.nodes.parameters` prints the tables of the README.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, Field, field, fields, replace
 from typing import Any, TypeVar
 
@@ -385,13 +386,13 @@ def describe_range(item: 'Field[Any]') -> str:
 TYPE_NAMES = {bool: 'bool', int: 'integer', float: 'double', str: 'string'}
 
 
-def table(cls: type[Any]) -> str:
-    """Return the README's Markdown table of a parameter class."""
+def table(items: 'Sequence[Field[Any]]') -> str:
+    """Return the README's Markdown table of parameters."""
     lines = [
         '| parameter | type | default | values | live | meaning |',
         '| --- | --- | --- | --- | --- | --- |',
     ]
-    for item in fields(cls):
+    for item in items:
         example, kind = ros_default(item), ''
         default = '(empty)' if item.default in ('', ()) else f'`{example}`'
         if isinstance(example, list):
@@ -405,8 +406,14 @@ def table(cls: type[Any]) -> str:
 
 
 def tables() -> str:
-    """Return the README's tables of all nodes."""
-    return '\n\n'.join(f'### {name}: parameters\n\n{table(cls)}' for name, cls in NODES.items())
+    """Return the README's tables of all nodes; what the camera nodes share is told once."""
+    shared = [item for item in fields(CameraParameters) if item.name != 'model']
+    names = [name for name, cls in NODES.items() if issubclass(cls, CameraParameters)]
+    parts = [f'### {", ".join(names)}: shared parameters\n\n{table(shared)}']
+    for name, cls in NODES.items():
+        own = [item for item in fields(cls) if item not in shared]
+        parts.append(f'### {name}: parameters\n\n{table(own)}')
+    return '\n\n'.join(parts)
 
 
 if __name__ == '__main__':

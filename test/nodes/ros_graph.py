@@ -13,6 +13,8 @@ import threading
 import time
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
@@ -44,6 +46,11 @@ def free_domain_id() -> int:
 
 def header(number: int) -> Header:
     return Header(stamp=Time(sec=1000 + number, nanosec=7), frame_id='camera_optical')
+
+
+def ids_of(msg: Image) -> NDArray[np.uint8]:
+    """Read a mask or a confidence without the code under test."""
+    return np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.width)
 
 
 def eventually(condition: Callable[[], Any], timeout_s: float = 15.0) -> None:

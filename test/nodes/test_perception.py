@@ -25,9 +25,10 @@ pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS d
 
 from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import OccupancyGrid
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
-from ros_graph import eventually, Graph, header
+from ros_graph import eventually, Graph, header, ids_of
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from test_costmap_node import BOX_AT, CAMERA, camera_info, cell, PLACED, POSE
@@ -101,10 +102,6 @@ def ready(*nodes: Any) -> None:
         eventually(lambda node=node: time.monotonic() > node.greeting.hold_until_s)
 
 
-def ids_of(msg: Image) -> NDArray[np.uint8]:
-    return np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.width)
-
-
 def test_masks_reach_costmap_node_in_memory_and_consumers_over_dds(
     robot: Robot, tmp_path: Path
 ) -> None:
@@ -141,7 +138,8 @@ def test_costmap_node_hears_other_processes_where_no_mask_is_made_in_its_own(
     )
     mask = robot.peer.create_publisher(Image, 'segmentation/mask', 1)
     assert mask.get_subscription_count() == 0
-    assert segmentation.trigger_deactivate() == segmentation.trigger_cleanup()
+    assert segmentation.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+    assert segmentation.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
     eventually(mask.get_subscription_count)
     mask.publish(mask_to_msg(np.zeros((HEIGHT, WIDTH), np.uint8), header(1)))
     eventually(lambda: costmap.counts['received'] == 1)

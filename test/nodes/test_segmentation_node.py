@@ -24,7 +24,7 @@ from lifecycle_msgs.msg import Transition
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from ros_graph import eventually, Graph, header
+from ros_graph import eventually, Graph, header, ids_of
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo
@@ -70,10 +70,6 @@ def picture(height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.uint8]:
     image[height // 2 :, :, 0] += 1
     image[..., 1] = 200
     return image
-
-
-def ids_of(msg: Image) -> NDArray[np.uint8]:
-    return np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.width)
 
 
 def ready(graph: Graph, node: SegmentationNode) -> None:
