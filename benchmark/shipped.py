@@ -17,6 +17,7 @@ import argparse
 from collections import Counter
 from collections.abc import Callable
 import json
+import os
 from pathlib import Path
 import platform
 import statistics
@@ -150,7 +151,7 @@ def main() -> None:
     machine = {
         'cpu': platform.processor() or platform.machine(),
         'onnxruntime': onnxruntime.__version__,
-        'threads': threads,
+        'threads': threads or os.cpu_count(),
         'python': platform.python_version(),
     }
     result = {'machine': machine, 'accuracy': accuracy, 'latency_ms': latency_ms}
