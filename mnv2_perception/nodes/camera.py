@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import threading
 from typing import Any
 
+import numpy as np
 from numpy import uint8
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
@@ -67,6 +68,8 @@ class CameraNode(PerceptionNode):
         self.model = model
         self.shared.model_nodes.append(self)
         spec = model.spec
+        # Runtimes allocate, and load their kernels, with the first image; no camera is to wait.
+        infer_images(model.engine, spec, [np.zeros((spec.height, spec.width, 3), np.uint8)])
         self.get_logger().info(
             f'{spec.name}: {spec.width}×{spec.height}, {len(spec.classes)} classes, engine '
             f'{model.engine.name} in {model.engine.precision}, images through {IMAGE_CONVERTER}'

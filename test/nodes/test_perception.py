@@ -268,6 +268,7 @@ def test_frames_of_several_cameras_go_through_a_model_together(
     masks = [robot.subscribe(Image, f'{name}/segmentation/mask') for name in names]
     cameras = robot.cameras(*names)
     ready(*nodes)
+    sizes.clear()
     cameras[0].publish(rgb_to_msg(picture(9), header(0)))
     eventually(lambda: sizes)  # while this one is in work, one of each comes; left's is malformed
     for class_id, camera in enumerate(cameras):

@@ -30,6 +30,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from mnv2_perception.engines.fake import FakeEngine
+from mnv2_perception.engines import Engine
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
 from mnv2_perception.nodes import segmentation_node
 from mnv2_perception.nodes.lifecycle import LATCHED_QOS, RESULT_QOS
@@ -100,6 +101,22 @@ def test_mask_and_confidence_have_the_image_s_header_and_size_without_padding(
         assert msg.step == msg.width and len(msg.data) == msg.height * msg.width
     assert np.array_equal(ids_of(masks[0]), image[..., 0])
     assert np.array_equal(ids_of(confidences[0]), image[..., 1])
+
+
+def test_the_model_has_run_once_before_the_first_image(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images: list[Any] = []
+    infer = Engine.infer
+
+    def record(self: Engine, tensors: Any) -> Any:
+        images.append(tensors)
+        return infer(self, tensors)
+
+    monkeypatch.setattr(Engine, 'infer', record)
+    node = graph.start()
+    assert len(images) == 1 and node.counts['received'] == 0
+    assert images[0]['image'].shape == (1, HEIGHT, WIDTH, 3)
 
 
 def test_zero_stamp_and_empty_frame_id_pass_through(graph: Graph) -> None:
