@@ -29,8 +29,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
-from mnv2_perception.engines.fake import FakeEngine
 from mnv2_perception.engines import Engine
+from mnv2_perception.engines.fake import FakeEngine
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
 from mnv2_perception.nodes import segmentation_node
 from mnv2_perception.nodes.lifecycle import LATCHED_QOS, RESULT_QOS
