@@ -30,7 +30,7 @@ setup(
     license='Apache-2.0',
     entry_points={
         'console_scripts': [
-            f'mnv2 = {PACKAGE}.cli:main',
+            f'mnv2 = {PACKAGE}.cli.main:main',
             f'segmentation_node = {PACKAGE}.nodes.segmentation_node:main',
             f'classification_node = {PACKAGE}.nodes.classification_node:main',
             f'detection_node = {PACKAGE}.nodes.detection_node:main',

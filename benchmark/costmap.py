@@ -20,10 +20,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mnv2_perception.scenes.street import CLASSES, draw_scene
 from mnv2_perception.vision.camera import BODY_FROM_OPTICAL, Camera, Pose
 from mnv2_perception.vision.costmap import GroundView, OBSTACLE, TRAVERSABLE
 from mnv2_perception.vision.projection import depth_points, points_of, register_depth
-from mnv2_perception.vision.scenes import CLASSES, draw_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 LENS = (-0.32, 0.11, 0.0007, -0.0004, -0.02)

@@ -16,13 +16,14 @@ from typing import Any
 import onnxruntime
 import openvino
 
-from mnv2_perception.benchmark import benchmark
-from mnv2_perception.dataset import spread_images
+from mnv2_perception.data.folders import spread_images
 from mnv2_perception.engines.quantize import quantize_model
-from mnv2_perception.evaluate import evaluate_model, HEADLINE
-from mnv2_perception.pipeline import find_model, input_tensor, opening
+from mnv2_perception.evaluation.benchmark import benchmark
+from mnv2_perception.evaluation.evaluate import evaluate_model, HEADLINE
+from mnv2_perception.scenes.street import draw_scene
+from mnv2_perception.tasks.models import find_model, opening
+from mnv2_perception.tasks.pipeline import input_tensor
 from mnv2_perception.vision.preprocess import fit_image
-from mnv2_perception.vision.scenes import draw_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 5

@@ -26,7 +26,7 @@ import time
 from typing import Any
 
 # The camera's process is this one: its transport and domain are set before rclpy is loaded.
-from mnv2_perception.demo import ros_environment
+from mnv2_perception.demo.run import ros_environment
 
 os.environ.update(ros_environment(os.environ))
 
@@ -37,10 +37,10 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from mnv2_perception.benchmark import cpu_name
+from mnv2_perception.evaluation.benchmark import cpu_name
 from mnv2_perception.nodes.lifecycle import Executor
 from mnv2_perception.nodes.messages import rgb_to_msg
-from mnv2_perception.vision.scenes import draw_scene
+from mnv2_perception.scenes.street import draw_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 NODES = ('segmentation', 'classification', 'detection', 'costmap')

@@ -31,14 +31,17 @@ import numpy as np
 from numpy.typing import NDArray
 import onnxruntime
 
-from mnv2_perception.dataset import list_classified, list_pairs, read_image, write_coco
-from mnv2_perception.evaluate import (
+from mnv2_perception.data.coco import write_coco
+from mnv2_perception.data.folders import list_classified, list_pairs, read_image
+from mnv2_perception.data.from_masks import boxes_from_labels, middle, vote, write_patches
+from mnv2_perception.evaluation.evaluate import (
     evaluate_components,
     evaluate_detection,
     evaluate_segmentation,
 )
-from mnv2_perception.from_masks import boxes_from_labels, middle, vote, write_patches
-from mnv2_perception.pipeline import Classifier, Detector, Segmenter
+from mnv2_perception.tasks.classifier import Classifier
+from mnv2_perception.tasks.detector import Detector
+from mnv2_perception.tasks.segmenter import Segmenter
 
 ROOT = Path(__file__).resolve().parents[1]
 ACCURATE, FAST = 'unet_mobilenetv2_camvid', 'unet_mobilenetv2_camvid_fast'

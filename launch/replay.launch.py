@@ -59,7 +59,7 @@ def start_player(context: LaunchContext) -> list[Any]:
     if importlib.util.find_spec('rosbags') is None:
         raise RuntimeError('a replay reads its bag with rosbags: pip install rosbags')
     # Only here: `--show-args` needs neither rosbags nor OpenCV.
-    from mnv2_perception.bags.report import find_camera
+    from mnv2_perception.bags.camera import find_camera
 
     arguments = context.launch_configurations
     bag, image, cameras = Path(arguments['bag']), arguments['image'], arguments['cameras']

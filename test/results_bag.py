@@ -7,7 +7,7 @@ import numpy as np
 from rclpy.serialization import serialize_message
 from std_msgs.msg import Header
 
-from mnv2_perception.bags.report import CLASSIFICATION, DETECTIONS, GRID
+from mnv2_perception.bags.results import CLASSIFICATION, DETECTIONS, GRID
 from mnv2_perception.bags.write import BagWriter
 from mnv2_perception.nodes.messages import classification_to_msg, detections_to_msg, grid_to_msg
 from mnv2_perception.vision.costmap import Grid

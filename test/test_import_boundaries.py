@@ -39,16 +39,14 @@ def rule(third_party: str = '', own: str = '', lazy: bool = False) -> Rule:
     return Rule(frozenset(third_party.split()), frozenset(own.split()), lazy)
 
 
-ROOT_MODULES = (
-    'benchmark dataset from_masks evaluate metrics model_info model_spec pipeline cli demo fetch'
-)
-NODES = rule(' '.join(ROS), 'nodes pipeline vision model_spec')
+NODES = rule(' '.join(ROS), 'nodes tasks vision model_spec')
 BAG_NODES = Rule(NODES.third_party, NODES.own | {'bags'})
+MEASURING = 'data evaluation scenes tasks bags vision engines model_spec'
+ALL = f'{MEASURING} training demo cli'
 
 # The longest matching path counts.
 RULES = {
-    '': rule('yaml', f'vision engines bags {ROOT_MODULES}'),
-    'cli': rule('yaml', f'vision engines bags {ROOT_MODULES} nets training'),
+    '': rule('yaml'),
     'vision': rule(own='vision'),
     'engines': rule('yaml', 'engines'),
     **{f'engines.{name}': Rule(frozenset(roots), frozenset({'engines'}), lazy=True)
@@ -56,10 +54,20 @@ RULES = {
     'engines.graph': rule('onnx', 'engines', lazy=True),
     'engines.build': rule('onnx tensorrt', 'engines model_spec', lazy=True),
     'engines.quantize': rule('onnx onnxruntime', 'engines model_spec', lazy=True),
-    'metrics': rule('pycocotools', 'dataset', lazy=True),
     'nets': rule('torch onnx', 'nets model_spec'),
-    'training': rule('torch tqdm matplotlib', 'training nets vision metrics model_spec dataset'),
-    'bags': rule('rosbags', 'bags pipeline vision metrics model_spec'),
+    'bags': rule('rosbags', 'bags vision'),
+    'tasks': rule(own='tasks engines vision model_spec'),
+    'data': rule(own=MEASURING),
+    'evaluation': rule(own=MEASURING),
+    'evaluation.metrics': rule('pycocotools', 'data', lazy=True),
+    'scenes': rule('rosbags', MEASURING),
+    'training': rule(
+        'torch tqdm matplotlib',
+        'training nets vision data model_spec evaluation scenes',
+    ),
+    'training.fetch': rule(),
+    'demo': rule(own=ALL),
+    'cli': rule('yaml', f'{ALL} nets'),
     'nodes': NODES,
     'nodes.bag_player_node': BAG_NODES,
     'nodes.bag_recorder_node': BAG_NODES,
@@ -131,7 +139,7 @@ def violations(root: Path) -> list[str]:
                 own = rest[0] if rest else ''
                 if own and own not in allowed.own | {'errors'}:
                     reason = f'imports {own}'
-                elif own in ('nets', 'training') and name == 'cli' and not lazy:
+                elif own in ('nets', 'training') and name.startswith('cli') and not lazy:
                     reason = f'imports {own} before a command needs it'
             elif first not in sys.stdlib_module_names | {'numpy', 'cv2'}:
                 if first not in allowed.third_party:
@@ -140,6 +148,34 @@ def violations(root: Path) -> list[str]:
                     reason = f'imports {first} before an engine is opened'
             if reason:
                 found.append(f'{path.relative_to(root)}:{line}: {reason}')
+    return found
+
+
+def circles(root: Path) -> list[str]:
+    """Return the circles in which modules import each other, lazily too, as `a → b → a`."""
+    files = modules(root)
+    graph = {
+        name: {
+            '.'.join(parts[:count])
+            for target, _, _ in imports(name, path) if target.startswith(f'{PACKAGE}.')
+            for parts in [target.split('.')[1:]]
+            for count in (len(parts), len(parts) - 1)
+            if '.'.join(parts[:count]) in files and count
+        } - {name}
+        for name, path in files.items()
+    }
+    found, done = [], set()
+
+    def walk(name: str, way: list[str]) -> None:
+        if name in way:
+            found.append(' → '.join([*way[way.index(name):], name]))
+        elif name not in done:
+            for target in sorted(graph[name]):
+                walk(target, [*way, name])
+            done.add(name)
+
+    for name in files:
+        walk(name, [])
     return found
 
 
@@ -183,12 +219,12 @@ def test_every_import_keeps_to_its_folders_rule() -> None:
         ('engines/base.py', 'from mnv2_perception.vision import decode', 'imports vision'),
         ('nodes/segmentation_node.py', 'from mnv2_perception import engines', 'imports engines'),
         ('nodes/segmentation_node.py', 'from ..bags.read import BagReader', 'imports bags'),
-        ('pipeline.py', 'try:\n    import torch\nexcept ImportError:\n    pass', 'imports torch'),
-        ('pipeline.py', 'class A:\n    def f(self):\n        import rclpy', 'imports rclpy'),
-        ('cli.py', 'from mnv2_perception.training.data import augment', 'before a command'),
+        ('tasks/models.py', 'try:\n    import torch\nexcept ImportError:\n    0', 'imports torch'),
+        ('tasks/pipeline.py', 'class A:\n    def f(self):\n        import rclpy', 'imports rclpy'),
+        ('cli/main.py', 'from mnv2_perception.training.data import augment', 'before a command'),
         ('bags/read.py', 'import mnv2_perception.nodes.messages', 'imports nodes'),
         ('training/data.py', 'from onnxruntime import *', 'imports onnxruntime'),
-        ('dataset.py', 'import pandas', 'imports pandas'),
+        ('data/folders.py', 'import pandas', 'imports pandas'),
     ],
 )
 def test_a_violation_is_caught(tmp_path: Path, module: str, code: str, reason: str) -> None:
@@ -203,6 +239,38 @@ def test_a_violation_is_caught(tmp_path: Path, module: str, code: str, reason: s
     assert found[0].startswith(f'{PACKAGE}/{module}:') and reason in found[0]
 
 
+def test_no_module_imports_itself_by_a_detour() -> None:
+    assert circles(ROOT) == []
+
+
+def test_a_circle_is_caught(tmp_path: Path) -> None:
+    for module, code in {
+        '__init__.py': '', 'a.py': 'def f():\n    from mnv2_perception import b',
+        'b.py': 'from .c import C', 'c.py': 'from mnv2_perception.a import A',
+    }.items():
+        path = tmp_path / PACKAGE / module
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(code)
+    assert circles(tmp_path) == ['a → b → c → a']
+
+
+def test_the_root_holds_what_everything_shares() -> None:
+    root = {path.name for path in (ROOT / PACKAGE).glob('*.py')}
+    assert root == {'__init__.py', 'errors.py', 'model_spec.py'}
+
+
+def test_files_stay_short() -> None:
+    lengths = {
+        name: len(path.read_text(encoding='utf-8').splitlines())
+        for name, path in modules(ROOT).items()
+    }
+    limits = {
+        name: 220 if name.startswith('nodes.') and name.endswith('_node') else 400
+        for name in lengths
+    }
+    assert {name: length for name, length in lengths.items() if length > limits[name]} == {}
+
+
 @pytest.mark.parametrize('name', [name for name in modules(ROOT) if name.startswith('nodes.')])
 def test_no_node_reaches_torch_or_a_runtime(name: str) -> None:
     assert reachable(ROOT, name) & HEAVY == set()
@@ -210,8 +278,9 @@ def test_no_node_reaches_torch_or_a_runtime(name: str) -> None:
 
 def test_reaching_torch_by_detours_is_seen(tmp_path: Path) -> None:
     for module, code in {
-        '__init__.py': '', 'nodes/__init__.py': '', 'nodes/a.py': 'from .. import pipeline',
-        'pipeline.py': 'def f():\n    from mnv2_perception.nets.unet import UNet',
+        '__init__.py': '', 'nodes/__init__.py': '', 'nodes/a.py': 'from ..tasks import pipeline',
+        'tasks/__init__.py': '',
+        'tasks/pipeline.py': 'def f():\n    from mnv2_perception.nets.unet import UNet',
         'nets/__init__.py': '', 'nets/unet.py': 'import torch.nn',
     }.items():
         path = tmp_path / PACKAGE / module
@@ -231,7 +300,7 @@ def loaded(code: str) -> set[str]:
 
 
 def test_the_walk_agrees_with_what_a_process_loads() -> None:
-    assert loaded('import mnv2_perception.engines, mnv2_perception.pipeline') == set()
+    assert loaded('import mnv2_perception.engines, mnv2_perception.tasks.models') == set()
     if importlib.util.find_spec('onnx'):
         assert loaded('import onnx') == {'onnx'}
 
@@ -245,7 +314,7 @@ def test_a_node_process_loads_neither_torch_nor_a_runtime() -> None:
 
 def test_a_command_that_needs_no_torch_loads_none() -> None:
     code = (
-        'from mnv2_perception import cli\n'
+        'from mnv2_perception.cli import main as cli\n'
         "cli.main(['info', 'unet_mobilenetv2_camvid', '--json'])"
     )
     assert 'torch' not in loaded(code)

@@ -18,7 +18,8 @@ from vision_msgs.msg import LabelInfo
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nodes.lifecycle import Frame, LATCHED_QOS, PerceptionNode
 from mnv2_perception.nodes.messages import IMAGE_CONVERTER, label_info_to_msg
-from mnv2_perception.pipeline import images_at_once, infer_images, Pipeline
+from mnv2_perception.tasks.contract import images_at_once
+from mnv2_perception.tasks.pipeline import infer_images, Pipeline
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from mnv2_perception.nodes.camera import CameraNode
 from mnv2_perception.nodes.lifecycle import spin
 from mnv2_perception.nodes.messages import classification_to_msg
 from mnv2_perception.nodes.parameters import ClassificationParameters
-from mnv2_perception.pipeline import Classifier
+from mnv2_perception.tasks.classifier import Classifier
 from mnv2_perception.vision.debounce import Debounce
 from mnv2_perception.vision.preprocess import check_region, crop_region, rotate_image
 

@@ -14,7 +14,7 @@ from mnv2_perception.nodes.camera import CameraNode
 from mnv2_perception.nodes.lifecycle import spin
 from mnv2_perception.nodes.messages import detections_to_msg, rgb_to_msg
 from mnv2_perception.nodes.parameters import DetectionParameters
-from mnv2_perception.pipeline import Detector
+from mnv2_perception.tasks.detector import Detector
 from mnv2_perception.vision.overlay import draw_boxes
 
 

@@ -16,7 +16,8 @@ from mnv2_perception.nodes.greeting import GREET_PERIOD_S, Greeting
 from mnv2_perception.nodes.lifecycle import spin
 from mnv2_perception.nodes.messages import detections_to_msg, mask_to_msg, rgb_to_msg
 from mnv2_perception.nodes.parameters import ParameterError, SegmentationParameters
-from mnv2_perception.pipeline import detections_from_mask, read_ignore_mask, Segmenter
+from mnv2_perception.tasks.detector import detections_from_mask
+from mnv2_perception.tasks.segmenter import read_ignore_mask, Segmenter
 from mnv2_perception.vision.overlay import blend_mask
 
 

@@ -9,7 +9,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from mnv2_perception.nodes.messages import image_from_compressed_msg, image_from_msg
 from mnv2_perception.nodes.topics import Topics
-from mnv2_perception.pipeline import OpenModels
+from mnv2_perception.tasks.models import OpenModels
 
 
 class Shared:

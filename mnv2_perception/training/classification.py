@@ -7,7 +7,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
-from mnv2_perception import dataset
+from mnv2_perception.data.folders import hash_list, list_classified, read_image
 from mnv2_perception.errors import DataError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.backbones import make_backbone
@@ -21,7 +21,7 @@ class ClassificationTask(Task):
     """Images to classes; measured by top-1 accuracy. Images are read as they are needed.
 
     Args:
-        source: class folders or a TSV, see `dataset.list_classified`.
+        source: class folders or a TSV, see `data.folders.list_classified`.
         spec: the exported model's.
         recipe: see ClassificationRecipe.
         val: the same, only measured on.
@@ -37,8 +37,8 @@ class ClassificationTask(Task):
     ) -> None:
         self.spec = spec
         self.recipe = recipe
-        self.images = dataset.list_classified(source, spec.classes)
-        self.val_images = dataset.list_classified(val, spec.classes) if val else []
+        self.images = list_classified(source, spec.classes)
+        self.val_images = list_classified(val, spec.classes) if val else []
         data.check_disjoint(
             [path for path, _ in self.images], [path for path, _ in self.val_images]
         )
@@ -62,7 +62,7 @@ class ClassificationTask(Task):
     def sample(self, index: int, rng: np.random.Generator) -> Arrays:
         """Return an image tensor (3, H, W) float32 and its class id, int64."""
         path, label = self.images[index]
-        image = dataset.read_image(path)
+        image = read_image(path)
         spec = self.spec
         if spec.fit == 'crop':
             image = crop_to_aspect(image, spec.height, spec.width)
@@ -86,7 +86,7 @@ class ClassificationTask(Task):
         with torch.inference_mode():
             for path, label in self.val_images:
                 image = fit_image(
-                    dataset.read_image(path), spec.height, spec.width, spec.fit
+                    read_image(path), spec.height, spec.width, spec.fit
                 )
                 tensor = normalise(image, spec.mean, spec.std, spec.channel_order)
                 logits = net(torch.from_numpy(tensor)[None].to(device))
@@ -116,7 +116,7 @@ def train(
     task = ClassificationTask(source, spec, recipe, val)
     facts = {
         'images': len(task),
-        'training_list_sha256': dataset.hash_list(task.images),
-        'val_list_sha256': dataset.hash_list(task.val_images),
+        'training_list_sha256': hash_list(task.images),
+        'val_list_sha256': hash_list(task.val_images),
     }
     return fit(task, out, recipe, facts, weights, resume, workers)

@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.dataset import BoxSample, Sample
+from mnv2_perception.data.coco import BoxSample
+from mnv2_perception.data.folders import Sample
 from mnv2_perception.errors import DataError
 from mnv2_perception.model_spec import UNLABELLED
+from mnv2_perception.scenes.street import draw_scene
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.preprocess import resize_image
-from mnv2_perception.vision.scenes import draw_scene
 
 MIN_VISIBLE = 0.4  # share of a box's area
 MIN_SIDE = 3.0  # px

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
-from mnv2_perception import dataset
+from mnv2_perception.data.coco import BoxSample, read_coco
+from mnv2_perception.data.folders import hash_list, read_image
 from mnv2_perception.errors import DataError
-from mnv2_perception.metrics import average_precision, check_pycocotools
+from mnv2_perception.evaluation.metrics import average_precision, check_pycocotools
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.ssdlite import make_anchors, SSDLite, TopBoxes
 from mnv2_perception.nets.unet import check_divisible
@@ -28,7 +29,7 @@ class DetectionTask(Task):
     """Images to boxes; measured by COCO's average precision.
 
     Args:
-        path: COCO JSON, see `dataset.read_coco`.
+        path: COCO JSON, see `data.folders.read_coco`.
         spec: the exported model's.
         recipe: see DetectionRecipe.
         val: COCO JSON that is only measured on.
@@ -48,7 +49,7 @@ class DetectionTask(Task):
         self.spec = spec
         self.recipe = recipe
         self.samples = read_boxes(path, spec)
-        self.images = [dataset.read_image(sample.image) for sample in self.samples]
+        self.images = [read_image(sample.image) for sample in self.samples]
         self.val_samples = read_boxes(val, spec) if val else []
         if val:
             check_pycocotools()
@@ -105,7 +106,7 @@ class DetectionTask(Task):
         found = []
         with torch.inference_mode():
             for sample in self.val_samples:
-                image = dataset.read_image(sample.image)
+                image = read_image(sample.image)
                 resized = resize_image(image, spec.height, spec.width)
                 tensor = normalise(resized, spec.mean, spec.std, spec.channel_order)
                 outputs = top(net(torch.from_numpy(tensor)[None].to(device)))
@@ -116,13 +117,13 @@ class DetectionTask(Task):
         return average_precision(self.val_samples, found, len(spec.classes)).ap
 
 
-def read_boxes(path: Path, spec: ModelSpec) -> list[dataset.BoxSample]:
+def read_boxes(path: Path, spec: ModelSpec) -> list[BoxSample]:
     """Read a COCO file whose classes are those of the spec, in its order.
 
     Raises:
         DataError: the file cannot be used, or has other classes.
     """
-    classes, samples = dataset.read_coco(path)
+    classes, samples = read_coco(path)
     if classes != spec.classes:
         raise DataError(
             f'{path}: has the categories {", ".join(classes)}, the spec the classes '
@@ -152,9 +153,9 @@ def train(
         SetupError: `val` is given and pycocotools is missing.
     """
     task = DetectionTask(path, spec, recipe, val)
-    def hash_boxes(source: Path | None, samples: list[dataset.BoxSample]) -> str:
+    def hash_boxes(source: Path | None, samples: list[BoxSample]) -> str:
         digest = hashlib.sha256(source.read_bytes() if source else b'').digest()
-        return dataset.hash_list([(sample.image, digest.hex()) for sample in samples])
+        return hash_list([(sample.image, digest.hex()) for sample in samples])
 
     facts = {
         'images': len(task),

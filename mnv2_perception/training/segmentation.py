@@ -9,15 +9,15 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
-from mnv2_perception import dataset
+from mnv2_perception.data.folders import hash_list, list_pairs, read_folder, read_pair
 from mnv2_perception.errors import DataError
-from mnv2_perception.metrics import ConfusionMatrix
+from mnv2_perception.evaluation.metrics import ConfusionMatrix
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
 from mnv2_perception.nets.unet import check_divisible, UNet
+from mnv2_perception.scenes import street
 from mnv2_perception.training import data
 from mnv2_perception.training.loop import Arrays, fit, Task
 from mnv2_perception.training.recipe import SegmentationRecipe
-from mnv2_perception.vision import scenes
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.preprocess import normalise, resize_image
 
@@ -26,7 +26,7 @@ class SegmentationTask(Task):
     """Pixels to classes; measured by mIoU.
 
     Args:
-        folder: data set, see `dataset.list_pairs`.
+        folder: data set, see `data.folders.list_pairs`.
         spec: the exported model's.
         recipe: see SegmentationRecipe.
         val: data set that is only measured on.
@@ -42,16 +42,16 @@ class SegmentationTask(Task):
         self, folder: Path, spec: ModelSpec, recipe: SegmentationRecipe, val: Path | None
     ) -> None:
         check_divisible(recipe.crop_height, recipe.crop_width, 2**recipe.encoder_depth)
-        if recipe.drawn and spec.classes != scenes.CLASSES:
+        if recipe.drawn and spec.classes != street.CLASSES:
             raise DataError(
-                f'drawn scenes have the classes {", ".join(scenes.CLASSES)}, the spec '
+                f'drawn scenes have the classes {", ".join(street.CLASSES)}, the spec '
                 f'{", ".join(spec.classes)}; give --drawn 0'
             )
         self.spec = spec
         self.recipe = recipe
-        self.pairs = dataset.list_pairs(folder)
-        self.samples = dataset.read_folder(folder, len(spec.classes))
-        self.val_pairs = dataset.list_pairs(val) if val else []
+        self.pairs = list_pairs(folder)
+        self.samples = read_folder(folder, len(spec.classes))
+        self.val_pairs = list_pairs(val) if val else []
         data.check_disjoint(
             [image for image, _ in self.pairs], [image for image, _ in self.val_pairs]
         )
@@ -110,7 +110,7 @@ class SegmentationTask(Task):
         device = next(net.parameters()).device
         with torch.inference_mode():
             for image_path, label_path in self.val_pairs:
-                image, label = dataset.read_pair(image_path, label_path)
+                image, label = read_pair(image_path, label_path)
                 image = resize_image(image, spec.height, spec.width)
                 tensor = normalise(image, spec.mean, spec.std, spec.channel_order)
                 logits = net(torch.from_numpy(tensor)[None].to(device))
@@ -203,7 +203,7 @@ def train(
     task = SegmentationTask(folder, spec, recipe, val)
     facts = {
         'images': len(task.pairs),
-        'training_list_sha256': dataset.hash_list(task.pairs),
-        'val_list_sha256': dataset.hash_list(task.val_pairs),
+        'training_list_sha256': hash_list(task.pairs),
+        'val_list_sha256': hash_list(task.val_pairs),
     }
     return fit(task, out, recipe, facts, weights, resume, workers)

@@ -1,0 +1,1 @@
+"""Pure functions of images, in numpy and OpenCV."""

@@ -20,7 +20,7 @@ onnx = pytest.importorskip('onnx', reason='no onnx: run make setup-train')
 from pretend_gpu import GPU, install, TensorRT, VERSION
 from slow_builder import PLAN, SlowBuilder
 
-from mnv2_perception import cli
+from mnv2_perception.cli import main as cli
 from mnv2_perception.engines import plans
 from mnv2_perception.engines.build import build_plan, Options, Progress, TensorRTBuilder
 from mnv2_perception.engines.graph import precision_of
@@ -338,7 +338,7 @@ def test_each_release_gets_its_precision_its_own_way(
 def test_strong_typing_gets_the_precision_in_the_weights(
     precision: str, folder: Path, trt: TensorRT
 ) -> None:
-    from mnv2_perception.pipeline import find_model
+    from mnv2_perception.tasks.models import find_model
 
     model = find_model('unet_mobilenetv2_camvid')
     build_plan(model, Options(precision), folder, TensorRTBuilder(model, folder))

@@ -30,8 +30,9 @@ from mnv2_perception.engines import Engine, ENGINES, open_engine, plans
 from mnv2_perception.engines.onnx_runtime import has_provider, PROVIDERS
 from mnv2_perception.engines.plans import Plan, PlanKey
 from mnv2_perception.errors import EngineError, TensorError
-from mnv2_perception.pipeline import find_model, Segmenter
-from mnv2_perception.vision.scenes import draw_scene
+from mnv2_perception.scenes.street import draw_scene
+from mnv2_perception.tasks.models import find_model
+from mnv2_perception.tasks.segmenter import Segmenter
 
 HEIGHT, WIDTH = 5, 7
 

@@ -60,8 +60,9 @@ def test_half_precision_gives_the_same_answers(
     model: Path, tmp_path: Path, mnv2_data: Path
 ) -> None:
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
-    from mnv2_perception.dataset import read_image
-    from mnv2_perception.pipeline import infer_images, opening
+    from mnv2_perception.data.folders import read_image
+    from mnv2_perception.tasks.models import opening
+    from mnv2_perception.tasks.pipeline import infer_images
 
     onnx.save(to_fp16(read_onnx(model)), str(tmp_path / 'half.onnx'))
     image = read_image(sorted((mnv2_data / 'camvid/val/images').iterdir())[0])
@@ -159,8 +160,9 @@ def test_a_shipped_model_of_one_image_takes_several(
     model: Path, tmp_path: Path, mnv2_data: Path
 ) -> None:
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
-    from mnv2_perception.dataset import read_image
-    from mnv2_perception.pipeline import infer_images, opening
+    from mnv2_perception.data.folders import read_image
+    from mnv2_perception.tasks.models import opening
+    from mnv2_perception.tasks.pipeline import infer_images
 
     proto = read_onnx(model)
     (shape,) = fix_batch(proto, 3, model)

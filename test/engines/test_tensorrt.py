@@ -308,8 +308,8 @@ def test_a_real_gpu_agrees_with_onnx_runtime(
 ) -> None:
     pytest.importorskip('tensorrt', reason='needs TensorRT and an NVIDIA GPU')
     from mnv2_perception.engines.build import build_plan, Options, TensorRTBuilder
-    from mnv2_perception.pipeline import find_model
-    from mnv2_perception.vision.scenes import draw_scene
+    from mnv2_perception.scenes.street import draw_scene
+    from mnv2_perception.tasks.models import find_model
 
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     model, folder = find_model('unet_mobilenetv2_camvid'), plans.cache_folder()

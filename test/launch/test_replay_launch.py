@@ -10,9 +10,9 @@ from typing import Any
 from launched import Launched
 import pytest
 
-from mnv2_perception.bags.draw import draw_bag, IMAGE_TOPIC
 from mnv2_perception.bags.read import BagReader
 from mnv2_perception.bags.write import BagWriter
+from mnv2_perception.scenes.bag import draw_bag, IMAGE_TOPIC
 
 # Not `launch` itself: without the real one, this folder would pass for it.
 pytest.importorskip('launch_ros', reason='needs launch and launch_ros: source a ROS distro')

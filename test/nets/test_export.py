@@ -172,7 +172,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('order', ['rgb', 'bgr'])
 def test_a_checkpoint_becomes_a_model_of_its_spec(tmp_path: Path, order: str) -> None:
-    from mnv2_perception.pipeline import Segmenter
+    from mnv2_perception.tasks.segmenter import Segmenter
 
     net, spec = make_net('full', 0.35), make_spec(channel_order=order, licence='CC0-1.0')
     architecture = {'width_mult': 0.35, 'decoder': 'full'}

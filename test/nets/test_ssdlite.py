@@ -28,7 +28,7 @@ from mnv2_perception.nets.ssdlite import (
     SSDLite,
     TopBoxes,
 )
-from mnv2_perception.pipeline import Detector
+from mnv2_perception.tasks.detector import Detector
 
 pytestmark = [
     pytest.mark.train,

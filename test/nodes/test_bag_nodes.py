@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnv2_perception.bags import report
 from mnv2_perception.bags.read import BagMessage, BagReader, TopicQos
+from mnv2_perception.bags.results import read_classifications, read_detections, read_grids
 from mnv2_perception.bags.write import BagWriter, camera_info_cdr, image_cdr
 
 pytest.importorskip('rclpy', reason='needs rclpy: make setup, or source a ROS distro')
@@ -201,12 +201,12 @@ def test_results_of_all_nodes_are_recorded_with_their_definitions(
     result(player)
     assert interrupt(recorder)['received'] == dict.fromkeys(topics, 2)
     (mcap,) = (tmp_path / 'out').glob('*.mcap')  # reads without its folder's metadata
-    (stamp_ns, boxes), _ = report.read_detections(mcap, '/detections')
+    (stamp_ns, boxes), _ = read_detections(mcap, '/detections')
     assert stamp_ns == STAMPS_NS[0] and boxes.names == ('dog', 'car')
     np.testing.assert_allclose(boxes.boxes, BOXES)
-    (_, classes), _ = report.read_classifications(mcap, '/classification')
+    (_, classes), _ = read_classifications(mcap, '/classification')
     assert classes == [('grass', 0.75), ('road', 0.5)]
-    (_, grid), _ = report.read_grids(mcap, '/grid')
+    (_, grid), _ = read_grids(mcap, '/grid')
     np.testing.assert_array_equal(grid.cells, RESULT_GRID.cells)
 
 

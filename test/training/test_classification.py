@@ -13,10 +13,10 @@ pytest.importorskip('tqdm', reason='no tqdm: run make setup-train')
 pytest.importorskip('matplotlib', reason='no matplotlib: run make setup-train')
 
 from mnv2_perception.errors import DataError
-from mnv2_perception.evaluate import evaluate_classification
+from mnv2_perception.evaluation.evaluate import evaluate_classification
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.export import export_model
-from mnv2_perception.pipeline import Classifier
+from mnv2_perception.tasks.classifier import Classifier
 from mnv2_perception.training.classification import train
 from mnv2_perception.training.recipe import ClassificationRecipe
 

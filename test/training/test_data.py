@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv2_perception.dataset import BoxSample
+from mnv2_perception.data.coco import BoxSample
 from mnv2_perception.model_spec import UNLABELLED
+from mnv2_perception.scenes.street import draw_scene
 from mnv2_perception.training.data import (
     augment,
     augment_boxes,
@@ -14,7 +15,6 @@ from mnv2_perception.training.data import (
     draw_samples,
     recolour,
 )
-from mnv2_perception.vision.scenes import draw_scene
 
 
 def test_image_and_label_stay_aligned() -> None:

@@ -13,18 +13,18 @@ torch = pytest.importorskip('torch', reason='no torch: run make setup-train')
 for package in ('tqdm', 'matplotlib', 'pycocotools', 'onnxruntime'):
     pytest.importorskip(package, reason=f'no {package}: run make setup-train')
 
-from mnv2_perception.dataset import write_coco
+from mnv2_perception.data.coco import write_coco
+from mnv2_perception.data.from_masks import boxes_from_labels
 from mnv2_perception.errors import DataError
-from mnv2_perception.evaluate import evaluate_detection
-from mnv2_perception.from_masks import boxes_from_labels
+from mnv2_perception.evaluation.evaluate import evaluate_detection
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.export import export_model
 from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
-from mnv2_perception.pipeline import Detector
+from mnv2_perception.scenes.street import CLASSES, draw_scene
+from mnv2_perception.tasks.detector import Detector
 from mnv2_perception.training.boxes import BACKGROUND, IGNORED
 from mnv2_perception.training.detection import DetectionTask, train
 from mnv2_perception.training.recipe import DetectionRecipe
-from mnv2_perception.vision.scenes import CLASSES, draw_scene
 
 pytestmark = [
     pytest.mark.train,

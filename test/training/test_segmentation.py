@@ -23,6 +23,7 @@ from mnv2_perception.errors import DataError, ModelError
 from mnv2_perception.model_spec import METADATA_KEY, ModelSpec
 from mnv2_perception.nets.checkpoint import load_checkpoint
 from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
+from mnv2_perception.scenes.street import CLASSES, draw_scene
 from mnv2_perception.training import loop
 from mnv2_perception.training.recipe import SegmentationRecipe
 from mnv2_perception.training.segmentation import (
@@ -30,7 +31,6 @@ from mnv2_perception.training.segmentation import (
     soft_jaccard_loss,
     train,
 )
-from mnv2_perception.vision.scenes import CLASSES, draw_scene
 
 pytestmark = pytest.mark.train
 
@@ -421,9 +421,9 @@ def test_the_checkpoint_says_what_it_was_trained_on(run: Path) -> None:
 def test_the_checkpoint_exports_and_measures_as_at_training(run: Path, tmp_path: Path) -> None:
     pytest.importorskip('onnx', reason='no onnx: run make setup-train')
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
-    from mnv2_perception.evaluate import evaluate_segmentation
+    from mnv2_perception.evaluation.evaluate import evaluate_segmentation
     from mnv2_perception.nets.export import export_model
-    from mnv2_perception.pipeline import Segmenter
+    from mnv2_perception.tasks.segmenter import Segmenter
 
     export_model(run / 'last.pt', tmp_path / 'drawn.onnx')
     segmenter = Segmenter.open(tmp_path / 'drawn.onnx')

@@ -1,0 +1,104 @@
+"""Recorded results, read back: detections, classes, grids, diagnostics."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.bags.read import BagReader, header_stamp_ns
+from mnv2_perception.errors import BagError
+from mnv2_perception.vision.costmap import Grid
+
+DETECTIONS = 'vision_msgs/msg/Detection2DArray'
+CLASSIFICATION = 'vision_msgs/msg/Classification'
+GRID = 'nav_msgs/msg/OccupancyGrid'
+
+
+@dataclass(frozen=True)
+class NamedBoxes:
+    """What a recorded detector found in one image, in the message's order.
+
+    Attributes:
+        boxes: (N, 4) float32, x1, y1, x2, y2 in the image's pixels.
+        scores: (N,) float32, 0 to 1.
+        names: (N) of their classes.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    names: tuple[str, ...]
+
+
+def read_detections(bag: Path, topic: str) -> Iterator[tuple[int, NamedBoxes]]:
+    """Yield (header stamp in ns, boxes) of a bag's vision_msgs/Detection2DArray.
+
+    Raises:
+        BagError: the topic is not in the bag, or of another type.
+    """
+    for stamp_ns, msg in _read_messages(bag, topic, DETECTIONS):
+        boxes = np.array([
+            (box.center.position.x, box.center.position.y, box.size_x, box.size_y)
+            for box in (detection.bbox for detection in msg.detections)
+        ], np.float64).reshape(-1, 4)
+        centres, halves = boxes[:, :2], boxes[:, 2:] / 2
+        best = [detection.results[0].hypothesis for detection in msg.detections]
+        yield stamp_ns, NamedBoxes(
+            np.hstack([centres - halves, centres + halves]).astype(np.float32),
+            np.array([hypothesis.score for hypothesis in best], np.float32),
+            tuple(hypothesis.class_id for hypothesis in best),
+        )
+
+
+def read_classifications(
+    bag: Path, topic: str
+) -> Iterator[tuple[int, list[tuple[str, float]]]]:
+    """Yield (header stamp in ns, names and scores, best first) of vision_msgs/Classification.
+
+    Raises:
+        BagError: the topic is not in the bag, or of another type.
+    """
+    for stamp_ns, msg in _read_messages(bag, topic, CLASSIFICATION):
+        yield stamp_ns, [(result.class_id, float(result.score)) for result in msg.results]
+
+
+def read_grids(bag: Path, topic: str) -> Iterator[tuple[int, Grid]]:
+    """Yield (header stamp in ns, grid) of a bag's nav_msgs/OccupancyGrid without a rotation.
+
+    Raises:
+        BagError: the topic is not in the bag, or of another type.
+    """
+    for stamp_ns, msg in _read_messages(bag, topic, GRID):
+        cells = np.asarray(msg.data, np.int8).reshape(msg.info.height, msg.info.width)
+        origin = msg.info.origin.position
+        yield stamp_ns, Grid(cells, float(origin.x), float(origin.y), float(msg.info.resolution))
+
+
+def _read_messages(bag: Path, topic: str, type_name: str) -> Iterator[tuple[int, Any]]:
+    with BagReader(bag) as reader:
+        for message in reader.messages([topic]):
+            if message.type_name != type_name:
+                raise BagError(
+                    f'{bag}: {topic} is of type {message.type_name}, expected {type_name}; '
+                    f'name another topic'
+                )
+            yield header_stamp_ns(message.cdr), reader.deserialize(message)
+
+
+def read_last_diagnostics(bag: Path, topic: str, name: str) -> dict[str, str]:
+    """Return the key-value pairs of the last /diagnostics status whose name begins with `name`.
+
+    Raises:
+        BagError: there is none.
+    """
+    values: dict[str, str] = {}
+    with BagReader(bag) as reader:
+        for message in reader.messages([topic]):
+            for status in reader.deserialize(message).status:
+                if status.name.startswith(name):
+                    values = {pair.key: pair.value for pair in status.values}
+    if not values:
+        raise BagError(f'{bag}: {topic} has no status of {name}; did the node run?')
+    return values

@@ -1,0 +1,132 @@
+"""Boxes of objects in COCO's JSON, https://cocodataset.org/#format-data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.data.folders import read_image
+from mnv2_perception.errors import DataError
+
+
+@dataclass(frozen=True)
+class BoxSample:
+    """What is known of the objects in one image.
+
+    Attributes:
+        image: its path.
+        boxes: (N, 4) float32 x1, y1, x2, y2, px.
+        class_ids: (N,) int64.
+        ignored: (M, 4) float32, regions that nothing is learned from or judged by (`iscrowd`).
+        ignored_ids: (M,) int64, their classes.
+    """
+
+    image: Path
+    boxes: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    ignored: NDArray[np.float32]
+    ignored_ids: NDArray[np.int64]
+
+
+def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
+    """Read boxes from a COCO JSON file.
+
+    Images are looked for beside the file and in `images/` beside it. Boxes without an area are
+    left out, as COCO has a few.
+
+    Returns:
+        The names of the classes, in the order of their category ids, and one sample for each
+        image, in the file's order.
+
+    Raises:
+        DataError: the file cannot be read, contradicts itself, or an image is missing.
+    """
+    try:
+        values = json.loads(path.read_text(encoding='utf-8'))
+        categories = sorted(values['categories'], key=lambda category: category['id'])
+        images = {image['id']: str(image['file_name']) for image in values['images']}
+        annotations: dict[Any, list[Any]] = {image_id: [] for image_id in images}
+        for annotation in values['annotations']:
+            annotations[annotation['image_id']].append((
+                [float(value) for value in annotation['bbox']],
+                annotation['category_id'],
+                bool(annotation.get('iscrowd', 0)),
+            ))
+        classes = tuple(str(category['name']) for category in categories)
+    except OSError as exc:
+        raise DataError(f'{path}: cannot be read: {exc.strerror}') from exc
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise DataError(
+            f'{path}: is no COCO JSON of boxes ({type(exc).__name__}: {exc}); expected images, '
+            f'categories and annotations with image_id, category_id and bbox'
+        ) from exc
+    if not images or not classes:
+        raise DataError(f'{path}: has {len(images)} images and {len(classes)} categories')
+    id_from_category = {category['id']: index for index, category in enumerate(categories)}
+    samples = []
+    for image_id, name in images.items():
+        rows = []
+        for bbox, category, crowd in annotations[image_id]:
+            if len(bbox) != 4 or category not in id_from_category:
+                raise DataError(
+                    f'{path}: {name} has a box {bbox} of category {category}; expected x, y, '
+                    f'width, height and one of the categories {sorted(id_from_category)}'
+                )
+            x, y, width, height = bbox
+            if width > 0 and height > 0:
+                rows.append((x, y, x + width, y + height, id_from_category[category], crowd))
+        table = np.array(rows, np.float64).reshape(-1, 6)
+        boxes, ids = table[:, :4].astype(np.float32), table[:, 4].astype(np.int64)
+        crowds = table[:, 5] > 0
+        image = find_image(path, name)
+        samples.append(BoxSample(image, boxes[~crowds], ids[~crowds], boxes[crowds], ids[crowds]))
+    return classes, samples
+
+
+def find_image(path: Path, name: str) -> Path:
+    """Return where an image of a COCO file lies.
+
+    Raises:
+        DataError: it is missing.
+    """
+    for image in (path.parent / name, path.parent / 'images' / name):
+        if image.is_file():
+            return image
+    raise DataError(
+        f'{path}: image {name} is neither in {path.parent} nor in {path.parent}/images; '
+        f'put the file beside the images'
+    )
+
+
+def write_coco(path: Path, classes: Sequence[str], samples: Sequence[BoxSample]) -> None:
+    """Write boxes as COCO JSON, the images' paths relative to it.
+
+    Raises:
+        DataError: an image cannot be read, or the file cannot be written.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, sample in enumerate(samples, start=1):
+        height, width = read_image(sample.image).shape[:2]
+        name = os.path.relpath(sample.image.absolute(), path.parent.absolute())
+        images.append({'id': image_id, 'file_name': name, 'height': height, 'width': width})
+        for boxes, ids, crowd in (
+            (sample.boxes, sample.class_ids, 0), (sample.ignored, sample.ignored_ids, 1)
+        ):
+            for (x1, y1, x2, y2), class_id in zip(boxes.tolist(), ids.tolist(), strict=True):
+                annotations.append({
+                    'id': len(annotations) + 1, 'image_id': image_id, 'category_id': class_id + 1,
+                    'bbox': [x1, y1, x2 - x1, y2 - y1], 'area': (x2 - x1) * (y2 - y1),
+                    'iscrowd': crowd,
+                })
+    categories = [{'id': index, 'name': name} for index, name in enumerate(classes, start=1)]
+    values = {'images': images, 'annotations': annotations, 'categories': categories}
+    try:
+        path.write_text(json.dumps(values), encoding='utf-8')
+    except OSError as exc:
+        raise DataError(f'{path}: cannot be written: {exc.strerror}') from exc

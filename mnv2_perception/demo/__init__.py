@@ -1,0 +1,1 @@
+"""The live graph on one machine, and its pictures."""

@@ -1,0 +1,1 @@
+"""Accuracy and time of models and of recorded runs."""

@@ -1,0 +1,155 @@
+"""Accuracy in numpy; serves training, evaluation and reports alike."""
+
+from collections.abc import Sequence
+import contextlib
+import io
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.data.coco import BoxSample
+from mnv2_perception.errors import DataError, SetupError
+
+Ids = NDArray[np.integer[Any]]
+
+
+class ConfusionMatrix:
+    """Counts of (true class, predicted class) over pixels, or over whole images.
+
+    Ids of the truth at or above `num_classes` are unlabelled and ignored. A predicted id at or
+    above it ("no class") is an error wherever the truth has a class.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        # The last column counts pixels that were given no class.
+        self.counts = np.zeros((num_classes, num_classes + 1), np.int64)
+
+    def add(self, truth: Ids, predicted: Ids) -> None:
+        """Count one image's pixels, or many images.
+
+        Args:
+            truth: (H, W) or (N,) ids.
+            predicted: ids of the same shape.
+
+        Raises:
+            DataError: the two differ in size.
+        """
+        if truth.shape != predicted.shape:
+            raise DataError(
+                f'label is {truth.shape}, prediction {predicted.shape}; expected one size (H, W)'
+            )
+        n = self.num_classes
+        labelled = truth < n
+        pairs = truth[labelled].astype(np.int64) * (n + 1) + np.minimum(predicted[labelled], n)
+        self.counts += np.bincount(pairs, minlength=n * (n + 1)).reshape(n, n + 1)
+
+    def iou(self) -> NDArray[np.float64]:
+        """Return the intersection over union of each class, NaN where a class never occurs."""
+        true_positive = np.diag(self.counts).astype(np.float64)
+        union = self.counts.sum(1) + self.counts[:, : self.num_classes].sum(0) - true_positive
+        with np.errstate(invalid='ignore'):
+            return np.asarray(true_positive / union)
+
+    def miou(self) -> float:
+        """Return the mean IoU over the classes that occur, NaN if none does."""
+        iou = self.iou()
+        return float(np.nanmean(iou)) if not np.isnan(iou).all() else float('nan')
+
+    def recall(self) -> NDArray[np.float64]:
+        """Return the share of each class that was found, NaN where a class never occurs."""
+        with np.errstate(invalid='ignore'):
+            return np.asarray(np.diag(self.counts) / self.counts.sum(1))
+
+    def accuracy(self) -> float:
+        """Return the share of what is labelled with the right class, NaN if nothing is."""
+        total = self.counts.sum()
+        return float(np.trace(self.counts) / total) if total else float('nan')
+
+
+class AveragePrecision(NamedTuple):
+    """How well boxes were found, 0 to 1; NaN where there was none to find.
+
+    Attributes:
+        ap: COCO's: the mean over IoU thresholds 0.5, 0.55, ... 0.95 and over classes.
+        ap50: the mean over classes at IoU 0.5 (PASCAL VOC's threshold).
+        ap50_per_class: at IoU 0.5.
+    """
+
+    ap: float
+    ap50: float
+    ap50_per_class: tuple[float, ...]
+
+
+def check_pycocotools() -> None:
+    """Raise SetupError unless pycocotools is installed; only average precision needs it."""
+    try:
+        import pycocotools.cocoeval  # noqa: F401
+    except ImportError as exc:
+        raise SetupError(
+            f'average precision needs pycocotools ({exc}): pip install pycocotools, or run '
+            f'`make setup-train`'
+        ) from exc
+
+
+def average_precision(
+    truth: Sequence[BoxSample],
+    found: Sequence[tuple[NDArray[np.float32], NDArray[np.float32], Ids]],
+    num_classes: int,
+) -> AveragePrecision:
+    """Return COCO's average precision, https://cocodataset.org/#detection-eval.
+
+    Of an image the best 100 boxes count. What is found in an ignored region of its class is
+    neither right nor wrong.
+
+    Args:
+        truth: the boxes of each image.
+        found: of each image boxes (N, 4), scores (N,) and class ids (N,).
+        num_classes: classes.
+
+    Raises:
+        SetupError: pycocotools is missing.
+    """
+    check_pycocotools()
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def as_coco(rows: list[tuple[int, NDArray[Any], Any, float, int]]) -> Any:
+        annotations = []
+        for number, (image, (x1, y1, x2, y2), class_id, score, crowd) in enumerate(rows, start=1):
+            annotations.append({
+                'id': number, 'image_id': image, 'category_id': int(class_id), 'score': score,
+                'bbox': [x1, y1, x2 - x1, y2 - y1], 'area': (x2 - x1) * (y2 - y1),
+                'iscrowd': crowd,
+            })
+        coco = COCO()
+        coco.dataset = {
+            'images': [{'id': image} for image in range(len(truth))], 'annotations': annotations,
+            'categories': [{'id': class_id} for class_id in range(num_classes)],
+        }
+        coco.createIndex()
+        return coco
+
+    true_rows, found_rows = [], []
+    for image, (sample, (boxes, scores, class_ids)) in enumerate(zip(truth, found, strict=True)):
+        for box, class_id in zip(sample.boxes.tolist(), sample.class_ids, strict=True):
+            true_rows.append((image, box, class_id, 1.0, 0))
+        for box, class_id in zip(sample.ignored.tolist(), sample.ignored_ids, strict=True):
+            true_rows.append((image, box, class_id, 1.0, 1))
+        for box, score, class_id in zip(boxes.tolist(), scores.tolist(), class_ids, strict=True):
+            found_rows.append((image, box, class_id, score, 0))
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
+        evaluation = COCOeval(as_coco(true_rows), as_coco(found_rows), 'bbox')
+        evaluation.evaluate()
+        evaluation.accumulate()
+    # (IoU, recall, class) for boxes of any size, 100 an image; -1 where there is none to find
+    precision = evaluation.eval['precision'][:, :, :, 0, -1]
+    precision = np.where(precision < 0, np.nan, precision)
+    of_classes = precision.mean(axis=1)  # (IoU, class)
+    known = ~np.isnan(of_classes[0])
+    return AveragePrecision(
+        float(of_classes[:, known].mean()) if known.any() else float('nan'),
+        float(of_classes[0, known].mean()) if known.any() else float('nan'),
+        tuple(of_classes[0].tolist()),
+    )

@@ -1,0 +1,1 @@
+"""A street that the package draws itself, with exact labels; whole and as a bag."""

@@ -1,0 +1,69 @@
+"""Draw a bag: a drive through a procedural street, with exact labels and a camera_info."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mnv2_perception.bags.read import TopicQos
+from mnv2_perception.bags.write import BagWriter, camera_info_cdr, compressed_image_cdr, image_cdr
+from mnv2_perception.errors import BagError
+from mnv2_perception.scenes.street import camera_matrix, draw_scene
+
+IMAGE_TOPIC = '/camera/image_raw'
+INFO_TOPIC = '/camera/camera_info'
+LABEL_TOPIC = '/camera/label/compressed'
+FRAME_ID = 'camera_color_optical_frame'
+SEED = 7  # of the drive
+FIRST_STAMP_NS = 1_700_000_000_000_000_000  # a fixed date, so that a seed is one bag
+
+
+def draw_bag(
+    path: Path,
+    seed: int = SEED,
+    duration_s: float = 6.0,
+    rate_hz: float = 15.0,
+    height: int = 360,
+    width: int = 480,
+) -> None:
+    """Write a bag of rgb8 images, camera_info and labels (PNG of class ids, `scenes.CLASSES`).
+
+    With camera_info, and the camera at `scenes.camera_height_m(seed)` over flat ground and level,
+    pixels fall on their places on the road.
+
+    Args:
+        path: the bag's folder; must not exist.
+        seed: one seed is one drive.
+        duration_s: length of the drive, seconds.
+        rate_hz: frames a second.
+        height: of the images, pixels.
+        width: of the images, pixels.
+
+    Raises:
+        BagError: the folder exists or cannot be written, or there would be no frame.
+        ImageError: the size is too small to draw.
+    """
+    count = round(duration_s * rate_hz)
+    if count < 1:
+        raise BagError(f'{path}: {duration_s} s at {rate_hz} Hz holds no frame; draw for longer')
+    draw_scene(seed, 0.0, height, width)  # refuses what cannot be drawn before there is a bag
+    matrix = camera_matrix(seed, height, width)
+    best_effort = TopicQos(reliable=False, depth=5)  # as camera drivers publish
+    with BagWriter(path) as bag:
+        bag.add_topic(IMAGE_TOPIC, 'sensor_msgs/msg/Image', best_effort)
+        bag.add_topic(INFO_TOPIC, 'sensor_msgs/msg/CameraInfo', best_effort)
+        bag.add_topic(LABEL_TOPIC, 'sensor_msgs/msg/CompressedImage', TopicQos())
+        for index in range(count):
+            time_s = index / rate_hz
+            stamp_ns = FIRST_STAMP_NS + round(time_s * 1e9)
+            image, class_ids = draw_scene(seed, time_s, height, width)
+            bag.write(IMAGE_TOPIC, stamp_ns, image_cdr(image, stamp_ns, FRAME_ID))
+            bag.write(
+                INFO_TOPIC, stamp_ns,
+                camera_info_cdr(height, width, np.asarray(matrix), stamp_ns, FRAME_ID),
+            )
+            _, png = cv2.imencode('.png', class_ids)
+            bag.write(
+                LABEL_TOPIC, stamp_ns,
+                compressed_image_cdr(png.tobytes(), stamp_ns, FRAME_ID, 'mono8; png compressed '),
+            )

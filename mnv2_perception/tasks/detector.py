@@ -1,0 +1,98 @@
+"""Detector: one RGB image in, boxes out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.engines import Engine
+from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.tasks.pipeline import check_between_0_and_1, check_rotation, Pipeline
+from mnv2_perception.tasks.segmenter import Segmentation
+from mnv2_perception.vision.detections import boxes_on_image, components, select_boxes
+from mnv2_perception.vision.preprocess import check_image, rotate_image
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector finds in one image, best first.
+
+    Attributes:
+        boxes: (N, 4) float32, x1, y1, x2, y2 in the image's own pixels; x2 and y2 are the first
+            beyond the box.
+        scores: (N,) float32, 0 to 1.
+        class_ids: (N,) int32.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    class_ids: NDArray[np.int32]
+
+
+class Detector(Pipeline[Detections]):
+    """Finds objects in images with one opened model.
+
+    Args:
+        engine: the opened model; closed with the detector.
+        spec: what the model takes and gives.
+        min_score: boxes below it (0 to 1) are left out. May be changed between calls.
+        nms_iou: a box that overlaps a better one of its class by more (intersection over union,
+            0 to 1) is left out. May be changed between calls.
+        rotate: degrees clockwise (0, 90, 180, 270) that set a tilted camera's image upright
+            for the network; the boxes come back in the camera's own orientation.
+
+    Raises:
+        ModelError: the model is not for detection, or spec and engine disagree.
+        ImageError: `rotate` is no multiple of 90, or a threshold not between 0 and 1.
+    """
+
+    task = 'detection'
+
+    def __init__(
+        self,
+        engine: Engine,
+        spec: ModelSpec,
+        min_score: float = 0.3,
+        nms_iou: float = 0.5,
+        rotate: int = 0,
+    ) -> None:
+        super().__init__(engine, spec)
+        check_between_0_and_1(min_score=min_score, nms_iou=nms_iou)
+        check_rotation(rotate)
+        self.min_score = min_score
+        self.nms_iou = nms_iou
+        self.rotate = rotate
+
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Set an image upright.
+
+        Raises:
+            ImageError: the image is of another shape or dtype.
+        """
+        check_image(image)
+        return rotate_image(image, self.rotate)
+
+    def finish(self, image: NDArray[np.uint8], outputs: Sequence[NDArray[Any]]) -> Detections:
+        """Put the best of the model's boxes on the image."""
+        candidates, scores, class_ids = (array[0] for array in outputs)
+        height, width = image.shape[:2]
+        boxes = boxes_on_image(candidates, height, width, self.rotate)
+        kept = select_boxes(boxes, scores, class_ids, self.min_score, self.nms_iou)
+        return Detections(boxes[kept], scores[kept], class_ids[kept].astype(np.int32))
+
+
+def detections_from_mask(
+    mask: Segmentation, class_ids: Sequence[int], min_area: int = 1
+) -> Detections:
+    """Take a mask's connected components for objects, best first: boxes without a detector.
+
+    Args:
+        mask: of one image.
+        class_ids: whose components count.
+        min_area: pixels that a component has at least.
+    """
+    boxes, scores, ids, _ = components(mask.class_ids, mask.confidence, class_ids, min_area)
+    order = np.argsort(-scores, kind='stable')
+    return Detections(boxes[order], scores[order], ids[order])

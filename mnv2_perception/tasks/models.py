@@ -1,0 +1,122 @@
+"""Models: found by path or name, opened, and shared within a process."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import os
+from pathlib import Path
+import sys
+
+from mnv2_perception.engines import Engine, open_engine
+from mnv2_perception.errors import ModelError, SetupError
+from mnv2_perception.model_spec import ModelSpec
+
+
+@contextmanager
+def opening(
+    model: str | Path,
+    engine: str = 'auto',
+    threads: int = 0,
+    build: bool = False,
+    precision: str = 'auto',
+) -> Iterator[tuple[Engine, ModelSpec]]:
+    """Open a model, by path or by the name of a shipped one; it is closed if the block fails.
+
+    See `open_engine` for the rest.
+
+    Raises:
+        ModelError: there is no such model, or nothing says what it takes and gives.
+        EngineError: the runtime is missing or refuses the model.
+    """
+    path = find_model(model)
+    opened = open_engine(path, engine, threads, build, precision)
+    try:
+        yield opened, ModelSpec.from_metadata(opened.metadata, path)
+    except BaseException:
+        opened.close()
+        raise
+
+
+class OpenModels:
+    """Models that are opened once in a process, however many pipelines use them.
+
+    Each of these closes its engine; the last one does it.
+    """
+
+    def __init__(self) -> None:
+        self._opened: dict[tuple[object, ...], tuple[Engine, ModelSpec]] = {}
+
+    @contextmanager
+    def opening(
+        self,
+        model: str | Path,
+        engine: str = 'auto',
+        threads: int = 0,
+        build: bool = False,
+        precision: str = 'auto',
+    ) -> Iterator[tuple[Engine, ModelSpec]]:
+        """Open a model, or share it if it is open in the same way; else see `opening`."""
+        path = find_model(model)
+        # A file that was replaced since is another model.
+        how = (path, path.stat().st_mtime_ns, engine, threads, precision)
+        self._opened = {key: held for key, held in self._opened.items() if not held[0].closed}
+        if how in self._opened:
+            opened, spec = self._opened[how]
+            opened.share()
+            try:
+                yield opened, spec
+            except BaseException:
+                opened.close()
+                raise
+            return
+        with opening(path, engine, threads, build, precision) as (opened, spec):
+            self._opened[how] = opened, spec
+            yield opened, spec
+
+
+def find_model(model: str | Path) -> Path:
+    """Return the path of a model given by path, or by the name of a shipped one.
+
+    Raises:
+        ModelError: there is none; the message lists those that are shipped.
+    """
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path.absolute()
+    folders = shared_folders('models')
+    for folder in folders:
+        shipped = folder / f'{model}.onnx'
+        if shipped.is_file():
+            return shipped
+    names = sorted({file.stem for folder in folders for file in folder.glob('*.onnx')})
+    raise ModelError(
+        f'{model}: is neither a model file nor a shipped model; shipped are: '
+        f'{", ".join(names) or "none (was the package installed whole?)"}'
+    )
+
+
+def find_shared_file(name: str) -> Path:
+    """Return the path of a file that the package ships, such as `config/fastdds.xml`.
+
+    Raises:
+        SetupError: the package is not installed whole.
+    """
+    folder, _, file = name.rpartition('/')
+    for candidate in shared_folders(folder):
+        if (candidate / file).is_file():
+            return candidate / file
+    raise SetupError(f'{name} is missing; build the package with colcon, or run `make setup`')
+
+
+def shared_folders(folder: str) -> list[Path]:
+    """Return where files of the package's share folder may lie, best first.
+
+    In a checkout they lie beside the code; once installed, in the package's share folder, which
+    is looked up as the ament index does.
+    """
+    package = Path(__file__).parents[1]
+    prefixes = [*os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep), sys.prefix]
+    return [
+        package / folder,
+        package.parent / folder,
+        *(Path(prefix, 'share', package.name, folder) for prefix in prefixes if prefix),
+    ]

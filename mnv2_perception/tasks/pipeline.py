@@ -1,0 +1,171 @@
+"""One RGB image in, one result out: preprocess, infer, decode. No ROS."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.engines import Engine, TensorSpec
+from mnv2_perception.errors import ImageError, ModelError
+from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.tasks.contract import check_model, check_output, find_outputs, images_at_once
+from mnv2_perception.tasks.models import opening
+from mnv2_perception.vision.preprocess import check_image, fit_image, normalise
+
+ROTATIONS = (0, 90, 180, 270)
+Result = TypeVar('Result')
+P = TypeVar('P', bound='Pipeline[Any]')
+
+
+class Pipeline(ABC, Generic[Result]):
+    """One RGB image in, one result out, with one opened model: what the three tasks share.
+
+    A call is `prepare`, the model, `finish`; who runs several images at once, of several cameras,
+    calls these with `infer_images` between.
+
+    Args:
+        engine: the opened model; closed with the pipeline.
+        spec: what the model takes and gives.
+
+    Raises:
+        ModelError: the model is for another task, or spec and engine disagree.
+    """
+
+    task: str
+
+    def __init__(self, engine: Engine, spec: ModelSpec) -> None:
+        if spec.task != self.task:
+            raise ModelError(
+                f'{engine.model}: is for {spec.task}; choose a model for {self.task}'
+            )
+        check_model(engine, spec)
+        self.engine = engine
+        self.spec = spec
+
+    @classmethod
+    def open(
+        cls: type[P],
+        model: str | Path,
+        engine: str = 'auto',
+        threads: int = 0,
+        build_engine: bool = False,
+        precision: str = 'auto',
+        **settings: Any,
+    ) -> P:
+        """Open a model by path or by the name of a shipped one.
+
+        Args:
+            model: its path or name.
+            engine: see `open_engine`, as for the next.
+            threads: CPU threads for one inference.
+            build_engine: build a missing TensorRT plan, which takes minutes.
+            precision: of the arithmetic.
+            settings: what else the class takes.
+
+        Raises:
+            ModelError: there is no such model, or it is for another task.
+            EngineError: the runtime is missing or refuses the model.
+        """
+        with opening(model, engine, threads, build_engine, precision) as (opened, spec):
+            return cls(opened, spec, **settings)
+
+    def __call__(self, image: NDArray[np.uint8]) -> Result:
+        """Run the model on one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, any size; only read.
+
+        Raises:
+            ImageError: the image is of another shape or dtype, or see `prepare`.
+            EngineError: the runtime failed.
+        """
+        outputs = infer_images(self.engine, self.spec, [self.prepare(image)])
+        return self.finish(image, outputs[0])
+
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return what the network is to see of an image, (H, W, 3) uint8 RGB.
+
+        Raises:
+            ImageError: the image is of another shape or dtype.
+        """
+        check_image(image)
+        return image
+
+    @abstractmethod
+    def finish(self, image: NDArray[np.uint8], outputs: Sequence[NDArray[Any]]) -> Result:
+        """Make the result for an image of the model's outputs for it, batch axis of 1 included."""
+
+    def close(self) -> None:
+        """Close the engine."""
+        self.engine.close()
+
+
+def check_between_0_and_1(**values: float) -> None:
+    """Raise ImageError unless each of the named values is."""
+    for name, value in values.items():
+        if not 0.0 <= value <= 1.0:
+            raise ImageError(f'{name} is {value}, expected 0 to 1')
+
+
+def check_rotation(rotate: int) -> None:
+    """Raise ImageError unless it is one of ROTATIONS."""
+    if rotate not in ROTATIONS:
+        raise ImageError(f'rotate is {rotate}, expected one of {ROTATIONS} degrees')
+
+
+def infer_images(
+    engine: Engine, spec: ModelSpec, images: Sequence[NDArray[np.uint8]]
+) -> list[list[NDArray[Any]]]:
+    """Run a model once on images of any sizes.
+
+    Args:
+        engine: an engine that `check_model` accepted.
+        spec: the model's.
+        images: (H, W, 3) uint8 RGB each; at most `images_at_once`.
+
+    Returns:
+        For each image the outputs that count, batch axis of 1 included.
+
+    Raises:
+        ModelError: a graph of open sides shows only now that it gives what the spec does not say.
+        EngineError: the runtime failed.
+    """
+    taken = engine.inputs[0]
+    tensors = [
+        input_tensor(fit_image(image, spec.height, spec.width, spec.fit), spec, taken.dtype)
+        for image in images
+    ]
+    empty = (images_at_once(engine) or len(images)) - len(images)  # a fixed batch is always full
+    tensors += [np.zeros_like(tensors[0])] * empty
+    batch = np.concatenate(tensors) if len(tensors) > 1 else tensors[0]  # (N, …)
+    outputs = engine.infer({taken.name: batch})
+    arrays = []
+    for out in find_outputs(engine, spec):
+        array = outputs[out.name]
+        if None in out.shape or not out.shape:
+            check_output(engine, TensorSpec(out.name, array.shape, array.dtype), spec, len(batch))
+        arrays.append(array)
+    return [[array[i:i + 1] for array in arrays] for i in range(len(images))]
+
+
+def input_tensor(
+    image: NDArray[np.uint8], spec: ModelSpec, dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Return an RGB image (H, W, 3) of the network's size as the tensor that it takes."""
+    kind, layout = spec.input.split('_')
+    if kind == 'float':
+        tensor = normalise(image, spec.mean, spec.std, spec.channel_order, layout)
+        return tensor.astype(dtype, copy=False)[None]
+    if spec.channel_order == 'bgr':
+        image = image[:, :, ::-1]
+    return (image if layout == 'nhwc' else image.transpose(2, 0, 1))[None]
+
+
+def score_planes(array: NDArray[Any], layout: str) -> NDArray[Any]:
+    """Return an output (1, C, H, W), (1, H, W, C) or (1, H, W) as (C, H, W), contiguous."""
+    if array.ndim == 3:
+        return array
+    return np.ascontiguousarray(array[0] if layout == 'nchw' else np.moveaxis(array[0], -1, 0))

@@ -1,0 +1,127 @@
+"""Segmenter: one RGB image in, class ids and their confidence out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.engines import Engine
+from mnv2_perception.errors import ImageError
+from mnv2_perception.model_spec import ModelSpec, UNLABELLED
+from mnv2_perception.tasks.pipeline import (
+    check_between_0_and_1,
+    check_rotation,
+    Pipeline,
+    score_planes,
+)
+from mnv2_perception.vision.decode import ids_and_confidence, known_ids, resize_ids
+from mnv2_perception.vision.preprocess import check_image, rotate_image
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a segmenter says of one image.
+
+    Attributes:
+        class_ids: (H, W) uint8, the image's size; 255 where no class is sure enough.
+        confidence: (H, W) uint8, probability of the winning class × 255; always 255 where there
+            is a class if the model gives ids alone.
+    """
+
+    class_ids: NDArray[np.uint8]
+    confidence: NDArray[np.uint8]
+
+
+class Segmenter(Pipeline[Segmentation]):
+    """Segments images with one opened model.
+
+    Args:
+        engine: the opened model; closed with the segmenter.
+        spec: what the model takes and gives.
+        min_confidence: pixels below it (0 to 1) get id 255. May be changed between calls.
+        rotate: degrees clockwise (0, 90, 180, 270) that set a tilted camera's image upright
+            for the network; the mask comes back in the camera's own orientation.
+        ignore_mask: (H, W) bool; True pixels (the robot's own bumper) get id 255.
+
+    Raises:
+        ModelError: the model is not for segmentation, or spec and engine disagree.
+        ImageError: `rotate` is no multiple of 90, or `min_confidence` not between 0 and 1.
+    """
+
+    task = 'segmentation'
+
+    def __init__(
+        self,
+        engine: Engine,
+        spec: ModelSpec,
+        min_confidence: float = 0.0,
+        rotate: int = 0,
+        ignore_mask: NDArray[np.bool_] | None = None,
+    ) -> None:
+        super().__init__(engine, spec)
+        check_between_0_and_1(min_confidence=min_confidence)
+        check_rotation(rotate)
+        self.min_confidence = min_confidence
+        self.rotate = rotate
+        self.ignore_mask = ignore_mask
+
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Set an image upright.
+
+        Raises:
+            ImageError: the image is of another shape or dtype, or not of ignore_mask's size.
+        """
+        check_image(image)
+        size = image.shape[:2]
+        if self.ignore_mask is not None and self.ignore_mask.shape != size:
+            raise ImageError(
+                f'ignore_mask is {self.ignore_mask.shape}, the image {size}; '
+                f'draw it on an image of this camera'
+            )
+        return rotate_image(image, self.rotate)
+
+    def finish(self, image: NDArray[np.uint8], outputs: Sequence[NDArray[Any]]) -> Segmentation:
+        """Make the mask of the model's outputs, at the image's size."""
+        ids, confidence = self._decode(outputs)
+        if self.min_confidence > 0.0:
+            ids[confidence < round(self.min_confidence * 255)] = UNLABELLED
+        height, width = image.shape[:2]
+        upright = (width, height) if self.rotate in (90, 270) else (height, width)
+        ids = rotate_image(resize_ids(ids, *upright), -self.rotate)
+        confidence = rotate_image(resize_ids(confidence, *upright), -self.rotate)
+        if self.ignore_mask is not None:
+            ids[self.ignore_mask] = UNLABELLED
+        return Segmentation(ids, confidence)
+
+    def _decode(
+        self, arrays: Sequence[NDArray[Any]]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return ids and confidence (h, w) at the network's output stride."""
+        spec = self.spec
+        if spec.output == 'ids_confidence':
+            ids, confidence = arrays[0][0], arrays[1][0]
+        else:
+            planes = score_planes(arrays[0], spec.output_layout)
+            if spec.output == 'ids':
+                return known_ids(planes[0], len(spec.classes), spec.background, UNLABELLED)
+            scores = planes.astype(np.float32, copy=False)
+            ids, confidence = ids_and_confidence(scores, spec.output)
+        if spec.background:
+            ids -= np.uint8(1)  # wraps: the network's 0 becomes 255, "no class"
+        return ids, confidence
+
+
+def read_ignore_mask(path: Path) -> NDArray[np.bool_]:
+    """Read a PNG whose non-black pixels are to be ignored, as (H, W) bool.
+
+    Raises:
+        ImageError: the file is missing or no image.
+    """
+    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise ImageError(f'{path}: is no readable image; give a PNG, white where to ignore')
+    return np.asarray(mask > 0)

@@ -1,0 +1,319 @@
+"""Folders of labelled images, and boxes in COCO's JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from mnv2_perception.data.coco import read_coco, write_coco
+from mnv2_perception.data.folders import (
+    hash_list,
+    list_classified,
+    list_pairs,
+    read_folder,
+    read_pair,
+    spread_images,
+)
+from mnv2_perception.data.from_masks import boxes_from_labels
+from mnv2_perception.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'labels').mkdir()
+    for index, name in enumerate(('b.png', 'a.PNG')):
+        image = np.full((4, 6, 3), (10, 20, 30 + index), np.uint8)  # BGR
+        cv2.imwrite(str(tmp_path / 'images' / name), image)
+        label = np.arange(24, dtype=np.uint8).reshape(4, 6)
+        cv2.imwrite(str(tmp_path / 'labels' / f'{Path(name).stem}.png'), label)
+    return tmp_path
+
+
+def test_pairs_come_sorted_by_name(folder: Path) -> None:
+    assert [(image.name, label.name) for image, label in list_pairs(folder)] == [
+        ('a.PNG', 'a.png'), ('b.png', 'b.png')
+    ]
+
+
+def test_an_image_is_rgb_and_a_label_its_ids(folder: Path) -> None:
+    image, label = read_pair(*list_pairs(folder)[1])
+    assert image[0, 0].tolist() == [30, 20, 10]
+    assert label.tolist() == np.arange(24).reshape(4, 6).tolist()
+
+
+def test_ids_at_or_above_the_class_count_become_unlabelled(folder: Path) -> None:
+    _, label = read_folder(folder, 11)[0]
+    assert label.ravel().tolist() == [*range(11), *[255] * 13]
+
+
+def test_a_folder_without_images_tells_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r'no images; expected .*images/\*\.jpg'):
+        list_pairs(tmp_path)
+
+
+def test_a_missing_label_is_named_and_counted(folder: Path) -> None:
+    (folder / 'labels/b.png').unlink()
+    with pytest.raises(DataError, match=r'1 of 2 labels are missing, the first is b\.png'):
+        list_pairs(folder)
+
+
+@pytest.mark.parametrize(
+    ('label', 'told'),
+    [
+        (np.zeros((4, 6, 3), np.uint8), 'one 8-bit channel'),
+        (np.zeros((4, 6), np.uint16), 'uint16'),
+        (np.zeros((5, 6), np.uint8), r'is \(5, 6\), its image is \(4, 6\)'),
+    ],
+    ids=['colours', '16 bits', 'another size'],
+)
+def test_a_label_that_is_none_is_refused(folder: Path, label: np.ndarray, told: str) -> None:
+    cv2.imwrite(str(folder / 'labels/a.png'), label)
+    with pytest.raises(DataError, match=told):
+        read_folder(folder, 11)
+
+
+def test_a_damaged_image_is_named(folder: Path) -> None:
+    (folder / 'images/b.png').write_bytes(b'no picture')
+    with pytest.raises(DataError, match=r'images/b\.png: is no readable image'):
+        read_folder(folder, 11)
+
+
+def test_the_hash_of_a_list_changes_with_names_and_contents(folder: Path) -> None:
+    pairs = list_pairs(folder)
+    before = hash_list(pairs)
+    assert before == hash_list(list_pairs(folder))
+    assert hash_list(pairs[:1]) != before
+    assert hash_list(pairs[::-1]) != before
+    cv2.imwrite(str(pairs[0][1]), np.zeros((4, 6), np.uint8))
+    assert hash_list(pairs) != before
+
+
+def coco(**changes: Any) -> dict[str, Any]:
+    """A file with two images and the categories 7 (car) and 3 (dog)."""
+    return {
+        'images': [{'id': 20, 'file_name': 'b.png'}, {'id': 10, 'file_name': 'a.PNG'}],
+        'categories': [{'id': 7, 'name': 'car'}, {'id': 3, 'name': 'dog'}],
+        'annotations': [
+            {'id': 1, 'image_id': 20, 'category_id': 7, 'bbox': [1, 2, 3, 1.5], 'iscrowd': 0},
+            {'id': 2, 'image_id': 20, 'category_id': 3, 'bbox': [0, 0, 2, 2]},
+            {'id': 3, 'image_id': 20, 'category_id': 3, 'bbox': [0, 0, 6, 4], 'iscrowd': 1},
+            {'id': 4, 'image_id': 20, 'category_id': 3, 'bbox': [0, 0, 0, 4]},
+        ],
+        **changes,
+    }
+
+
+def write_json(path: Path, values: Any) -> Path:
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_boxes_are_read_from_coco(folder: Path) -> None:
+    classes, samples = read_coco(write_json(folder / 'coco.json', coco()))
+    assert classes == ('dog', 'car')
+    paths = [folder / 'images/b.png', folder / 'images/a.PNG']
+    assert [sample.image for sample in samples] == paths
+    assert samples[0].boxes.tolist() == [[1, 2, 4, 3.5], [0, 0, 2, 2]]
+    assert samples[0].class_ids.tolist() == [1, 0]
+    assert samples[0].ignored.tolist() == [[0, 0, 6, 4]]  # a crowd
+    assert samples[0].ignored_ids.tolist() == [0]
+    assert samples[1].boxes.shape == samples[1].ignored.shape == (0, 4)
+
+
+def test_images_may_lie_beside_the_file(folder: Path) -> None:
+    _, samples = read_coco(write_json(folder / 'images/coco.json', coco()))
+    assert samples[0].image == folder / 'images/b.png'
+
+
+@pytest.mark.parametrize(
+    ('values', 'told'),
+    [
+        ([], 'is no COCO JSON'),
+        ({'images': []}, "KeyError: 'categories'"),
+        (coco(images=[]), 'KeyError: 20'),
+        (coco(images=[], annotations=[]), '0 images and 2 categories'),
+        (coco(annotations=[{'image_id': 20, 'category_id': 7}]), "KeyError: 'bbox'"),
+        (coco(annotations=[{'image_id': 20, 'category_id': 7, 'bbox': [1, 2, 3]}]),
+         r'b\.png has a box \[1.0, 2.0, 3.0\] of category 7'),
+        (coco(annotations=[{'image_id': 20, 'category_id': 5, 'bbox': [1, 2, 3, 4]}]),
+         r'of category 5; expected .* \[3, 7\]'),
+        (coco(images=[{'id': 20, 'file_name': 'c.png'}]), r'image c\.png is neither in'),
+    ],
+)
+def test_a_file_that_is_no_coco_is_refused(folder: Path, values: Any, told: str) -> None:
+    with pytest.raises(DataError, match=rf'coco\.json: .*{told}'):
+        read_coco(write_json(folder / 'coco.json', values))
+
+
+@pytest.mark.parametrize('text', [None, '{', '\xff'])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, text: str | None) -> None:
+    if text:
+        (tmp_path / 'coco.json').write_text(text, encoding='latin-1')
+    with pytest.raises(DataError, match=r'coco\.json: '):
+        read_coco(tmp_path / 'coco.json')
+
+
+@pytest.fixture
+def masks(tmp_path: Path) -> Path:
+    """One mask with a car of 12 pixels, a splinter of another and a dog."""
+    label = np.zeros((10, 20), np.uint8)
+    label[2:5, 3:7] = 5
+    label[8, 1:3] = 5
+    label[4:10, 12:18] = 2
+    for name, picture in (('images', np.zeros((10, 20, 3), np.uint8)), ('labels', label)):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / 'a.png'), picture)
+    return tmp_path
+
+
+def test_boxes_are_made_of_masks(masks: Path) -> None:
+    (sample,) = boxes_from_labels(masks, [2, 5], min_area=10)
+    assert sample.boxes.tolist() == [[12, 4, 18, 10], [3, 2, 7, 5]]
+    assert sample.class_ids.tolist() == [0, 1]
+    assert sample.ignored.tolist() == [[1, 8, 3, 9]] and sample.ignored_ids.tolist() == [1]
+
+
+def test_boxes_that_are_written_are_read_again(masks: Path, tmp_path: Path) -> None:
+    samples = boxes_from_labels(masks, [2, 5], min_area=10)
+    (tmp_path / 'elsewhere').mkdir()
+    path = tmp_path / 'elsewhere/coco.json'
+    write_coco(path, ['dog', 'car'], samples)
+    classes, (found,) = read_coco(path)
+    assert classes == ('dog', 'car')
+    assert found.image.samefile(samples[0].image)
+    for name in ('boxes', 'class_ids', 'ignored', 'ignored_ids'):
+        assert np.array_equal(getattr(found, name), getattr(samples[0], name))
+
+
+def test_a_file_that_cannot_be_written_is_named(masks: Path) -> None:
+    with pytest.raises(DataError, match=r'absent/coco\.json: cannot be written'):
+        write_coco(masks / 'absent/coco.json', ['dog'], boxes_from_labels(masks, [2]))
+
+
+# Classification
+
+CLASSES = ['crane', 'otter, sea otter', 'crane', '0']
+
+
+def images(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_each_folder_is_a_class(tmp_path: Path) -> None:
+    images(tmp_path, '0/b.JPG', '0/a.png', 'otter, sea otter/c.jpeg', '.cache/d.jpg', 'e.jpg',
+           '0/notes.txt')
+    assert list_classified(tmp_path, CLASSES) == [
+        (tmp_path / '0/a.png', 3), (tmp_path / '0/b.JPG', 3),
+        (tmp_path / 'otter, sea otter/c.jpeg', 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ('table', 'ids'),
+    [
+        ('a.jpg\t2\nsub/b.jpg\totter, sea otter\n', [2, 1]),
+        ('a.jpg\t0\r\n\r\nsub/b.jpg\t1', [3, 1]),  # a name goes before an id
+        ('label\tsource\tfile\n1\tx\ta.jpg\n2\ty\tsub/b.jpg\n', [1, 2]),
+        ('index\twnid\tfile\tname\n0\tn1\ta.jpg\tcrane\n3\tn2\tsub/b.jpg\t"0\n', [0, 3]),
+    ],
+    ids=['names and ids', 'a class named 0', 'a header', 'an index'],
+)
+def test_a_table_names_files_and_labels(tmp_path: Path, table: str, ids: list[int]) -> None:
+    images(tmp_path, 'a.jpg', 'sub/b.jpg')
+    (tmp_path / 'labels.tsv').write_text(table)
+    files = [tmp_path / 'a.jpg', tmp_path / 'sub/b.jpg']
+    assert list_classified(tmp_path / 'labels.tsv', CLASSES) == list(zip(files, ids, strict=True))
+
+
+@pytest.mark.parametrize(
+    ('table', 'told'),
+    [
+        ('', 'lists no image'),
+        ('a.jpg 1', ':1: got 1 columns, expected 2'),
+        ('a.jpg\t1\nb.jpg\t1', r':2: there is no file .*b\.jpg'),
+        ('a.jpg\t4', ":1: the label is '4', no class of the model .*an id of 0 to 3 or a name"),
+        ('a.jpg\t-1', "the label is '-1', no class"),
+        ('a.jpg\tcrane', "'crane', the name of the classes 0 and 2; expected an id"),
+        ('file\tindex\na.jpg\tcrane', ":2: the index is 'crane'.*an id of 0 to 3$"),
+        ('file\tclass\na.jpg\t1', 'expected `file` and `label` or `index`'),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_told_with_its_line(
+    tmp_path: Path, table: str, told: str
+) -> None:
+    images(tmp_path, 'a.jpg')
+    (tmp_path / 'labels.tsv').write_text(table)
+    with pytest.raises(DataError, match=told):
+        list_classified(tmp_path / 'labels.tsv', CLASSES)
+
+
+@pytest.mark.parametrize(
+    ('names', 'told'),
+    [
+        (['labels/a.png', 'images/a.jpg'], r"/images: .*named as 'images', no class .*'crane'"),
+        (['crane/a.png'], "'crane', the name of the classes 0 and 2"),
+        (['a.jpg'], r'no images; expected .*/CLASS/\*\.jpg'),
+    ],
+    ids=['data for segmentation', 'two classes of one name', 'no folders'],
+)
+def test_folders_that_are_no_classes_are_told(
+    tmp_path: Path, names: list[str], told: str
+) -> None:
+    images(tmp_path, *names)
+    with pytest.raises(DataError, match=told):
+        list_classified(tmp_path, CLASSES)
+
+
+def test_a_source_that_does_not_exist_or_is_no_table_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match='absent: does not exist; give a folder'):
+        list_classified(tmp_path / 'absent', CLASSES)
+    (tmp_path / 'picture.jpg').write_bytes(b'\xff\xd8\xff')
+    with pytest.raises(DataError, match=r'picture\.jpg: is no TSV file'):
+        list_classified(tmp_path / 'picture.jpg', CLASSES)
+
+
+# What calibrates
+
+
+def write_reds(folder: Path, count: int) -> Path:
+    """Write images of red 0, 1, 2, ... at two depths."""
+    (folder / 'deep').mkdir(parents=True)
+    for index in range(count):
+        image = np.zeros((4, 6, 3), np.uint8)
+        image[..., 2] = index  # OpenCV writes BGR
+        below = 'deep/' if index % 2 else 'also_'
+        cv2.imwrite(str(folder / f'{below}{index}.png'), image)
+    return folder
+
+
+@pytest.mark.parametrize(('count', 'reds'), [(2, [0, 9]), (99, [0, 2, 4, 6, 8, 1, 3, 5, 7, 9])])
+def test_images_are_spread_over_a_folder(tmp_path: Path, count: int, reds: list[int]) -> None:
+    images = list(spread_images(write_reds(tmp_path / 'reds', 10), count))
+    assert [int(image[0, 0, 0]) for image in images] == reds
+
+
+def test_labels_beside_the_images_are_no_images(folder: Path) -> None:
+    assert len(list(spread_images(folder, 99))) == 2
+
+
+def test_images_are_spread_over_a_bag(tmp_path: Path) -> None:
+    pytest.importorskip('rosbags', reason='no rosbags: run make setup')
+    from mnv2_perception.scenes.bag import draw_bag
+    from mnv2_perception.scenes.street import draw_scene
+
+    draw_bag(tmp_path / 'bag', 7, 1.0, 4.0, 90, 120)
+    images = list(spread_images(tmp_path / 'bag', 2))
+    assert len(images) == 2
+    assert np.array_equal(images[0], draw_scene(7, 0.0, 90, 120)[0])
+    assert np.array_equal(images[1], draw_scene(7, 0.75, 90, 120)[0])
+
+
+def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match='no images; expected a folder'):
+        list(spread_images(tmp_path, 3))
