@@ -39,7 +39,7 @@ from mnv2_perception.nodes.messages import (
     stamp_to_ns,
 )
 from mnv2_perception.nodes.parameters import CostmapParameters, ParameterError
-from mnv2_perception.vision.camera import BODY_FROM_OPTICAL, Camera, Pose
+from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.costmap import (
     FORBIDDEN,
     FREE_CELL,
@@ -53,6 +53,7 @@ from mnv2_perception.vision.costmap import (
     UNKNOWN,
 )
 from mnv2_perception.vision.decode import resize_ids
+from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 from mnv2_perception.vision.projection import (
     depth_points,
     points_of,

@@ -32,7 +32,8 @@ from mnv2_perception.nodes.messages import (
     mask_to_msg,
     points_from_msg,
 )
-from mnv2_perception.vision.camera import BODY_FROM_OPTICAL, Camera, Pose
+from mnv2_perception.vision.camera import Camera
+from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 from mnv2_perception.vision.projection import depth_points
 
 pytestmark = pytest.mark.ros

@@ -61,7 +61,7 @@ from mnv2_perception.nodes.costmap_node import CostmapNode
 from mnv2_perception.nodes.messages import cloud_to_msg, mask_to_msg, rgb_to_msg, stamp_to_ns
 from mnv2_perception.nodes.parameters import CostmapParameters, SegmentationParameters
 from mnv2_perception.tasks.models import find_model
-from mnv2_perception.vision.camera import Pose
+from mnv2_perception.vision.pose import Pose
 from mnv2_perception.vision.projection import depth_points
 
 pytestmark = pytest.mark.ros
