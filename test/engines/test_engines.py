@@ -229,7 +229,7 @@ def test_the_fake_engine_takes_as_long_as_it_is_told(tmp_path: Path) -> None:
 
 def test_importing_engines_loads_no_runtime() -> None:
     code = (
-        'import sys, mnv2_perception.engines, mnv2_perception.pipeline\n'
+        'import sys, mnv2_perception.engines, mnv2_perception.tasks.models\n'
         "print([name for name in ('onnxruntime', 'torch', 'tensorrt', 'openvino') "
         'if name in sys.modules])'
     )
