@@ -47,10 +47,11 @@ class ModelSpec:
         input: `float_nchw` or `float_nhwc` (scaled by us; float16 too), `uint8_nhwc` or
             `uint8_nchw` (scaling is inside the graph).
         output: `logits`; `probabilities`; `sigmoid`, one channel of probabilities, 0 to 1;
-            `ids_confidence`, class ids and confidence × 255, both uint8; `ids`, class ids alone,
-            of any integer type: their confidence is 255, and 0 where an id is no class's. Of a
-            detector `boxes`: boxes (1, K, 4) float32 as x1, y1, x2, y2 in 0..1 of the input,
-            scores (1, K) float32 in 0..1 and class ids (1, K) int32, before NMS.
+            `ids_confidence`, class ids and confidence × 255, both uint8, of which 0 is what NaN
+            becomes; `ids`, class ids alone, of any integer type: their confidence is 255, and 0
+            where an id is no class's. Of a detector `boxes`: boxes (1, K, 4) float32 as x1, y1,
+            x2, y2 in 0..1 of the input, scores (1, K) float32 in 0..1 and class ids (1, K)
+            int32, before NMS.
         output_layout: where an output of four axes has its channels: (1, C, H, W) or
             (1, H, W, C), at any stride of the input.
         output_name: which output counts, for a network with several (auxiliary heads).
