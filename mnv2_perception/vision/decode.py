@@ -48,8 +48,9 @@ def ids_and_confidence(scores: NDArray[np.float32], output: str) -> tuple[Ids, I
             np.maximum(top, scores[class_id], out=top)
         if output == 'logits':
             total = np.zeros_like(top)
-            for class_scores in scores:
-                total += np.exp(class_scores - top)
+            with np.errstate(invalid='ignore'):  # infinity less infinity: NaN, as it should
+                for class_scores in scores:
+                    total += np.exp(class_scores - top)
             top = 1.0 / total
     # NaN and infinity come through as NaN or infinity: of a class that wins and of one that loses.
     confidence = np.clip(top * np.float32(255.0) + np.float32(0.5), 1.0, 255.0)
@@ -87,7 +88,8 @@ def class_probabilities(scores: NDArray[np.float32], output: str) -> NDArray[np.
         output: `logits`, `probabilities` or `sigmoid`; see ModelSpec.output.
     """
     if output == 'logits':
-        powers = np.exp(scores - scores.max())
+        with np.errstate(invalid='ignore'):
+            powers = np.exp(scores - scores.max())
         return np.asarray(powers / powers.sum(), np.float32)
     if output == 'sigmoid':
         scores = np.concatenate([1.0 - scores, scores])
