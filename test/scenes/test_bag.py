@@ -11,7 +11,8 @@ from mnv2_perception.errors import BagError, ImageError
 from mnv2_perception.scenes import street
 from mnv2_perception.scenes.bag import draw_bag, FRAME_ID, IMAGE_TOPIC, INFO_TOPIC, LABEL_TOPIC
 from mnv2_perception.scenes.street import CLASSES, draw_scene
-from mnv2_perception.vision.camera import BODY_FROM_OPTICAL, Camera, Pose
+from mnv2_perception.vision.camera import Camera
+from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 from mnv2_perception.vision.projection import ground_points
 
 TOPICS = (IMAGE_TOPIC, INFO_TOPIC, LABEL_TOPIC)
