@@ -54,7 +54,7 @@ def evaluate_segmentation(segmenter: Segmenter, folder: Path) -> dict[str, Any]:
 
     Args:
         segmenter: the opened model.
-        folder: see `dataset`; label ids at or above the class count are ignored.
+        folder: see `data.folders`; label ids at or above the class count are ignored.
 
     Returns:
         `miou`, `per_class` (name: IoU, None where the class never occurs) and
@@ -93,7 +93,7 @@ def evaluate_classification(classifier: Classifier, source: Path) -> dict[str, A
 
     Args:
         classifier: the opened model.
-        source: see `dataset.list_classified`.
+        source: see `folders.list_classified`.
 
     Returns:
         `top1`, the share of images whose likeliest class is right, and with more than five
@@ -138,7 +138,7 @@ def evaluate_detection(detector: Detector, path: Path) -> dict[str, Any]:
 
     Args:
         detector: the opened model; average precision wants a `min_score` of 0.
-        path: COCO JSON, see `dataset.read_coco`; its classes are found by their names.
+        path: COCO JSON, see `coco.read_coco`; its classes are found by their names.
 
     Returns:
         `ap`, `ap50` and `ap50_per_class`, see `metrics.AveragePrecision`, None for NaN;

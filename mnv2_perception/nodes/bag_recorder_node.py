@@ -172,6 +172,7 @@ class BagRecorderNode(Node):
         )
         self._subscription_of[topic] = (qos, subscription)
         self.get_logger().info(f'recording {topic} ({type_name})')
+        print(json.dumps({'event': 'recording', 'topic': topic}), flush=True)
 
     def _on_message(self, topic: str, stamped: bool, cdr: bytes) -> None:
         received_ns = time.monotonic_ns()
