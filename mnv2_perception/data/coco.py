@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2_perception.data.files import replacing
 from mnv2_perception.data.images import read_bytes, read_image
 from mnv2_perception.errors import DataError
 from mnv2_perception.vision.image_files import encoded_size, exif_orientation
@@ -146,6 +147,7 @@ def write_coco(path: Path, classes: Sequence[str], samples: Sequence[BoxSample])
     categories = [{'id': index, 'name': name} for index, name in enumerate(classes, start=1)]
     values = {'images': images, 'annotations': annotations, 'categories': categories}
     try:
-        path.write_text(json.dumps(values), encoding='utf-8')
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(values), encoding='utf-8')
     except OSError as exc:
         raise DataError(f'{path}: cannot be written: {exc.strerror}') from exc
