@@ -153,7 +153,7 @@ def test_installed_files_are_found_from_anywhere(
     code = (
         'import json, mnv2_perception\n'
         'from ament_index_python.packages import get_package_share_directory\n'
-        'from mnv2_perception.pipeline import find_model, find_shared_file\n'
+        'from mnv2_perception.tasks.models import find_model, find_shared_file\n'
         f'share = get_package_share_directory({PACKAGE!r})\n'
         f'found = [share, mnv2_perception.__file__, find_model({MODEL!r}),\n'
         "         find_shared_file('config/fastdds.xml')]\n"

@@ -173,7 +173,7 @@ def build_command(arguments: argparse.Namespace) -> None:
 
 def quantize_command(arguments: argparse.Namespace) -> None:
     """Write a model in int8; progress goes to stderr."""
-    from mnv2_perception.data.unlabelled import spread_images
+    from mnv2_perception.data.images import spread_images
     from mnv2_perception.engines.quantize import quantize_model
     from mnv2_perception.evaluation.evaluate import evaluate_model, HEADLINE
     from mnv2_perception.tasks.models import find_model, opening
@@ -217,7 +217,7 @@ def quantize_command(arguments: argparse.Namespace) -> None:
 
 def benchmark_command(arguments: argparse.Namespace) -> None:
     """Time models in every engine."""
-    from mnv2_perception.data.folders import read_image
+    from mnv2_perception.data.images import read_image
     from mnv2_perception.evaluation.benchmark import benchmark, benchmark_table
     from mnv2_perception.scenes.street import draw_scene
     from mnv2_perception.tasks.models import find_model

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.data.files import replacing
-from mnv2_perception.data.folders import read_image
+from mnv2_perception.data.images import read_bytes, read_image
 from mnv2_perception.errors import DataError
+from mnv2_perception.vision.image_files import encoded_size, exif_orientation
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
         values = json.loads(path.read_text(encoding='utf-8'))
         categories = sorted(values['categories'], key=lambda category: category['id'])
         images = {image['id']: str(image['file_name']) for image in values['images']}
+        sizes = {
+            image['id']: (int(image['height']), int(image['width']))
+            for image in values['images'] if 'height' in image and 'width' in image
+        }
         annotations: dict[Any, list[Any]] = {image_id: [] for image_id in images}
         for annotation in values['annotations']:
             annotations[annotation['image_id']].append((
@@ -85,8 +90,22 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
         boxes, ids = table[:, :4].astype(np.float32), table[:, 4].astype(np.int64)
         crowds = table[:, 5] > 0
         image = find_image(path, name)
+        if image_id in sizes:
+            _check_size(path, image, sizes[image_id])
         samples.append(BoxSample(image, boxes[~crowds], ids[~crowds], boxes[crowds], ids[crowds]))
     return classes, samples
+
+
+def _check_size(path: Path, image: Path, expected: tuple[int, int]) -> None:
+    data = read_bytes(image)
+    size = encoded_size(data)
+    if size and exif_orientation(data) >= 5:  # lies on its side
+        size = size[1], size[0]
+    if size and size != expected:
+        raise DataError(
+            f'{path}: its boxes are of {image.name} of {expected[0]} × {expected[1]} (height × '
+            f'width), but the file is {size[0]} × {size[1]}; resize boxes and images together'
+        )
 
 
 def find_image(path: Path, name: str) -> Path:

@@ -42,10 +42,10 @@ def write_patches(
 ) -> dict[str, int]:
     """Cut windows out of labelled images; a window's label is what fills most of its middle.
 
-    Writes `out/labels.tsv`, which `folders.list_classified` reads, and `out/images`.
+    Writes `out/labels.tsv`, which `data.folders.list_classified` reads, and `out/images`.
 
     Args:
-        folder: see `folders.list_pairs`.
+        folder: see `data.folders.list_pairs`.
         out: must not hold any of it yet.
         groups: mask ids of each class.
         size: height and width of a window, pixels; the patch in its middle has half of both.

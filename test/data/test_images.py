@@ -1,4 +1,4 @@
-"""What a model is calibrated with."""
+"""Pictures in files, folders and bags."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mnv2_perception.data.unlabelled import spread_images
+from mnv2_perception.data.images import spread_images
 from mnv2_perception.errors import DataError
 
 
