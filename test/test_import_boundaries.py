@@ -71,6 +71,7 @@ RULES = {
     'nodes': NODES,
     'nodes.bag_player_node': BAG_NODES,
     'nodes.bag_recorder_node': BAG_NODES,
+    'nodes.bag_topics': BAG_NODES,
 }  # fmt: skip
 
 

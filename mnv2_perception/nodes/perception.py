@@ -11,12 +11,14 @@ from typing import Any
 
 from rclpy.node import Node
 
-from mnv2_perception.nodes import parameters
+from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes.classification_node import ClassificationNode
 from mnv2_perception.nodes.costmap_node import CostmapNode
+from mnv2_perception.nodes.declare import declare, read
 from mnv2_perception.nodes.detection_node import DetectionNode
-from mnv2_perception.nodes.lifecycle import PerceptionNode, spin
-from mnv2_perception.nodes.parameters import ParameterError, PerceptionParameters
+from mnv2_perception.nodes.lifecycle import PerceptionNode
+from mnv2_perception.nodes.parameters import PerceptionParameters
+from mnv2_perception.nodes.process import spin
 from mnv2_perception.nodes.segmentation_node import SegmentationNode
 from mnv2_perception.nodes.shared import Shared
 
@@ -33,15 +35,15 @@ class Perception(Node):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__('perception', **kwargs)
-        parameters.declare(self, PerceptionParameters, read_only=True)
-        values = parameters.read(self, PerceptionParameters)
+        declare(self, PerceptionParameters, read_only=True)
+        values = read(self, PerceptionParameters)
         self.names = check_names('nodes', values.nodes, '|'.join(NODES))
         self.cameras = check_names('cameras', values.cameras, '[A-Za-z][A-Za-z0-9_]*')
         if not self.names:
             raise ParameterError(f'nodes is empty, expected some of {", ".join(NODES)}')
         self.shared = Shared()
 
-    def create_nodes(self, **kwargs: Any) -> list[PerceptionNode]:
+    def create_nodes(self, **kwargs: Any) -> list[PerceptionNode[Any]]:
         """Create the nodes of each camera; `kwargs` go to each."""
         namespace = self.get_namespace().rstrip('/')
         nodes = []

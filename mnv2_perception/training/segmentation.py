@@ -50,7 +50,7 @@ class SegmentationTask(Task):
         self.spec = spec
         self.recipe = recipe
         self.pairs = list_pairs(folder)
-        self.samples = read_folder(folder, len(spec.classes))
+        self.samples = read_folder(folder, spec.classes)
         self.val_pairs = list_pairs(val) if val else []
         data.check_disjoint(
             [image for image, _ in self.pairs], [image for image, _ in self.val_pairs]

@@ -87,10 +87,15 @@ def test_a_bag_goes_through_the_nodes_and_its_end_ends_them(
         )
 
 
-def test_the_chosen_nodes_share_one_process(launch: Callable[..., Launched], drive: Path) -> None:
+def test_the_chosen_nodes_share_one_process(
+    launch: Callable[..., Launched], drive: Path, tmp_path: Path
+) -> None:
     from sensor_msgs.msg import LaserScan
 
-    launched = launch('replay', f'bag:={drive}')
+    params_file = tmp_path / 'robot.yaml'
+    # The drawn bag has no tf.
+    params_file.write_text('/**: {ros__parameters: {pose_source: parameters}}')
+    launched = launch('replay', f'bag:={drive}', f'params_file:={params_file}')
     scans = collect(launched, LaserScan, '/scan')
     launched.wait_until_subscribed('/camera/camera_info', '/costmap_node')
     spin_until_ended(launched)

@@ -72,9 +72,9 @@ def result(process: subprocess.Popen[str], timeout_s: float = 30) -> dict[str, A
     """Wait until a process ends well; return its summary."""
     out, err = process.communicate(timeout=timeout_s)
     assert process.returncode == 0, err
-    summary: dict[str, Any] = json.loads(out)
-    summary['stderr'] = err
-    return summary
+    *events, summary = map(json.loads, out.splitlines())
+    assert summary['event'] == 'done'
+    return {**summary, 'events': events, 'stderr': err}
 
 
 def interrupt(process: subprocess.Popen[str]) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from mnv2_perception.nodes import detection_node
 from mnv2_perception.nodes.detection_node import DetectionNode
-from mnv2_perception.nodes.lifecycle import LATCHED_QOS
 from mnv2_perception.nodes.messages import rgb_to_msg
+from mnv2_perception.nodes.qos import LATCHED_QOS
 
 pytestmark = pytest.mark.ros
 

@@ -33,8 +33,8 @@ from mnv2_perception.engines import Engine
 from mnv2_perception.engines.fake import FakeEngine
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
 from mnv2_perception.nodes import segmentation_node
-from mnv2_perception.nodes.lifecycle import LATCHED_QOS, RESULT_QOS
 from mnv2_perception.nodes.messages import rgb_to_msg, stamp_to_ns
+from mnv2_perception.nodes.qos import LATCHED_QOS, RESULT_QOS
 from mnv2_perception.nodes.segmentation_node import SegmentationNode
 
 pytestmark = pytest.mark.ros

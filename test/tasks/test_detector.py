@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fixed_detector import write_detector
+from fixed_detector import Row, ROWS, write_detector
 import numpy as np
 import pytest
 
@@ -66,6 +66,16 @@ def test_settings_out_of_range_are_refused(
 def test_an_image_that_is_none_is_refused(model: Path) -> None:
     with pytest.raises(ImageError, match=r'expected \(H, W, 3\) uint8'):
         Detector.open(model)(IMAGE[..., 0])
+
+
+@pytest.mark.parametrize('row', [
+    (0.1, 0.1, 0.2, 0.2, np.nan, 0), (0.1, np.nan, 0.2, 0.2, 0.01, 0),
+    (0.1, 0.1, np.inf, 0.2, 0.9, 0),
+])
+def test_a_box_that_is_not_finite_rejects_the_image(tmp_path: Path, row: Row) -> None:
+    detector = Detector.open(write_detector(tmp_path / 'm.onnx', 8, 8, [ROWS[0], row]))
+    with pytest.raises(ModelError, match=r'50.0% of its output .* NaN or infinite'):
+        detector(np.zeros((8, 8, 3), np.uint8))
 
 
 def test_a_model_for_another_task_is_refused_both_ways(model: Path) -> None:
