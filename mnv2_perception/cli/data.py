@@ -82,8 +82,11 @@ def patches_command(arguments: argparse.Namespace) -> None:
     groups: dict[str, list[int]] = {}
     for group in arguments.groups:
         name, equals, parts = group.partition('=')
-        if not equals:
-            raise DataError(f'--groups {group}: expected CLASS=NAME,NAME such as wall=door,fence')
+        if not (name and equals) or name in groups:
+            raise DataError(
+                f'--groups {group}: expected CLASS=NAME,NAME such as wall=door,fence, each CLASS '
+                f'once'
+            )
         for part in parts.split(','):
             if part not in names:
                 raise DataError(

@@ -48,7 +48,7 @@ class Number:
             value = math.nan
         inside = self.low <= value <= self.high and not (self.above and value == self.low)
         if not (inside and math.isfinite(value)):
-            raise argparse.ArgumentTypeError(f'got {text!r}, expected {self}')
+            raise argparse.ArgumentTypeError(f'got {text[:40]!r}, expected {self}')
         return value
 
     def __str__(self) -> str:
@@ -91,7 +91,9 @@ def add_model_options(
     parser.add_argument('--engine', default='auto', help=f'auto, {", ".join(ENGINES)}')
     parser.add_argument('--threads', type=THREADS, default=0, help='0: one for each core')
     if precision:
-        parser.add_argument('--precision', default='auto', help=f'auto, {", ".join(PRECISIONS)}')
+        parser.add_argument(
+            '--precision', default='auto', choices=('auto', *PRECISIONS), help='(%(default)s)'
+        )
 
 
 def add_masks_spec(parser: argparse.ArgumentParser) -> None:

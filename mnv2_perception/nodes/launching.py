@@ -10,8 +10,9 @@ import rclpy
 from rclpy.context import Context
 from rclpy.node import Node
 
-from mnv2_perception.nodes import parameters
-from mnv2_perception.nodes.parameters import ParameterError, PerceptionParameters
+from mnv2_perception.errors import ParameterError
+from mnv2_perception.nodes import declare, parameters
+from mnv2_perception.nodes.parameters import PerceptionParameters
 
 # Masks come before what places them; only these have a lifecycle.
 NODES = tuple(
@@ -70,8 +71,8 @@ def read(params_file: str, namespace: str) -> PerceptionParameters:
             cli_args=['--ros-args', '--params-file', params_file],
             enable_rosout=False, start_parameter_services=False,
         )
-        parameters.declare(node, PerceptionParameters)
-        values = parameters.read(node, PerceptionParameters)
+        declare.declare(node, PerceptionParameters)
+        values = declare.read(node, PerceptionParameters)
         node.destroy_node()
         return values
     except RuntimeError as exc:  # rcl's
