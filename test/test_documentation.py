@@ -175,6 +175,8 @@ def test_make_knows_the_targets_and_variables(page: str) -> None:
         variables = {word.partition('=')[0] for word in words if '=' in word}
         assert {word for word in words if '=' not in word} <= {'make', *targets}, line
         assert [name for name in variables if f'({name})' not in MAKEFILE] == [], line
+        tests = re.findall(r'test/[\w./]+', line)
+        assert [path for path in tests if not (ROOT / path).exists()] == [], line
 
 
 def launch_arguments(name: str) -> set[str]:
