@@ -175,7 +175,7 @@ def test_make_knows_the_targets_and_variables(page: str) -> None:
         variables = {word.partition('=')[0] for word in words if '=' in word}
         assert {word for word in words if '=' not in word} <= {'make', *targets}, line
         assert [name for name in variables if f'({name})' not in MAKEFILE] == [], line
-        tests = re.findall(r'test/[\w./]+', line)
+        tests = re.findall(r'test/[\w./]+', line if words else '')
         assert [path for path in tests if not (ROOT / path).exists()] == [], line
 
 
@@ -328,6 +328,16 @@ def test_contributing_names_files_that_exist() -> None:
     assert [
         path for path in paths if not (ROOT / path).exists() and not (PACKAGE / path).exists()
     ] == []
+
+
+def test_contributing_names_tables_that_exist() -> None:
+    code = '\n'.join(
+        path.read_text(encoding='utf-8')
+        for folder in (PACKAGE, ROOT / 'test') for path in folder.rglob('*.py')
+    )
+    tables = {name for name in snippets('CONTRIBUTING.md') if re.fullmatch('[A-Z_]{5,}', name)}
+    assert len(tables) > 5
+    assert [name for name in tables if not re.search(rf'^{name}\b.* = ', code, re.M)] == []
 
 
 # Hazards and models
