@@ -5,9 +5,11 @@ import ast
 from collections.abc import Iterator
 from dataclasses import fields
 import hashlib
+import json
 from pathlib import Path
 import re
 import shlex
+import statistics
 from typing import Any
 
 import pytest
@@ -377,6 +379,33 @@ def test_card_and_readme_tell_a_shipped_model_s_licence(model: Path) -> None:
     row: Any = re.search(rf'^\| \[`{model.stem}`\].*$', read('README.md'), re.M)
     licence = spec.licence.replace('-', ' ')  # SPDX writes CC-BY-NC-4.0
     assert row and licence in row[0].replace('-', ' ') and licence in card.replace('-', ' ')
+
+
+def test_figures_of_the_shipped_models_are_those_that_were_measured() -> None:
+    measured = json.loads(read('benchmark/results/shipped.json'))
+    for path in (PACKAGE / 'models').glob('*camvid*.onnx'):
+        name = path.stem
+        value = next(values[name] for values in measured['accuracy'].values() if name in values)
+        assert re.search(rf'`{name}`.* {value:.3f} on CamVid val \|', read('README.md'))
+        ms = measured['latency_ms'][name]
+        assert f'| `{name}` | {ms:.1f} ms' in read('docs/performance.md')
+
+
+def test_figures_of_the_runtimes_are_those_that_were_measured() -> None:
+    rows = {
+        'OpenVINO fp32': ('', 'openvino', 'fp32'), 'OpenVINO bf16': ('', 'openvino', 'bf16'),
+        'OpenVINO int8': ('_int8', 'openvino', 'fp32'),
+        'OpenVINO int8, the rest bf16': ('_int8', 'openvino', 'bf16'),
+        'ONNX Runtime int8': ('_int8', 'onnx_runtime', 'fp32'),
+    }
+    measured = {
+        (item['model'].removeprefix('unet_mobilenetv2_camvid'), item['engine'], item['precision']):
+        item for item in json.loads(read('benchmark/results/engines.json'))['engines']
+    }
+    for name, key in rows.items():
+        speed, miou = statistics.median(measured[key]['speed_up']), measured[key]['miou']
+        told = f'| {name} | × {speed:.1f} | {miou:.3f} |'
+        assert told in read('docs/performance.md')
 
 
 if __name__ == '__main__':
