@@ -302,7 +302,7 @@ def page() -> str:
     parts = [f'## Shared by {", ".join(names)}\n\n{table(shared)}']
     for name, cls in NODES.items():
         own = [item for item in fields(cls) if item not in shared]
-        parts.append(f'## {name}\n\n{table(own)}')
+        parts.append(f'## {name}: parameters\n\n{table(own)}')
     return PAGE + '\n\n'.join(parts)
 
 
