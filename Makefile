@@ -1,8 +1,11 @@
 # What a machine without ROS needs: `make demo`, `make test`. On a robot: see README.md.
+# DISTRO=kilted takes that distro, in .venv-kilted, instead of Jazzy or the one that is sourced.
 
 PYTHON ?= python3
-VENV := .venv
+DISTRO ?=
+VENV := .venv$(patsubst %,-%,$(filter-out jazzy,$(DISTRO)))
 RUN := $(VENV)/bin/python -m
+SETUP := $(PYTHON) tools/ros_from_pypi/setup_venv.py $(if $(DISTRO),--distro $(DISTRO))
 OUT ?= out/demo
 
 .PHONY: setup setup-train demo test check clean help
@@ -11,15 +14,15 @@ help:             ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
 setup:            ## make .venv: ROS 2 from PyPI (unless a distro is sourced) and this package
-	@$(PYTHON) tools/ros_from_pypi/setup_venv.py
+	@$(SETUP)
 
-setup-train:      ## the same with torch, for training and export
-	@$(PYTHON) tools/ros_from_pypi/setup_venv.py --train
+setup-train:      ## the same with torch, onnx and OpenVINO, for training and export
+	@$(SETUP) --train
 
 demo: setup       ## replay BAG=path (or a drawn street) through the live nodes
 	@$(VENV)/bin/mnv2 demo --out $(OUT) $(if $(BAG),--bag "$(BAG)") $(DEMO_ARGS)
 
-test: setup       ## all tests; each skip says why
+test: setup-train ## all tests; each skip says why
 	@$(RUN) pytest $(PYTEST_ARGS)
 
 check: setup      ## lint and types
@@ -27,5 +30,5 @@ check: setup      ## lint and types
 	@$(RUN) mypy
 
 clean:            ## remove what the targets above made
-	rm -rf $(VENV) out build install log .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-* out build install log .mypy_cache .ruff_cache .pytest_cache
 	find . -name '*.egg-info' -o -name __pycache__ -prune | xargs rm -rf

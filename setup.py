@@ -3,6 +3,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGE = 'mnv2_perception'
+REPOSITORY = f'https://github.com/mnv2-perception/{PACKAGE}'
 SHARE = f'share/{PACKAGE}'
 
 
@@ -12,9 +13,9 @@ def files(folder, pattern):
 
 setup(
     name=PACKAGE,
-    version='0.1.0',
+    version='0.2.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={f'{PACKAGE}.training': ['*.yaml']},
+    package_data={PACKAGE: ['*/*.yaml', '*/*/*.yaml']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
         (SHARE, ['package.xml']),
@@ -23,9 +24,12 @@ setup(
         (f'{SHARE}/models', files(f'{PACKAGE}/models', '*')),
     ],
     python_requires='>=3.10',
+    extras_require={'test': ['pytest', 'pytest-timeout']},  # by which `colcon test` takes pytest
     zip_safe=True,
     maintainer='The mnv2_perception developers',
     maintainer_email='maintainers@mnv2-perception.example',
+    url=REPOSITORY,
+    project_urls={'Bug Tracker': f'{REPOSITORY}/issues', 'Source': REPOSITORY},
     description='Camera perception for ROS 2 robots with the MobileNetV2 family.',
     license='Apache-2.0',
     entry_points={

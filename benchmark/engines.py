@@ -16,7 +16,7 @@ from typing import Any
 import onnxruntime
 import openvino
 
-from mnv2_perception.data.folders import spread_images
+from mnv2_perception.data.images import spread_images
 from mnv2_perception.engines.quantize import quantize_model
 from mnv2_perception.evaluation.benchmark import benchmark
 from mnv2_perception.evaluation.evaluate import evaluate_model, HEADLINE

@@ -32,8 +32,9 @@ from numpy.typing import NDArray
 import onnxruntime
 
 from mnv2_perception.data.coco import write_coco
-from mnv2_perception.data.folders import list_classified, list_pairs, read_image
+from mnv2_perception.data.folders import list_classified, list_pairs
 from mnv2_perception.data.from_masks import boxes_from_labels, middle, vote, write_patches
+from mnv2_perception.data.images import read_image
 from mnv2_perception.evaluation.evaluate import (
     evaluate_components,
     evaluate_detection,

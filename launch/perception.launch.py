@@ -1,9 +1,12 @@
-"""Run the chosen nodes for each camera. A value that is not given here is params_file's."""
+"""Run the chosen nodes for each camera. A value that is not given here is params_file's.
 
-from collections.abc import Iterator
+Two robots, each with a tf of its own (/robot1/tf, as Nav2's bringup has it) and two cameras:
+
+    ros2 launch mnv2_perception perception.launch.py namespace:=robot1 tf:=tf cameras:=front,rear
+    ros2 launch mnv2_perception perception.launch.py namespace:=robot2 tf:=tf cameras:=front,rear
+"""
+
 from pathlib import Path
-import re
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 from ament_index_python.packages import (
@@ -12,18 +15,14 @@ from ament_index_python.packages import (
     PackageNotFoundError,
 )
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, GroupAction, OpaqueFunction
 from launch_ros.actions import Node
 from launch_ros.utilities import make_namespace_absolute, prefix_namespace
-import yaml
+
+from mnv2_perception.nodes import launching
 
 PACKAGE = 'mnv2_perception'
-NODES = ('segmentation', 'classification', 'detection', 'costmap')
 PARAMS_FILE = f'{get_package_share_directory(PACKAGE)}/config/perception.yaml'
-TOPICS = {
-    'image': 'image', 'camera_info': 'camera_info', 'depth_image': 'depth/image',
-    'depth_camera_info': 'depth/camera_info', 'points': 'points',
-}
 BOOLEANS = ['true', 'false', 'True', 'False']
 LOG_LEVELS = ['debug', 'info', 'warn', 'error', 'fatal']
 MANAGER = 'nav2_lifecycle_manager'
@@ -37,7 +36,8 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([
         DeclareLaunchArgument(
             'nodes', default_value='',
-            description=f'Which of {", ".join(NODES)}, with commas; empty: as in params_file.',
+            description=f'Which of {", ".join(launching.NODES)}, with commas; empty: as in '
+            'params_file.',
         ),
         DeclareLaunchArgument(
             'cameras', default_value='',
@@ -77,6 +77,11 @@ def generate_launch_description() -> LaunchDescription:
             'namespace', default_value='', description='Namespace of all nodes and their topics.'
         ),
         DeclareLaunchArgument(
+            'tf', default_value='',
+            description='Topic of tf, with tf_static beside it, for a robot that has its own; tf '
+            'is the one in namespace. Empty: /tf, or what SetRemap says.',
+        ),
+        DeclareLaunchArgument(
             'one_process', default_value='true', choices=BOOLEANS,
             description='false: a process for each node, with the same topics and parameters.',
         ),
@@ -107,7 +112,7 @@ def generate_launch_description() -> LaunchDescription:
             'log_level', default_value='info', choices=LOG_LEVELS,
             description='Of the nodes and what lies below them.',
         ),
-        OpaqueFunction(function=start_nodes),
+        GroupAction([OpaqueFunction(function=start_nodes)]),  # what it sets ends with it
     ])
 
 
@@ -122,13 +127,9 @@ def start_nodes(context: LaunchContext) -> list[Node]:
             )
     base = prefix_namespace(arguments.get('ros_namespace'), arguments['namespace'])
     namespace = make_namespace_absolute(base).rstrip('/')  # '' is the root
-    wanted = chosen(arguments, namespace, 'nodes')
-    if unknown := [name for name in wanted if name not in NODES]:
-        raise ValueError(
-            f'nodes: there is no {", ".join(unknown)}; choose from {", ".join(NODES)}'
-        )
-    nodes = [name for name in NODES if name in wanted]  # masks come before what places them
-    cameras = chosen(arguments, namespace, 'cameras') or ['']
+    nodes, cameras = launching.chosen(
+        arguments['nodes'], arguments['cameras'], arguments['params_file'], namespace
+    )
     spaces = {camera: f'{namespace}/{camera}'.rstrip('/') for camera in cameras}
     names = [f'{spaces[camera]}/{name}_node' for camera in cameras for name in nodes]
     managed = is_true(arguments['lifecycle_manager'])
@@ -141,19 +142,20 @@ def start_nodes(context: LaunchContext) -> list[Node]:
         given['autostart'] = False
     if arguments['image_transport']:
         given['image_transport'] = arguments['image_transport']
-    lists = {name: split(arguments[name]) for name in ('nodes', 'cameras') if arguments[name]}
-    # By full name, for such a section goes before params_file's, whatever those match.
+    lists = {
+        name: launching.split(arguments[name]) for name in ('nodes', 'cameras') if arguments[name]
+    }
     sections = dict.fromkeys(names, given) | {f'{namespace}/perception': given | lists}
+    # SetRemap's own rules would come before those of a node.
+    context.launch_configurations['ros_remaps'] = launching.tf_remappings(
+        arguments['tf'], namespace, arguments.get('ros_remaps', [])
+    )
 
     profile = arguments['fastdds_profile']
     common: dict[str, Any] = {
         'package': PACKAGE,
-        'parameters': [arguments['params_file'], *write_parameters(sections)],
-        'remappings': [
-            (f'{space}/{TOPICS[name]}', topic.replace('{camera}', camera))
-            for name, topic in given_topics(arguments, cameras).items()
-            for camera, space in spaces.items()
-        ],
+        'parameters': [arguments['params_file'], *launching.write_parameters(sections)],
+        'remappings': launching.camera_remappings(arguments, spaces),
         'ros_arguments': ['--log-level', arguments['log_level']],
         'additional_env': dict.fromkeys(PROFILE_VARIABLES, profile) if profile else None,
         'respawn': is_true(arguments['respawn']),
@@ -174,78 +176,8 @@ def start_nodes(context: LaunchContext) -> list[Node]:
     return [*processes, *([lifecycle_manager(names, namespace or '/')] if managed else [])]
 
 
-def chosen(arguments: dict[str, str], namespace: str, name: str) -> list[str]:
-    """Return the argument's list, else params_file's, else that of the package's own file."""
-    if arguments[name]:
-        return split(arguments[name])
-    for file in (arguments['params_file'], PARAMS_FILE):
-        if values := read_list(Path(file), f'{namespace}/perception', name):
-            return values
-    return []
-
-
 def is_true(boolean: str) -> bool:
     return boolean.lower() == 'true'
-
-
-def split(names: str) -> list[str]:
-    """Return the names between commas."""
-    return [name.strip() for name in names.split(',') if name.strip()]
-
-
-def read_list(file: Path, node: str, name: str) -> list[str]:
-    """Return a node's list parameter as rclpy reads it from a file; the empty list without."""
-
-    def sections(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
-        if not isinstance(tree, dict):
-            raise ValueError(
-                f'params_file: {file} is not made of node names, ros__parameters and values; see '
-                f'{PARAMS_FILE}'
-            )
-        for key, value in tree.items():
-            if key == 'ros__parameters':
-                yield path, value or {}
-            else:
-                yield from sections(value, f'{path}/{key}'.replace('//', '/'))
-
-    with file.open(encoding='utf-8') as stream:
-        tree = yaml.safe_load(stream)
-    values: list[str] = []
-    for section, parameters in sections(tree, ''):
-        if re.fullmatch(section.replace('/*', r'(/\w+)'), node):
-            values = parameters.get(name, values)
-    return [value for value in values if value]
-
-
-def given_topics(arguments: dict[str, str], cameras: list[str]) -> dict[str, str]:
-    """Return the topics by argument; a camera_info lies beside its image unless it is given."""
-    topics = {name: arguments[name] for name in TOPICS if arguments[name]}
-    for image, info in (('image', 'camera_info'), ('depth_image', 'depth_camera_info')):
-        if image in topics and info not in topics:
-            topics[info] = re.sub('[^/]*$', 'camera_info', topics[image], count=1)
-    for name, topic in topics.items():
-        if '{camera}' in topic and cameras == ['']:
-            raise ValueError(
-                f'{name} is {topic}, but no camera has a name; give their names (cameras:=…), or '
-                f'a topic without {{camera}}'
-            )
-        if '{camera}' not in topic and topic.startswith('/') and len(cameras) > 1:
-            raise ValueError(
-                f'{name} is {topic} for each of the cameras {", ".join(cameras)}; write '
-                f'{{camera}} where their names come, as in /{{camera}}{topic}'
-            )
-    return topics
-
-
-def write_parameters(sections: dict[str, dict[str, Any]]) -> list[str]:
-    """Write a parameter file where launch_ros writes its own; without any value there is none."""
-    # Each with a dict of its own: rcl cannot read the alias that YAML has for a shared one.
-    tree = {name: {'ros__parameters': dict(values)} for name, values in sections.items() if values}
-    if not tree:
-        return []
-    with NamedTemporaryFile('w', prefix='launch_params_', suffix='.yaml', delete=False) as file:
-        yaml.safe_dump(tree, file)
-    return [file.name]
 
 
 def lifecycle_manager(names: list[str], namespace: str) -> Node:

@@ -21,6 +21,7 @@ UNLABELLED = 255  # mask id of "no class": ignored pixels, below min_confidence,
 Task = Literal['segmentation', 'classification', 'detection']
 Input = Literal['uint8_nhwc', 'uint8_nchw', 'float_nchw', 'float_nhwc']
 Output = Literal['ids_confidence', 'ids', 'logits', 'probabilities', 'sigmoid', 'boxes']
+MAX_YAML_BYTES = 1_000_000
 TO_FILL_IN = '???'  # what stands in a drafted YAML for a fact that the graph does not tell
 
 
@@ -47,10 +48,11 @@ class ModelSpec:
         input: `float_nchw` or `float_nhwc` (scaled by us; float16 too), `uint8_nhwc` or
             `uint8_nchw` (scaling is inside the graph).
         output: `logits`; `probabilities`; `sigmoid`, one channel of probabilities, 0 to 1;
-            `ids_confidence`, class ids and confidence × 255, both uint8; `ids`, class ids alone,
-            of any integer type: their confidence is 255, and 0 where an id is no class's. Of a
-            detector `boxes`: boxes (1, K, 4) float32 as x1, y1, x2, y2 in 0..1 of the input,
-            scores (1, K) float32 in 0..1 and class ids (1, K) int32, before NMS.
+            `ids_confidence`, class ids and confidence × 255, both uint8, of which 0 is what NaN
+            becomes; `ids`, class ids alone, of any integer type: their confidence is 255, and 0
+            where an id is no class's. Of a detector `boxes`: boxes (1, K, 4) float32 as x1, y1,
+            x2, y2 in 0..1 of the input, scores (1, K) float32 in 0..1 and class ids (1, K)
+            int32, before NMS.
         output_layout: where an output of four axes has its channels: (1, C, H, W) or
             (1, H, W, C), at any stride of the input.
         output_name: which output counts, for a network with several (auxiliary heads).
@@ -143,10 +145,22 @@ class ModelSpec:
                 f'two: the name of what lies below probability 0.5, then that of what lies above '
                 f'(the latter alone with background: true)'
             )
+        if self.task != 'classification' and len(set(self.classes)) < len(self.classes):
+            twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+            raise ModelError(
+                f'model spec {self.name!r}: classes has {", ".join(twice)} twice; parameters name '
+                f'classes, so give each a name of its own'
+            )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ModelError(
                 f'model spec {self.name!r}: mean and std take three numbers each, std positive; '
                 f'got mean {self.mean} and std {self.std}'
+            )
+        if max(self.std) < 1.0:  # one in pixel units would blow noise up
+            mean, std = ([round(255 * each, 3) for each in v] for v in (self.mean, self.std))
+            raise ModelError(
+                f'model spec {self.name!r}: std is {self.std}, which is of pixels from 0 to 1; '
+                f'here pixels go from 0 to 255: mean {mean}, std {std}'
             )
 
     @property
@@ -177,9 +191,7 @@ class ModelSpec:
             raise ModelError(f'{source}: {", ".join(open_facts)} still {TO_FILL_IN}; fill it in')
         values = dict(values)
         try:
-            if isinstance(values['classes'], str):
-                raise ValueError(f'classes is {values["classes"]!r}, expected a list of names')
-            values['classes'] = tuple(str(name) for name in values['classes'])
+            values['classes'] = class_names(values['classes'])
             colours = values.get('colours') or distinct_colours(len(values['classes']))
             values['colours'] = tuple(tuple(int(c) for c in colour) for colour in colours)
             for name in ('mean', 'std'):
@@ -189,9 +201,11 @@ class ModelSpec:
             for name in {'name', 'output_name', 'licence', 'description'} & set(values):
                 # YAML reads 495, as exporters name outputs, as a number, and nothing as None.
                 values[name] = '' if values[name] is None else str(values[name])
-        except (TypeError, ValueError) as exc:
+                if not values[name].isprintable():  # it would forge lines of logs
+                    raise ValueError(f'{name} is {values[name]!r}, expected one printable line')
+            return cls(**values)
+        except (TypeError, ValueError, ModelError) as exc:
             raise ModelError(f'{source}: {exc}') from exc
-        return cls(**values)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], model: Path) -> 'ModelSpec':
@@ -207,6 +221,8 @@ class ModelSpec:
                 raise ModelError(f'{model}: metadata {METADATA_KEY} is no JSON: {exc}') from exc
             return cls.from_dict(values, f'{model}: metadata {METADATA_KEY}')
         beside = model.with_suffix('.yaml')
+        if not beside.is_file() and model.with_suffix('.yml').is_file():
+            beside = model.with_suffix('.yml')
         if not beside.is_file():
             raise ModelError(
                 f'{model.name} does not say how its input is scaled or what its classes are '
@@ -223,10 +239,19 @@ class ModelSpec:
             ModelError: the file, or the file of class names, cannot be read, or see `from_dict`.
         """
         try:
-            values = yaml.safe_load(path.read_text(encoding='utf-8'))
+            # From a stranger's file an alias of aliases grows to gigabytes.
+            text = read_short_text(path)
+            if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+                raise ModelError(f'{path}: has an alias (*name); write each value out')
+            values = yaml.safe_load(text)
             names = values.get('classes') if isinstance(values, dict) else None
             if isinstance(names, str) and names != TO_FILL_IN:
-                lines = (path.parent / names).read_text(encoding='utf-8').splitlines()
+                if Path(names).name != names:
+                    raise ModelError(
+                        f'{path}: classes is {names!r}, expected a list of names, or the name of '
+                        f'a text file in the same folder, one class a line'
+                    )
+                lines = read_short_text(path.parent / names).splitlines()
                 values['classes'] = [line.strip() for line in lines if line.strip()]
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
             raise ModelError(f'{path}: cannot be read: {exc}') from exc
@@ -235,6 +260,51 @@ class ModelSpec:
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata entries that carry this spec."""
         return {METADATA_KEY: json.dumps(asdict(self))}
+
+
+def read_short_text(path: Path) -> str:
+    """Return the text of a file, without a byte order mark.
+
+    Raises:
+        ModelError: it is too long to be what a person wrote.
+    """
+    with path.open('rb') as file:
+        text = file.read(MAX_YAML_BYTES + 1)
+    if len(text) > MAX_YAML_BYTES:
+        raise ModelError(f'{path}: is larger than {MAX_YAML_BYTES} bytes; expected a short text')
+    return text.decode('utf-8-sig')
+
+
+def class_names(given: Any) -> tuple[str, ...]:
+    """Return class names in the order of their ids.
+
+    Args:
+        given: a list of names, or a mapping of all ids from 0 on to names.
+
+    Raises:
+        ValueError: what is given is neither, or YAML reads a name as something else.
+    """
+    if isinstance(given, Mapping):
+        by_id = {int(key): name for key, name in given.items() if str(key).isdecimal()}
+        if sorted(by_id) != list(range(len(given))):
+            raise ValueError(
+                f'classes is a mapping of {list(given)[:20]}, expected a list of names, or a '
+                f'mapping of the ids 0 to {len(given) - 1} to names'
+            )
+        given = [by_id[class_id] for class_id in range(len(given))]
+    if not isinstance(given, (list, tuple)):
+        raise ValueError(f'classes is {given!r}, expected a list of names')
+    for class_id, name in enumerate(given):
+        if not isinstance(name, str):
+            raise ValueError(
+                f'the name of class {class_id} is read as {name!r}: YAML takes yes, no, on, off, '
+                f'null and numbers for values; put the name in quotes'
+            )
+        if not name.strip() or not name.isprintable():
+            raise ValueError(
+                f'the name of class {class_id} is {name!r}, expected one printable line'
+            )
+    return tuple(name.strip() for name in given)
 
 
 def distinct_colours(count: int) -> list[tuple[int, int, int]]:

@@ -46,13 +46,15 @@ def write_onnx(path: Path, spec: ModelSpec, batch: int | None = 1) -> Path:
     graph = helper.make_graph(
         [
             helper.make_node('Gather', ['image', 'red'], ['class_ids'], axis=3),
-            helper.make_node('Gather', ['image', 'green'], ['confidence'], axis=3),
+            helper.make_node('Gather', ['image', 'green'], ['any'], axis=3),
+            helper.make_node('Max', ['any', 'least'], ['confidence']),
         ],
         'identity',
         [helper.make_tensor_value_info('image', uint8, [*size, 3])],
         [helper.make_tensor_value_info(name, uint8, size) for name in ('class_ids', 'confidence')],
-        [helper.make_tensor(name, TensorProto.INT64, [], [index])
-         for index, name in enumerate(('red', 'green'))],
+        [*(helper.make_tensor(name, TensorProto.INT64, [], [index])
+           for index, name in enumerate(('red', 'green'))),
+         helper.make_tensor('least', uint8, [], [1])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
     helper.set_model_props(model, spec.to_metadata())
@@ -77,7 +79,7 @@ def _program(height: int, width: int, facts: str) -> bytes:
 
     class Identity(torch.nn.Module):  # type: ignore[misc, name-defined]
         def forward(self, image: Any) -> Any:
-            return image[..., 0].clone(), image[..., 1].clone()
+            return image[..., 0].clone(), image[..., 1].clamp(min=1)
 
     image = torch.zeros(1, height, width, 3, dtype=torch.uint8)
     file = io.BytesIO()

@@ -1,52 +1,357 @@
 """What the documents say is what the code does."""
 
+import argparse
+import ast
+from collections.abc import Iterator
+from dataclasses import fields
 import hashlib
+import json
 from pathlib import Path
 import re
+import shlex
+import statistics
+from typing import Any
 
 import pytest
+from test_import_boundaries import ROS, RULES
+import yaml
+
+from mnv2_perception.cli.main import build_parser
+from mnv2_perception.model_spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / 'README.md').read_text(encoding='utf-8')
+PACKAGE = ROOT / 'mnv2_perception'
+PAGES = [
+    'README.md', 'CONTRIBUTING.md', 'SECURITY.md',
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'docs').glob('*.md')),
+]
+CARDS = sorted(str(path.relative_to(ROOT)) for path in (PACKAGE / 'models').glob('*.md'))
+MAKEFILE = (ROOT / 'Makefile').read_text(encoding='utf-8')
+NO_RCLPY = 'no rclpy: run make setup, or source a ROS distro'
 
 
-@pytest.mark.ros
-def test_the_readme_s_parameter_tables_are_those_of_the_code() -> None:
-    pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
-    from mnv2_perception.nodes.parameters import tables
-
-    begin, end = '-->\n', '<!-- end of parameters -->'
-    section = README[README.index('<!-- parameters:') : README.index(end)]
-    assert section.split(begin, 1)[1].strip() == tables().strip()
+def read(page: str) -> str:
+    return (ROOT / page).read_text(encoding='utf-8')
 
 
-@pytest.mark.parametrize(
-    'name',
-    [
-        'README.md', 'CONTRIBUTING.md', 'docs/foreign_models.md', 'docs/limits.md',
-        'docs/training.md',
-    ],
-)
-def test_links_lead_to_files(name: str) -> None:
-    links = re.findall(r'\]\(([^)#]+)', (ROOT / name).read_text(encoding='utf-8'))
-    local = [link for link in links if '://' not in link]
-    assert [link for link in local if not (ROOT / name).parent.joinpath(link).exists()] == []
+def section(page: str, title: str) -> str:
+    """Return what stands below a heading of the second level."""
+    return re.split(r'^## ', read(page).split(f'\n## {title}\n')[1], flags=re.M)[0]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return the code blocks in a language, without their indentation."""
+    found = re.findall(rf'^( *)```{language}\n(.*?)^ *```$', read(page), re.M | re.S)
+    return [re.sub(rf'^{indent}', '', code, flags=re.M) for indent, code in found]
+
+
+def snippets(page: str) -> list[str]:
+    """Return what stands between backticks within the lines."""
+    text = re.sub(r'^ *```.*?^ *```$', '', read(page), flags=re.M | re.S)
+    return re.findall(r'`([^`\n]+)`', text)
+
+
+def commands(page: str) -> list[str]:
+    """Return the lines of the page's shell blocks, without comments, and commands within them."""
+    text = ''.join(blocks(page, 'sh')).replace('\\\n', ' ')
+    lines = [re.sub(r'(^|\s)#.*', '', line).strip() for line in text.splitlines()]
+    inner = re.findall(r'\$\((.*?)\)', text)
+    return [re.sub(r'\$\(.*?\)', 'FILE', line) for line in lines] + inner
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    titles = re.findall(r'^#+ (.*)$', page.read_text(encoding='utf-8'), re.M)
+    return {re.sub(r'[^\w\- ]', '', title.lower()).replace(' ', '-') for title in titles}
+
+
+# Pages
+
+
+@pytest.mark.parametrize('page', [*PAGES, *CARDS])
+def test_links_lead_to_files_and_headings(page: str) -> None:
+    dead = []
+    for link in re.findall(r'\]\(([^)]+)\)', read(page)):
+        file, _, anchor = link.partition('#')
+        path = (ROOT / page).parent / file if file else ROOT / page
+        if '://' not in link and not (
+            path.exists() and (not anchor or anchor in anchors(path))
+        ):
+            dead.append(link)
+    assert dead == []
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    links = set(re.findall(r'\]\(([^)#]+)', read('README.md')))
+    assert {*PAGES, *CARDS} - {'README.md'} <= links
+
+
+def test_the_readme_is_read_in_a_minute() -> None:
+    assert len(read('README.md').splitlines()) <= 160
 
 
 def test_the_map_of_folders_names_what_exists() -> None:
-    drawn = README[README.index('## Map of the folders') :].split('```')[1]
-    top, folder = [], ''
+    drawn = section('README.md', 'Map of the folders').split('```')[1]
+    named, base = set(), ''
     for line in drawn.strip().splitlines():
-        names = re.findall(r'(?:^|\s{2,})([a-z_0-9/]+(?:\.py|/))', line)
         if not line.startswith(' '):
-            folder = names[0] if names[0] == 'mnv2_perception/' else ''
-        top += [(folder if line.startswith(' ') else '') + found for found in names]
-    assert len(top) > 20
-    assert [path for path in top if not (ROOT / path).exists()] == []
+            base = line.split()[0] if line.startswith('mnv2_perception/') else ''
+            named.add(line.split()[0])
+        else:
+            named |= {base + name for name in re.findall(r'\w+/', line[:19])}
+    assert sorted(path for path in named if not (ROOT / path).is_dir()) == []
+    folders = {f'mnv2_perception/{path.parent.name}/' for path in PACKAGE.glob('*/*.py')}
+    assert folders <= named
+
+
+# Commands
+
+
+def parsers(
+    parser: argparse.ArgumentParser,
+) -> Iterator[tuple[list[str], argparse.ArgumentParser]]:
+    """Go through a parser and those of its commands, each with the words that lead there."""
+    yield [], parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, sub in action.choices.items():
+                for words, inner in parsers(sub):
+                    yield [name, *words], inner
+
+
+@pytest.mark.parametrize('page', [*PAGES, *CARDS])
+def test_shell_commands_are_those_of_the_program(
+    page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for line in commands(page):
+        words = shlex.split(line)
+        if words[:1] != ['mnv2']:
+            continue
+        if words[1:3] in (['bag', 'play'], ['bag', 'record']):
+            pytest.importorskip('rclpy', reason=NO_RCLPY)
+            from mnv2_perception.nodes.bag_arguments import player_arguments, recorder_arguments
+
+            parse = player_arguments if words[2] == 'play' else recorder_arguments
+            words = words[2:]
+        else:
+            parse = build_parser().parse_args
+        try:
+            parse(words[1:])
+        except SystemExit:
+            pytest.fail(f'{line}: {capsys.readouterr().err}')
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_commands_told_in_passing_exist(page: str) -> None:
+    known = {tuple(words): parser for words, parser in parsers(build_parser())}
+    for snippet in snippets(page):
+        words = re.sub(r'[][…]', '', snippet).split()
+        if words[:1] != ['mnv2'] or words == ['mnv2'] or words[1:] == ['']:
+            continue
+        names = [word for word in words[1:] if re.fullmatch('[a-z]+', word)]
+        lead = max(
+            (tuple(names[:count]) for count in range(len(names) + 1)
+             if tuple(names[:count]) in known), key=len,
+        )
+        assert lead, f'{snippet}: mnv2 has no such command'
+        options = {word.partition('=')[0] for word in words if word.startswith('--')}
+        unknown = options - set(known[lead]._option_string_actions)
+        assert not unknown or lead[0] == 'bag', snippet
+
+
+@pytest.mark.parametrize('page', ['docs/training.md', 'docs/bags.md'])
+def test_options_told_in_passing_exist(page: str) -> None:
+    known = {option for _, parser in parsers(build_parser())
+             for option in parser._option_string_actions}
+    known |= set(re.findall(r"'(--[a-z-]+)'", read('mnv2_perception/nodes/bag_arguments.py')))
+    told = {snippet.split()[0] for snippet in snippets(page) if snippet.startswith('--')}
+    assert told
+    assert sorted(told - known) == []
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_make_knows_the_targets_and_variables(page: str) -> None:
+    targets = set(re.findall(r'^([a-z-]+):', MAKEFILE, re.M))
+    for line in [*commands(page), *snippets(page)]:
+        words = shlex.split(line) if re.search(r'(^|\S+=.* )make [a-z]', line) else []
+        variables = {word.partition('=')[0] for word in words if '=' in word}
+        assert {word for word in words if '=' not in word} <= {'make', *targets}, line
+        assert [name for name in variables if f'({name})' not in MAKEFILE] == [], line
+        tests = re.findall(r'test/[\w./]+', line if words else '')
+        assert [path for path in tests if not (ROOT / path).exists()] == [], line
+
+
+def launch_arguments(name: str) -> set[str]:
+    """Return the arguments that a launch file declares."""
+    tree = ast.parse(read(f'launch/{name}'))
+    return {
+        node.args[0].value for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        and node.func.id == 'DeclareLaunchArgument'
+        and isinstance(node.args[0], ast.Constant)
+    }
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_launch_arguments_are_declared(page: str) -> None:
+    perception = launch_arguments('perception.launch.py')
+    known = perception | launch_arguments('replay.launch.py')
+    for text in [*commands(page), *snippets(page)]:
+        if 'bag play' in text:
+            continue  # its a:=b are topics
+        allowed = perception if 'perception.launch.py' in text else known
+        used = set(re.findall(r'(?<![\w/}])([a-z_]+):=', text))
+        assert used <= allowed, text
+
+
+# Parameters and topics
+
+
+def test_the_page_of_parameters_is_that_of_the_code() -> None:
+    pytest.importorskip('rclpy', reason=NO_RCLPY)
+    from mnv2_perception.nodes.parameters import page
+
+    assert read('docs/parameters.md') == page() + '\n', (
+        'run: python -m mnv2_perception.nodes.parameters > docs/parameters.md'
+    )
+
+
+def parameters_of_nodes() -> dict[str, set[str]]:
+    """Return the names of each node's parameters, as docs/parameters.md tells them."""
+    found: dict[str, set[str]] = {}
+    for part in re.split(r'^## ', read('docs/parameters.md'), flags=re.M)[1:]:
+        title, _, rows = part.partition('\n')
+        for node in title.removeprefix('Shared by ').removesuffix(': parameters').split(', '):
+            found.setdefault(node, set()).update(re.findall(r'^\| `(\w+)`', rows, re.M))
+    return found
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_yaml_sets_what_exists(page: str) -> None:
+    spec_keys = {item.name for item in fields(ModelSpec)}
+    nodes = parameters_of_nodes()
+    for block in blocks(page, 'yaml'):
+        values = yaml.safe_load(block)
+        for name, content in values.items():
+            if isinstance(content, dict) and 'ros__parameters' in content:
+                assert set(content['ros__parameters']) <= nodes[name.rpartition('/')[2]], block
+            else:
+                assert name in spec_keys, block
+    known = spec_keys.union({'bond_timeout'}, *nodes.values())  # the one is Nav2's
+    told = {
+        snippet.partition(':')[0] for snippet in snippets(page)
+        if re.fullmatch(r'[a-z_]+: \S.*', snippet)
+    }
+    assert sorted(told - known) == []
+
+
+def topics_told() -> set[str]:
+    """Return the topics in the first columns of docs/topics.md."""
+    columns = re.findall(r'^\| ([^|]*`[^|]*) \|', read('docs/topics.md'), re.M)
+    names = {name for column in columns for name in re.findall(r'`([^`]+)`', column)}
+    return {name for name in names if name != 'remap' and not name.startswith('…')}
+
+
+def strings_in_calls(path: Path, functions: set[str]) -> set[str]:
+    """Return the texts that calls of functions of these names are given."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, 'attr', getattr(node.func, 'id', ''))
+            if name in functions:
+                found |= {arg.value for arg in node.args
+                          if isinstance(arg, ast.Constant) and isinstance(arg.value, str)}
+    return found
+
+
+def test_topics_are_those_of_the_nodes() -> None:
+    calls = {
+        'create_result_publisher', 'publisher', 'create_camera_subscription', 'listen',
+        'use_model', 'create_publisher',
+    }
+    created = set().union(
+        *(strings_in_calls(path, calls) for path in (PACKAGE / 'nodes').glob('*.py'))
+    )
+    assert len(created) > 20
+    assert topics_told() == created | {'image/compressed'}
+
+
+# CONTRIBUTING
+
+
+def boundary_table() -> str:
+    """Return the table of CONTRIBUTING.md: what the test of the boundaries allows."""
+    def listed(names: set[str]) -> str:
+        rest = sorted(names - ROS)
+        return ', '.join([*(['ROS'] if names >= ROS else []), *(f'`{name}`' for name in rest)])
+
+    rows = ['| | of this package | from elsewhere | |', '| --- | --- | --- | --- |']
+    for path, rule in RULES.items():
+        name = f'`{path}`' if path else 'the root'
+        lazy = 'only inside functions' if rule.lazy else ''
+        own = listed(set(rule.own) - {path})
+        rows.append(f'| {name} | {own} | {listed(set(rule.third_party))} | {lazy} |')
+    return '\n'.join(rows)
+
+
+def test_the_boundaries_are_those_of_the_test() -> None:
+    assert boundary_table() in read('CONTRIBUTING.md'), 'run: python test/test_documentation.py'
+
+
+def names_defined() -> set[str]:
+    """Return every function, class and `Class.method` of the package."""
+    found = set()
+    for path in PACKAGE.rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.ClassDef):
+                found |= {node.name, *(
+                    f'{node.name}.{item.name}' for item in node.body
+                    if isinstance(item, ast.FunctionDef)
+                )}
+            elif isinstance(node, ast.FunctionDef):
+                found.add(node.name)
+    return found
+
+
+def test_the_way_of_a_frame_goes_through_functions_that_exist() -> None:
+    way = section('CONTRIBUTING.md', 'The way of a frame')
+    steps = re.findall(r'^\d+\. ', way, re.M)
+    named = {name for name in re.findall(r'`([\w.]+)`', way) if re.search('[A-Z]|_', name)}
+    assert len(steps) == 10 and len(named) > 10
+    assert named - names_defined() <= {'costmap_node', 'max_rate_hz'}
+
+
+def test_contributing_names_files_that_exist() -> None:
+    paths = [
+        snippet for snippet in snippets('CONTRIBUTING.md')
+        if re.fullmatch(r'[\w./]+(\.(py|md|rst|yaml|toml)|/)', snippet) and 'NAME' not in snippet
+    ]
+    assert {
+        f'nodes/{path.name}' for path in (PACKAGE / 'nodes').glob('[a-z]*.py')
+        if not path.stem.endswith('_node') and path.stem != 'perception'
+    } <= set(paths)
+    assert [
+        path for path in paths if not (ROOT / path).exists() and not (PACKAGE / path).exists()
+    ] == []
+
+
+def test_contributing_names_tables_and_variables_that_exist() -> None:
+    code = '\n'.join(
+        path.read_text(encoding='utf-8')
+        for folder in (PACKAGE, ROOT / 'test', ROOT / 'tools') for path in folder.rglob('*.py')
+    )
+    tables = {name for name in snippets('CONTRIBUTING.md') if re.fullmatch('[A-Z_]{5,}', name)}
+    assert len(tables) > 5
+    assert [
+        name for name in tables if not re.search(rf"^{name}\b.* = |environ.*'{name}'", code, re.M)
+    ] == []
+
+
+# Hazards and models
 
 
 def test_each_hazard_names_a_test_that_exists_or_what_it_needs() -> None:
-    limits = (ROOT / 'docs/limits.md').read_text(encoding='utf-8')
+    limits = read('docs/limits.md')
     rows = [row for row in re.findall(r'^\| (.*) \|$', limits, re.M) if not row.startswith('---')]
     held = [row.split(' | ')[1] for row in rows if not row.endswith(' | held by')]
     assert len(held) > 50
@@ -60,11 +365,10 @@ def test_each_hazard_names_a_test_that_exists_or_what_it_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    'model', sorted((ROOT / 'mnv2_perception/models').glob('*.onnx')), ids=lambda path: path.stem
+    'model', sorted((PACKAGE / 'models').glob('*.onnx')), ids=lambda path: path.stem
 )
-def test_each_shipped_model_has_a_card_with_its_hash_and_licence(model: Path) -> None:
+def test_card_and_readme_tell_a_shipped_model_s_licence(model: Path) -> None:
     from mnv2_perception.engines import open_engine
-    from mnv2_perception.model_spec import ModelSpec
 
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
     card = model.with_suffix('.md').read_text(encoding='utf-8')
@@ -72,4 +376,38 @@ def test_each_shipped_model_has_a_card_with_its_hash_and_licence(model: Path) ->
     assert model.stat().st_size <= 12e6
     with open_engine(model) as engine:
         spec = ModelSpec.from_metadata(engine.metadata, model)
-    assert spec.licence == 'CC-BY-NC-4.0' and 'CC BY-NC 4.0' in card
+    row: Any = re.search(rf'^\| \[`{model.stem}`\].*$', read('README.md'), re.M)
+    licence = spec.licence.replace('-', ' ')  # SPDX writes CC-BY-NC-4.0
+    assert row and licence in row[0].replace('-', ' ') and licence in card.replace('-', ' ')
+
+
+def test_figures_of_the_shipped_models_are_those_that_were_measured() -> None:
+    measured = json.loads(read('benchmark/results/shipped.json'))
+    for path in (PACKAGE / 'models').glob('*camvid*.onnx'):
+        name = path.stem
+        value = next(values[name] for values in measured['accuracy'].values() if name in values)
+        assert re.search(rf'`{name}`.* {value:.3f} on CamVid val \|', read('README.md'))
+        ms = measured['latency_ms'][name]
+        assert f'| `{name}` | {ms:.1f} ms' in read('docs/performance.md')
+
+
+def test_figures_of_the_runtimes_are_those_that_were_measured() -> None:
+    rows = {
+        'OpenVINO fp32': ('', 'openvino', 'fp32'), 'OpenVINO bf16': ('', 'openvino', 'bf16'),
+        'OpenVINO int8': ('_int8', 'openvino', 'fp32'),
+        'OpenVINO int8, the rest bf16': ('_int8', 'openvino', 'bf16'),
+        'ONNX Runtime int8': ('_int8', 'onnx_runtime', 'fp32'),
+    }
+    measured = {
+        (item['model'].removeprefix('unet_mobilenetv2_camvid'), item['engine'], item['precision']):
+        item for item in json.loads(read('benchmark/results/engines.json'))['engines']
+    }
+    for name, key in rows.items():
+        speed, miou = statistics.median(measured[key]['speed_up']), measured[key]['miou']
+        told = f'| {name} | × {speed:.1f} | {miou:.3f} |'
+        assert told in read('docs/performance.md')
+
+
+if __name__ == '__main__':
+    TABLE = re.compile(r'^\| \| of this package .*?(?=\n\n)', re.M | re.S)
+    (ROOT / 'CONTRIBUTING.md').write_text(TABLE.sub(boundary_table(), read('CONTRIBUTING.md')))

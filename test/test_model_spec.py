@@ -85,6 +85,17 @@ def test_a_missing_fact_is_named(name: str) -> None:
         ({'fit': 'pad'}, "fit is 'pad', expected one of stretch, crop"),
         ({'fit': 'crop'}, "fit is 'crop', but segmentation looks at the whole image"),
         ({'background': 'none'}, "background is 'none', expected true or false"),
+        ({'classes': [True, 'sky']}, 'm.yaml: the name of class 0 is read as True.*in quotes'),
+        ({'classes': ['road', 8]}, 'the name of class 1 is read as 8'),
+        ({'classes': ['road', None]}, 'the name of class 1 is read as None'),
+        ({'classes': ['road', ' ']}, "the name of class 1 is ' '"),
+        ({'classes': ['road', 'sky\n[ERROR] forged']}, r"class 1 is 'sky\\n\[ERROR\] forged'"),
+        ({'classes': {1: 'road', 2: 'sky'}}, r'mapping of \[1, 2\].*the ids 0 to 1 to names'),
+        ({'classes': {'road': 0, 'sky': 1}}, r"mapping of \['road', 'sky'\]"),
+        ({'classes': ['road', 'road']}, 'classes has road twice'),
+        ({'name': 'street\n[ERROR] forged'}, r'name is .*expected one printable line'),
+        ({'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]},
+         r'm.yaml: .*pixels from 0 to 1.*mean \[123.675, 116.28, 103.53\], std \[58.395'),
         ({'mean': '???', 'std': '???'}, r'm.yaml: mean, std still \?\?\?; fill it in'),
     ],
 )
@@ -123,6 +134,45 @@ def test_class_names_may_lie_in_a_file_beside_the_yaml(tmp_path: Path) -> None:
     (tmp_path / 'names.txt').unlink()
     with pytest.raises(ModelError, match=r'm\.yaml: cannot be read: .*names\.txt'):
         ModelSpec.from_yaml(tmp_path / 'm.yaml')
+
+
+def test_class_names_by_id_come_in_the_order_of_their_ids() -> None:
+    for classes in ({1: 'sky', 0: 'road'}, {'1': 'sky', '0': 'road'}):
+        assert ModelSpec.from_dict({**VALUES, 'classes': classes}, 'm').classes == ('road', 'sky')
+
+
+def test_a_classification_may_give_two_classes_one_name_as_imagenet_does() -> None:
+    values = {**VALUES, 'task': 'classification', 'classes': ['crane', 'crane']}
+    assert ModelSpec.from_dict(values, 'm').classes == ('crane', 'crane')
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    text = yaml.safe_dump({**VALUES, 'classes': 'names.txt'})
+    (tmp_path / 'm.yaml').write_text(text, encoding='utf-8-sig')
+    (tmp_path / 'names.txt').write_text('road\nsky', encoding='utf-8-sig')
+    assert ModelSpec.from_yaml(tmp_path / 'm.yaml').classes == ('road', 'sky')
+
+
+def test_a_yml_beside_the_model_serves_too(tmp_path: Path) -> None:
+    (tmp_path / 'm.yml').write_text(yaml.safe_dump(VALUES))
+    assert ModelSpec.from_metadata({}, tmp_path / 'm.onnx') == SPEC
+
+
+@pytest.mark.parametrize('names', ['/etc/passwd', '../names.txt', 'sub/names.txt', '..'])
+def test_class_names_are_read_from_the_same_folder_only(tmp_path: Path, names: str) -> None:
+    (tmp_path / 'm.yaml').write_text(yaml.safe_dump({**VALUES, 'classes': names}))
+    with pytest.raises(ModelError, match=r'm\.yaml: '):
+        ModelSpec.from_yaml(tmp_path / 'm.yaml')
+
+
+def test_a_yaml_that_would_grow_or_is_huge_is_refused_at_once(tmp_path: Path) -> None:
+    bomb = 'a0: &a0 [x, x, x, x, x, x, x, x, x]\n' + ''.join(
+        f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 9)}]\n' for i in range(1, 9)
+    )
+    for text, told in ((bomb + 'classes: *a8\n', 'alias'), ('#' * 2_000_000, 'larger than')):
+        (tmp_path / 'm.yaml').write_text(text)
+        with pytest.raises(ModelError, match=told):
+            ModelSpec.from_yaml(tmp_path / 'm.yaml')
 
 
 def test_default_colours_are_those_of_pascal_voc() -> None:

@@ -22,11 +22,13 @@ PARAMETER_FILES = [
     path for path in sorted((ROOT / 'config').glob('*.yaml'))
     if not path.name.startswith('nav2_') and 'ros__parameters' in path.read_text(encoding='utf-8')
 ]
-# What is imported under another name than package.xml's, and what no ROS distro has (README).
-ROSDEP_KEYS = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'yaml': 'python3-yaml'}
-FROM_PYPI = {
-    'cuda', 'matplotlib', 'onnx', 'onnxruntime', 'openvino', 'pycocotools', 'rosbags', 'tensorrt',
-    'torch', 'tqdm',
+# What is imported under another name than package.xml's, and what is taken by choice (README).
+ROSDEP_KEYS = {
+    'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'onnxruntime': 'python3-onnxruntime-pip',
+    'rosbags': 'python3-rosbags-pip', 'tf2_ros': 'tf2_ros_py', 'yaml': 'python3-yaml',
+}
+BY_CHOICE = {
+    'cuda', 'matplotlib', 'onnx', 'openvino', 'pycocotools', 'tensorrt', 'torch', 'tqdm',
 }
 
 
@@ -77,10 +79,29 @@ def test_manifest_names_both_licences(manifest: Any) -> None:
 
 
 def test_manifest_agrees_with_setup(manifest: Any) -> None:
-    command = [sys.executable, 'setup.py', '--name', '--version', '--license']
-    facts = run(command, dict(os.environ), ROOT).split()
-    assert facts[-3:] == [manifest.name, manifest.version, str(manifest.licenses[0])]
+    asked = ('--name', '--version', '--license', '--url', '--maintainer', '--maintainer-email')
+    facts = run([sys.executable, 'setup.py', *asked], dict(os.environ), ROOT).splitlines()
+    urls = {url.type: url.url for url in manifest.urls}
+    (maintainer,) = manifest.maintainers
+    assert facts[-6:] == [
+        manifest.name, manifest.version, str(manifest.licenses[0]), urls['repository'],
+        maintainer.name, maintainer.email,
+    ]
+    assert urls['bugtracker'] == f'{urls["repository"]}/issues'
     assert manifest.get_build_type() == 'ament_python'
+    newest = re.search(r'^(\d+\.\d+\.\d+)\b', (ROOT / 'CHANGELOG.rst').read_text(), re.MULTILINE)
+    assert newest and newest[1] == manifest.version
+
+
+@pytest.mark.parametrize('distro', ['humble', 'jazzy', 'kilted', 'lyrical'])
+def test_rosdep_brings_onnxruntime_where_it_leaves_numpy_alone(
+    manifest: Any, distro: str
+) -> None:
+    # Humble has NumPy 1.21.5, and onnxruntime takes 1.21.6 or newer: pip would replace it.
+    manifest.evaluate_conditions({'ROS_DISTRO': distro})
+    keys = {item.name for item in manifest.exec_depends if item.evaluated_condition}
+    assert ('python3-onnxruntime-pip' in keys) is (distro != 'humble')
+    assert {'python3-rosbags-pip', 'tf2_ros_py'} <= keys
 
 
 def test_manifest_depends_on_all_that_is_imported(manifest: Any) -> None:
@@ -92,7 +113,7 @@ def test_manifest_depends_on_all_that_is_imported(manifest: Any) -> None:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.partition('.')[0])
     assert {'rclpy', 'launch_ros', 'cv2'} <= imported
-    foreign = imported - sys.stdlib_module_names - FROM_PYPI - {PACKAGE}
+    foreign = imported - sys.stdlib_module_names - BY_CHOICE - {PACKAGE}
     needed = {ROSDEP_KEYS.get(name, name) for name in foreign}
     assert needed <= {dependency.name for dependency in manifest.exec_depends}
 
@@ -145,6 +166,16 @@ def test_colcon_finds_no_other_package(tmp_path: Path) -> None:
 
 
 @pytest.mark.ros
+@pytest.mark.parametrize('workspace', ['copied'], indirect=True)
+def test_colcon_test_runs_the_tests(workspace: tuple[Path, dict[str, str]]) -> None:
+    folder, _ = workspace
+    colcon(folder, 'test', '--pytest-args', 'test/test_model_spec.py')
+    summary = colcon(folder, 'test-result')
+    counts = re.search(r'Summary: (\d+) tests, 0 errors, 0 failures', summary)
+    assert counts and int(counts[1]) > 0, summary
+
+
+@pytest.mark.ros
 def test_installed_files_are_found_from_anywhere(
     workspace: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
@@ -153,7 +184,7 @@ def test_installed_files_are_found_from_anywhere(
     code = (
         'import json, mnv2_perception\n'
         'from ament_index_python.packages import get_package_share_directory\n'
-        'from mnv2_perception.pipeline import find_model, find_shared_file\n'
+        'from mnv2_perception.tasks.models import find_model, find_shared_file\n'
         f'share = get_package_share_directory({PACKAGE!r})\n'
         f'found = [share, mnv2_perception.__file__, find_model({MODEL!r}),\n'
         "         find_shared_file('config/fastdds.xml')]\n"

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.data.folders import read_image
+from mnv2_perception.data.files import replacing
+from mnv2_perception.data.images import read_bytes, read_image
 from mnv2_perception.errors import DataError
+from mnv2_perception.vision.image_files import encoded_size, exif_orientation
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
         values = json.loads(path.read_text(encoding='utf-8'))
         categories = sorted(values['categories'], key=lambda category: category['id'])
         images = {image['id']: str(image['file_name']) for image in values['images']}
+        sizes = {
+            image['id']: (int(image['height']), int(image['width']))
+            for image in values['images'] if 'height' in image and 'width' in image
+        }
         annotations: dict[Any, list[Any]] = {image_id: [] for image_id in images}
         for annotation in values['annotations']:
             annotations[annotation['image_id']].append((
@@ -84,8 +90,22 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
         boxes, ids = table[:, :4].astype(np.float32), table[:, 4].astype(np.int64)
         crowds = table[:, 5] > 0
         image = find_image(path, name)
+        if image_id in sizes:
+            _check_size(path, image, sizes[image_id])
         samples.append(BoxSample(image, boxes[~crowds], ids[~crowds], boxes[crowds], ids[crowds]))
     return classes, samples
+
+
+def _check_size(path: Path, image: Path, expected: tuple[int, int]) -> None:
+    data = read_bytes(image)
+    size = encoded_size(data)
+    if size and exif_orientation(data) >= 5:  # lies on its side
+        size = size[1], size[0]
+    if size and size != expected:
+        raise DataError(
+            f'{path}: its boxes are of {image.name} of {expected[0]} × {expected[1]} (height × '
+            f'width), but the file is {size[0]} × {size[1]}; resize boxes and images together'
+        )
 
 
 def find_image(path: Path, name: str) -> Path:
@@ -127,6 +147,7 @@ def write_coco(path: Path, classes: Sequence[str], samples: Sequence[BoxSample])
     categories = [{'id': index, 'name': name} for index, name in enumerate(classes, start=1)]
     values = {'images': images, 'annotations': annotations, 'categories': categories}
     try:
-        path.write_text(json.dumps(values), encoding='utf-8')
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(values), encoding='utf-8')
     except OSError as exc:
         raise DataError(f'{path}: cannot be written: {exc.strerror}') from exc

@@ -4,20 +4,23 @@ For segmentation: `DIR/images/*.jpg` and `DIR/labels/*.png` of the same names. F
 a folder for each class, `DIR/CLASS/*.jpg`, or a table of files and labels (TSV).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 import hashlib
+import logging
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.errors import DataError
+from mnv2_perception.data.images import list_images, read_bytes, read_image
+from mnv2_perception.errors import DataError, ImageError
 from mnv2_perception.model_spec import UNLABELLED
+from mnv2_perception.vision.image_files import exif_orientation, ids_from_png
 
 Sample = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # image (H, W, 3) RGB, class ids (H, W)
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
-BAG_SUFFIXES = ('.mcap', '.db3')
+logger = logging.getLogger(__name__)
 
 
 def list_pairs(folder: Path) -> list[tuple[Path, Path]]:
@@ -26,15 +29,23 @@ def list_pairs(folder: Path) -> list[tuple[Path, Path]]:
     Raises:
         DataError: a folder is missing or empty, or an image has no label of the same name.
     """
-    images = sorted(
-        path for path in (folder / 'images').glob('*') if path.suffix.lower() in IMAGE_SUFFIXES
-    )
+    images = list_images(folder / 'images')
     if not images:
         raise DataError(
             f'{folder}: no images; expected {folder}/images/*.jpg (or .png) and '
             f'{folder}/labels/*.png of the same names'
         )
-    pairs = [(image, folder / 'labels' / f'{image.stem}.png') for image in images]
+    stems = [image.stem for image in images]
+    if len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise DataError(
+            f'{folder}/images: {twice} is there with two suffixes; each label belongs to one image'
+        )
+    written = {
+        path.stem: path for path in (folder / 'labels').glob('*') if path.suffix.lower() == '.png'
+    }
+    pairs = [(image, written.get(image.stem, folder / f'labels/{image.stem}.png'))
+             for image in images]
     missing = [label.name for _, label in pairs if not label.is_file()]
     if missing:
         raise DataError(
@@ -51,63 +62,28 @@ def read_pair(image_path: Path, label_path: Path) -> Sample:
         DataError: a file does not decode, the label has colours, or the two differ in size.
     """
     image = read_image(image_path)
-    label = cv2.imread(str(label_path), cv2.IMREAD_UNCHANGED)
-    if label is None:
-        raise DataError(f'{label_path}: is no readable image')
-    if label.ndim != 2 or label.dtype != np.uint8:
-        raise DataError(
-            f'{label_path}: got {label.shape} {label.dtype}, expected one 8-bit channel of class '
-            f'ids; convert coloured labels to ids first'
-        )
+    try:
+        label = ids_from_png(read_bytes(label_path))
+    except ImageError as exc:
+        raise DataError(f'{label_path}: {exc}') from exc
+    turned = exif_orientation(read_bytes(image_path)) > 1
     if label.shape != image.shape[:2]:
-        raise DataError(f'{label_path}: is {label.shape}, its image is {image.shape[:2]}')
-    return image, np.asarray(label)
+        raise DataError(
+            f'{label_path}: is {label.shape}, its image is {image.shape[:2]}; '
+            + ('the picture is turned for viewing by its EXIF orientation, and its label must be '
+               'too' if turned else 'resize neither alone, labels by nearest neighbour')
+        )
+    if turned:
+        _tell_turned(image_path.parent)
+    return image, label
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image as (H, W, 3) uint8 RGB.
-
-    Raises:
-        DataError: the file does not decode.
-    """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise DataError(f'{path}: is no readable image')
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def spread_images(source: Path, count: int) -> Iterator[NDArray[np.uint8]]:
-    """Yield at most `count` images (H, W, 3) uint8 RGB, spread evenly over a folder or a bag.
-
-    Args:
-        source: a folder of images, at any depth (`images/` of it alone if there is one); or a
-            bag, of which the first camera's are taken.
-        count: at least 1.
-
-    Raises:
-        DataError: there is none, or one does not decode.
-        BagError: the bag cannot be read.
-    """
-    if source.suffix in BAG_SUFFIXES or any(
-        path.suffix in BAG_SUFFIXES for path in source.glob('*')
-    ):
-        from mnv2_perception.bags.camera import find_camera, read_images
-        from mnv2_perception.bags.read import BagReader
-
-        topic = find_camera(source).image
-        with BagReader(source) as reader:
-            total = next(each.message_count for each in reader.topics if each.name == topic)
-        chosen = set(np.linspace(0, total - 1, min(count, total)).astype(int).tolist())
-        for index, (_, image) in enumerate(read_images(source, topic)):
-            if index in chosen:
-                yield image
-        return
-    folder = source / 'images' if (source / 'images').is_dir() else source
-    paths = sorted(path for path in folder.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise DataError(f'{source}: no images; expected a folder of .jpg or .png files, or a bag')
-    for index in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int):
-        yield read_image(paths[index])
+@cache
+def _tell_turned(folder: Path) -> None:
+    logger.warning(
+        '%s: has pictures that are turned for viewing by their EXIF orientation; their labels '
+        'count as drawn on the turned picture', folder,
+    )
 
 
 def list_classified(source: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
@@ -143,8 +119,7 @@ def _list_class_folders(source: Path, classes: Sequence[str]) -> list[tuple[Path
                 f'{folder}: the folder is named as {_no_class(folder.name, ids)}; expected one '
                 f'folder for each class, or a TSV file of images and labels'
             )
-        images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        found += [(path, ids[folder.name][0]) for path in images]
+        found += [(path, ids[folder.name][0]) for path in list_images(folder)]
     if not found:
         raise DataError(f'{source}: no images; expected {source}/CLASS/*.jpg (or .png)')
     return found
@@ -202,14 +177,73 @@ def _no_class(label: str, ids: dict[str, list[int]]) -> str:
     return f'{label!r}, no class of the model (such as {next(iter(ids))!r})'
 
 
-def read_folder(folder: Path, num_classes: int) -> list[Sample]:
-    """Read all pairs of a folder; ids at or above `num_classes` become unlabelled (255)."""
-    samples = []
+def read_folder(folder: Path, classes: Sequence[str]) -> list[Sample]:
+    """Read all pairs of a folder; ids of no class become unlabelled (255), which the log tells.
+
+    Raises:
+        DataError: see `list_pairs`, `read_pair` and `LabelCounts.check`.
+    """
+    samples, counts = [], LabelCounts(classes)
     for image_path, label_path in list_pairs(folder):
         image, label = read_pair(image_path, label_path)
-        label[label >= num_classes] = UNLABELLED
+        counts.add(label)
+        label[label >= len(classes)] = UNLABELLED
         samples.append((image, label))
+    counts.check(folder)
     return samples
+
+
+class LabelCounts:
+    """Counts of the ids in labels: what is unlabelled, and which classes never occur.
+
+    Args:
+        classes: names, in the order of their ids.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = classes
+        self.pixels = np.zeros(256, np.int64)
+
+    def add(self, label: NDArray[np.uint8]) -> None:
+        """Count one label's ids."""
+        self.pixels += np.bincount(label.ravel(), minlength=256)
+
+    def facts(self) -> dict[str, Any]:
+        """Return `unlabelled`, the share of pixels of no class, and `absent`, classes of none."""
+        known = self.pixels[: len(self.classes)]
+        return {
+            'unlabelled': float(1.0 - known.sum() / max(1, self.pixels.sum())),
+            'absent': [name for name, count in zip(self.classes, known, strict=True) if not count],
+        }
+
+    def check(self, folder: Path) -> None:
+        """Tell in the log what a person would want to know of a folder's labels.
+
+        Raises:
+            DataError: no pixel has a class, or the labels are black and white.
+        """
+        occurring = np.flatnonzero(self.pixels).tolist()
+        if occurring == [0, 255] and len(self.classes) > 1:
+            raise DataError(
+                f'{folder}/labels: has the ids 0 and 255 only, and 255 means unlabelled; write 1 '
+                f'instead of 255 for {self.classes[1]}'
+            )
+        if not self.pixels[: len(self.classes)].any():
+            raise DataError(
+                f'{folder}/labels: no pixel has an id below {len(self.classes)}, the number of '
+                f'classes ({", ".join(self.classes[:5])} …); are these the labels of them?'
+            )
+        facts = self.facts()
+        unknown = [index for index in occurring if len(self.classes) <= index < UNLABELLED]
+        if unknown:
+            logger.warning(
+                '%s/labels: the ids %s are no class of %d and count as unlabelled', folder,
+                ', '.join(map(str, unknown)), len(self.classes),
+            )
+        if facts['unlabelled'] > 0.0:
+            logger.info('%s/labels: %.1f %% unlabelled', folder, 100.0 * facts['unlabelled'])
+        if facts['absent']:
+            logger.warning('%s/labels: no pixel of %s', folder, ', '.join(facts['absent']))
 
 
 def hash_list(pairs: Iterable[tuple[Path, Path | int | str]]) -> str:

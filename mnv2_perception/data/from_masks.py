@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+import tempfile
 
 import cv2
 import numpy as np
@@ -41,10 +42,10 @@ def write_patches(
 ) -> dict[str, int]:
     """Cut windows out of labelled images; a window's label is what fills most of its middle.
 
-    Writes `out/labels.tsv`, which `dataset.list_classified` reads, and `out/images`.
+    Writes `out/labels.tsv`, which `data.folders.list_classified` reads, and `out/images`.
 
     Args:
-        folder: see `dataset.list_pairs`.
+        folder: see `data.folders.list_pairs`.
         out: must not hold any of it yet.
         groups: mask ids of each class.
         size: height and width of a window, pixels; the patch in its middle has half of both.
@@ -58,11 +59,11 @@ def write_patches(
 
     Raises:
         DataError: the folder cannot be used, its images are smaller than a window, or `out`
-            exists.
+            holds such a file or folder, or cannot be written.
     """
-    table = out / 'labels.tsv'
-    if table.exists():
-        raise DataError(f'{table} exists; choose another --out')
+    for name in ('labels.tsv', 'images'):
+        if (out / name).exists():
+            raise DataError(f'{out / name} exists; choose another --out')
     height, width = size
     found: dict[str, list[tuple[Path, int, int]]] = {name: [] for name in groups}
     for image_path, label_path in list_pairs(folder):
@@ -80,18 +81,24 @@ def write_patches(
             f'{", ".join(groups)}'
         )
     rng = np.random.default_rng(seed)
-    (out / 'images').mkdir(parents=True, exist_ok=True)
     lines = ['file\tlabel']
-    for name, windows in found.items():
-        if per_class and len(windows) > per_class:
-            chosen = sorted(rng.choice(len(windows), per_class, replace=False))
-            windows[:] = [windows[index] for index in chosen]
-        for image_path, y, x in windows:
-            image = cv2.imread(str(image_path), cv2.IMREAD_COLOR)
-            file = f'images/{image_path.stem}_{y}_{x}.png'
-            cv2.imwrite(str(out / file), np.asarray(image)[y : y + height, x : x + width])
-            lines.append(f'{file}\t{name}')
-    table.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as scratch:  # all of it appears, or nothing
+        images = Path(scratch, 'images')
+        images.mkdir()
+        for name, windows in found.items():
+            if per_class and len(windows) > per_class:
+                chosen = sorted(rng.choice(len(windows), per_class, replace=False))
+                windows[:] = [windows[index] for index in chosen]
+            for image_path, y, x in windows:
+                image = cv2.imread(str(image_path), cv2.IMREAD_COLOR)
+                window = np.asarray(image)[y : y + height, x : x + width]
+                file = f'{image_path.stem}_{y}_{x}.png'
+                if not cv2.imwrite(str(images / file), window):
+                    raise DataError(f'{out}: cannot be written; is there room on the disk?')
+                lines.append(f'images/{file}\t{name}')
+        images.rename(out / 'images')
+    (out / 'labels.tsv').write_text('\n'.join(lines) + '\n', encoding='utf-8')
     return {name: len(windows) for name, windows in found.items()}
 
 

@@ -1,13 +1,31 @@
-"""Pictures of all that was said of one image."""
+"""Pictures of a recorded run: all that was said of an image, on it and beside it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.bags.results import NamedBoxes
+from mnv2_perception.bags.camera import CameraTopics, read_ids, read_images, read_stamps
+from mnv2_perception.bags.read import BagReader
+from mnv2_perception.bags.results import (
+    NamedBoxes,
+    read_classifications,
+    read_detections,
+    read_grids,
+)
+from mnv2_perception.demo.topics import (
+    CLASSIFICATION,
+    DETECTION_MODEL,
+    DETECTIONS,
+    GRID,
+    MASK,
+)
 from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.tasks.detector import Detector
 from mnv2_perception.vision.costmap import Grid
 from mnv2_perception.vision.overlay import (
     blend_mask,
@@ -80,3 +98,51 @@ def draw_results(
     if results.note:
         caption += f'   {results.note}'
     return draw_legend(draw_beside(picture, panel, caption), names, colours)
+
+
+def draw_pictures(
+    out: Path, bag: Path, camera: CameraTopics, spec: ModelSpec, note: str
+) -> None:
+    """Write a few frames with all that the nodes said of them, `out/frame_00.png` and so on.
+
+    Not every node sees every frame: those of which all spoke are taken, if there are any.
+    """
+    recording = out / 'recording'
+    with BagReader(recording) as reader:
+        spoke = {topic.name for topic in reader.topics if topic.message_count}
+    stamps = [
+        {stamp_ns for _, stamp_ns in read_stamps(recording, topic)}
+        for topic in (MASK, DETECTIONS, CLASSIFICATION, GRID) if topic in spoke
+    ]
+    chosen = spread(sorted(set.intersection(*stamps) or stamps[0]))
+
+    def read(
+        results: Callable[[Path, str], Iterable[tuple[int, Any]]], topic: str
+    ) -> dict[int, Any]:
+        pairs = results(recording, topic) if topic in spoke else ()
+        return {stamp_ns: result for stamp_ns, result in pairs if stamp_ns in chosen}
+
+    ids, boxes = read(read_ids, MASK), read(read_detections, DETECTIONS)
+    classes = read(read_classifications, CLASSIFICATION)
+    grids = read(read_grids, GRID)
+    detector = Detector.open(DETECTION_MODEL)
+    colours = dict(zip(detector.spec.classes, detector.spec.colours, strict=True))
+    detector.close()
+    start_ns, drawn = None, 0
+    for stamp_ns, image in read_images(bag, camera.image):
+        start_ns = stamp_ns if start_ns is None else start_ns
+        if stamp_ns not in chosen:
+            continue
+        chosen.remove(stamp_ns)  # once, even where all images have one stamp
+        results = Results(
+            (stamp_ns - start_ns) / 1e9, image, ids[stamp_ns], boxes.get(stamp_ns),
+            classes.get(stamp_ns), grids.get(stamp_ns), note,
+        )
+        picture = draw_results(results, spec, colours)
+        cv2.imwrite(str(out / f'frame_{drawn:02d}.png'), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        drawn += 1
+
+
+def spread(stamps: Sequence[int], count: int = 6) -> set[int]:
+    """Return up to `count` of the stamps, first and last among them, evenly spread."""
+    return {stamps[round(i * (len(stamps) - 1) / max(1, count - 1))] for i in range(count)}

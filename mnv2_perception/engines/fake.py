@@ -1,7 +1,7 @@
 """An engine without a network, for testing the wiring around engines.
 
-Its class ids are the image's red channel and its confidence the green one, so a test knows every
-pixel that must come out. Its model is a YAML file::
+Its class ids are the image's red channel and its confidence the green one (at least 1, as a
+network's), so a test knows every pixel that must come out. Its model is a YAML file::
 
     height: 64
     width: 96
@@ -52,7 +52,7 @@ class FakeEngine(Engine):
     def _infer(self, tensors: Tensors) -> Tensors:
         time.sleep(self._latency_s)
         image = tensors['image']
-        return {'class_ids': image[..., 0].copy(), 'confidence': image[..., 1].copy()}
+        return {'class_ids': image[..., 0].copy(), 'confidence': np.maximum(image[..., 1], 1)}
 
     def _release(self) -> None:
         pass

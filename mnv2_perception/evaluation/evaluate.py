@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.data.coco import read_coco
-from mnv2_perception.data.folders import list_classified, list_pairs, read_image, read_pair
+from mnv2_perception.data.folders import LabelCounts, list_classified, list_pairs, read_pair
+from mnv2_perception.data.images import read_image
 from mnv2_perception.engines import Engine
 from mnv2_perception.errors import DataError
 from mnv2_perception.evaluation.metrics import (
@@ -54,36 +55,36 @@ def evaluate_segmentation(segmenter: Segmenter, folder: Path) -> dict[str, Any]:
 
     Args:
         segmenter: the opened model.
-        folder: see `dataset`; label ids at or above the class count are ignored.
+        folder: see `data.folders`; label ids at or above the class count are ignored.
 
     Returns:
         `miou`, `per_class` (name: IoU, None where the class never occurs) and
         `pixel_accuracy`, 0 to 1; `ms_per_image`, the median of preprocessing, inference and
-        decoding; `images`.
+        decoding; `images`; `unlabelled`, the share of pixels of no class, and `absent`, the
+        classes that no pixel has.
 
     Raises:
         DataError: the folder cannot be used, or no pixel of it has one of the model's classes.
     """
     classes = segmenter.spec.classes
     matrix = ConfusionMatrix(len(classes))
+    counts = LabelCounts(classes)
     times_ms = []
     for image_path, label_path in list_pairs(folder):
         image, label = read_pair(image_path, label_path)
+        counts.add(label)
         start_s = time.perf_counter()
         result = segmenter(image)
         times_ms.append((time.perf_counter() - start_s) * 1000.0)
         matrix.add(label, result.class_ids)
-    if not matrix.counts.any():
-        raise DataError(
-            f'{folder}/labels: no pixel has an id below {len(classes)}, the class count of '
-            f'{segmenter.spec.name}; are the labels those of this model?'
-        )
+    counts.check(folder)
     return {
         **_facts(segmenter),
         'images': len(times_ms),
         'miou': matrix.miou(),
         'per_class': by_class(classes, matrix.iou()),
         'pixel_accuracy': matrix.accuracy(),
+        **counts.facts(),
         'ms_per_image': statistics.median(times_ms),
     }
 
@@ -93,7 +94,7 @@ def evaluate_classification(classifier: Classifier, source: Path) -> dict[str, A
 
     Args:
         classifier: the opened model.
-        source: see `dataset.list_classified`.
+        source: see `data.folders.list_classified`.
 
     Returns:
         `top1`, the share of images whose likeliest class is right, and with more than five
@@ -138,7 +139,7 @@ def evaluate_detection(detector: Detector, path: Path) -> dict[str, Any]:
 
     Args:
         detector: the opened model; average precision wants a `min_score` of 0.
-        path: COCO JSON, see `dataset.read_coco`; its classes are found by their names.
+        path: COCO JSON, see `data.coco.read_coco`; its classes are found by their names.
 
     Returns:
         `ap`, `ap50` and `ap50_per_class`, see `metrics.AveragePrecision`, None for NaN;

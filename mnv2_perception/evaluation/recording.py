@@ -82,11 +82,6 @@ def accuracy(labels: Iterable[Frame], masks: Iterable[Frame], num_classes: int) 
     return matrix
 
 
-def spread(stamps: Sequence[int], count: int = 6) -> set[int]:
-    """Return up to `count` of the stamps, first and last among them, evenly spread."""
-    return {stamps[round(i * (len(stamps) - 1) / max(1, count - 1))] for i in range(count)}
-
-
 def percentile(values: Sequence[float], share: float) -> float | None:
     """Return a percentile (share from 0 to 1) of values, None without any."""
     return float(np.quantile(values, share)) if values else None

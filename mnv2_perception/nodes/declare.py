@@ -30,7 +30,7 @@ def parameter(
 
     Args:
         default: value where none is given.
-        meaning: one sentence for `ros2 param describe` and the README.
+        meaning: one sentence for `ros2 param describe` and docs/parameters.md.
         low: smallest value, for numbers.
         high: largest value, for numbers.
         choices: the possible values, where there are few.

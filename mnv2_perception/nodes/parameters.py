@@ -1,6 +1,6 @@
 """Every ROS parameter of every node, declared once: type, default, meaning, range.
 
-`python -m mnv2_perception.nodes.parameters` prints the tables of the README.
+`python -m mnv2_perception.nodes.parameters` prints docs/parameters.md.
 """
 
 from collections.abc import Sequence
@@ -263,7 +263,7 @@ TYPE_NAMES = {bool: 'bool', int: 'integer', float: 'double', str: 'string'}
 
 
 def table(items: 'Sequence[Field[Any]]') -> str:
-    """Return the README's Markdown table of parameters."""
+    """Return a Markdown table of parameters."""
     lines = [
         '| parameter | type | default | values | live | meaning |',
         '| --- | --- | --- | --- | --- | --- |',
@@ -281,16 +281,30 @@ def table(items: 'Sequence[Field[Any]]') -> str:
     return '\n'.join(lines)
 
 
-def tables() -> str:
-    """Return the README's tables of all nodes; what the camera nodes share is told once."""
+PAGE = """\
+# Parameters
+
+*Printed by `python -m mnv2_perception.nodes.parameters`; a test compares it with the code.*
+
+Set them in a copy of a file in [config/](../config), by node name (`/**/segmentation_node:`,
+`/front/costmap_node:`), and give it to `perception.launch.py` as `params_file:=robot.yaml`.
+A parameter that is *live* can be set while the node runs (`ros2 param set`). Any other is read
+when the node is configured: set it before, or after `cleanup`. Those of `perception` and of the
+bag nodes are fixed once the process runs.
+
+"""
+
+
+def page() -> str:
+    """Return docs/parameters.md; what the camera nodes share is told once."""
     shared = [item for item in fields(CameraParameters) if item.name != 'model']
     names = [name for name, cls in NODES.items() if issubclass(cls, CameraParameters)]
-    parts = [f'### {", ".join(names)}: shared parameters\n\n{table(shared)}']
+    parts = [f'## Shared by {", ".join(names)}\n\n{table(shared)}']
     for name, cls in NODES.items():
         own = [item for item in fields(cls) if item not in shared]
-        parts.append(f'### {name}: parameters\n\n{table(own)}')
-    return '\n\n'.join(parts)
+        parts.append(f'## {name}: parameters\n\n{table(own)}')
+    return PAGE + '\n\n'.join(parts)
 
 
 if __name__ == '__main__':
-    print(tables())
+    print(page())

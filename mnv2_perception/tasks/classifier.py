@@ -54,10 +54,15 @@ class Classifier(Pipeline[Classification]):
         self.min_confidence = min_confidence
 
     def finish(self, image: NDArray[np.uint8], outputs: Sequence[NDArray[Any]]) -> Classification:
-        """Sort the classes."""
+        """Sort the classes.
+
+        Raises:
+            ModelError: an output is not finite.
+        """
         probabilities = class_probabilities(
             outputs[0].reshape(-1).astype(np.float32, copy=False), self.spec.output
         )
+        self.require_finite(np.isfinite(probabilities))
         if self.spec.background:
             probabilities = probabilities[1:]
         best = np.argsort(-probabilities, kind='stable')[: self.top_k]

@@ -75,8 +75,13 @@ class Detector(Pipeline[Detections]):
         return rotate_image(image, self.rotate)
 
     def finish(self, image: NDArray[np.uint8], outputs: Sequence[NDArray[Any]]) -> Detections:
-        """Put the best of the model's boxes on the image."""
+        """Put the best of the model's boxes on the image.
+
+        Raises:
+            ModelError: an output is not finite.
+        """
         candidates, scores, class_ids = (array[0] for array in outputs)
+        self.require_finite(np.isfinite(candidates).all(axis=1) & np.isfinite(scores))
         height, width = image.shape[:2]
         boxes = boxes_on_image(candidates, height, width, self.rotate)
         kept = select_boxes(boxes, scores, class_ids, self.min_score, self.nms_iou)

@@ -98,6 +98,19 @@ class Pipeline(ABC, Generic[Result]):
     def finish(self, image: NDArray[np.uint8], outputs: Sequence[NDArray[Any]]) -> Result:
         """Make the result for an image of the model's outputs for it, batch axis of 1 included."""
 
+    def require_finite(self, finite: NDArray[np.bool_]) -> None:
+        """Raise ModelError unless all is True: of a network that overflows nothing is to be used.
+
+        Args:
+            finite: any shape, for each result of an image whether its scores are numbers.
+        """
+        if not finite.all():
+            raise ModelError(
+                f'{self.engine.model}: {1.0 - finite.mean():.1%} of its output for this image is '
+                f'NaN or infinite, as of a network that overflows in fp16 or was exported broken; '
+                f'run it with precision fp32 (now {self.engine.precision}), or export it again'
+            )
+
     def close(self) -> None:
         """Close the engine."""
         self.engine.close()

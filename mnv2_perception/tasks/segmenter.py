@@ -85,8 +85,14 @@ class Segmenter(Pipeline[Segmentation]):
         return rotate_image(image, self.rotate)
 
     def finish(self, image: NDArray[np.uint8], outputs: Sequence[NDArray[Any]]) -> Segmentation:
-        """Make the mask of the model's outputs, at the image's size."""
+        """Make the mask of the model's outputs, at the image's size.
+
+        Raises:
+            ModelError: an output is not finite.
+        """
         ids, confidence = self._decode(outputs)
+        if self.spec.output != 'ids':  # the least probable winner of 255 classes has 1
+            self.require_finite(confidence != 0)
         if self.min_confidence > 0.0:
             ids[confidence < round(self.min_confidence * 255)] = UNLABELLED
         height, width = image.shape[:2]

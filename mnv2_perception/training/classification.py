@@ -7,7 +7,8 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
-from mnv2_perception.data.folders import hash_list, list_classified, read_image
+from mnv2_perception.data.folders import hash_list, list_classified
+from mnv2_perception.data.images import read_image
 from mnv2_perception.errors import DataError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.backbones import make_backbone

@@ -8,7 +8,8 @@ import torch
 from torch import nn, Tensor
 
 from mnv2_perception.data.coco import BoxSample, read_coco
-from mnv2_perception.data.folders import hash_list, read_image
+from mnv2_perception.data.folders import hash_list
+from mnv2_perception.data.images import read_image
 from mnv2_perception.errors import DataError
 from mnv2_perception.evaluation.metrics import average_precision, check_pycocotools
 from mnv2_perception.model_spec import ModelSpec

@@ -95,7 +95,8 @@ def fetch(name: str, folder: Path, progress: Progress | None = None) -> Path:
         progress: called now and then while bytes arrive.
 
     Raises:
-        ModelError: the name is unknown, or the file is not what was published; it is removed.
+        ModelError: the name is unknown, or the file is not what was published; what was fetched
+            is removed then, what was there before is left.
         SetupError: the server cannot be reached, the transfer broke off, or the folder cannot be
             written.
     """
@@ -104,13 +105,17 @@ def fetch(name: str, folder: Path, progress: Progress | None = None) -> Path:
     published = PUBLISHED[name]
     path = folder / published.file_name
     if path.is_file():
-        check_hash(path, published)
+        check_hash(path, published, 'move it away, or give another --cache')
         return path
     partial = path.with_name(f'{path.name}.partial')
     try:
         folder.mkdir(parents=True, exist_ok=True)
         download(published.url, partial, progress)
-        check_hash(partial, published)
+        try:
+            check_hash(partial, published, 'it was removed, fetch it again')
+        except ModelError:
+            partial.unlink()
+            raise
         partial.replace(path)
     except (OSError, HTTPException) as exc:
         raise SetupError(
@@ -149,16 +154,11 @@ def download(url: str, partial: Path, progress: Progress | None) -> None:
         raise ConnectionError(f'it broke off after {done} of {total} bytes')
 
 
-def check_hash(path: Path, published: Published) -> None:
-    """Remove a file that is not the published one.
-
-    Raises:
-        ModelError: it was not.
-    """
+def check_hash(path: Path, published: Published, cure: str) -> None:
+    """Raise ModelError, which ends with the cure, if a file is not the published one."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != published.sha256:
-        path.unlink()
         raise ModelError(
             f'{path}: its sha256 is {digest}, that of {published.url} is {published.sha256}; '
-            'it was removed, fetch it again'
+            f'{cure}'
         )

@@ -136,8 +136,9 @@ def fit(
     if weights and not weights.is_file():
         raise ModelError(f'{weights}: no such file; --weights $(mnv2 fetch mobilenet_v2), say')
     last, kept = out / 'last.pt', out / 'best.pt'
-    if last.exists() and not resume:
-        raise DataError(f'{last} exists; go on with --resume, or choose another --out')
+    for path in () if resume else (last, kept, out / 'log.jsonl', out / 'curves.png'):
+        if path.exists():
+            raise DataError(f'{path} exists; go on with --resume, or choose another --out')
     facts = {
         'recipe': asdict(recipe),
         'weights_sha256': hashlib.sha256(weights.read_bytes()).hexdigest() if weights else '',

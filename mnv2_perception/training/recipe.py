@@ -20,6 +20,9 @@ RANGES: dict[str, tuple[float, float]] = {
     'max_scale': (0.05, 20.0),
     'min_crop': (0.05, 1.0),
     'encoder_depth': (3, 5),
+    'width_mult': (0.1, 10.0),
+    'crop_height': (32, 16384),
+    'crop_width': (32, 16384),
     'drawn': (0, math.inf),
 }
 

@@ -50,7 +50,7 @@ class SegmentationTask(Task):
         self.spec = spec
         self.recipe = recipe
         self.pairs = list_pairs(folder)
-        self.samples = read_folder(folder, len(spec.classes))
+        self.samples = read_folder(folder, spec.classes)
         self.val_pairs = list_pairs(val) if val else []
         data.check_disjoint(
             [image for image, _ in self.pairs], [image for image, _ in self.val_pairs]
@@ -125,12 +125,10 @@ def read_channels(text: str) -> tuple[int, ...]:
     Raises:
         DataError: it holds something else.
     """
-    try:
-        return tuple(int(part) for part in text.split(',') if part)
-    except ValueError as exc:
-        raise DataError(
-            f'--decoder-channels is {text!r}, expected numbers such as 64,32,16'
-        ) from exc
+    parts = [part.strip() for part in text.split(',') if part.strip()]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise DataError(f'--decoder-channels is {text!r}, expected numbers such as 64,32,16')
+    return tuple(map(int, parts))
 
 
 def check_labelled(

@@ -32,8 +32,9 @@ def ids_and_confidence(scores: NDArray[np.float32], output: str) -> tuple[Ids, I
         output: `logits`, `probabilities` or `sigmoid`; see ModelSpec.output.
 
     Returns:
-        Class ids (H, W) and the winning class's probability × 255, rounded, (H, W), both uint8.
-        `sigmoid` gives id 1 from probability 0.5 on and 0 below it.
+        Class ids (H, W) and the winning class's probability × 255, rounded, at least 1, (H, W),
+        both uint8. `sigmoid` gives id 1 from probability 0.5 on and 0 below it. A confidence of
+        0 means that the scores of the pixel are not finite; its id says nothing.
     """
     if output == 'sigmoid':
         probability = scores[0]
@@ -47,10 +48,16 @@ def ids_and_confidence(scores: NDArray[np.float32], output: str) -> tuple[Ids, I
             np.maximum(top, scores[class_id], out=top)
         if output == 'logits':
             total = np.zeros_like(top)
-            for class_scores in scores:
-                total += np.exp(class_scores - top)
+            with np.errstate(invalid='ignore'):  # infinity less infinity: NaN, as it should
+                for class_scores in scores:
+                    total += np.exp(class_scores - top)
             top = 1.0 / total
-    return ids, (np.clip(top, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    # NaN and infinity come through as NaN or infinity: of a class that wins and of one that loses.
+    confidence = np.clip(top * np.float32(255.0) + np.float32(0.5), 1.0, 255.0)
+    finite = np.isfinite(top)
+    if not finite.all():
+        confidence[~finite] = 0.0
+    return ids, confidence.astype(np.uint8)
 
 
 def known_ids(
@@ -74,15 +81,16 @@ def known_ids(
 
 
 def class_probabilities(scores: NDArray[np.float32], output: str) -> NDArray[np.float32]:
-    """Return the probability of each class of one image, (C,) float32.
+    """Return the probability of each class of one image, (C,) float32; NaN for no number.
 
     Args:
         scores: (C,) float32; (1,) for `sigmoid`, which gives two classes.
         output: `logits`, `probabilities` or `sigmoid`; see ModelSpec.output.
     """
     if output == 'logits':
-        powers = np.exp(scores - scores.max())
+        with np.errstate(invalid='ignore'):
+            powers = np.exp(scores - scores.max())
         return np.asarray(powers / powers.sum(), np.float32)
     if output == 'sigmoid':
         scores = np.concatenate([1.0 - scores, scores])
-    return np.clip(scores, 0.0, 1.0)
+    return np.where(np.isfinite(scores), np.clip(scores, 0.0, 1.0), np.float32(np.nan))

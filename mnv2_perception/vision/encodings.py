@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.errors import ImageError
+from mnv2_perception.vision.image_files import ids_from_png, is_cut_short
 
 
 class ImageFields(Protocol):
@@ -147,22 +148,15 @@ def labels_from_msg(msg: ImageFields) -> NDArray[np.uint8]:
 
 
 def labels_from_compressed_msg(msg: CompressedImageFields) -> NDArray[np.uint8]:
-    """Read the class ids of an 8-bit gray PNG: (height, width) uint8, owned by the caller.
+    """Read the class ids of a PNG: (height, width) uint8, owned by the caller.
 
     Raises:
-        ImageError: No PNG (JPEG blends neighbouring ids), not 8-bit gray, or damaged.
+        ImageError: see `ids_from_png`.
     """
-    head = bytes(msg.data[:26])  # ends with bit depth and colour type
-    # OpenCV stretches fewer bits to 0..255 and turns a palette's ids into its colours.
-    if head.startswith(_PNG) and head[24:] == b'\x08\x00':
-        ids = _decoded(msg)
-        if ids.ndim == 2:  # else with a transparent gray value
-            return ids
-    raise ImageError(
-        f'compressed labels (format {msg.format!r}): got data that starts with {head!r}, expected '
-        'a PNG of 8-bit gray without transparency; JPEG, palettes and other depths change ids: '
-        'publish labels as mono8, raw or as PNG'
-    )
+    try:
+        return ids_from_png(bytes(msg.data))
+    except ImageError as exc:
+        raise ImageError(f'compressed labels (format {msg.format!r}): {exc}') from exc
 
 
 _DEPTH = {'16UC1': ('u2', 0.001), 'mono16': ('u2', 0.001), '32FC1': ('f4', 1.0)}
@@ -197,9 +191,6 @@ def depth_from_msg(msg: ImageFields) -> NDArray[np.float32]:
     depth_m: NDArray[np.float32] = stored.astype(np.float32) * np.float32(unit_m)
     depth_m[~((depth_m > 0) & (depth_m < np.inf))] = np.nan
     return depth_m
-
-
-_PNG, _JPEG = b'\x89PNG\r\n\x1a\n', b'\xff\xd8\xff'
 
 
 def _described(msg: ImageFields) -> str:
@@ -276,8 +267,7 @@ def _decoded(msg: CompressedImageFields) -> NDArray[Any]:
     if 'compressedDepth' in msg.format:
         raise ImageError(f'{described}: this is depth; subscribe to the colour image instead')
     data = bytes(msg.data)
-    # libjpeg fills the missing part of a cut JPEG with gray: look for the end after the last scan.
-    cut = data.startswith(_JPEG) and data.rfind(b'\xff\xd9') < data.rfind(b'\xff\xda')
+    cut = is_cut_short(data)
     pixels: NDArray[Any] | None = None
     try:
         if data and not cut:

@@ -15,10 +15,12 @@ from mnv2_perception.data.folders import (
     list_pairs,
     read_folder,
     read_pair,
-    spread_images,
 )
 from mnv2_perception.data.from_masks import boxes_from_labels
+from mnv2_perception.data.images import read_image
 from mnv2_perception.errors import DataError
+
+ELEVEN = [f'class_{index}' for index in range(11)]
 
 
 @pytest.fixture
@@ -46,13 +48,92 @@ def test_an_image_is_rgb_and_a_label_its_ids(folder: Path) -> None:
 
 
 def test_ids_at_or_above_the_class_count_become_unlabelled(folder: Path) -> None:
-    _, label = read_folder(folder, 11)[0]
+    _, label = read_folder(folder, ELEVEN)[0]
     assert label.ravel().tolist() == [*range(11), *[255] * 13]
 
 
 def test_a_folder_without_images_tells_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r'no images; expected .*images/\*\.jpg'):
         list_pairs(tmp_path)
+
+
+@pytest.mark.parametrize('suffix', ['webp', 'bmp', 'tif', 'JPG', 'Png'])
+def test_images_of_every_common_suffix_count(folder: Path, suffix: str) -> None:
+    cv2.imwrite(str(folder / f'images/c.{suffix.lower()}'), np.zeros((4, 6, 3), np.uint8))
+    (folder / f'images/c.{suffix.lower()}').rename(folder / f'images/c.{suffix}')
+    (folder / 'labels/b.png').rename(folder / 'labels/c.PNG')
+    (folder / 'images/b.png').unlink()
+    assert read_pair(*list_pairs(folder)[1])[0].shape == (4, 6, 3)
+
+
+def test_files_that_are_left_out_are_told(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / 'images/notes.txt').write_text('')
+    (folder / 'images/.DS_Store').write_text('')
+    assert len(list_pairs(folder)) == 2
+    assert '1 files are left out (notes.txt)' in caplog.text
+
+
+def test_one_name_with_two_suffixes_is_refused(folder: Path) -> None:
+    (folder / 'images/b.png').with_suffix('.jpg').write_bytes(b'')
+    with pytest.raises(DataError, match='b is there with two suffixes'):
+        list_pairs(folder)
+
+
+def test_a_picture_that_was_cut_short_is_refused(folder: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    for name in ('b.jpg', 'b.png'):
+        whole = cv2.imencode(Path(name).suffix, noise)[1].tobytes()
+        (folder / 'images' / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(DataError, match=rf'{name}: was cut short'):
+            read_image(folder / 'images' / name)
+
+
+def test_a_picture_is_turned_as_its_exif_says_and_so_must_its_label_be(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    upright = np.zeros((8, 16, 3), np.uint8)
+    upright[:, 8:] = 255
+    stored = cv2.imencode('.jpg', np.rot90(upright))[1].tobytes()  # 6: turn clockwise to view
+    exif = b'Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0'
+    segment = b'\xff\xe1' + (len(exif) + 2).to_bytes(2, 'big') + exif
+    (folder / 'images/b.png').unlink()
+    (folder / 'images/b.jpg').write_bytes(stored[:2] + segment + stored[2:])
+    cv2.imwrite(str(folder / 'labels/b.png'), np.zeros((8, 16), np.uint8))
+    image, _ = read_pair(*list_pairs(folder)[1])
+    assert image.shape == (8, 16, 3) and image[:, 9:].min() > 200 > 50 > image[:, :7].max()
+    assert 'turned for viewing by their EXIF orientation' in caplog.text
+    cv2.imwrite(str(folder / 'labels/b.png'), np.zeros((16, 8), np.uint8))
+    with pytest.raises(DataError, match=r'b.png: is \(16, 8\).*EXIF orientation, and its label'):
+        read_pair(*list_pairs(folder)[1])
+
+
+def test_what_is_unlabelled_absent_or_unknown_is_told(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level('INFO')
+    read_folder(folder, ELEVEN)
+    assert 'the ids 11, 12, 13' in caplog.text and 'no class of 11' in caplog.text
+    assert '54.2 % unlabelled' in caplog.text  # 13 of 24 ids
+    caplog.clear()
+    read_folder(folder, [f'class_{index}' for index in range(26)])
+    assert 'no pixel of class_24, class_25' in caplog.text
+
+
+def test_labels_in_black_and_white_are_refused_with_the_cure(folder: Path) -> None:
+    for name in ('a', 'b'):
+        black_and_white = np.where(np.arange(24).reshape(4, 6) > 9, 255, 0).astype(np.uint8)
+        cv2.imwrite(str(folder / f'labels/{name}.png'), black_and_white)
+    with pytest.raises(DataError, match='write 1 instead of 255 for class_1'):
+        read_folder(folder, ELEVEN)
+
+
+def test_labels_of_other_classes_alone_are_refused_before_training(folder: Path) -> None:
+    for name in ('a', 'b'):
+        cv2.imwrite(str(folder / f'labels/{name}.png'), np.full((4, 6), 40, np.uint8))
+    with pytest.raises(DataError, match='no pixel has an id below 11'):
+        read_folder(folder, ELEVEN)
 
 
 def test_a_missing_label_is_named_and_counted(folder: Path) -> None:
@@ -64,8 +145,8 @@ def test_a_missing_label_is_named_and_counted(folder: Path) -> None:
 @pytest.mark.parametrize(
     ('label', 'told'),
     [
-        (np.zeros((4, 6, 3), np.uint8), 'one 8-bit channel'),
-        (np.zeros((4, 6), np.uint16), 'uint16'),
+        (np.full((4, 6, 3), (1, 2, 3), np.uint8), 'PNG of colours.*map each colour to its id'),
+        (np.full((4, 6), 256, np.uint16), 'the largest is 256'),
         (np.zeros((5, 6), np.uint8), r'is \(5, 6\), its image is \(4, 6\)'),
     ],
     ids=['colours', '16 bits', 'another size'],
@@ -73,13 +154,13 @@ def test_a_missing_label_is_named_and_counted(folder: Path) -> None:
 def test_a_label_that_is_none_is_refused(folder: Path, label: np.ndarray, told: str) -> None:
     cv2.imwrite(str(folder / 'labels/a.png'), label)
     with pytest.raises(DataError, match=told):
-        read_folder(folder, 11)
+        read_folder(folder, ELEVEN)
 
 
 def test_a_damaged_image_is_named(folder: Path) -> None:
     (folder / 'images/b.png').write_bytes(b'no picture')
     with pytest.raises(DataError, match=r'images/b\.png: is no readable image'):
-        read_folder(folder, 11)
+        read_folder(folder, ELEVEN)
 
 
 def test_the_hash_of_a_list_changes_with_names_and_contents(folder: Path) -> None:
@@ -276,44 +357,3 @@ def test_a_source_that_does_not_exist_or_is_no_table_is_told(tmp_path: Path) -> 
     (tmp_path / 'picture.jpg').write_bytes(b'\xff\xd8\xff')
     with pytest.raises(DataError, match=r'picture\.jpg: is no TSV file'):
         list_classified(tmp_path / 'picture.jpg', CLASSES)
-
-
-# What calibrates
-
-
-def write_reds(folder: Path, count: int) -> Path:
-    """Write images of red 0, 1, 2, ... at two depths."""
-    (folder / 'deep').mkdir(parents=True)
-    for index in range(count):
-        image = np.zeros((4, 6, 3), np.uint8)
-        image[..., 2] = index  # OpenCV writes BGR
-        below = 'deep/' if index % 2 else 'also_'
-        cv2.imwrite(str(folder / f'{below}{index}.png'), image)
-    return folder
-
-
-@pytest.mark.parametrize(('count', 'reds'), [(2, [0, 9]), (99, [0, 2, 4, 6, 8, 1, 3, 5, 7, 9])])
-def test_images_are_spread_over_a_folder(tmp_path: Path, count: int, reds: list[int]) -> None:
-    images = list(spread_images(write_reds(tmp_path / 'reds', 10), count))
-    assert [int(image[0, 0, 0]) for image in images] == reds
-
-
-def test_labels_beside_the_images_are_no_images(folder: Path) -> None:
-    assert len(list(spread_images(folder, 99))) == 2
-
-
-def test_images_are_spread_over_a_bag(tmp_path: Path) -> None:
-    pytest.importorskip('rosbags', reason='no rosbags: run make setup')
-    from mnv2_perception.scenes.bag import draw_bag
-    from mnv2_perception.scenes.street import draw_scene
-
-    draw_bag(tmp_path / 'bag', 7, 1.0, 4.0, 90, 120)
-    images = list(spread_images(tmp_path / 'bag', 2))
-    assert len(images) == 2
-    assert np.array_equal(images[0], draw_scene(7, 0.0, 90, 120)[0])
-    assert np.array_equal(images[1], draw_scene(7, 0.75, 90, 120)[0])
-
-
-def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match='no images; expected a folder'):
-        list(spread_images(tmp_path, 3))

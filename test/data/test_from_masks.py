@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from mnv2_perception.data.folders import list_classified, read_image
+from mnv2_perception.data.folders import list_classified
 from mnv2_perception.data.from_masks import write_patches
+from mnv2_perception.data.images import read_image
 from mnv2_perception.errors import DataError
 
 GROUPS = {'floor': [3, 4], 'wall': [1]}

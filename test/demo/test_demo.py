@@ -15,21 +15,18 @@ import yaml
 
 pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
 
-from mnv2_perception.bags.camera import CameraTopics, read_ids, read_stamps
+from mnv2_perception.bags.camera import read_ids, read_stamps
 from mnv2_perception.bags.read import BagReader
-from mnv2_perception.demo.run import (
-    AssumedCamera,
+from mnv2_perception.demo.folder import clear, LOGS
+from mnv2_perception.demo.topics import (
     CLASSIFICATION,
-    clear,
     CONFIDENCE,
     DETECTIONS,
     GRID,
     LABEL_INFO,
     MASK,
-    place_camera,
 )
 from mnv2_perception.engines import ENGINES
-from mnv2_perception.errors import BagError, SetupError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.scenes.bag import draw_bag
 from mnv2_perception.scenes.street import CLASSES
@@ -185,38 +182,19 @@ def test_a_bag_without_images_fails_the_demo_with_a_sentence(tmp_path: Path) -> 
     assert 'no_such_bag' in done.stderr and 'Traceback' not in done.stderr
 
 
-def test_what_a_bag_tells_of_its_camera_is_taken_and_the_rest_assumed() -> None:
-    assumed = AssumedCamera(height_m=0.4, pitch_rad=0.1, horizontal_fov_rad=1.2)
-    mute = CameraTopics('/front/image_raw/compressed', True, None, None)
-    values, words = place_camera(mute, assumed)
-    assert (values['camera_z_m'], values['camera_pitch_rad']) == (0.4, 0.1)
-    assert values['horizontal_fov_rad'] == 1.2 and not values['rectified']
-    assert words == 'assumed: 0.40 m above flat ground, pitch 0.10 rad, 1.20 rad wide'
-    told = CameraTopics('/front/image_rect', False, None, '/front/camera_info')
-    values, words = place_camera(told, assumed)
-    assert 'horizontal_fov_rad' not in values and values['rectified']
-    assert words == 'camera_info; assumed: 0.40 m above flat ground, pitch 0.10 rad'
-
-
-def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / 'thesis.txt').write_text('mine', encoding='utf-8')
-    (tmp_path / 'summary.json').write_text('{}', encoding='utf-8')
-    with pytest.raises(SetupError, match=r'thesis\.txt'):
-        clear(tmp_path, None)
-    assert (tmp_path / 'summary.json').exists()
-
-
-def test_a_bag_among_the_results_is_not_removed_but_refused(tmp_path: Path) -> None:
-    draw_bag(tmp_path / 'drawn_street', duration_s=0.2, height=64, width=64)
-    with pytest.raises(BagError, match='choose another --out'):
-        clear(tmp_path, tmp_path / 'drawn_street')
-    assert list((tmp_path / 'drawn_street').glob('*.mcap'))
-
-
 def test_an_earlier_demo_s_results_are_replaced(drawn_demo: Path) -> None:
     kept = shutil.copytree(drawn_demo, drawn_demo.with_name('copy'))
     clear(kept, None)
-    assert not list(kept.iterdir())
+    assert {path.name: path.stat().st_size for path in kept.iterdir()} == dict.fromkeys(LOGS, 0)
+
+
+@pytest.mark.parametrize('wrong', [['--engine', 'tpu'], ['--model', 'mobilenetv2_camvid_surface']])
+def test_a_demo_that_cannot_start_leaves_the_earlier_one_s_results(
+    drawn_demo: Path, wrong: list[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in drawn_demo.rglob('*')}
+    assert run_demo(drawn_demo, *wrong).returncode == 1
+    assert {path: path.stat().st_mtime_ns for path in drawn_demo.rglob('*')} == before
 
 
 @pytest.mark.parametrize(

@@ -306,7 +306,7 @@ class PretendedEngine:
             memory = (ctypes.c_uint8 * int(np.prod(shape))).from_address(self.addresses[name])
             arrays[name] = np.ctypeslib.as_array(memory).reshape(shape)
         arrays['class_ids'][:] = arrays['image'][..., 0]
-        arrays['confidence'][:] = arrays['image'][..., 1]
+        arrays['confidence'][:] = np.maximum(arrays['image'][..., 1], 1)
 
 
 def install(monkeypatch: pytest.MonkeyPatch, version: str = VERSION) -> TensorRT:

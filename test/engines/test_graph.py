@@ -60,7 +60,7 @@ def test_half_precision_gives_the_same_answers(
     model: Path, tmp_path: Path, mnv2_data: Path
 ) -> None:
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
-    from mnv2_perception.data.folders import read_image
+    from mnv2_perception.data.images import read_image
     from mnv2_perception.tasks.models import opening
     from mnv2_perception.tasks.pipeline import infer_images
 
@@ -160,7 +160,7 @@ def test_a_shipped_model_of_one_image_takes_several(
     model: Path, tmp_path: Path, mnv2_data: Path
 ) -> None:
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
-    from mnv2_perception.data.folders import read_image
+    from mnv2_perception.data.images import read_image
     from mnv2_perception.tasks.models import opening
     from mnv2_perception.tasks.pipeline import infer_images
 

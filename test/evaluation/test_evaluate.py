@@ -47,6 +47,8 @@ def test_figures_are_those_worked_out_by_hand(make_model: MakeModel, tmp_path: P
             'road': pytest.approx(2 / 3), 'sky': pytest.approx(2 / 3), 'car': 0.0, 'tram': None,
         },
         'pixel_accuracy': pytest.approx(4 / 6),
+        'unlabelled': 10 / 16,
+        'absent': ['tram'],
     }
 
 

@@ -50,7 +50,11 @@ def share(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Path:
 def launch(
     environment: dict[str, str], share: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Launched]]:
-    """Launch a file with arguments `name:=value`; `prefix` is a further ament prefix."""
+    """Launch a file with arguments `name:=value`.
+
+    The file is one of the package, by its name, or another, by its path; `prefix` is a further
+    ament prefix, `code` a further folder of Python modules.
+    """
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
 
@@ -64,15 +68,19 @@ def launch(
     started: list[subprocess.Popen[str]] = []
     log = tmp_path / 'launch.log'
 
-    def start(name: str, *arguments: str, prefix: str = '') -> Launched:
-        command = [sys.executable, '-c', LAUNCH, str(share / f'launch/{name}.launch.py')]
-        prefixes = os.pathsep.join(filter(None, [prefix, environment['AMENT_PREFIX_PATH']]))
+    def start(name: str | Path, *arguments: str, prefix: str = '', code: str = '') -> Launched:
+        path = name if isinstance(name, Path) else share / f'launch/{name}.launch.py'
+        command = [sys.executable, '-c', LAUNCH, str(path)]
+        further = {
+            name: os.pathsep.join(filter(None, [folder, environment.get(name)]))
+            for name, folder in (('AMENT_PREFIX_PATH', prefix), ('PYTHONPATH', code))
+        }
         with log.open('w') as output:
             started.append(subprocess.Popen(
                 [*command, *arguments], cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT,
                 text=True, start_new_session=True,
                 # launch_ros leaves its parameter files behind.
-                env={**environment, 'AMENT_PREFIX_PATH': prefixes, 'TMPDIR': str(tmp_path)},
+                env={**environment, **further, 'TMPDIR': str(tmp_path)},
             ))
         return Launched(started[-1], log, executor)
 

@@ -87,10 +87,15 @@ def test_a_bag_goes_through_the_nodes_and_its_end_ends_them(
         )
 
 
-def test_the_chosen_nodes_share_one_process(launch: Callable[..., Launched], drive: Path) -> None:
+def test_the_chosen_nodes_share_one_process(
+    launch: Callable[..., Launched], drive: Path, tmp_path: Path
+) -> None:
     from sensor_msgs.msg import LaserScan
 
-    launched = launch('replay', f'bag:={drive}')
+    params_file = tmp_path / 'robot.yaml'
+    # The drawn bag has no tf.
+    params_file.write_text('/**: {ros__parameters: {pose_source: parameters}}')
+    launched = launch('replay', f'bag:={drive}', f'params_file:={params_file}')
     scans = collect(launched, LaserScan, '/scan')
     launched.wait_until_subscribed('/camera/camera_info', '/costmap_node')
     spin_until_ended(launched)
@@ -109,7 +114,7 @@ def test_compressed_images_arrive_for_a_named_camera(
             new.write(topic, message.stamp_ns, message.cdr)
     launched = launch(
         'replay', f'bag:={tmp_path}/compressed', f'image:={topic.replace("front", "{camera}")}',
-        'cameras:=front', *SEGMENTATION,
+        'cameras:=front,', *SEGMENTATION,
     )
     masks = collect(launched, Image, '/front/segmentation/mask')
     spin_until_ended(launched)

@@ -3,7 +3,6 @@
 from array import array
 from contextlib import suppress
 import time
-import zlib
 
 import cv2
 import numpy as np
@@ -108,23 +107,6 @@ def some_message(encoding: str, height: int = 6, width: int = 8, padding: int = 
     else:
         image = image[..., 0]
     return message(encoding, image, height, padding)
-
-
-def png(header: bytes, rows: bytes, extra: bytes = b'') -> bytes:
-    """Write a PNG by hand: OpenCV cannot write palettes and few bits."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            len(body).to_bytes(4, 'big') + kind + body + zlib.crc32(kind + body).to_bytes(4, 'big')
-        )
-
-    parts = chunk(b'IHDR', header), extra and chunk(extra[:4], extra[4:])
-    return (
-        b'\x89PNG\r\n\x1a\n'
-        + b''.join(parts)
-        + chunk(b'IDAT', zlib.compress(rows))
-        + chunk(b'IEND', b'')
-    )
 
 
 def compressed(image: NDArray[np.generic], extension: str, text: str) -> CompressedImage:
@@ -410,20 +392,17 @@ def test_png_labels_come_back_exactly() -> None:
     [
         pytest.param(cv2.imencode('.jpg', np.zeros((8, 8), np.uint8))[1].tobytes(), id='jpeg'),
         pytest.param(
-            cv2.imencode('.png', np.zeros((8, 8, 3), np.uint8))[1].tobytes(), id='colour'
+            cv2.imencode('.png', np.full((8, 8, 3), (1, 2, 3), np.uint8))[1].tobytes(), id='colour'
         ),
-        pytest.param(cv2.imencode('.png', np.zeros((8, 8), np.uint16))[1].tobytes(), id='16 bits'),
-        pytest.param(png(bytes([0, 0, 0, 8, 0, 0, 0, 1, 1, 0, 0, 0, 0]), b'\0\x0f'), id='1 bit'),
         pytest.param(
-            png(bytes([0, 0, 0, 2, 0, 0, 0, 1, 8, 3, 0, 0, 0]), b'\0\0\1', b'PLTE' + bytes(6)),
-            id='palette',
+            cv2.imencode('.png', np.full((8, 8), 256, np.uint16))[1].tobytes(), id='16 bits'
         ),
         pytest.param(b'', id='empty'),
         pytest.param(b'\x89PNG\r\n\x1a\n', id='cut'),
     ],
 )
-def test_compressed_labels_that_would_change_ids_are_refused(data: bytes) -> None:
-    with pytest.raises(ImageError, match='8-bit gray'):
+def test_compressed_labels_that_hold_no_ids_are_refused(data: bytes) -> None:
+    with pytest.raises(ImageError, match=r'compressed labels \(format .png.\): class ids: '):
         messages.labels_from_compressed_msg(CompressedImage(format='png', data=array('B', data)))
 
 

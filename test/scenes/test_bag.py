@@ -8,9 +8,10 @@ import pytest
 from mnv2_perception.bags.camera import read_ids, read_images
 from mnv2_perception.bags.read import BagReader, header_stamp_ns
 from mnv2_perception.errors import BagError, ImageError
-from mnv2_perception.scenes import street
 from mnv2_perception.scenes.bag import draw_bag, FRAME_ID, IMAGE_TOPIC, INFO_TOPIC, LABEL_TOPIC
-from mnv2_perception.scenes.street import CLASSES, draw_scene
+from mnv2_perception.scenes.drive import drive_of
+from mnv2_perception.scenes.layout import block_of
+from mnv2_perception.scenes.street import camera_height_m, CLASSES, draw_scene
 from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 from mnv2_perception.vision.projection import ground_points
@@ -65,10 +66,10 @@ def test_by_camera_info_and_height_a_lamp_and_the_kerb_lie_where_the_street_has_
         info = reader.deserialize(next(iter(reader.messages([INFO_TOPIC]))))
     (_, ids), = read_ids(tmp_path / 'bag', LABEL_TOPIC)
     camera = Camera.from_info(info)
-    pose = Pose.from_rpy(0.0, 0.0, street.camera_height_m(seed), 0.0, 0.0, 0.0)
+    pose = Pose.from_rpy(0.0, 0.0, camera_height_m(seed), 0.0, 0.0, 0.0)
     ground = ground_points(camera, pose @ BODY_FROM_OPTICAL, 12.0, 1.0)
 
-    drive, lamp = street._drive(seed), street._block(seed, -1, 0).posts[0]
+    drive, lamp = drive_of(seed), block_of(seed, -1, 0).posts[0]
     # World x is to the right of the road's middle; the drawn drive starts at z = 0.
     expected = np.array([lamp.distance_m, drive.lane_x_m - lamp.x_m])
     column = round(float(camera.project(np.array([-expected[1], 1.5, expected[0]]))[0]))

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 import pytest
 
 from mnv2_perception.errors import ImageError
+from mnv2_perception.scenes.drive import drive_of
+from mnv2_perception.scenes.layout import block_of
 from mnv2_perception.scenes.street import CLASSES, draw_scene
 
 _CAMVID_SHARES = {'sky': 0.17, 'building': 0.24, 'road': 0.33, 'pavement': 0.047, 'tree': 0.10,
@@ -62,6 +64,22 @@ def test_another_process_draws_the_same_frame() -> None:
     other = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
                            check=True)
     assert other.stdout.strip() == _digest(5, 2.0)
+
+
+def test_a_seed_is_the_same_street_on_every_machine() -> None:
+    # Not by the pixels' hash: their last bit is the processor's.
+    drive = drive_of(7)
+    assert (drive.sunny, drive.drive_side, drive.parking, drive.storeys) == (False, -1, True, 2)
+    assert drive.camera_height_m == pytest.approx(1.5460525590)
+    assert drive.road_half_m == pytest.approx(4.6119686831)
+    left, right = block_of(7, -1, 1), block_of(7, 1, 1)
+    assert [len(things) for things in (left.buildings, left.signs, left.parked)] == [4, 3, 2]
+    assert [len(things) for things in (right.trees, right.posts, right.side_roads)] == [3, 4, 1]
+    assert left.signs[0].distance_m == pytest.approx(47.2176124015)
+    _, class_ids = draw_scene(7, 0.0, 240, 320)
+    shares = np.bincount(class_ids.ravel(), minlength=len(CLASSES)) / class_ids.size
+    np.testing.assert_allclose(shares, [0.2275, 0.2244, 0.0171, 0.3203, 0.0184, 0.0183, 0.0040,
+                                        0.0148, 0.1525, 0.0013, 0.0013], atol=0.001)
 
 
 def test_returned_arrays_belong_to_the_caller() -> None:

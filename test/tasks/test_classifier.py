@@ -123,6 +123,16 @@ def test_a_spec_that_contradicts_the_graph_is_refused(
         (Segmenter if 'task' in changes else Classifier).open(model)
 
 
+@pytest.mark.parametrize('output', ['logits', 'probabilities'])
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_scores_that_are_not_finite_reject_the_image(
+    tmp_path: Path, output: str, bad: float
+) -> None:
+    classifier = Classifier.open(write_mean_colour(tmp_path / 'm.onnx', output=output))
+    with pytest.raises(ModelError, match='NaN or infinite'):
+        classifier.finish(plain(1, 2, 3), [np.array([[1.0, bad, 0.0]], np.float32)])
+
+
 def test_a_model_for_another_task_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match='is for classification; choose a model for segmentation'):
         Segmenter.open(write_mean_colour(tmp_path / 'm.onnx'))

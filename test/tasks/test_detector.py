@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fixed_detector import write_detector
+from fixed_detector import Row, ROWS, write_detector
 import numpy as np
 import pytest
 
@@ -68,6 +68,16 @@ def test_an_image_that_is_none_is_refused(model: Path) -> None:
         Detector.open(model)(IMAGE[..., 0])
 
 
+@pytest.mark.parametrize('row', [
+    (0.1, 0.1, 0.2, 0.2, np.nan, 0), (0.1, np.nan, 0.2, 0.2, 0.01, 0),
+    (0.1, 0.1, np.inf, 0.2, 0.9, 0),
+])
+def test_a_box_that_is_not_finite_rejects_the_image(tmp_path: Path, row: Row) -> None:
+    detector = Detector.open(write_detector(tmp_path / 'm.onnx', 8, 8, [ROWS[0], row]))
+    with pytest.raises(ModelError, match=r'50.0% of its output .* NaN or infinite'):
+        detector(np.zeros((8, 8, 3), np.uint8))
+
+
 def test_a_model_for_another_task_is_refused_both_ways(model: Path) -> None:
     with pytest.raises(ModelError, match='is for detection; choose a model for segmentation'):
         Segmenter.open(model)
@@ -76,8 +86,7 @@ def test_a_model_for_another_task_is_refused_both_ways(model: Path) -> None:
 
 
 def test_outputs_in_another_order_are_refused(tmp_path: Path) -> None:
-    import onnx
-
+    onnx = pytest.importorskip('onnx', reason='no onnx: run make setup-train')
     path = write_detector(tmp_path / 'model.onnx', 32, 64)
     proto = onnx.load(path)
     outputs = list(proto.graph.output)
@@ -89,8 +98,7 @@ def test_outputs_in_another_order_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_score_for_each_box_is_needed(tmp_path: Path) -> None:
-    import onnx
-
+    onnx = pytest.importorskip('onnx', reason='no onnx: run make setup-train')
     path = write_detector(tmp_path / 'model.onnx', 32, 64)
     proto = onnx.load(path)
     del proto.graph.output[2]

@@ -79,7 +79,7 @@ def test_at_the_networks_size_the_mask_is_pixel_exact(make_model: MakeModel) -> 
     image = noise(32, 64)
     result = segmenter(image)
     assert np.array_equal(result.class_ids, image[..., 0])
-    assert np.array_equal(result.confidence, image[..., 1])
+    assert np.array_equal(result.confidence, np.maximum(image[..., 1], 1))
     assert result.class_ids.dtype == result.confidence.dtype == np.uint8
 
 
@@ -203,7 +203,7 @@ def test_rotate_turns_the_image_for_the_network_and_the_mask_back(
     result = segmenter(image)
     assert np.array_equal(seen[0][0], np.rot90(image, -degrees // 90))
     assert np.array_equal(result.class_ids, image[..., 0])
-    assert np.array_equal(result.confidence, image[..., 1])
+    assert np.array_equal(result.confidence, np.maximum(image[..., 1], 1))
     assert result.class_ids.flags.c_contiguous
 
 
@@ -219,7 +219,7 @@ def test_ignored_pixels_have_no_class_and_keep_their_confidence(tmp_path: Path) 
     result = identity_segmenter(tmp_path, 30, 20, rotate=90, ignore_mask=ignored)(image)
     assert (result.class_ids[ignored] == UNLABELLED).all()
     assert np.array_equal(result.class_ids[~ignored], image[~ignored][:, 0])
-    assert np.array_equal(result.confidence, image[..., 1])
+    assert np.array_equal(result.confidence, np.maximum(image[..., 1], 1))
 
 
 def test_an_ignore_mask_of_another_size_is_refused(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_pixels_below_min_confidence_have_no_class(
     segmenter = identity_segmenter(tmp_path, 16, 16, min_confidence=min_confidence)
     result = segmenter(image)
     assert np.array_equal(result.class_ids == UNLABELLED, image[..., 1] < least)
-    assert np.array_equal(result.confidence, image[..., 1])
+    assert np.array_equal(result.confidence, np.maximum(image[..., 1], 1))
 
 
 def test_min_confidence_may_change_between_images(tmp_path: Path) -> None:
@@ -307,8 +307,34 @@ def test_a_dark_frame_is_scaled_by_type_not_by_content(tmp_path: Path) -> None:
     dark = noise(6, 8) // 128  # nothing brighter than 1
     segmenter = Segmenter.open(float_model(tmp_path / 'm.onnx', float_spec('probabilities')))
     result = segmenter(dark)
-    assert np.array_equal(result.confidence, dark.max(axis=2))
+    assert np.array_equal(result.confidence, np.maximum(dark.max(axis=2), 1))
     assert np.array_equal(result.class_ids, dark.argmax(axis=2))
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+@pytest.mark.parametrize('output', ['logits', 'probabilities'])
+def test_a_pixel_without_a_finite_score_rejects_the_image(
+    tmp_path: Path, output: str, bad: float
+) -> None:
+    segmenter = Segmenter.open(float_model(tmp_path / 'm.onnx', float_spec(output)))
+    scores = np.ones((1, 3, 6, 8), np.float32)
+    scores[0, 2, 1, 4] = bad
+    with pytest.raises(ModelError, match=r'm.onnx: 2.1% of its output .* NaN or infinite.*fp32'):
+        segmenter.finish(noise(6, 8), [scores])
+
+
+def test_a_class_that_cannot_be_is_no_overflow(tmp_path: Path) -> None:
+    segmenter = Segmenter.open(float_model(tmp_path / 'm.onnx', float_spec('logits')))
+    scores = np.zeros((1, 3, 6, 8), np.float32)
+    scores[0, 0] = -np.inf
+    assert (segmenter.finish(noise(6, 8), [scores]).class_ids == 1).all()
+
+
+def test_a_confidence_of_zero_from_the_graph_rejects_the_image(tmp_path: Path) -> None:
+    ids, confidence = np.zeros((1, 6, 8), np.uint8), np.full((1, 6, 8), 200, np.uint8)
+    confidence[0, 2, 3] = 0
+    with pytest.raises(ModelError, match='NaN or infinite'):
+        identity_segmenter(tmp_path, 6, 8).finish(noise(6, 8), [ids, confidence])
 
 
 @pytest.mark.parametrize(('order', 'channels'), [('rgb', [0, 1, 2]), ('bgr', [2, 1, 0])])

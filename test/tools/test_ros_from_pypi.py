@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import importlib.util
 import json
 import os
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from types import ModuleType
 
@@ -23,7 +25,8 @@ SETUP = TOOL / 'setup_venv.py'
 FROM_PYPI = not os.environ.get('ROS_DISTRO')
 
 # RIHS01 hashes of vision_msgs 4.1.1 and tf2_msgs (Jazzy), computed by rosidl from the definitions
-# that ROS releases. DDS peers compare them, so an equal hash means equal on the wire.
+# that ROS releases; Kilted's (vision_msgs 4.2.0) are the same. DDS peers compare them, so an equal
+# hash means equal on the wire.
 OFFICIAL: dict[str, str] = json.loads(
     (Path(__file__).parent / 'official_type_hashes.json').read_text()
 )
@@ -163,11 +166,13 @@ def test_where_a_distro_is_sourced_nothing_of_pypis_ros_is_used(
     monkeypatch.setenv('PATH', '')
     tool = load(script_of(clone))
 
-    assert tool.sourced_distro() == 'jazzy'
-    assert [step.name for step in tool.steps_for('jazzy', False)] == [
-        'venv', 'packages', 'repository',
-    ]
-    assert not {'g++', 'make', 'python3-dev'} & {package for _, package in tool.missing('jazzy')}
+    place = tool.place_for()
+    assert (place.distro, place.sourced, place.venv.name) == ('jazzy', True, '.venv')
+    steps = [step.name for step in tool.steps_for(place, False)]
+    assert steps == ['venv', 'packages', 'repository']
+    assert not {'g++', 'make', 'python3-dev'} & {package for _, package in tool.missing(place)}
+    with pytest.raises(SystemExit, match='ROS jazzy is sourced, and kilted was asked for'):
+        tool.place_for('kilted')
 
 
 def test_a_sourced_distro_whose_rclpy_this_python_cannot_load_is_refused(
@@ -176,9 +181,109 @@ def test_a_sourced_distro_whose_rclpy_this_python_cannot_load_is_refused(
     monkeypatch.delenv('PYTHONPATH', raising=False)
     monkeypatch.setenv('ROS_DISTRO', 'nonesuch')
     tool = load(script_of(clone))
-    monkeypatch.setattr(tool, 'sourced_distro', lambda: None)
 
-    assert 'ros-nonesuch-rclpy' in [package for _, package in tool.missing(None)]
+    assert 'ros-nonesuch-rclpy' in [package for _, package in tool.missing(tool.place_for())]
+
+
+@pytest.mark.parametrize(
+    ('asked', 'distro', 'venv'),
+    [(None, 'jazzy', '.venv'), ('jazzy', 'jazzy', '.venv'), ('kilted', 'kilted', '.venv-kilted')],
+)
+def test_each_distro_from_pypi_has_pins_and_an_environment_of_its_own(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None, distro: str, venv: str
+) -> None:
+    monkeypatch.delenv('ROS_DISTRO', raising=False)
+    tool = load(script_of(clone))
+    place = tool.place_for(asked)
+    assert (place.distro, place.sourced, place.venv) == (distro, False, clone / venv)
+    pins = tool.requirements(f'requirements-ros-{distro}.txt')
+    assert any(line.startswith('ros-rclpy') for line in pins)
+    packages = {step.name: step.inputs for step in tool.steps_for(place, False)}['packages']
+    with (clone / f'tools/ros_from_pypi/requirements-ros-{distro}.txt').open('a') as stream:
+        stream.write('# changed\n')
+    assert packages != {s.name: s.inputs for s in tool.steps_for(place, False)}['packages']
+
+
+def make(*arguments: str) -> list[str]:
+    """Return the commands that `make` would run."""
+    command = ['make', '--dry-run', '--no-print-directory', *arguments]
+    env = bare_environment()
+    answer = subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, check=True
+    )
+    return answer.stdout.splitlines()
+
+
+@pytest.mark.skipif(shutil.which('make') is None, reason='needs make')
+@pytest.mark.parametrize(
+    ('distro', 'venv', 'option'),
+    [('', '.venv', ''), ('jazzy', '.venv', ' --distro jazzy'),
+     ('kilted', '.venv-kilted', ' --distro kilted')],
+)
+def test_make_test_installs_what_its_tests_need_and_make_demo_stays_light(
+    distro: str, venv: str, option: str
+) -> None:
+    set_up = f'python3 tools/ros_from_pypi/setup_venv.py{option}'
+    first, tests = make('test', f'DISTRO={distro}')
+    assert first.split() == f'{set_up} --train'.split()
+    assert tests.startswith(f'{venv}/bin/python -m pytest')
+    first, demo = make('demo', f'DISTRO={distro}')
+    assert first.split() == set_up.split()
+    assert demo.startswith(f'{venv}/bin/mnv2 demo ')
+
+
+class Index(BaseHTTPRequestHandler):
+    """Answers as a package index that has torch."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == '/whl/torch/' else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def torch_index(clone: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ModuleType, str]]:
+    """The set-up script, which asks a server of this test for torch; and that server's index."""
+    monkeypatch.delenv('TORCH_INDEX', raising=False)
+    for name in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
+        monkeypatch.delenv(name, raising=False)
+    tool = load(script_of(clone))
+    monkeypatch.setattr(tool.shutil, 'which', lambda name: None)  # no nvidia-smi
+    with ThreadingHTTPServer(('127.0.0.1', 0), Index) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        index = f'http://127.0.0.1:{server.server_port}/whl'
+        monkeypatch.setattr(tool, 'CPU_TORCH_INDEX', index)
+        yield tool, index
+        server.shutdown()
+
+
+def test_torch_comes_without_cuda_where_its_index_answers(
+    torch_index: tuple[ModuleType, str]
+) -> None:
+    tool, index = torch_index
+    assert tool.torch_index()[0] == index
+
+
+def test_an_index_that_does_not_answer_is_said_and_passed_by(
+    torch_index: tuple[ModuleType, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool, index = torch_index
+    monkeypatch.setattr(tool, 'CPU_TORCH_INDEX', f'{index}/nowhere')
+    taken, why = tool.torch_index()
+    assert taken == ''
+    assert f'{index}/nowhere does not answer' in why and 'TORCH_INDEX' in why
+
+
+def test_an_index_that_is_named_is_taken_unasked_and_a_gpu_gets_cuda(
+    torch_index: tuple[ModuleType, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool, _ = torch_index
+    monkeypatch.setattr(tool.shutil, 'which', lambda name: f'/usr/bin/{name}')
+    assert tool.torch_index()[0] == ''
+    monkeypatch.setenv('TORCH_INDEX', 'https://index.example/simple')
+    assert tool.torch_index()[0] == 'https://index.example/simple'
 
 
 @pytest.mark.parametrize(
@@ -193,11 +298,12 @@ def test_a_sourced_distro_whose_rclpy_this_python_cannot_load_is_refused(
 )
 def test_a_changed_input_redoes_what_rests_on_it(clone: Path, file: str, redone: set[str]) -> None:
     tool = load(script_of(clone))
-    before = {step.name: step.inputs for step in tool.steps_for(None, True)}
+    place = tool.Place('jazzy', False, clone / '.venv')
+    before = {step.name: step.inputs for step in tool.steps_for(place, True)}
     with (clone / file).open('a') as stream:
         stream.write('# changed\n')
 
-    after = {step.name: step.inputs for step in tool.steps_for(None, True)}
+    after = {step.name: step.inputs for step in tool.steps_for(place, True)}
     assert {name for name in after if after[name] != before[name]} == redone
 
 
@@ -217,7 +323,7 @@ def running_setup(clone: Path) -> Iterator[subprocess.Popen[str]]:
 def wait_until_running(clone: Path, step: str) -> None:
     tool = load(script_of(clone))
     end = time.monotonic() + 60
-    while tool.read_state().get('running') != step:
+    while tool.read_state(tool.place_for()).get('running') != step:
         assert time.monotonic() < end, f'step {step} never began'
         time.sleep(0.05)
 
@@ -247,19 +353,24 @@ def test_a_killed_run_is_repaired_by_the_next(clone: Path) -> None:
 @pytest.mark.ros
 def test_a_second_run_is_fast_and_changes_nothing() -> None:
     tool = load(SETUP)
-    state = tool.read_state()
-    train = 'train' in state
-    if any(state.get(s.name) != s.inputs for s in tool.steps_for(tool.sourced_distro(), train)):
-        pytest.skip('.venv is not up to date: make setup')
-    watched = [tool.STATE, tool.VENV, tool.VENV / 'bin', tool.VENV / tool.SITE_PACKAGES]
+    distro = Path(sys.prefix).name.removeprefix('.venv-')
+    asked = distro if distro in tool.DISTROS else None
+    place = tool.place_for(asked)
+    state = tool.read_state(place)
+    steps = tool.steps_for(place, 'train' in state)
+    if any(state.get(step.name) != step.inputs for step in steps):
+        pytest.skip(f'{place.venv.name} is not up to date: make setup')
+    venv = place.venv
+    watched = [place.state, venv, venv / 'bin', venv / tool.SITE_PACKAGES]
     before = [path.stat().st_mtime_ns for path in watched]
 
     started = time.monotonic()
+    options = ['--distro', asked] if asked else []
     answer = subprocess.run(
-        [sys.executable, str(SETUP)], capture_output=True, text=True, check=False
+        [sys.executable, str(SETUP), *options], capture_output=True, text=True, check=False
     )
     assert time.monotonic() - started < 5.0
-    assert (answer.returncode, answer.stdout) == (0, '.venv is up to date\n')
+    assert (answer.returncode, answer.stdout) == (0, f'{venv.name} is up to date\n')
     assert [path.stat().st_mtime_ns for path in watched] == before
 
 
@@ -272,7 +383,7 @@ def test_requirements_are_pinned_exactly(file: Path) -> None:
 
 
 def test_a_workspace_build_passes_the_definitions_by() -> None:
-    colcon = shutil.which('colcon', path=f'{ROOT}/.venv/bin:{os.environ["PATH"]}')
+    colcon = shutil.which('colcon', path=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
     if colcon is None:
         pytest.skip('needs colcon: make setup')
     command = [colcon, '--log-base', os.devnull, 'list', '--names-only', '--base-paths', str(ROOT)]

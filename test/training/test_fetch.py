@@ -131,12 +131,14 @@ def test_a_partial_file_of_something_else_is_removed(
     assert fetch(NAME, tmp_path).read_bytes() == CONTENT
 
 
-def test_what_is_not_the_published_file_is_removed(server: Server, tmp_path: Path) -> None:
+def test_a_file_of_the_user_that_is_not_the_published_one_is_left(
+    server: Server, tmp_path: Path
+) -> None:
     path = tmp_path / FILE_NAME
     path.write_bytes(b'put here by hand, cut short')
-    with pytest.raises(ModelError, match=rf'weights\.pth: its sha256 is .*{server.url}'):
+    with pytest.raises(ModelError, match=rf'its sha256 is .*{server.url}.*; move it away'):
         fetch(NAME, tmp_path)
-    assert names(tmp_path) == [] and server.requests == []
+    assert path.read_bytes() == b'put here by hand, cut short' and server.requests == []
 
 
 def test_without_a_network_it_says_where_to_put_the_file(tmp_path: Path) -> None:

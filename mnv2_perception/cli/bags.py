@@ -1,0 +1,75 @@
+"""`mnv2 bag play|record|draw`."""
+
+import argparse
+import importlib.util
+import os
+from pathlib import Path
+import sys
+from typing import TYPE_CHECKING
+
+from mnv2_perception.cli.options import add_command, COUNT, Number, PIXELS
+from mnv2_perception.errors import SetupError
+
+if TYPE_CHECKING:
+    from mnv2_perception.cli.options import Commands
+
+NODES = {'play': 'bag_player_node', 'record': 'bag_recorder_node'}
+
+
+def add(commands: 'Commands') -> None:
+    """Add the commands."""
+    about = 'Play, record or draw bags, without `ros2 bag`.'
+    bag = commands.add_parser('bag', help=about, description=about)
+    bag_commands = bag.add_subparsers(metavar='COMMAND', required=True)
+    for name, what in (('play', 'Play a bag with /clock.'), ('record', 'Record topics.')):
+        bag_commands.add_parser(name, help=what)  # become_node() hands these over whole
+    draw = add_command(
+        bag_commands, 'draw', draw_command, 'Draw a drive through a street, with labels.'
+    )
+    draw.add_argument('out', type=Path, help="the new bag's folder")
+    draw.add_argument('--seed', type=COUNT, default=7, help='one seed is one drive (%(default)s)')
+    draw.add_argument(
+        '--seconds', type=Number(float, 0.0, 86400.0, above=True), default=6.0,
+        help='(%(default)s)',
+    )
+    draw.add_argument(
+        '--rate-hz', type=Number(float, 0.0, 1000.0, above=True), default=15.0,
+        help='(%(default)s)',
+    )
+    draw.add_argument('--height', type=PIXELS, default=360, help='(%(default)s)')
+    draw.add_argument('--width', type=PIXELS, default=480, help='(%(default)s)')
+
+
+def become_node(args: list[str]) -> None:
+    """Become a node's process, so that signals reach it as if it had been started itself.
+
+    Does nothing where the command line asks for something else.
+
+    Raises:
+        SetupError: rclpy or rosbags is missing.
+    """
+    if len(args) < 2 or args[0] != 'bag' or args[1] not in NODES:
+        return
+    check_rosbags()
+    if importlib.util.find_spec('rclpy') is None:
+        raise SetupError('this needs ROS 2: run `make setup`, or source a ROS distro')
+    module = f'mnv2_perception.nodes.{NODES[args[1]]}'
+    os.execv(sys.executable, [sys.executable, '-m', module, *args[2:]])
+
+
+def check_rosbags() -> None:
+    """Raise SetupError unless rosbags is installed; no distro packages it."""
+    if importlib.util.find_spec('rosbags') is None:
+        raise SetupError('bags need rosbags: pip install rosbags, or run `make setup`')
+
+
+def draw_command(arguments: argparse.Namespace) -> None:
+    """Draw a bag."""
+    check_rosbags()
+    from mnv2_perception.scenes.bag import draw_bag
+
+    draw_bag(
+        arguments.out, arguments.seed, arguments.seconds, arguments.rate_hz, arguments.height,
+        arguments.width,
+    )
+    print(arguments.out)

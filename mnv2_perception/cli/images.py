@@ -1,0 +1,133 @@
+"""`mnv2 run|evaluate`: a model on a picture, and on labelled ones."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+import cv2
+
+from mnv2_perception.cli.options import (
+    add_command,
+    add_force,
+    add_model_options,
+    check_output,
+    FRACTION,
+    table,
+)
+from mnv2_perception.errors import ImageError
+
+if TYPE_CHECKING:
+    from mnv2_perception.cli.options import Commands
+
+
+def add(commands: 'Commands') -> None:
+    """Add the commands."""
+    run = add_command(
+        commands, 'run', run_command,
+        'Segment one picture or find the objects in it and write the overlay, or classify it and '
+        'print the five likeliest.',
+    )
+    run.add_argument('image', type=Path, help='a picture file')
+    run.add_argument('--out', type=Path, default=Path('overlay.png'), help='(%(default)s)')
+    run.add_argument('--mask', type=Path, help="also write a segmentation's class ids, as PNG")
+    run.add_argument(
+        '--min-confidence', type=FRACTION, default=0.0, help='of pixels, 0 to 1 (%(default)s)'
+    )
+    run.add_argument(
+        '--min-score', type=FRACTION, default=0.3, help='of boxes, 0 to 1 (%(default)s)'
+    )
+    add_model_options(run, optional=True)
+    add_force(run)
+
+    evaluate = add_command(
+        commands, 'evaluate', evaluate_command, 'Measure accuracy on labelled images.'
+    )
+    add_model_options(evaluate, optional=False)
+    evaluate.add_argument(
+        'data', type=Path,
+        help='segmentation: holds images/*.jpg and labels/*.png; classification: holds '
+        "CLASS/*.jpg, or a TSV file of images and labels; detection: boxes in COCO's JSON, which "
+        "also measures the objects in a segmentation's masks",
+    )
+    evaluate.add_argument('--json', action='store_true')
+
+
+def run_command(arguments: argparse.Namespace) -> None:
+    """Segment or classify one picture, or find the objects in it."""
+    from mnv2_perception.tasks.classifier import Classifier
+    from mnv2_perception.tasks.detector import Detector
+    from mnv2_perception.tasks.models import opening
+    from mnv2_perception.tasks.segmenter import Segmenter
+    from mnv2_perception.vision.overlay import blend_mask, draw_boxes, draw_legend
+
+    out, mask = arguments.out, arguments.mask
+    if not arguments.image.is_file():
+        raise ImageError(f'{arguments.image}: there is no such file')
+    if mask:  # class ids need a lossless file
+        check_output(mask, arguments.force, [arguments.image, out], ['.png'])
+    picture = cv2.imread(str(arguments.image), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise ImageError(f'{arguments.image}: is no readable picture')
+    image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    with opening(
+        arguments.model, arguments.engine, arguments.threads, precision=arguments.precision
+    ) as (engine, spec):
+        if mask and spec.task != 'segmentation':
+            raise ImageError(
+                f'{mask}: {spec.name} is for {spec.task} and makes no mask; leave out --mask'
+            )
+        if spec.task == 'classification':
+            classifier = Classifier(engine, spec, min_confidence=arguments.min_confidence)
+            classified = classifier(image)
+            for class_id, score in zip(classified.class_ids, classified.scores, strict=True):
+                print(f'{score:.3f}  {spec.classes[class_id]}')
+            return
+        check_output(out, arguments.force, [arguments.image])
+        if not cv2.haveImageWriter(str(out)):
+            raise ImageError(f'{out}: OpenCV knows no such format; end it in .png')
+        if spec.task == 'detection':
+            found = Detector(engine, spec, arguments.min_score)(image)
+            overlay = draw_boxes(
+                image, found.boxes, found.scores, found.class_ids, spec.classes, spec.colours
+            )
+            write_picture(out, cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
+            return
+        result = Segmenter(engine, spec, arguments.min_confidence)(image)
+    overlay = draw_legend(
+        blend_mask(image, result.class_ids, spec.colours), spec.classes, spec.colours
+    )
+    write_picture(out, cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
+    if mask:
+        write_picture(mask, result.class_ids)
+
+
+def write_picture(path: Path, picture: Any) -> None:
+    """Write a picture file, whole or not at all, and say so.
+
+    Raises:
+        ImageError: it cannot be written.
+    """
+    from mnv2_perception.data.files import replacing
+
+    with replacing(path) as partial:
+        try:
+            written = cv2.imwrite(str(partial), picture)
+        except cv2.error as exc:
+            raise ImageError(f'{path}: OpenCV cannot write it ({exc.err}); end it in .png') \
+                from exc
+        if not written:
+            raise ImageError(f'{path}: cannot be written; is there room on the disk?')
+    print(path)
+
+
+def evaluate_command(arguments: argparse.Namespace) -> None:
+    """Measure accuracy, of what the model is for."""
+    from mnv2_perception.evaluation.evaluate import evaluate_model
+    from mnv2_perception.tasks.models import opening
+
+    with opening(
+        arguments.model, arguments.engine, arguments.threads, precision=arguments.precision
+    ) as (engine, spec):
+        result = evaluate_model(engine, spec, arguments.data)
+    print(json.dumps(result, indent=2) if arguments.json else table(result))

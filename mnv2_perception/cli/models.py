@@ -1,0 +1,233 @@
+"""`mnv2 info|build|quantize|benchmark`: what a model is, and other forms of it."""
+
+import argparse
+from collections.abc import Mapping
+import json
+import logging
+from pathlib import Path
+import signal
+import sys
+from typing import Any, TYPE_CHECKING
+
+from mnv2_perception.cli.options import (
+    add_command,
+    add_force,
+    AT_LEAST_ONE,
+    check_output,
+    MODEL_HELP,
+    Number,
+    PIXELS,
+    table,
+    THREADS,
+)
+from mnv2_perception.engines import ENGINES, PRECISIONS
+from mnv2_perception.engines.quantize import TOLERANCE
+
+if TYPE_CHECKING:
+    from mnv2_perception.cli.options import Commands
+
+MOST_ITEMS_SHOWN = 50
+
+
+def add(commands: 'Commands') -> None:
+    """Add the commands."""
+    info = add_command(
+        commands, 'info', info_command, 'Say what a model takes, gives and lacks.'
+    )
+    info.add_argument('model', help=MODEL_HELP)
+    info.add_argument('--json', action='store_true')
+
+    build = add_command(commands, 'build', build_command, 'Build the TensorRT plan of a model.')
+    build.add_argument('model', help=MODEL_HELP)
+    build.add_argument(
+        '--precision', choices=('fp32', 'fp16', 'int8'),
+        help='(default: fp16, or what the file holds)',
+    )
+    build.add_argument(
+        '--dla', type=Number(int, 0, 15), metavar='N', help='DLA core; fp16 only; untested'
+    )
+    build.add_argument(
+        '--batch', type=Number(int, 1, 1024), default=1,
+        help='images in one inference, such as one of each camera (%(default)s)',
+    )
+    build.add_argument(
+        '--cache', type=Path, help='folder of the plans (default: where the nodes look)'
+    )
+    build.add_argument(
+        '--timing-cache', type=Path, help='file of kernel timings (default: in the folder)'
+    )
+
+    quantize = add_command(
+        commands, 'quantize', quantize_command, 'Write a model in int8, for every runtime.'
+    )
+    quantize.add_argument('model', help=f'{MODEL_HELP}, in fp32')
+    quantize.add_argument(
+        '--calibrate', type=Path, required=True, metavar='IMAGES|BAG',
+        help='folder of images, or bag, like what it will see; not those it is measured on',
+    )
+    quantize.add_argument(
+        '--labels', type=Path, metavar='DATA',
+        help='measure on them before and after, as `evaluate` does',
+    )
+    quantize.add_argument('--out', type=Path, help='(default: MODEL_int8.onnx)')
+    quantize.add_argument(
+        '--images', type=AT_LEAST_ONE, default=100, help='how many to calibrate with (%(default)s)'
+    )
+    quantize.add_argument(
+        '--tolerance', type=Number(float, 0.0), default=TOLERANCE,
+        help='error that leaves no more layers in float (%(default)s)',
+    )
+    quantize.add_argument('--json', action='store_true')
+    add_force(quantize)
+
+    benchmark = add_command(
+        commands, 'benchmark', benchmark_command, 'Time models in every engine, all taking turns.'
+    )
+    benchmark.add_argument(
+        'models', nargs='+', help='paths, or names of shipped models, such as fp32 and int8'
+    )
+    benchmark.add_argument(
+        '--engine', nargs='+', default=[], choices=ENGINES, help='(default: all that open it)'
+    )
+    benchmark.add_argument(
+        '--precision', nargs='+', default=['auto'], choices=('auto', *PRECISIONS),
+        help='each is tried in each engine (default: auto)',
+    )
+    benchmark.add_argument('--image', type=Path, help='(default: a street that is drawn)')
+    benchmark.add_argument('--height', type=PIXELS, default=480, help='of that (%(default)s)')
+    benchmark.add_argument('--width', type=PIXELS, default=640, help='of that (%(default)s)')
+    benchmark.add_argument('--runs', type=AT_LEAST_ONE, default=50, help='(%(default)s)')
+    benchmark.add_argument('--threads', type=THREADS, default=0, help='0: one for each core')
+    benchmark.add_argument('--json', action='store_true')
+
+
+def info_command(arguments: argparse.Namespace) -> None:
+    """Print a model's tensors and ModelSpec, and what is missing; draft a spec where it has none.
+
+    Raises:
+        ModelError: the model has no spec, or one that contradicts it.
+    """
+    from dataclasses import asdict
+
+    from mnv2_perception.engines import open_engine
+    from mnv2_perception.errors import ModelError
+    from mnv2_perception.model_spec import METADATA_KEY, ModelSpec, TO_FILL_IN
+    from mnv2_perception.tasks.contract import check_model
+    from mnv2_perception.tasks.model_info import draft_yaml, missing_facts
+    from mnv2_perception.tasks.models import find_model
+
+    path = find_model(arguments.model)
+    with open_engine(path) as engine:
+        facts: dict[str, Any] = {
+            'file': str(path),
+            'takes': [str(tensor) for tensor in engine.inputs],
+            'gives': [str(tensor) for tensor in engine.outputs],
+        }
+        try:
+            spec = ModelSpec.from_metadata(engine.metadata, path)
+            check_model(engine, spec)
+        except ModelError:
+            beside, draft = path.with_suffix('.yaml'), ''
+            if METADATA_KEY not in engine.metadata and not beside.exists():
+                draft, facts['lacks'] = draft_yaml(engine, path.stem)
+            print_facts(facts, arguments.json)
+            if draft and not arguments.json:
+                print(f'\n# {beside.name}: fill in each {TO_FILL_IN}\n{draft}')
+            raise
+    print_facts({**facts, **asdict(spec), 'lacks': missing_facts(spec)}, arguments.json)
+
+
+def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
+    """Print what `mnv2 info` found."""
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        if isinstance(value, (list, tuple)):
+            items = [str(item) for item in value[:MOST_ITEMS_SHOWN]]
+            if len(value) > MOST_ITEMS_SHOWN:
+                items.append(f'… ({len(value)})')
+            value = ', '.join(items) or 'nothing'
+        print(f'{name:<14} {value}')
+
+
+def build_command(arguments: argparse.Namespace) -> None:
+    """Build a TensorRT plan and print its path; progress goes to stderr."""
+    from mnv2_perception.engines import plans
+    from mnv2_perception.engines.build import build_plan, Options, TensorRTBuilder
+    from mnv2_perception.tasks.models import find_model
+
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
+    # TensorRT comes back to Python when it is done, minutes later; nothing is left half-written.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    model = find_model(arguments.model)
+    folder = (arguments.cache or plans.cache_folder()).absolute()
+    if arguments.timing_cache:
+        check_output(arguments.timing_cache, True, [model])
+    plan = build_plan(
+        model, Options(arguments.precision or '', arguments.dla, arguments.batch), folder,
+        TensorRTBuilder(model, folder, arguments.timing_cache),
+    )
+    print(folder / plan.key.file_name(model))
+
+
+def quantize_command(arguments: argparse.Namespace) -> None:
+    """Write a model in int8; progress goes to stderr."""
+    from mnv2_perception.data.images import spread_images
+    from mnv2_perception.engines.quantize import quantize_model
+    from mnv2_perception.evaluation.evaluate import evaluate_model, HEADLINE
+    from mnv2_perception.tasks.models import find_model, opening
+    from mnv2_perception.tasks.pipeline import input_tensor
+    from mnv2_perception.vision.preprocess import fit_image
+
+    path = find_model(arguments.model)
+    out = arguments.out or Path(f'{path.stem}_int8.onnx')
+    check_output(out, arguments.force, [path], ['.onnx'])
+
+    def show(what: str, done: int, of: int) -> None:
+        print(f'{what}: {done} of {of}', end='\n' if done == of else '\r', file=sys.stderr)
+
+    def quiet(*_: object) -> None:
+        """Say nothing."""
+
+    with opening(path, 'onnx_runtime') as (engine, spec):
+        dtype = engine.inputs[0].dtype
+    engine.close()
+    tensors = [
+        input_tensor(fit_image(image, spec.height, spec.width, spec.fit), spec, dtype)
+        for image in spread_images(arguments.calibrate, arguments.images)
+    ]
+    done = quantize_model(
+        path, out, tensors, arguments.tolerance, show if sys.stderr.isatty() else quiet
+    )
+    facts: dict[str, Any] = {
+        'file': str(out), 'images': len(tensors), 'layers_int8': done.layers,
+        'layers_float': done.kept, 'error': done.error, 'error_all_int8': done.error_of_all,
+    }
+    if arguments.labels:
+        for name, model in (('before', path), ('after', out)):
+            with opening(model) as (engine, spec):
+                result = evaluate_model(engine, spec, arguments.labels)
+            engine.close()
+            facts[name] = {
+                key: value for key, value in result.items() if key in HEADLINE.values()
+            }
+    print(json.dumps(facts, indent=2) if arguments.json else table(facts))
+
+
+def benchmark_command(arguments: argparse.Namespace) -> None:
+    """Time models in every engine."""
+    from mnv2_perception.data.images import read_image
+    from mnv2_perception.evaluation.benchmark import benchmark, benchmark_table
+    from mnv2_perception.scenes.street import draw_scene
+    from mnv2_perception.tasks.models import find_model
+
+    if arguments.image:
+        image = read_image(arguments.image)
+    else:
+        image, _ = draw_scene(7, 0.0, arguments.height, arguments.width)
+    result = benchmark(
+        [find_model(model) for model in arguments.models], image, arguments.engine,
+        arguments.precision, arguments.runs, arguments.threads,
+    )
+    print(json.dumps(result, indent=2) if arguments.json else benchmark_table(result))

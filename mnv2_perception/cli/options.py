@@ -1,0 +1,150 @@
+"""What the commands' options share: the ranges of numbers, which model, which files to write."""
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+import math
+import os
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+from mnv2_perception.engines import ENGINES, PRECISIONS
+from mnv2_perception.errors import SetupError
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+DEFAULT_MODEL = 'unet_mobilenetv2_camvid_fast'
+CAMVID = Path(__file__).parents[1] / 'training/camvid.yaml'
+MODEL_HELP = 'path, or name of a shipped model'
+PAIRS_HELP = 'holds images/*.jpg and labels/*.png'
+
+
+@dataclass(frozen=True)
+class Number:
+    """The type of an option: a finite number within a range; else a usage error says so.
+
+    Attributes:
+        kind: int or float.
+        low: smallest value.
+        high: largest one.
+        above: `low` itself is too small.
+    """
+
+    kind: type[int] | type[float]
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+
+    def __call__(self, text: str) -> int | float:
+        """Read the option's value.
+
+        Raises:
+            ArgumentTypeError: it is no such number.
+        """
+        try:
+            value = self.kind(text)
+        except ValueError:
+            value = math.nan
+        inside = self.low <= value <= self.high and not (self.above and value == self.low)
+        if not (inside and math.isfinite(value)):
+            raise argparse.ArgumentTypeError(f'got {text[:40]!r}, expected {self}')
+        return value
+
+    def __str__(self) -> str:
+        kind = 'a whole number' if self.kind is int else 'a number'
+        if self.low == -math.inf and self.high == math.inf:
+            return kind
+        if self.above:
+            return f'{kind} above {self.low:g}' + (
+                f', {self.high:g} at most' if self.high < math.inf else ''
+            )
+        if self.high == math.inf:
+            return f'{kind} of {self.low:g} or more'
+        return f'{kind} from {self.low:g} to {self.high:g}'
+
+
+FRACTION = Number(float, 0.0, 1.0)
+COUNT = Number(int, 0, 1_000_000_000)  # 0 means none, or no limit
+AT_LEAST_ONE = Number(int, 1, 1_000_000_000)
+THREADS = Number(int, 0, 256)
+PIXELS = Number(int, 1, 16384)  # of a side
+
+
+def add_command(
+    commands: 'Commands', name: str, command: Callable[[argparse.Namespace], None], about: str
+) -> argparse.ArgumentParser:
+    """Add a command and the function that it calls; return its parser."""
+    parser = commands.add_parser(name, help=about, description=about)
+    parser.set_defaults(command=command)
+    return parser
+
+
+def add_model_options(
+    parser: argparse.ArgumentParser, optional: bool, precision: bool = True
+) -> None:
+    """Add the choice of model, engine, threads and precision; `optional` has a default model."""
+    if optional:
+        parser.add_argument('--model', default=DEFAULT_MODEL, help='path or name (%(default)s)')
+    else:
+        parser.add_argument('model', help=MODEL_HELP)
+    parser.add_argument('--engine', default='auto', help=f'auto, {", ".join(ENGINES)}')
+    parser.add_argument('--threads', type=THREADS, default=0, help='0: one for each core')
+    if precision:
+        parser.add_argument(
+            '--precision', default='auto', choices=('auto', *PRECISIONS), help='(%(default)s)'
+        )
+
+
+def add_masks_spec(parser: argparse.ArgumentParser) -> None:
+    """Add the file that names the classes of masks."""
+    parser.add_argument(
+        '--spec', type=Path, default=CAMVID,
+        help="YAML whose classes are the masks' (default: CamVid)",
+    )
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Add the leave to replace files."""
+    parser.add_argument('--force', action='store_true', help='replace files that exist')
+
+
+def check_output(
+    path: Path, force: bool, inputs: Iterable[Path] = (), suffixes: Sequence[str] = ()
+) -> None:
+    """Refuse a file that cannot be written or must not be replaced, before the work begins.
+
+    Args:
+        path: of the file.
+        force: it may be replaced, unless the command reads it.
+        inputs: what the command reads, or writes besides.
+        suffixes: those that it may have; any without.
+
+    Raises:
+        SetupError: it is refused.
+    """
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise SetupError(f'{path}: expected a name that ends in {" or ".join(suffixes)}')
+    if not path.parent.is_dir():
+        raise SetupError(f'{path}: its folder does not exist; make it first')
+    if path.is_dir():
+        raise SetupError(f'{path}: is a folder; name a file in it')
+    if path.resolve() in [each.resolve() for each in inputs]:
+        raise SetupError(f'{path}: is named twice, to be read and to be written; choose another')
+    if path.is_file() and not force:
+        raise SetupError(f'{path}: exists; choose another file, or replace it with --force')
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise SetupError(f'{path}: cannot be written; choose another folder')
+
+
+def table(values: dict[str, Any]) -> str:
+    """Return names and values in two columns; inner mappings as `outer.inner`."""
+    rows: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        inner = value.items() if isinstance(value, dict) else [('', value)]
+        rows += [(f'{key}.{name}' if name else key, item) for name, item in inner]
+    width = max(len(key) for key, _ in rows)
+    return '\n'.join(
+        f'{key:<{width}}  ' + (f'{value:.3f}' if isinstance(value, float) else str(value))
+        for key, value in rows
+    )

@@ -1,0 +1,134 @@
+"""`mnv2 fetch|train|export`: from published weights to a model file."""
+
+import argparse
+from dataclasses import fields
+import importlib
+import math
+from pathlib import Path
+import sys
+from typing import get_args, get_type_hints, TYPE_CHECKING
+
+from mnv2_perception.cli.options import add_command, add_force, check_output, Number, PAIRS_HELP
+from mnv2_perception.errors import command_name, SetupError
+
+if TYPE_CHECKING:
+    from mnv2_perception.cli.options import Commands
+
+TASKS = (
+    ('segmentation', 'Train a UNet.', PAIRS_HELP, 'camvid.yaml'),
+    ('classification', 'Train a classifier.', 'a folder for each class, or a TSV',
+     'camvid_surface.yaml'),
+    ('detection', 'Train an SSDLite.', "boxes in COCO's JSON", 'camvid_boxes.yaml'),
+)
+WEIGHTS_HELP = """what the network starts from: torchvision's ImageNet weights (.pth), a checkpoint
+(.pt) or an exported model (.onnx) of the family; of its head, what fits"""
+
+
+def add(commands: 'Commands') -> None:
+    """Add the commands."""
+    fetch = add_command(
+        commands, 'fetch', fetch_command, 'Fetch published ImageNet weights, for --weights.'
+    )
+    fetch.add_argument('name', nargs='?', help='(default: list the names)')
+    fetch.add_argument('--cache', type=Path, help='folder (default: that of $XDG_CACHE_HOME)')
+
+    train = commands.add_parser('train', help='Train a network.', description='Train a network.')
+    tasks = train.add_subparsers(metavar='TASK', required=True)
+    for task, about, data_help, spec in TASKS:
+        sub = add_command(tasks, task, train_command, about)
+        sub.set_defaults(task=task)
+        sub.add_argument('data', type=Path, help=data_help)
+        sub.add_argument('--out', type=Path, required=True, help='folder of the run')
+        sub.add_argument('--val', type=Path, help='the same, to measure on only')
+        sub.add_argument('--weights', type=Path, help=WEIGHTS_HELP)
+        sub.add_argument(
+            '--spec', type=Path, default=Path(__file__).parents[1] / 'training' / spec,
+            help='YAML with classes, colours, size, licence (default: CamVid)',
+        )
+        sub.add_argument('--resume', action='store_true', help='go on with a broken-off run')
+        sub.add_argument(
+            '--workers', type=Number(int, 0, 256), default=0,
+            help='processes that read and augment (%(default)s)',
+        )
+        add_recipe_options(sub, task)
+
+    export = add_command(
+        commands, 'export', export_command, 'Write a checkpoint as a model with its ModelSpec.'
+    )
+    export.add_argument('checkpoint', type=Path)
+    export.add_argument('model', type=Path, help='the .onnx file to write, or .pt2 for torch')
+    add_force(export)
+
+
+def add_recipe_options(parser: argparse.ArgumentParser, task: str) -> None:
+    """Add an option for each field of a task's training recipe."""
+    from mnv2_perception.training.recipe import RANGES, RECIPES
+
+    hints = get_type_hints(RECIPES[task])
+    for item in fields(RECIPES[task]):
+        kind = type(item.default)
+        low, high = RANGES.get(item.name, (0, math.inf))
+        parser.add_argument(
+            f'--{item.name.replace("_", "-")}', default=item.default,
+            type=Number(kind, low, high) if kind in (int, float) else kind,
+            choices=get_args(hints[item.name]) or None, help='(%(default)s)',
+        )
+
+
+def fetch_command(arguments: argparse.Namespace) -> None:
+    """Print the path of published weights, or what there is; progress goes to stderr."""
+    from mnv2_perception.training.fetch import cache_folder, fetch, list_published
+
+    if arguments.name is None:
+        print(list_published())
+        return
+
+    def show(done: int, total: int) -> None:
+        whole = f' of {total / 1e6:.1f}' if total else ''
+        end = '\n' if done == total else '\r'
+        print(f'{arguments.name}: {done / 1e6:.1f}{whole} MB', end=end, file=sys.stderr)
+
+    progress = show if sys.stderr.isatty() else None
+    print(fetch(arguments.name, arguments.cache or cache_folder(), progress))
+
+
+def train_command(arguments: argparse.Namespace) -> None:
+    """Train a network."""
+    from mnv2_perception.training.recipe import RECIPES
+
+    try:
+        task = importlib.import_module(f'mnv2_perception.training.{arguments.task}')
+    except ImportError as exc:
+        raise SetupError(
+            f'training needs torch, tqdm and matplotlib ({exc}): run `make setup-train`'
+        ) from exc
+    from mnv2_perception.model_spec import ModelSpec
+
+    spec = ModelSpec.from_yaml(arguments.spec)
+    if spec.task != arguments.task:
+        raise SetupError(
+            f'{arguments.spec}: is for {spec.task}; give a --spec for {arguments.task}'
+        )
+    recipe_type = RECIPES[arguments.task]
+    recipe = recipe_type(
+        **{item.name: getattr(arguments, item.name) for item in fields(recipe_type)}
+    )
+    best = task.train(
+        arguments.data, arguments.out, spec, recipe, arguments.weights, arguments.val,
+        arguments.resume, arguments.workers,
+    )
+    if arguments.val:
+        print(f'best on {arguments.val}: {best:.3f}')
+    checkpoint = arguments.out / ('best.pt' if arguments.val else 'last.pt')
+    print(f'{command_name()} export {checkpoint} {spec.name}.onnx')
+
+
+def export_command(arguments: argparse.Namespace) -> None:
+    """Write a checkpoint as ONNX, or as torch's exported program."""
+    try:
+        from mnv2_perception.nets.export import export_model
+    except ImportError as exc:
+        raise SetupError(f'export needs torch and onnx ({exc}): run `make setup-train`') from exc
+
+    check_output(arguments.model, arguments.force, [arguments.checkpoint], ['.onnx', '.pt2'])
+    print(f'{arguments.model}: {export_model(arguments.checkpoint, arguments.model)}')

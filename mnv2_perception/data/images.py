@@ -1,0 +1,93 @@
+"""Pictures in files and folders, and the pictures of a bag."""
+
+from collections.abc import Iterator
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.errors import DataError
+from mnv2_perception.vision.image_files import is_cut_short
+
+logger = logging.getLogger(__name__)
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff')
+BAG_SUFFIXES = ('.mcap', '.db3')
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image as (H, W, 3) uint8 RGB, turned as its EXIF orientation says.
+
+    That is how viewers and labelling tools show it.
+
+    Raises:
+        DataError: the file does not decode, or its end is missing.
+    """
+    data = read_bytes(path)
+    image = None
+    if data and not is_cut_short(data):
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        what = 'was cut short' if is_cut_short(data) else 'is no readable image'
+        raise DataError(f'{path}: {what}; copy it again, or take it out')
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise DataError(f'{path}: cannot be read: {exc.strerror}') from exc
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return a folder's images, sorted by name; what is none and not hidden is told in the log."""
+    visible = sorted(path for path in folder.glob('*') if path.name[0] != '.')
+    images = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
+    others = [path.name for path in visible if path.is_file() and path not in images]
+    if images and others:
+        logger.warning(
+            '%s: %d files are left out (%s%s); images are %s', folder, len(others),
+            ', '.join(others[:3]), ' …' if others[3:] else '', ' '.join(IMAGE_SUFFIXES),
+        )
+    return images
+
+
+def spread_images(source: Path, count: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield at most `count` images (H, W, 3) uint8 RGB, spread evenly over a folder or a bag.
+
+    Args:
+        source: a folder of images, at any depth (`images/` of it alone if there is one); or a
+            bag, of which the first camera's are taken.
+        count: at least 1.
+
+    Raises:
+        DataError: there is none, or one does not decode.
+        BagError: the bag cannot be read.
+    """
+    if source.suffix in BAG_SUFFIXES or any(
+        path.suffix in BAG_SUFFIXES for path in source.glob('*')
+    ):
+        from mnv2_perception.bags.camera import find_camera, read_images
+        from mnv2_perception.bags.read import BagReader
+
+        topic = find_camera(source).image
+        with BagReader(source) as reader:
+            total = next(each.message_count for each in reader.topics if each.name == topic)
+        chosen = set(np.linspace(0, total - 1, min(count, total)).astype(int).tolist())
+        for index, (_, image) in enumerate(read_images(source, topic)):
+            if index in chosen:
+                yield image
+        return
+    folder = source / 'images' if (source / 'images').is_dir() else source
+    paths = sorted(path for path in folder.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise DataError(f'{source}: no images; expected a folder of .jpg or .png files, or a bag')
+    for index in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int):
+        yield read_image(paths[index])

@@ -1,0 +1,46 @@
+"""The folder of the demo's results: nothing is removed from it but an earlier demo's."""
+
+from fnmatch import fnmatch
+from pathlib import Path
+import shutil
+
+from mnv2_perception.errors import BagError, SetupError
+
+LOGS = {'bag_player_node.log', 'bag_recorder_node.log', 'perception.log'}
+RESULTS = {
+    *LOGS, 'summary.json', 'masks.mcap', 'sent.csv', 'received.csv', 'recording', 'drawn_street',
+}
+
+
+def clear(out: Path, bag: Path | None) -> None:
+    """Make the folder, or remove an earlier demo's results from it; then there are empty logs.
+
+    By the logs an earlier demo is known: a folder that has only some such names is not one.
+
+    Raises:
+        SetupError: the folder cannot be made, or holds what is not of a demo.
+        BagError: the bag to replay is, or lies among, what would be removed.
+    """
+    if bag is not None and bag.resolve().is_relative_to(out.resolve()):
+        raise BagError(f'{bag}: lies in {out}, which the demo replaces; choose another --out')
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        found = {path.name for path in out.iterdir()}
+        foreign = sorted(
+            name for name in found - RESULTS if not fnmatch(name, 'frame_[0-9][0-9].png')
+        )
+        if not found >= LOGS:
+            foreign += sorted(found)
+        if foreign:
+            raise SetupError(
+                f'{out}: holds {foreign[0]}, which no demo made; choose an empty --out'
+            )
+        for name in found:
+            if (out / name).is_dir():
+                shutil.rmtree(out / name)
+            else:
+                (out / name).unlink()
+        for name in LOGS:
+            (out / name).touch()
+    except OSError as exc:
+        raise SetupError(f'{out}: cannot be used for the results: {exc}') from exc

@@ -1,0 +1,134 @@
+"""Nodes in processes of their own, which say in JSON what they do."""
+
+from collections.abc import Mapping
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+from mnv2_perception.errors import PerceptionError
+from mnv2_perception.tasks.models import find_shared_file
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
+
+
+class DemoError(PerceptionError):
+    """The demo ran, and its result is not good enough."""
+
+
+class Process:
+    """A node in a process of its own; leaving the `with` block ends it.
+
+    On stdout it speaks JSON, an object a line: events while it runs, such as
+    `{"event": "recording", "topic": "/grid"}`, and counts at its end. Other lines there are not
+    for us. All that it says lies in its log.
+
+    Attributes:
+        said: the objects, in their order.
+        log: path of its log.
+    """
+
+    def __init__(self, module: str, args: list[str], out: Path) -> None:
+        """Start a node.
+
+        Args:
+            module: of `mnv2_perception.nodes`.
+            args: its command line.
+            out: folder of its log.
+        """
+        self.said: list[dict[str, Any]] = []
+        self.log = out / f'{module}.log'
+        with self.log.open('ab') as log:
+            self._process = subprocess.Popen(
+                [sys.executable, '-m', f'mnv2_perception.nodes.{module}', *args],
+                stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL,
+                env=ros_environment(os.environ),
+            )
+        self._listener = threading.Thread(target=self._listen, name=module, daemon=True)
+        self._listener.start()
+
+    def __enter__(self) -> 'Process':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.running:
+            self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._listener.join()
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def wait_for(self, event: Mapping[str, Any], *others: 'Process') -> None:
+        """Wait until it has said an event; more may stand in it.
+
+        Raises:
+            DemoError: it did not in time, or it or one of the others has ended.
+        """
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        everyone = (self, *others)
+        while not any(event.items() <= said.items() for said in self.said):
+            if time.monotonic() > deadline_s or not all(each.running for each in everyone):
+                words = '\n'.join(each.last_words() for each in everyone)
+                raise DemoError(f'the nodes did not come up; their last words:\n{words}')
+            time.sleep(0.05)
+
+    def counts(self, key: str) -> dict[str, int]:
+        """Return the counts per topic that it said at its end.
+
+        Raises:
+            DemoError: there are none: it did not end well.
+        """
+        if not self.said or key not in self.said[-1]:
+            raise DemoError(f'{self.log}: ends without its counts; its end:\n{self.last_words()}')
+        return dict(self.said[-1][key])
+
+    def last_words(self) -> str:
+        """Return the end of its log."""
+        return self.log.read_text(encoding='utf-8', errors='replace')[-2000:]
+
+    def _listen(self) -> None:
+        assert self._process.stdout
+        with self.log.open('ab', buffering=0) as log, self._process.stdout as lines:
+            for line in lines:
+                log.write(line)
+                if (event := read_event(line)) is not None:
+                    self.said.append(event)
+
+
+def read_event(line: bytes) -> dict[str, Any] | None:
+    """Return the object that a line of stdout says, None for what is not for us."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def ros_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment whose ROS graph is this machine's alone, with room for images.
+
+    What the user has set stays.
+    """
+    profile = str(find_shared_file('config/fastdds.xml'))
+    ours = {
+        'ROS_DOMAIN_ID': str(1 + os.getpid() % 100),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+        'FASTDDS_DEFAULT_PROFILES_FILE': profile,
+        'FASTRTPS_DEFAULT_PROFILES_FILE': profile,
+    }
+    if environ.get('ROS_DISTRO') == 'humble':
+        ours['ROS_LOCALHOST_ONLY'] = '1'  # later distros have the discovery range instead
+    return ours | dict(environ)

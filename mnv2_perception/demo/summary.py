@@ -1,0 +1,79 @@
+"""What a replay was worth, in figures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+import statistics
+import time
+from typing import Any
+
+from mnv2_perception.bags.camera import CameraTopics, read_ids, read_images, read_stamps
+from mnv2_perception.bags.results import read_last_diagnostics
+from mnv2_perception.demo.processes import DemoError
+from mnv2_perception.demo.topics import DIAGNOSTICS, MASK, NODE
+from mnv2_perception.errors import BagError
+from mnv2_perception.evaluation.recording import account, accuracy, latencies_ms, percentile
+from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.scenes.street import CLASSES
+from mnv2_perception.tasks.segmenter import Segmenter
+
+
+def measure_bare_inference(
+    segmenter: Segmenter, bag: Path, topic: str, runs: int = 15
+) -> float:
+    """Return the median time of one image through the segmenter alone, in ms; nothing else runs.
+
+    Raises:
+        BagError: the topic has no images.
+    """
+    first = next(read_images(bag, topic), None)
+    if first is None:
+        raise BagError(f'{bag}: has no images on {topic}')
+    times_ms = []
+    for _ in range(runs + 3):
+        start_s = time.perf_counter()
+        segmenter(first[1])
+        times_ms.append((time.perf_counter() - start_s) * 1000.0)
+    return statistics.median(times_ms[3:])
+
+
+def summarise(
+    out: Path,
+    bag: Path,
+    camera: CameraTopics,
+    spec: ModelSpec,
+    counts: Mapping[str, int],
+    drawn: bool,
+) -> dict[str, Any]:
+    """Return the summary of a recorded run.
+
+    Raises:
+        DemoError: no mask came.
+    """
+    masks_bag = out / 'recording'
+    node = read_last_diagnostics(masks_bag, DIAGNOSTICS, NODE)
+    accounted = account(counts['frames_in'], counts['masks_out'], node)
+    summary: dict[str, Any] = {**accounted, **counts}
+    if not counts['masks_out']:
+        raise DemoError(
+            f'no mask came out of {counts["frames_in"]} frames; see {out}/perception.log'
+        )
+    latencies = latencies_ms(out / 'sent.csv', out / 'received.csv', camera.image, MASK)
+    arrived = read_stamps(masks_bag, MASK)
+    duration_s = (arrived[-1][0] - arrived[0][0]) / 1e9
+    summary |= {
+        'latency_ms': {
+            'p50': percentile(latencies, 0.5), 'p95': percentile(latencies, 0.95)
+        },
+        'fps': (len(arrived) - 1) / max(1e-9, duration_s),
+        'engine': node['engine'],
+        'model': node['model'],
+    }
+    if camera.label:
+        matrix = accuracy(
+            read_ids(bag, camera.label), read_ids(masks_bag, MASK), len(spec.classes)
+        )
+        if matrix.counts.any():  # else the labels are of other classes or stamps
+            summary['miou'] = matrix.miou()
+            if drawn and spec.classes == CLASSES:
+                summary['road_iou'] = float(matrix.iou()[CLASSES.index('road')])
+    return summary

@@ -1,0 +1,159 @@
+"""What a launch file has to know before there is a node: which ones, on which topics."""
+
+from dataclasses import fields
+import json
+import re
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import rclpy
+from rclpy.context import Context
+from rclpy.node import Node
+
+from mnv2_perception.errors import ParameterError
+from mnv2_perception.nodes import declare, parameters
+from mnv2_perception.nodes.parameters import PerceptionParameters
+
+# Masks come before what places them; only these have a lifecycle.
+NODES = tuple(
+    name.removesuffix('_node') for name, cls in parameters.NODES.items()
+    if any(item.name == 'autostart' for item in fields(cls))
+)
+TOPICS = {
+    'image': 'image', 'camera_info': 'camera_info', 'depth_image': 'depth/image',
+    'depth_camera_info': 'depth/camera_info', 'points': 'points',
+}
+
+
+def split(names: str) -> tuple[str, ...]:
+    """Return the names between commas."""
+    return tuple(name.strip() for name in names.split(',') if name.strip())
+
+
+def chosen(
+    nodes: str, cameras: str, params_file: str, namespace: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return which nodes run, and the names of the cameras; one without a name is ''.
+
+    Args:
+        nodes: out of `NODES`, with commas; empty: those that perception reads from the file.
+        cameras: names with commas; empty: those that perception reads from the file.
+        params_file: parameter file, YAML.
+        namespace: of perception, absolute; '' is the root.
+
+    Raises:
+        ParameterError: there is no such node, none is left, or the file holds no parameters.
+    """
+    values = read(params_file, namespace)
+    wanted = split(nodes) or values.nodes
+    if not wanted:
+        raise ParameterError(
+            f'nodes is empty in {params_file}; expected some of {", ".join(NODES)}'
+        )
+    if unknown := [name for name in wanted if name not in NODES]:
+        raise ParameterError(
+            f'nodes: there is no {", ".join(unknown)}; choose from {", ".join(NODES)}'
+        )
+    return tuple(n for n in NODES if n in wanted), split(cameras) or values.cameras or ('',)
+
+
+def read(params_file: str, namespace: str) -> PerceptionParameters:
+    """Return the parameters that perception will have: rcl reads the file, here as there.
+
+    Raises:
+        ParameterError: the file holds no parameters, or one of another type.
+    """
+    context = Context()
+    rclpy.init(args=['--ros-args', '--disable-external-lib-logs'], context=context)
+    try:
+        node = Node(
+            'perception', namespace=namespace, context=context, use_global_arguments=False,
+            cli_args=['--ros-args', '--params-file', params_file],
+            enable_rosout=False, start_parameter_services=False,
+        )
+        declare.declare(node, PerceptionParameters)
+        values = declare.read(node, PerceptionParameters)
+        node.destroy_node()
+        return values
+    except RuntimeError as exc:  # rcl's
+        raise ParameterError(
+            f'params_file: {params_file} is not made of node names, ros__parameters and values, '
+            f'as config/perception.yaml is: {str(exc).splitlines()[0]}'
+        ) from exc
+    finally:
+        rclpy.shutdown(context=context)
+
+
+def camera_remappings(given: dict[str, str], spaces: dict[str, str]) -> list[tuple[str, str]]:
+    """Return the rules that bring each camera's topics to its nodes.
+
+    Args:
+        given: topics by the names of `TOPICS`, with {camera} for the camera's name; an empty one
+            is not remapped. A camera_info lies beside its image unless it is given.
+        spaces: namespace of each camera's nodes, by its name.
+
+    Raises:
+        ParameterError: cameras would share a topic, or have no name to put into it.
+    """
+    topics = {name: given[name] for name in TOPICS if given[name]}
+    for image, info in (('image', 'camera_info'), ('depth_image', 'depth_camera_info')):
+        if image in topics and info not in topics:
+            topics[info] = beside(topics[image], 'camera_info')
+    for name, topic in topics.items():
+        if '{camera}' in topic and '' in spaces:
+            raise ParameterError(
+                f'{name} is {topic}, but no camera has a name; give their names (cameras:=…), or '
+                f'a topic without {{camera}}'
+            )
+        if '{camera}' not in topic and topic.startswith('/') and len(spaces) > 1:
+            raise ParameterError(
+                f'{name} is {topic} for each of the cameras {", ".join(spaces)}; write '
+                f'{{camera}} where their names come, as in /{{camera}}{topic}'
+            )
+    return [
+        (f'{space}/{TOPICS[name]}', topic.replace('{camera}', camera))
+        for name, topic in topics.items() for camera, space in spaces.items()
+    ]
+
+
+def tf_remappings(
+    tf: str, namespace: str, rules: list[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Return all rules of a launch file's nodes, with the robot's own tf.
+
+    A relative name, as in Nav2's /tf:=tf, would lie in the namespace of each camera, where
+    nobody publishes: it is meant to lie in the robot's.
+
+    Args:
+        tf: topic of tf, to which tf_static lies beside; empty: as the rules have it.
+        namespace: of the robot, absolute; '' is the root.
+        rules: from outside, as launch_ros's SetRemap keeps them.
+    """
+    if tf:
+        own = [('/tf', tf), ('/tf_static', beside(tf, 'tf_static'))]
+        rules = [*own, *rules]  # the first that fits counts
+    return [
+        (name, f'{namespace}/{topic}')
+        if name in ('/tf', '/tf_static') and not topic.startswith('/') else (name, topic)
+        for name, topic in rules
+    ]
+
+
+def beside(topic: str, name: str) -> str:
+    """Return the topic of a name in the same namespace as another."""
+    return re.sub('[^/]*$', name, topic, count=1)
+
+
+def write_parameters(sections: dict[str, dict[str, Any]]) -> list[str]:
+    """Write a parameter file where launch_ros writes its own; without any value there is none.
+
+    Args:
+        sections: parameters by the node's full name, for such a section goes before those of
+            other files, whatever these match.
+    """
+    tree = {name: {'ros__parameters': values} for name, values in sections.items() if values}
+    if not tree:
+        return []
+    with NamedTemporaryFile('w', prefix='launch_params_', suffix='.yaml', delete=False) as file:
+        json.dump(tree, file)  # which is YAML too
+    return [file.name]

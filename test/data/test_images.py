@@ -1,0 +1,50 @@
+"""Pictures in files, folders and bags."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mnv2_perception.data.images import spread_images
+from mnv2_perception.errors import DataError
+
+
+def write_reds(folder: Path, count: int) -> Path:
+    """Write images of red 0, 1, 2, ... at two depths."""
+    (folder / 'deep').mkdir(parents=True)
+    for index in range(count):
+        image = np.zeros((4, 6, 3), np.uint8)
+        image[..., 2] = index  # OpenCV writes BGR
+        below = 'deep/' if index % 2 else 'also_'
+        cv2.imwrite(str(folder / f'{below}{index}.png'), image)
+    return folder
+
+
+@pytest.mark.parametrize(('count', 'reds'), [(2, [0, 9]), (99, [0, 2, 4, 6, 8, 1, 3, 5, 7, 9])])
+def test_images_are_spread_over_a_folder(tmp_path: Path, count: int, reds: list[int]) -> None:
+    images = list(spread_images(write_reds(tmp_path / 'reds', 10), count))
+    assert [int(image[0, 0, 0]) for image in images] == reds
+
+
+def test_labels_beside_the_images_are_no_images(tmp_path: Path) -> None:
+    for name in ('images', 'labels'):
+        write_reds(tmp_path / name, 2)
+    assert len(list(spread_images(tmp_path, 99))) == 2
+
+
+def test_images_are_spread_over_a_bag(tmp_path: Path) -> None:
+    pytest.importorskip('rosbags', reason='no rosbags: run make setup')
+    from mnv2_perception.scenes.bag import draw_bag
+    from mnv2_perception.scenes.street import draw_scene
+
+    draw_bag(tmp_path / 'bag', 7, 1.0, 4.0, 90, 120)
+    images = list(spread_images(tmp_path / 'bag', 2))
+    assert len(images) == 2
+    assert np.array_equal(images[0], draw_scene(7, 0.0, 90, 120)[0])
+    assert np.array_equal(images[1], draw_scene(7, 0.75, 90, 120)[0])
+
+
+def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match='no images; expected a folder'):
+        list(spread_images(tmp_path, 3))

@@ -1,0 +1,163 @@
+"""What launch files ask before there is a node: lists of nodes and cameras, topics, tf."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
+
+import rclpy
+
+from mnv2_perception.nodes import launching
+from mnv2_perception.nodes.parameters import ParameterError
+from mnv2_perception.nodes.perception import NODES, Perception
+
+pytestmark = pytest.mark.ros
+
+SHIPPED = str(Path(__file__).resolve().parents[2] / 'config/perception.yaml')
+NO_TOPICS = dict.fromkeys(launching.TOPICS, '')
+ONE, TWO = {'': '/robot'}, {'front': '/robot/front', 'rear': '/robot/rear'}
+
+
+def test_the_nodes_to_choose_from_are_those_of_perception() -> None:
+    assert tuple(NODES) == launching.NODES
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '/**: {ros__parameters: {nodes: [detection]}}',
+        '/**/perception: {ros__parameters: {nodes: [detection]}}',
+        '/*/perception: {ros__parameters: {nodes: [detection]}}',
+        'robot: {perception: {ros__parameters: {nodes: [detection]}}}',
+        'robot/perception: {ros__parameters: {nodes: [detection]}}',
+        'perception: {ros__parameters: {nodes: [detection]}}',
+        '/front/perception: {ros__parameters: {nodes: [detection]}}',
+        '/**/perception: {ros__parameters: {nodes: [costmap]}}\n'
+        '/**: {ros__parameters: {nodes: [detection]}}',
+        '/**: {ros__parameters: {cameras: [front, rear]}}',
+    ],
+)
+@pytest.mark.parametrize('namespace', ['', '/robot'])
+def test_lists_are_read_as_perception_reads_them(
+    tmp_path: Path, text: str, namespace: str
+) -> None:
+    path = tmp_path / 'robot.yaml'
+    path.write_text(text)
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    perception = Perception(
+        namespace=namespace, context=context,
+        cli_args=['--ros-args', '--params-file', str(path)],
+    )
+    names = tuple(name for name in NODES if name in perception.names)
+    expected = names, perception.cameras or ('',)
+    perception.destroy_node()
+    rclpy.shutdown(context=context)
+    assert launching.chosen('', '', str(path), namespace) == expected
+
+
+def test_arguments_go_before_the_file_and_nodes_keep_their_order() -> None:
+    assert launching.chosen('costmap, detection', 'front,rear', SHIPPED, '') == (
+        ('detection', 'costmap'), ('front', 'rear')
+    )
+
+
+def test_a_file_that_empties_the_list_of_nodes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / 'robot.yaml'
+    path.write_text('/**: {ros__parameters: {nodes: []}}')
+    with pytest.raises(ParameterError, match=r'nodes is empty in .*some of segmentation'):
+        launching.chosen('', '', str(path), '')
+
+
+def test_an_unknown_node_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ParameterError, match=r'no depth; choose from segmentation, class'):
+        launching.chosen('depth', '', SHIPPED, '')
+
+
+@pytest.mark.parametrize('text', ['nodes: [segmentation]\n', 'a: [', '[1, 2]'])
+def test_a_file_that_holds_no_parameters_is_refused_with_its_name(
+    tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / 'robot.yaml'
+    path.write_text(text)
+    with pytest.raises(ParameterError, match=r'robot\.yaml is not made of node names, .*Error'):
+        launching.chosen('', '', str(path), '')
+
+
+def test_a_list_that_is_none_is_refused_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / 'robot.yaml'
+    path.write_text('/**: {ros__parameters: {nodes: 3}}')
+    with pytest.raises(ParameterError, match='parameter nodes'):
+        launching.chosen('', '', str(path), '')
+
+
+@pytest.mark.parametrize(
+    ('spaces', 'given', 'rules'),
+    [
+        (ONE, {}, []),
+        (
+            ONE, {'image': '/camera/image_raw'},
+            [('/robot/image', '/camera/image_raw'), ('/robot/camera_info', '/camera/camera_info')],
+        ),
+        (ONE, {'image': 'raw', 'camera_info': '/info'},
+         [('/robot/image', 'raw'), ('/robot/camera_info', '/info')]),
+        (
+            ONE, {'depth_image': '/depth/image_rect', 'points': 'cloud'},
+            [('/robot/depth/image', '/depth/image_rect'), ('/robot/points', 'cloud'),
+             ('/robot/depth/camera_info', '/depth/camera_info')],
+        ),
+        (
+            TWO, {'camera_info': '/{camera}/info'},
+            [('/robot/front/camera_info', '/front/info'),
+             ('/robot/rear/camera_info', '/rear/info')],
+        ),
+        (TWO, {'points': 'cloud'},
+         [('/robot/front/points', 'cloud'), ('/robot/rear/points', 'cloud')]),
+    ],
+)
+def test_topics_go_to_each_camera_s_nodes(
+    spaces: dict[str, str], given: dict[str, str], rules: list[tuple[str, str]]
+) -> None:
+    assert launching.camera_remappings(NO_TOPICS | given, spaces) == rules
+
+
+@pytest.mark.parametrize(
+    ('spaces', 'given', 'message'),
+    [
+        (ONE, {'image': '/{camera}/image'}, 'image is /{camera}/image, but no camera has a name'),
+        (TWO, {'points': '/points'}, 'points is /points for each of the cameras front, rear; wri'),
+    ],
+)
+def test_topics_that_do_not_fit_the_cameras_are_refused(
+    spaces: dict[str, str], given: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ParameterError, match=message):
+        launching.camera_remappings(NO_TOPICS | given, spaces)
+
+
+@pytest.mark.parametrize(
+    ('tf', 'outside', 'topics'),
+    [
+        ('', [], ('/tf', '/tf_static')),
+        ('tf', [], ('/robot/tf', '/robot/tf_static')),
+        ('/fleet/robot/tf', [], ('/fleet/robot/tf', '/fleet/robot/tf_static')),
+        ('', [('/tf', 'tf'), ('/tf_static', 'tf_static')], ('/robot/tf', '/robot/tf_static')),
+        ('/own/tf', [('/tf', 'tf'), ('/tf_static', 'tf_static')], ('/own/tf', '/own/tf_static')),
+        ('', [('/tf', '/all/tf'), ('/image', 'raw')], ('/all/tf', '/tf_static')),
+    ],
+)
+def test_tf_is_the_robot_s_in_a_camera_s_namespace(
+    tf: str, outside: list[tuple[str, str]], topics: tuple[str, str]
+) -> None:
+    rules = launching.tf_remappings(tf, '/robot', outside)
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node(
+        'costmap_node', namespace='/robot/front', context=context,
+        cli_args=['--ros-args', *(part for a, b in rules for part in ('-r', f'{a}:={b}'))],
+    )
+    found = node.resolve_topic_name('/tf'), node.resolve_topic_name('/tf_static')
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+    assert found == topics
