@@ -1,6 +1,5 @@
 """What a launch file has to know before there is a node: which ones, on which topics."""
 
-from dataclasses import fields
 import json
 import re
 from tempfile import NamedTemporaryFile
@@ -11,14 +10,10 @@ from rclpy.context import Context
 from rclpy.node import Node
 
 from mnv2_perception.errors import ParameterError
-from mnv2_perception.nodes import declare, parameters
-from mnv2_perception.nodes.parameters import PerceptionParameters
+from mnv2_perception.nodes import declare
+from mnv2_perception.nodes.parameters import PerceptionParameters, SHARING_NODES
 
-# Masks come before what places them; only these have a lifecycle.
-NODES = tuple(
-    name.removesuffix('_node') for name, cls in parameters.NODES.items()
-    if any(item.name == 'autostart' for item in fields(cls))
-)
+NODES = tuple(SHARING_NODES)
 TOPICS = {
     'image': 'image', 'camera_info': 'camera_info', 'depth_image': 'depth/image',
     'depth_camera_info': 'depth/camera_info', 'points': 'points',
