@@ -8,8 +8,8 @@ pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS d
 
 import rclpy
 
+from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes import launching
-from mnv2_perception.nodes.parameters import ParameterError
 from mnv2_perception.nodes.perception import NODES, Perception
 
 pytestmark = pytest.mark.ros
