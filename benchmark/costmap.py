@@ -21,8 +21,9 @@ import cv2
 import numpy as np
 
 from mnv2_perception.scenes.street import CLASSES, draw_scene
-from mnv2_perception.vision.camera import BODY_FROM_OPTICAL, Camera, Pose
+from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.costmap import GroundView, OBSTACLE, TRAVERSABLE
+from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 from mnv2_perception.vision.projection import depth_points, points_of, register_depth
 
 ROOT = Path(__file__).resolve().parents[1]

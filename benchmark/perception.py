@@ -38,8 +38,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from mnv2_perception.evaluation.benchmark import cpu_name
-from mnv2_perception.nodes.lifecycle import Executor
 from mnv2_perception.nodes.messages import rgb_to_msg
+from mnv2_perception.nodes.process import Executor
 from mnv2_perception.scenes.street import draw_scene
 
 ROOT = Path(__file__).resolve().parents[1]

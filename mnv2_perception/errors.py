@@ -10,6 +10,7 @@
     ├── CalibrationError a camera's intrinsics or pose that cannot be used
     ├── DataError        a training or evaluation data set that cannot be used
     ├── BagError         a bag that cannot be read, played or written
+    ├── ParameterError   a node's parameter whose value is not possible
     └── SetupError       something this machine lacks for what was asked
 
 A message says what was wrong, what was got, what was expected and how to cure it. Exceptions of
@@ -50,6 +51,10 @@ class DataError(PerceptionError):
 
 class BagError(PerceptionError):
     """A bag that cannot be read, played or written."""
+
+
+class ParameterError(PerceptionError):
+    """A parameter's value is not possible."""
 
 
 class SetupError(PerceptionError):

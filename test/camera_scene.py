@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.vision.camera import Camera, Pose
+from mnv2_perception.vision.camera import Camera
+from mnv2_perception.vision.pose import Pose
 
 PLUMB_BOB = (-0.32, 0.11, 0.0007, -0.0004, -0.02)
 RATIONAL = (0.55, -2.4, 0.0005, -0.0002, 1.45, 0.43, -2.2, 1.38)

@@ -21,7 +21,7 @@ from vision_msgs.msg import LabelInfo
 import yaml
 
 from mnv2_perception.nodes.messages import stamp_to_ns
-from mnv2_perception.vision.camera import Pose
+from mnv2_perception.vision.pose import Pose
 
 FREE, LETHAL, NO_INFORMATION = 0, 254, 255
 INSCRIBED_VALUE, LETHAL_VALUE = 99, 100  # of an OccupancyGrid, where nothing else is set

@@ -51,6 +51,7 @@ RULES = {
     'engines': rule('yaml', 'engines'),
     **{f'engines.{name}': Rule(frozenset(roots), frozenset({'engines'}), lazy=True)
        for name, roots in RUNTIMES.items()},
+    'engines.tensorrt_api': rule('tensorrt cuda', 'engines', lazy=True),
     'engines.graph': rule('onnx', 'engines', lazy=True),
     'engines.build': rule('onnx tensorrt', 'engines model_spec', lazy=True),
     'engines.quantize': rule('onnx onnxruntime', 'engines model_spec', lazy=True),
@@ -71,6 +72,7 @@ RULES = {
     'nodes': NODES,
     'nodes.bag_player_node': BAG_NODES,
     'nodes.bag_recorder_node': BAG_NODES,
+    'nodes.bag_topics': BAG_NODES,
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -40,8 +41,29 @@ class TensorSpec:
         )
 
 
+@dataclass(frozen=True)
+class Opening:
+    """How a model is to be opened; an engine takes of it what it has.
+
+    Attributes:
+        engine: the name it was asked for by: one class may have several.
+        threads: CPU threads for one inference; 0 leaves it to the runtime.
+        build: build what the engine needs and does not find; takes minutes.
+        precision: of the arithmetic, or `auto`.
+    """
+
+    engine: str
+    threads: int = 0
+    build: bool = False
+    precision: str = 'auto'
+
+
 class Engine(ABC):
     """An opened model.
+
+    Args:
+        model: path of the model file.
+        how: to open it.
 
     Attributes:
         name: the runtime, for logs and reports.
@@ -62,6 +84,14 @@ class Engine(ABC):
     precision = 'fp32'
     closed = False
     _users = 1
+
+    @abstractmethod
+    def __init__(self, model: Path, how: Opening) -> None: ...
+
+    @classmethod
+    def lacks(cls, model: Path, how: Opening) -> str:
+        """Return what keeps `auto` from trying it, empty where nothing is known to."""
+        return ''
 
     def infer(self, tensors: Mapping[str, NDArray[Any]]) -> Tensors:
         """Run the model once.

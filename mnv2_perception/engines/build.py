@@ -11,7 +11,7 @@ import time
 from typing import Any, Protocol, TYPE_CHECKING
 
 from mnv2_perception.engines import plans
-from mnv2_perception.engines import tensorrt as runtime
+from mnv2_perception.engines import tensorrt_api as runtime
 from mnv2_perception.engines.graph import fix_batch, precision_of, read_onnx, to_fp16
 from mnv2_perception.engines.plans import Plan, PlanKey
 from mnv2_perception.errors import command_name, EngineError

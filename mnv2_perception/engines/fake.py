@@ -16,7 +16,7 @@ import time
 import numpy as np
 import yaml
 
-from mnv2_perception.engines.base import Engine, Tensors, TensorSpec
+from mnv2_perception.engines.base import Engine, Opening, Tensors, TensorSpec
 from mnv2_perception.errors import EngineError
 
 
@@ -29,7 +29,7 @@ class FakeEngine(Engine):
 
     name = 'fake'
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, how: Opening) -> None:
         try:
             values = yaml.safe_load(model.read_text(encoding='utf-8'))
             height, width = int(values['height']), int(values['width'])

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mnv2_perception.engines.base import check_precision, Engine, Tensors, TensorSpec
+from mnv2_perception.engines.base import check_precision, Engine, Opening, Tensors, TensorSpec
 from mnv2_perception.errors import EngineError
 
 DTYPES = {
@@ -28,24 +28,17 @@ class OnnxRuntimeEngine(Engine):
 
     Args:
         model: path of the .onnx file.
-        threads: CPU threads for one inference; 0 uses one for each core.
-        precision: `fp32` or `auto`, which is the same.
-        name: a name of PROVIDERS.
+        how: `engine` is a name of PROVIDERS, `precision` fp32 or auto, which is the same; 0
+            `threads` use one for each core.
 
     Raises:
         EngineError: onnxruntime or its provider is not installed or finds no GPU, or the file is
             missing or no ONNX model.
     """
 
-    def __init__(
-        self,
-        model: Path,
-        threads: int = 0,
-        precision: str = 'auto',
-        name: str = 'onnx_runtime',
-    ) -> None:
-        self.name = name
-        self.precision = check_precision(name, precision, ('fp32',))
+    def __init__(self, model: Path, how: Opening) -> None:
+        self.name = name = how.engine
+        self.precision = check_precision(name, how.precision, ('fp32',))
         try:
             import onnxruntime
         except ImportError as exc:
@@ -61,7 +54,7 @@ class OnnxRuntimeEngine(Engine):
                 f'pip uninstall onnxruntime, then pip install onnxruntime-gpu'
             )
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = how.threads
         options.log_severity_level = 3
         # Else its idle threads spin and slow down what runs next: the process's other models.
         options.add_session_config_entry('session.force_spinning_stop', '1')
@@ -80,6 +73,10 @@ class OnnxRuntimeEngine(Engine):
         self.inputs = tuple(_tensor_spec(model, arg) for arg in self._session.get_inputs())
         self.outputs = tuple(_tensor_spec(model, arg) for arg in self._session.get_outputs())
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+
+    @classmethod
+    def lacks(cls, model: Path, how: Opening) -> str:
+        return '' if has_provider(how.engine) else 'no CUDA in ONNX Runtime'
 
     def _infer(self, tensors: Tensors) -> Tensors:
         names = [spec.name for spec in self.outputs]

@@ -1,11 +1,12 @@
 """OpenVINO on the CPU."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from mnv2_perception.engines.base import check_precision, Engine, Tensors, TensorSpec
+from mnv2_perception.engines.base import check_precision, Engine, Opening, Tensors, TensorSpec
 from mnv2_perception.errors import EngineError
 
 HINTS = {'fp32': 'f32', 'bf16': 'bf16'}
@@ -16,9 +17,8 @@ class OpenVINOEngine(Engine):
 
     Args:
         model: path of the .onnx file.
-        threads: CPU threads for one inference; 0 uses one for each core.
-        precision: `fp32`, or `bf16` where the CPU has it; `auto` is fp32. Left to itself OpenVINO
-            would take the shorter one without a word.
+        how: `precision` is fp32, or bf16 where the CPU has it; auto is fp32. Left to itself
+            OpenVINO would take the shorter one without a word. 0 `threads` use one for each core.
 
     Raises:
         EngineError: openvino is not installed, the file is missing or no ONNX model, or the CPU
@@ -32,8 +32,8 @@ class OpenVINOEngine(Engine):
     # https://github.com/openvinotoolkit/openvino/pull/11894
     _core: ClassVar[Any] = None
 
-    def __init__(self, model: Path, threads: int = 0, precision: str = 'auto') -> None:
-        self.precision = check_precision(self.name, precision, tuple(HINTS))
+    def __init__(self, model: Path, how: Opening) -> None:
+        self.precision = check_precision(self.name, how.precision, tuple(HINTS))
         try:
             import openvino
         except ImportError as exc:
@@ -44,7 +44,7 @@ class OpenVINOEngine(Engine):
             raise EngineError(f'{model}: no such model file')
         settings = {
             'INFERENCE_PRECISION_HINT': HINTS[self.precision],
-            'INFERENCE_NUM_THREADS': threads,
+            'INFERENCE_NUM_THREADS': how.threads,
             'PERFORMANCE_HINT': 'LATENCY',
             # Two processes would pin their threads to the same cores.
             'ENABLE_CPU_PINNING': False,
@@ -70,6 +70,12 @@ class OpenVINOEngine(Engine):
         facts = network.get_rt_info()
         pairs = facts['framework'].items() if 'framework' in facts else ()
         self.metadata = {key: str(getattr(value, 'value', value)) for key, value in pairs}
+
+    @classmethod
+    def lacks(cls, model: Path, how: Opening) -> str:
+        if find_spec('openvino') is None:
+            return 'OpenVINO is not installed (pip install openvino)'
+        return ''
 
     def _infer(self, tensors: Tensors) -> Tensors:
         arrays = [tensors[spec.name] for spec in self.inputs]

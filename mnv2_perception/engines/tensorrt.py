@@ -5,11 +5,9 @@ runtime API share one context between all threads, so any thread may call; what 
 two at once on one execution context, and a lock sees to that.
 """
 
-from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 import ctypes
-from functools import cache
 import logging
 from math import prod
 from pathlib import Path
@@ -20,25 +18,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.engines import plans
-from mnv2_perception.engines.base import Engine, Tensors, TensorSpec
+from mnv2_perception.engines.base import Engine, Opening, Tensors, TensorSpec
+from mnv2_perception.engines.build import build_plan, Options, TensorRTBuilder
 from mnv2_perception.engines.plans import Plan, PlanKey
+from mnv2_perception.engines.tensorrt_api import (
+    checked,
+    deserialise,
+    DEVICE,
+    gpu_name,
+    last_errors,
+    load,
+)
 from mnv2_perception.errors import EngineError
 
-if TYPE_CHECKING:  # at run time `load` sets these two
+if TYPE_CHECKING:  # at run time an engine that is opened sets these two
     from cuda.bindings import runtime as cudart
     import tensorrt as trt
 
-DEVICE = 0  # CUDA_VISIBLE_DEVICES chooses which GPU that is
 DTYPES = {
     'FLOAT': np.float32, 'HALF': np.float16, 'UINT8': np.uint8, 'INT8': np.int8,
     'INT32': np.int32, 'INT64': np.int64, 'BOOL': np.bool_,
 }  # fmt: skip
-INSTALL = (
-    'on a Jetson: apt install python3-libnvinfer, and pip install "cuda-python<13" (JetPack 6) or '
-    'cuda-python (JetPack 7), in a virtual environment with --system-site-packages; elsewhere: '
-    'pip install tensorrt cuda-python'
-)
-
 logger = logging.getLogger(__name__)
 
 
@@ -47,21 +47,22 @@ class TensorRTEngine(Engine):
 
     Args:
         model: path of the .onnx file whose plan the cache folder holds, or of a .plan file.
-        build: build the plan if none serves; takes minutes.
+        how: `build` the plan if none serves; `precision` is the plan's, or auto.
 
     Raises:
-        EngineError: TensorRT, cuda-python or the GPU is missing, or there is no plan and none may
-            be built; the message then holds the command that builds it.
+        EngineError: TensorRT, cuda-python or the GPU is missing, the plan is of another
+            precision, or there is none and none may be built; the message then holds the command
+            that builds it.
     """
 
     name = 'tensorrt'
 
-    def __init__(self, model: Path, build: bool = False) -> None:
+    def __init__(self, model: Path, how: Opening) -> None:
         if not model.is_file():
             raise EngineError(f'{model}: no such model file')
-        load(model)
+        globals().update(zip(('trt', 'cudart'), load(model), strict=True))
         self.model = model.name
-        plan, engine = open_plan(model, build)
+        plan, engine = open_plan(model, how.build)
         self.precision = plan.key.precision
         # A YAML beside the ONNX file may have changed since; beside a plan there is none.
         beside = plan.spec if model.suffix == '.plan' else {}
@@ -73,6 +74,19 @@ class TensorRTEngine(Engine):
         except BaseException:
             self._held.close()
             raise
+        if how.precision not in ('auto', self.precision):
+            self.close()
+            raise EngineError(
+                f'{model}: its TensorRT plan is {self.precision}, got precision {how.precision}; '
+                f'run {plans.build_command(model)} --precision {how.precision}'
+            )
+
+    @classmethod
+    def lacks(cls, model: Path, how: Opening) -> str:
+        folder = plans.cache_folder()
+        if how.build or plans.plans_of(model, folder):
+            return ''
+        return f'no TensorRT plan of it in {folder}'
 
     def _open(self, engine: 'trt.ICudaEngine') -> None:
         """Make everything that an inference needs, once."""
@@ -210,102 +224,6 @@ class TensorRTEngine(Engine):
             self._held.close()
 
 
-def load(model: Path) -> None:
-    """Import TensorRT and cuda-python into this module.
-
-    Args:
-        model: for errors.
-
-    Raises:
-        EngineError: one of them is not installed, or there is no GPU.
-    """
-    try:
-        import tensorrt
-        globals().update(trt=tensorrt, cudart=import_cudart())
-    except ImportError as exc:
-        raise EngineError(f'{model}: TensorRT is not installed ({exc}); {INSTALL}') from exc
-    try:
-        checked(cudart.cudaGetDeviceCount())
-    except (EngineError, RuntimeError) as exc:  # RuntimeError: there is no driver at all
-        raise EngineError(f'{model}: no NVIDIA GPU can be used: {exc}; choose another engine, or '
-                          f'install the driver') from exc
-
-
-def import_cudart() -> Any:
-    """Return cuda-python's runtime API, which has moved."""
-    try:
-        from cuda.bindings import runtime
-        return runtime
-    except ImportError:  # before cuda-python 12.6
-        from cuda import cudart
-        return cudart
-
-
-def checked(result: tuple[Any, ...]) -> Any:
-    """Return what a call of cuda-python gave, without the error code.
-
-    Raises:
-        EngineError: the code is not cudaSuccess.
-    """
-    error, *values = result
-    if int(error):
-        _, text = cudart.cudaGetErrorString(error)
-        text = text.decode() if isinstance(text, bytes) else text
-        raise EngineError(f'CUDA error {int(error)}: {text}')
-    return values[0] if values else None
-
-
-def gpu_name() -> str:
-    """Return name, compute capability and multiprocessors, such as `Orin 8.7 (16 SMs)`.
-
-    The modules of a Jetson family share the first two, but no plan.
-    """
-    properties: cudart.cudaDeviceProp = checked(cudart.cudaGetDeviceProperties(DEVICE))
-    name = properties.name.split(b'\0')[0].decode()
-    return (f'{name} {properties.major}.{properties.minor} '
-            f'({properties.multiProcessorCount} SMs)')
-
-
-# What TensorRT said since an exception last told it.
-ERRORS: deque[str] = deque(maxlen=4)
-
-
-def last_errors() -> str:
-    """Return what TensorRT complained of since the last call."""
-    errors = [ERRORS.popleft() for _ in range(len(ERRORS))]
-    return '; '.join(errors) or 'it gives no reason'
-
-
-@cache
-def trt_logger() -> Any:
-    """Return TensorRT's logger; it keeps the first of a process."""
-
-    class Logger(trt.ILogger):
-        """Errors wait for the exception that tells them, the rest is logged."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: 'trt.ILogger.Severity', msg: str) -> None:
-            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
-                ERRORS.append(msg.strip())
-            elif severity == trt.ILogger.Severity.WARNING:
-                logger.warning('TensorRT: %s', msg.strip())
-            else:
-                logger.debug('TensorRT: %s', msg.strip())
-
-    return Logger()
-
-
-def deserialise(blob: bytes, dla: int | None) -> 'trt.ICudaEngine | None':
-    """Return the engine of a plan, on a DLA core if any; None where TensorRT refuses it."""
-    ERRORS.clear()
-    runtime = trt.Runtime(trt_logger())
-    if dla is not None:
-        runtime.DLA_core = dla
-    return runtime.deserialize_cuda_engine(blob)
-
-
 def open_plan(model: Path, build: bool) -> tuple[Plan, 'trt.ICudaEngine']:
     """Return the plan that serves here, and its engine.
 
@@ -333,8 +251,6 @@ def open_plan(model: Path, build: bool) -> tuple[Plan, 'trt.ICudaEngine']:
             raise EngineError(f'{exc}; build it again from its ONNX file') from exc
         if not build:
             raise EngineError(f'{exc}; run: {plans.build_command(model, key)}') from exc
-    from mnv2_perception.engines.build import build_plan, Options, TensorRTBuilder
-
     options = Options(key.precision, key.dla, key.batch) if key else Options()
     folder = plans.cache_folder()
     plan = build_plan(model, options, folder, TensorRTBuilder(model, folder), keep=False)

@@ -12,7 +12,7 @@ from zipfile import is_zipfile
 
 import numpy as np
 
-from mnv2_perception.engines.base import check_precision, Engine, Tensors, TensorSpec
+from mnv2_perception.engines.base import check_precision, Engine, Opening, Tensors, TensorSpec
 from mnv2_perception.errors import EngineError
 
 FACTS = 'mnv2_perception.json'  # beside the program: names of inputs and outputs, metadata
@@ -24,9 +24,8 @@ class TorchEngine(Engine):
 
     Args:
         model: path of the .pt2 file.
-        threads: CPU threads for one inference; 0 leaves them as they are. torch has one number
-            of threads for the whole process.
-        precision: `fp16` or `fp32` on a GPU, `fp32` on a CPU; `auto` is the first of these.
+        how: `precision` is fp16 or fp32 on a GPU, fp32 on a CPU; auto is the first of these. 0
+            `threads` leave them as they are; torch has one number for the whole process.
 
     Raises:
         EngineError: torch is not installed, or the file is missing or none that `mnv2 export`
@@ -35,7 +34,7 @@ class TorchEngine(Engine):
 
     name = 'torch'
 
-    def __init__(self, model: Path, threads: int = 0, precision: str = 'auto') -> None:
+    def __init__(self, model: Path, how: Opening) -> None:
         if not model.is_file():
             raise EngineError(f'{model}: no such model file')
         if not is_zipfile(model):
@@ -46,7 +45,7 @@ class TorchEngine(Engine):
             raise EngineError(f'{model}: torch is not installed; pip install torch') from exc
         on_gpu = torch.cuda.is_available()
         known = ('fp16', 'fp32') if on_gpu else ('fp32',)
-        self.precision = check_precision(self.name, precision, known)
+        self.precision = check_precision(self.name, how.precision, known)
         files = {FACTS: ''}
         try:
             program = torch.export.load(model, extra_files=files)
@@ -67,8 +66,8 @@ class TorchEngine(Engine):
             _tensor_spec(name, nodes[node])
             for name, node in zip(facts['outputs'], signature.user_outputs, strict=True)
         )
-        if threads:
-            torch.set_num_threads(threads)
+        if how.threads:
+            torch.set_num_threads(how.threads)
         network = program.module().to(memory_format=torch.channels_last)
         if on_gpu:
             try:

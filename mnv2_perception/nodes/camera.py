@@ -6,33 +6,44 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 import threading
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy import uint8
 from numpy.typing import NDArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
 from mnv2_perception.model_spec import ModelSpec
-from mnv2_perception.nodes.lifecycle import Frame, LATCHED_QOS, PerceptionNode
+from mnv2_perception.nodes.lifecycle import PerceptionNode
 from mnv2_perception.nodes.messages import IMAGE_CONVERTER, label_info_to_msg
+from mnv2_perception.nodes.parameters import CameraParameters
+from mnv2_perception.nodes.qos import LATCHED_QOS
+from mnv2_perception.nodes.topics import Publisher, Subscription
+from mnv2_perception.nodes.worker import Frame
 from mnv2_perception.tasks.contract import images_at_once
+from mnv2_perception.tasks.models import Engine
 from mnv2_perception.tasks.pipeline import infer_images, Pipeline
+
+Values = TypeVar('Values', bound=CameraParameters)
+Outputs = Sequence[NDArray[Any]]
+Model = TypeVar('Model', bound=Pipeline[Any])
 
 
 @dataclass(frozen=True)
 class Entry:
     """A frame of a batch."""
 
-    node: 'CameraNode'
+    node: 'CameraNode[Any, Any]'
     frame: Frame
     image: NDArray[uint8]
     prepared: NDArray[uint8]
 
 
-class CameraNode(PerceptionNode):
+class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
     """A node that runs one model on a camera's images and tells the names of its classes.
 
     A subclass opens the model in `acquire` with `use_model`, and implements `publish_result`
@@ -46,27 +57,34 @@ class CameraNode(PerceptionNode):
     threshold: str
 
     def __init__(self, name: str, **kwargs: Any) -> None:
-        self.model: Any = None
+        self._model: Model | None = None
+        self._label_info: Publisher
         self._label_info_lock = threading.Lock()
+        self._camera: Subscription
         super().__init__(name, **kwargs)
+
+    @property
+    def model(self) -> Model:
+        """What the configured node runs."""
+        assert self._model is not None, 'the node is not configured'
+        return self._model
 
     def thread(self) -> ThreadPoolExecutor:
         return self.shared.thread
 
     def prepare(self, image: NDArray[uint8]) -> NDArray[uint8] | None:
         """Return what the network is to see of an RGB image (H, W, 3); None passes it over."""
-        prepared: NDArray[uint8] = self.model.prepare(image)
-        return prepared
+        return self.model.prepare(image)
 
     @abstractmethod
     def publish_result(
-        self, image: NDArray[uint8], outputs: Sequence[NDArray[Any]], header: Header
+        self, image: NDArray[uint8], outputs: Outputs, header: Header
     ) -> bool:
         """Publish what the model's outputs say of an image; return whether that was done."""
 
-    def use_model(self, model: Pipeline[Any], label_info_topic: str) -> None:
+    def use_model(self, model: Model, label_info_topic: str) -> None:
         """Take over an opened model, whose classes are told on a latched topic."""
-        self.model = model
+        self._model = model
         self.shared.model_nodes.append(self)
         spec = model.spec
         # Runtimes allocate, and load their kernels, with the first image; no camera is to wait.
@@ -78,7 +96,7 @@ class CameraNode(PerceptionNode):
         self.get_logger().info(f'licence of the model {spec.name}: {spec.licence}')
         self._label_info = self.create_result_publisher(LabelInfo, label_info_topic, LATCHED_QOS)
 
-    def opening(self) -> AbstractContextManager[tuple[Any, ModelSpec]]:
+    def opening(self) -> AbstractContextManager[tuple[Engine, ModelSpec]]:
         """Open the model that the parameters name, or share it with another node."""
         values = self.parameters
         return self.shared.models.opening(
@@ -86,10 +104,10 @@ class CameraNode(PerceptionNode):
         )
 
     def release(self) -> None:
-        if self.model:
+        if self._model:
             self.shared.model_nodes.remove(self)
-            self.model.close()
-            self.model = None
+            self._model.close()
+            self._model = None
 
     def announce(self) -> None:
         self.publish_label_info()
@@ -118,7 +136,7 @@ class CameraNode(PerceptionNode):
         if not batch:
             return
         try:
-            outputs: list[Any] = infer_images(
+            outputs: Sequence[Outputs | Exception] = infer_images(
                 model.engine, model.spec, [entry.prepared for entry in batch]
             )
         except Exception as exc:  # each frame's node tells it
@@ -126,14 +144,14 @@ class CameraNode(PerceptionNode):
         for entry, output in zip(batch, outputs, strict=True):
             entry.node._publish(entry, output)
 
-    def _companions(self) -> list[tuple['CameraNode', Frame]]:
+    def _companions(self) -> list[tuple['CameraNode[Any, Any]', Frame]]:
         """Take the frames that the model has room for, of other nodes that use it."""
         engine = self.model.engine
         users = [node for node in self.shared.model_nodes if node.model.engine is engine]
         after = users.index(self) + 1
         others = users[after:] + users[:after - 1]  # in turn: room for few goes to each as often
         room = images_at_once(engine)
-        found: list[tuple[CameraNode, Frame]] = []
+        found: list[tuple[CameraNode[Any, Any], Frame]] = []
         for node in others:
             if room is not None and len(found) + 1 >= room:
                 break
@@ -150,21 +168,21 @@ class CameraNode(PerceptionNode):
             self.count(frame, 'passed_over')
         return None
 
-    def _publish(self, entry: Entry, outputs: Any) -> None:
+    def _publish(self, entry: Entry, outputs: Outputs | Exception) -> None:
         with self.rejecting(entry.frame):
             if isinstance(outputs, Exception):
                 raise outputs
             done = self.publish_result(entry.image, outputs, entry.frame.msg.header)
             self.count(entry.frame, 'published' if done else 'passed_over')
 
-    def _on_set_parameters(self, changes: list[Any]) -> Any:
+    def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         result = super()._on_set_parameters(changes)
         if self.active and result.successful:
             self.publish_label_info()
         return result
 
     def describe(self) -> dict[str, object]:
-        model = self.model
+        model = self._model
         if model is None:
             return {}
         return {

@@ -1,6 +1,5 @@
 """classification_node: camera images in, what they show out."""
 
-from collections.abc import Sequence
 import sys
 from typing import Any
 
@@ -9,16 +8,17 @@ from numpy.typing import NDArray
 from std_msgs.msg import Header
 from vision_msgs.msg import Classification
 
-from mnv2_perception.nodes.camera import CameraNode
-from mnv2_perception.nodes.lifecycle import spin
+from mnv2_perception.nodes.camera import CameraNode, Outputs
 from mnv2_perception.nodes.messages import classification_to_msg
 from mnv2_perception.nodes.parameters import ClassificationParameters
+from mnv2_perception.nodes.process import spin
+from mnv2_perception.nodes.topics import Publisher
 from mnv2_perception.tasks.classifier import Classifier
 from mnv2_perception.vision.debounce import Debounce
 from mnv2_perception.vision.preprocess import check_region, crop_region, rotate_image
 
 
-class ClassificationNode(CameraNode):
+class ClassificationNode(CameraNode[ClassificationParameters, Classifier]):
     """Publishes the likeliest classes of a region of the newest image, best first.
 
     One message for each processed image, with its header: at most `top_k` classes of at least
@@ -37,10 +37,12 @@ class ClassificationNode(CameraNode):
     threshold = 'min_confidence'
 
     def __init__(self, **kwargs: Any) -> None:
+        self._classification: Publisher
+        self._debounce = Debounce()
         super().__init__('classification_node', **kwargs)
 
     def acquire(self) -> None:
-        values: ClassificationParameters = self.parameters
+        values = self.parameters
         check_region(values.region)
         with self.opening() as (engine, spec):
             classifier = Classifier(engine, spec, len(spec.classes))  # cut only after debouncing
@@ -52,14 +54,14 @@ class ClassificationNode(CameraNode):
         super().announce()
 
     def prepare(self, image: NDArray[uint8]) -> NDArray[uint8] | None:
-        values: ClassificationParameters = self.parameters
+        values = self.parameters
         return super().prepare(rotate_image(crop_region(image, values.region), values.rotate))
 
     def publish_result(
-        self, image: NDArray[uint8], outputs: Sequence[NDArray[Any]], header: Header
+        self, image: NDArray[uint8], outputs: Outputs, header: Header
     ) -> bool:
-        classifier: Classifier = self.model
-        values: ClassificationParameters = self.parameters
+        classifier = self.model
+        values = self.parameters
         classifier.min_confidence = values.min_confidence
         self._debounce.frames = values.debounce_frames
         result = classifier.finish(image, outputs)

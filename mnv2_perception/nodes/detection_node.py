@@ -1,6 +1,5 @@
 """detection_node: camera images in, boxes of objects out."""
 
-from collections.abc import Sequence
 import sys
 from typing import Any
 
@@ -10,15 +9,16 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
-from mnv2_perception.nodes.camera import CameraNode
-from mnv2_perception.nodes.lifecycle import spin
+from mnv2_perception.nodes.camera import CameraNode, Outputs
 from mnv2_perception.nodes.messages import detections_to_msg, rgb_to_msg
 from mnv2_perception.nodes.parameters import DetectionParameters
+from mnv2_perception.nodes.process import spin
+from mnv2_perception.nodes.topics import Publisher
 from mnv2_perception.tasks.detector import Detector
 from mnv2_perception.vision.overlay import draw_boxes
 
 
-class DetectionNode(CameraNode):
+class DetectionNode(CameraNode[DetectionParameters, Detector]):
     """Publishes the boxes of the newest image in its pixels, best first; none are a message too.
 
     The header is the image's own.
@@ -28,10 +28,12 @@ class DetectionNode(CameraNode):
     threshold = 'min_score'
 
     def __init__(self, **kwargs: Any) -> None:
+        self._detections: Publisher
+        self._overlay: Publisher
         super().__init__('detection_node', **kwargs)
 
     def acquire(self) -> None:
-        values: DetectionParameters = self.parameters
+        values = self.parameters
         with self.opening() as (engine, spec):
             detector = Detector(engine, spec, values.min_score, values.nms_iou, values.rotate)
         self.use_model(detector, 'detections/label_info')
@@ -39,10 +41,10 @@ class DetectionNode(CameraNode):
         self._overlay = self.create_result_publisher(Image, 'detections/overlay')
 
     def publish_result(
-        self, image: NDArray[uint8], outputs: Sequence[NDArray[Any]], header: Header
+        self, image: NDArray[uint8], outputs: Outputs, header: Header
     ) -> bool:
-        detector: Detector = self.model
-        values: DetectionParameters = self.parameters
+        detector = self.model
+        values = self.parameters
         detector.min_score, detector.nms_iou = values.min_score, values.nms_iou
         found = detector.finish(image, outputs)
         boxes, scores, class_ids = found.boxes, found.scores, found.class_ids

@@ -1,6 +1,5 @@
 """What a launch file has to know before there is a node: which ones, on which topics."""
 
-from dataclasses import fields
 import json
 import re
 from tempfile import NamedTemporaryFile
@@ -10,14 +9,11 @@ import rclpy
 from rclpy.context import Context
 from rclpy.node import Node
 
-from mnv2_perception.nodes import parameters
-from mnv2_perception.nodes.parameters import ParameterError, PerceptionParameters
+from mnv2_perception.errors import ParameterError
+from mnv2_perception.nodes.declare import declare, read
+from mnv2_perception.nodes.parameters import PerceptionParameters, SHARING_NODES
 
-# Masks come before what places them; only these have a lifecycle.
-NODES = tuple(
-    name.removesuffix('_node') for name, cls in parameters.NODES.items()
-    if any(item.name == 'autostart' for item in fields(cls))
-)
+NODES = tuple(SHARING_NODES)
 TOPICS = {
     'image': 'image', 'camera_info': 'camera_info', 'depth_image': 'depth/image',
     'depth_camera_info': 'depth/camera_info', 'points': 'points',
@@ -43,7 +39,7 @@ def chosen(
     Raises:
         ParameterError: there is no such node, none is left, or the file holds no parameters.
     """
-    values = read(params_file, namespace)
+    values = read_file(params_file, namespace)
     wanted = split(nodes) or values.nodes
     if not wanted:
         raise ParameterError(
@@ -56,7 +52,7 @@ def chosen(
     return tuple(n for n in NODES if n in wanted), split(cameras) or values.cameras or ('',)
 
 
-def read(params_file: str, namespace: str) -> PerceptionParameters:
+def read_file(params_file: str, namespace: str) -> PerceptionParameters:
     """Return the parameters that perception will have: rcl reads the file, here as there.
 
     Raises:
@@ -70,8 +66,8 @@ def read(params_file: str, namespace: str) -> PerceptionParameters:
             cli_args=['--ros-args', '--params-file', params_file],
             enable_rosout=False, start_parameter_services=False,
         )
-        parameters.declare(node, PerceptionParameters)
-        values = parameters.read(node, PerceptionParameters)
+        declare(node, PerceptionParameters)
+        values = read(node, PerceptionParameters)
         node.destroy_node()
         return values
     except RuntimeError as exc:  # rcl's

@@ -9,122 +9,37 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
-import logging
-import signal
-import sys
 import threading
 import time
 from typing import Any, Generic, TypeVar
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from lifecycle_msgs.msg import Transition
-import rclpy
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.signals import SignalHandlerOptions
+from rclpy.timer import Timer
+from sensor_msgs.msg import CompressedImage, Image
 
 from mnv2_perception.errors import PerceptionError
-from mnv2_perception.nodes import parameters
-from mnv2_perception.nodes.messages import diagnostics_to_msg
+from mnv2_perception.nodes import declare
+from mnv2_perception.nodes.diagnostics import Diagnostics, Health
+from mnv2_perception.nodes.parameters import LifecycleParameters
+from mnv2_perception.nodes.process import tell
+from mnv2_perception.nodes.qos import CAMERA_QOS, RESULT_QOS
+from mnv2_perception.nodes.rclpy_private import TolerantLifecycleNode
 from mnv2_perception.nodes.shared import Shared
-from mnv2_perception.nodes.topics import Publisher, Subscription
-
-try:
-    from rclpy.experimental import EventsExecutor as Executor
-except ImportError:  # Humble; with many nodes it takes a multiple of the CPU time
-    from rclpy.executors import SingleThreadedExecutor as Executor
-
-# Best effort matches every camera; a reliable subscription hears nothing of most of them. The
-# callback only stores the message, so a depth of 5 is no queue: it bridges the moments in which
-# Python does something else, and what was passed over is counted, not lost.
-CAMERA_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-# Reliable serves RViz, which asks for it, and Nav2's semantic layer, which does not.
-RESULT_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-LATCHED_QOS = QoSProfile(
-    depth=1,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL,
-)
+from mnv2_perception.nodes.topics import Lost, Publisher, Subscription
+from mnv2_perception.nodes.worker import Frame, NewestFrameWorker
 
 LOG_PERIOD_S = 5.0
 LATENCY_WINDOW = 256
-SILENCE_S = 3.0
 
-Item = TypeVar('Item')
-Result = TypeVar('Result')
+Values = TypeVar('Values', bound=LifecycleParameters)
 
 
-@dataclass(frozen=True)
-class Frame:
-    """A message to process, and when it came (time.monotonic)."""
-
-    msg: Any
-    received_s: float
-
-
-class NewestFrameWorker(Generic[Item]):
-    """Works on the newest item in a thread; an older one that still waits is dropped.
-
-    So a result is never older than the work under way plus its own. The same thread opens, uses
-    and closes what belongs to a thread, as a CUDA context does.
-
-    Several workers may share a thread. Each then has its turn in the order in which they began
-    to wait, and takes what is newest then: none waits for more than one item of each other.
-
-    Args:
-        work: called with each item that is taken; must not raise.
-        thread: of one worker thread; None makes one of its own.
-    """
-
-    def __init__(
-        self, work: Callable[[Item], None], thread: ThreadPoolExecutor | None = None
-    ) -> None:
-        self._work = work
-        self._lock = threading.Lock()
-        self._waiting: Item | None = None
-        self._in_line = False
-        self._owns_thread = thread is None
-        self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix='worker')
-
-    def put(self, item: Item) -> bool:
-        """Hand over an item; return whether one that still waited was dropped for it."""
-        with self._lock:
-            dropped = self._waiting is not None
-            self._waiting = item
-            in_line, self._in_line = self._in_line, True
-        if not in_line:  # it may be where an item was taken: turns must not pile up
-            self._thread.submit(self._turn)
-        return dropped
-
-    def take(self) -> Item | None:
-        """Take the item that waits, if there is one; it is no longer this worker's."""
-        with self._lock:
-            item, self._waiting = self._waiting, None
-        return item
-
-    def run(self, function: Callable[[], Result]) -> Result:
-        """Run a function in the worker's thread after the work under way; return its result."""
-        return self._thread.submit(function).result()
-
-    def close(self) -> None:
-        """Finish the work under way and end the thread, if it is this worker's own."""
-        self.take()
-        if self._owns_thread:
-            self._thread.shutdown()
-
-    def _turn(self) -> None:
-        with self._lock:
-            self._in_line = False
-        item = self.take()
-        if item is not None:
-            self._work(item)
-
-
-class PerceptionNode(LifecycleNode):
+class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
     """A lifecycle node that turns a camera's frames into results.
 
     A subclass gives its parameter class and implements `acquire`, `release`, `announce`,
@@ -138,15 +53,13 @@ class PerceptionNode(LifecycleNode):
     (malformed, or processing failed) and lost (the middleware says that it lost them before the
     callback). Once idle, received = published + passed_over + rejected.
 
-    `Parameters` has at least `autostart` and `max_rate_hz`.
-
     Args:
         name: of the node.
         shared: what the nodes of its process share; None where it is the only one.
         kwargs: for LifecycleNode.
     """
 
-    Parameters: type[Any]
+    Parameters: type[Values]
 
     def __init__(self, name: str, shared: Shared | None = None, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
@@ -154,23 +67,29 @@ class PerceptionNode(LifecycleNode):
         self.shared = shared or Shared()
         self.counts: Counter[str] = Counter()
         self.latencies_ms: deque[float] = deque(maxlen=LATENCY_WINDOW)
-        self.parameters: Any = None
+        self.active = False
         self._lock = threading.Lock()
+        self._values: Values | None = None
         self._worker: NewestFrameWorker[Frame] | None = None
         self._result_publishers: list[Publisher] = []
         self._camera_subscriptions: list[Subscription] = []
-        self.active = False
         self._next_due_s = 0.0
         self._last_received_s = 0.0
-        self._reported: tuple[float, dict[str, int]] = (time.monotonic(), {})
         self._failure = ''
-        parameters.declare(self, self.Parameters)
+        declare.declare(self, self.Parameters)
         self.add_on_set_parameters_callback(self._on_set_parameters)
-        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._diagnostics = Diagnostics(self)
         self.create_steady_timer(1.0, self.publish_diagnostics)
+        self._autostart_timer: Timer | None = None
         if self.get_parameter('autostart').value:
             # From the executor, so that a lifecycle manager's requests never run beside it.
             self._autostart_timer = self.create_steady_timer(0.0, self._autostart)
+
+    @property
+    def parameters(self) -> Values:
+        """The values of the configured node."""
+        assert self._values is not None, 'the node is not configured'
+        return self._values
 
     @abstractmethod
     def acquire(self) -> None:
@@ -199,6 +118,10 @@ class PerceptionNode(LifecycleNode):
     def describe(self) -> dict[str, object]:
         """Return facts for the diagnostics."""
 
+    def warning(self) -> str:
+        """Return what the diagnostics warn of although the node works, empty if nothing."""
+        return ''
+
     def thread(self) -> ThreadPoolExecutor | None:
         """Return where the worker works; None: in a thread of its own."""
         return None
@@ -207,7 +130,7 @@ class PerceptionNode(LifecycleNode):
         """Take the frame that waits, to process it together with another node's."""
         return self._worker.take() if self._worker else None
 
-    def create_steady_timer(self, period_s: float, callback: Callable[[], None]) -> Any:
+    def create_steady_timer(self, period_s: float, callback: Callable[[], None]) -> Timer:
         """Create a timer that also runs while simulated time stands still."""
         return self.create_timer(
             period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME)
@@ -252,7 +175,7 @@ class PerceptionNode(LifecycleNode):
         self.shared.topics.add_publisher(publisher)
         return publisher
 
-    def on_frame(self, msg: Any) -> None:
+    def on_frame(self, msg: Image | CompressedImage) -> None:
         """Store a frame for the worker; nothing else happens in the callback."""
         now_s = time.monotonic()
         with self._lock:
@@ -290,7 +213,7 @@ class PerceptionNode(LifecycleNode):
             if outcome == 'published':
                 self.latencies_ms.append((time.monotonic() - frame.received_s) * 1000.0)
 
-    def _on_lost(self, event: Any) -> None:
+    def _on_lost(self, event: Lost) -> None:
         with self._lock:
             self.counts['lost'] += event.total_count_change
         self.get_logger().warning(
@@ -305,7 +228,7 @@ class PerceptionNode(LifecycleNode):
         self._failure = ''
         self._worker = NewestFrameWorker(self.work, self.thread())
         try:
-            self.parameters = parameters.read(self, self.Parameters)
+            self._values = declare.read(self, self.Parameters)
             self._worker.run(self.acquire)
         except Exception as exc:
             self._log_failure('configure', exc)
@@ -328,6 +251,7 @@ class PerceptionNode(LifecycleNode):
             self.active = True
             self._last_received_s = time.monotonic()  # silence is counted from here
         self.get_logger().info('active')
+        tell('active', node=self.get_fully_qualified_name())
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -376,7 +300,7 @@ class PerceptionNode(LifecycleNode):
                 self._log_failure('release', exc)
             self._worker.close()
         self._worker = None
-        self.parameters = None
+        self._values = None
 
     def _log_failure(self, what: str, exc: Exception) -> None:
         kind = '' if isinstance(exc, PerceptionError) else f'unexpected {type(exc).__name__}: '
@@ -385,144 +309,37 @@ class PerceptionNode(LifecycleNode):
 
     def _autostart(self) -> None:
         self.destroy_timer(self._autostart_timer)
-        if self._state_machine.current_state[1] != 'unconfigured':
+        if self.state_label != 'unconfigured':
             return  # a lifecycle manager was first
         success = TransitionCallbackReturn.SUCCESS
         if self.trigger_configure() != success or self.trigger_activate() != success:
             self.get_logger().error(
-                f'the node stays {self._state_machine.current_state[1]}: correct its parameters, '
-                f'then configure and activate it (`ros2 lifecycle set`), or start it again'
+                f'the node stays {self.state_label}: correct its parameters, then configure and '
+                f'activate it (`ros2 lifecycle set`), or start it again'
             )
 
-    def _LifecycleNodeMixin__change_state(
-        self, transition_id: int
-    ) -> TransitionCallbackReturn:
-        """Answer transitions that do not start from the present state instead of dying of them.
-
-        rclpy raises RCLError out of the service's callback, and with it out of spin. Autostart
-        and a lifecycle manager together make it happen. A manager that asks for a state wants the
-        node in that state, so that is what it gets; anything else fails without effect.
-        """
-        state = self._state_machine.current_state[1]
-        if transition_id == Transition.TRANSITION_CONFIGURE:
-            if state == 'active':
-                return self.trigger_deactivate()
-            if state == 'inactive':
-                return TransitionCallbackReturn.SUCCESS
-        if transition_id == Transition.TRANSITION_ACTIVATE and state == 'active':
-            return TransitionCallbackReturn.SUCCESS
-        possible = [found[0] for found in self._state_machine.available_transitions]
-        if transition_id not in possible:
-            self.get_logger().warning(f'transition {transition_id} ignored: the node is {state}')
-            return TransitionCallbackReturn.FAILURE
-        return super()._LifecycleNodeMixin__change_state(transition_id)
-
-    def _on_set_parameters(self, changes: list[Any]) -> Any:
-        self.parameters, result = parameters.change(self.parameters, changes, self.Parameters)
+    def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        self._values, result = declare.change(self._values, changes, self.Parameters)
         with self._lock:
             self._next_due_s = 0.0  # of the old max_rate_hz
         return result
 
     def publish_diagnostics(self) -> None:
         """Publish one status: state, counts, rate, latency, and the node's own facts."""
-        now_s = time.monotonic()
+        configured = self._values is not None
         with self._lock:
-            counts = dict(self.counts)
-            latencies_ms = sorted(self.latencies_ms)
-            silent_s = now_s - self._last_received_s
-            active = self.active
-        reported_s, reported = self._reported
-        self._reported = (now_s, counts)
-
-        def new(name: str) -> int:
-            return counts.get(name, 0) - reported.get(name, 0)
-
-        level, message = DiagnosticStatus.OK, 'working'
-        if self._failure:
-            level, message = DiagnosticStatus.ERROR, self._failure
-        elif not active:
-            message = f'{self._state_machine.current_state[1]}, not working'
-        elif silent_s > SILENCE_S:
-            level, message = DiagnosticStatus.WARN, f'no image for {SILENCE_S:.0f} s or more'
+            health = Health(
+                self.state_label, self.active, self._failure,
+                self.warning() if configured else '',
+                time.monotonic() - self._last_received_s, dict(self.counts),
+                list(self.latencies_ms),
+            )
+        if health.silent:
             self.get_logger().warning(
                 self.explain_silence(), throttle_duration_sec=10 * LOG_PERIOD_S
             )
-        elif new('rejected'):
-            level = DiagnosticStatus.WARN
-            message = f'{new("rejected")} frames rejected, see the log'
-        values: dict[str, object] = {
-            name: counts.get(name, 0)
-            for name in ('received', 'published', 'passed_over', 'rejected', 'lost')
-        }
-        values['rate_hz'] = f'{new("published") / max(now_s - reported_s, 1e-6):.1f}'
-        if latencies_ms:
-            values['latency_p50_ms'] = f'{latencies_ms[len(latencies_ms) // 2]:.1f}'
-            values['latency_p95_ms'] = f'{latencies_ms[int(len(latencies_ms) * 0.95)]:.1f}'
-        if self.parameters:
-            values |= self.describe()
-        self._diagnostics.publish(
-            diagnostics_to_msg(
-                f'{self.get_fully_qualified_name()[1:]}: frames', self.get_name(), level,
-                message, values, self.get_clock().now().to_msg(),
-            )
-        )
+        self._diagnostics.publish(health, self.describe() if configured else {})
 
     def explain_silence(self) -> str:
         """Return why no frame may be arriving, and what to do."""
         return 'no image arrives'
-
-
-class RosLogHandler(logging.Handler):
-    """Hands what modules below the nodes log to a node's logger."""
-
-    def __init__(self, node: Node) -> None:
-        super().__init__()
-        self._logger = node.get_logger()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        # rclpy wants one severity for each line of code.
-        if record.levelno >= logging.ERROR:
-            self._logger.error(record.getMessage())
-        elif record.levelno >= logging.WARNING:
-            self._logger.warning(record.getMessage())
-        else:
-            self._logger.info(record.getMessage())
-
-
-def spin(create: Callable[[], Node | list[Node]], args: list[str] | None = None) -> int:
-    """Run one node, or several, until SIGINT or SIGTERM; return the process's exit code.
-
-    rclpy's own handlers would end the context under the callbacks that still run. Nodes are
-    destroyed in reverse order.
-    """
-    try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except Exception as exc:  # rclpy's RCLError is private
-        print(f'error: the ROS arguments cannot be used: {exc}', file=sys.stderr)
-        return 1
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    try:
-        created = create()
-        nodes = created if isinstance(created, list) else [created]
-        package_logger = logging.getLogger('mnv2_perception')
-        package_logger.setLevel(logging.INFO)
-        package_logger.addHandler(RosLogHandler(nodes[0]))
-        try:
-            executor = Executor()
-            for node in nodes:
-                executor.add_node(node)
-            # Not spin_until_future_complete: on Jazzy each spin adds a callback to the future.
-            while not stop.is_set():
-                executor.spin_once(timeout_sec=0.2)
-            executor.shutdown()
-        finally:
-            for node in reversed(nodes):
-                node.destroy_node()
-    except PerceptionError as exc:
-        print(f'error: {exc}', file=sys.stderr)
-        return 1
-    finally:
-        rclpy.shutdown()
-    return 0

@@ -4,46 +4,23 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, Field, field, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, Field, fields
+from typing import Any, Protocol
 
-from rcl_interfaces.msg import (
-    FloatingPointRange,
-    IntegerRange,
-    ParameterDescriptor,
-    SetParametersResult,
-)
-from rclpy.exceptions import ParameterException
-from rclpy.node import Node
-from rclpy.parameter import Parameter
-
-from mnv2_perception.errors import PerceptionError
+from mnv2_perception.nodes.declare import describe_range, parameter, ros_default
+from mnv2_perception.tasks.models import ENGINES, PRECISIONS
 
 
-class ParameterError(PerceptionError):
-    """A parameter's value is not possible."""
+class LifecycleParameters(Protocol):
+    """What the parameters of every lifecycle node have."""
 
+    @property
+    def max_rate_hz(self) -> float:
+        """Frames a second that are processed at most; 0 takes all."""
 
-def parameter(
-    default: Any,
-    meaning: str,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[Any, ...] = (),
-    live: bool = False,
-) -> Any:
-    """Declare a field of a parameter class.
-
-    Args:
-        default: value where none is given.
-        meaning: one sentence for `ros2 param describe` and the README.
-        low: smallest value, for numbers.
-        high: largest value, for numbers.
-        choices: the possible values, where there are few.
-        live: may be set while the node is active; others only while it is unconfigured.
-    """
-    meta = {'meaning': meaning, 'low': low, 'high': high, 'choices': choices, 'live': live}
-    return field(default=default, metadata=meta)
+    @property
+    def autostart(self) -> bool:
+        """Whether the node configures and activates itself."""
 
 
 MODEL = 'Name of a shipped model, or path of an ONNX file.'
@@ -56,15 +33,12 @@ class CameraParameters:
     model: str = parameter('', MODEL)
     engine: str = parameter(
         'auto', 'Runtime of the model; fake is for tests.',
-        choices=(
-            'auto', 'tensorrt', 'onnx_runtime_cuda', 'onnx_runtime_tensorrt', 'openvino',
-            'onnx_runtime', 'torch', 'fake',
-        ),
+        choices=('auto', *ENGINES),
     )
     precision: str = parameter(
         'auto', 'Of the arithmetic; auto is what a TensorRT plan has, fp16 in torch on a GPU, '
         'else fp32.',
-        choices=('auto', 'fp32', 'bf16', 'fp16'),
+        choices=('auto', *PRECISIONS),
     )
     build_engine: bool = parameter(
         False, 'Build a missing TensorRT plan while configuring, which takes minutes, once.'
@@ -218,13 +192,23 @@ class CostmapParameters:
     autostart: bool = parameter(True, 'Configure and activate without a lifecycle manager.')
 
 
+# What `perception` runs, by short name, in the order of creation: masks before what places them.
+# The node of a name is class NameNode in name_node.py.
+SHARING_NODES: dict[str, type[LifecycleParameters]] = {
+    'segmentation': SegmentationParameters,
+    'classification': ClassificationParameters,
+    'detection': DetectionParameters,
+    'costmap': CostmapParameters,
+}
+
+
 @dataclass(frozen=True)
 class PerceptionParameters:
     """Parameters of perception."""
 
     nodes: tuple[str, ...] = parameter(
         ('segmentation', 'costmap'),
-        'Those to run, out of segmentation, classification, detection and costmap.',
+        f'Those to run, out of {" and ".join(", ".join(SHARING_NODES).rsplit(", ", 1))}.',
     )
     cameras: tuple[str, ...] = parameter(
         (), 'Names of the cameras, each a namespace of its nodes and topics; one without when '
@@ -267,121 +251,13 @@ class BagRecorderParameters:
     log: str = parameter('', 'CSV file to write: topic,stamp_ns,received_ns (monotonic).')
 
 
+# Every node: the name of its executable and of its file, and its parameters.
 NODES: dict[str, type[Any]] = {
-    'segmentation_node': SegmentationParameters,
-    'classification_node': ClassificationParameters,
-    'detection_node': DetectionParameters,
-    'costmap_node': CostmapParameters,
+    **{f'{name}_node': cls for name, cls in SHARING_NODES.items()},
     'perception': PerceptionParameters,
     'bag_player_node': BagPlayerParameters,
     'bag_recorder_node': BagRecorderParameters,
 }
-
-P = TypeVar('P')
-
-
-def declare(node: Node, cls: type[Any], read_only: bool = False) -> None:
-    """Declare the fields of a parameter class on a node, with ranges and descriptions.
-
-    Args:
-        node: the node.
-        cls: its parameter class.
-        read_only: whether values are fixed once the node is there.
-
-    Raises:
-        ParameterError: a value that was given has another type or is out of range.
-    """
-    for item in fields(cls):
-        meta = item.metadata
-        descriptor = ParameterDescriptor(description=meta['meaning'], read_only=read_only)
-        if meta['choices']:
-            descriptor.additional_constraints = f'one of {meta["choices"]}'
-        if isinstance(item.default, float):
-            descriptor.floating_point_range = [
-                FloatingPointRange(from_value=meta['low'], to_value=meta['high'])
-            ]
-        elif isinstance(item.default, int) and meta['low'] is not None:
-            descriptor.integer_range = [
-                IntegerRange(from_value=meta['low'], to_value=meta['high'])
-            ]
-        try:
-            node.declare_parameter(item.name, ros_default(item), descriptor)
-        except ParameterException as exc:
-            raise ParameterError(
-                f'parameter {item.name}: {exc}; {meta["meaning"]} {describe_range(item)}'
-            ) from exc
-
-
-def read(node: Node, cls: type[P]) -> P:
-    """Return the node's parameters.
-
-    Raises:
-        ParameterError: a value is not one of the possible ones.
-    """
-    values = {}
-    for item in fields(cls):  # type: ignore[arg-type]
-        if isinstance(item.default, tuple):
-            value = node.get_parameter_or(item.name).value or ()  # [] in YAML sets nothing
-            values[item.name] = tuple(part for part in value if part != '')
-            continue
-        values[item.name] = node.get_parameter(item.name).value
-        check_choice(item, values[item.name])
-    return cls(**values)
-
-
-def ros_default(item: 'Field[Any]') -> Any:
-    """Return a field's default as ROS takes it.
-
-    rclpy takes an empty list for BYTE_ARRAY: one empty string stands for none.
-    """
-    return (list(item.default) or ['']) if isinstance(item.default, tuple) else item.default
-
-
-def change(
-    values: Any, changes: list[Parameter], cls: type[Any]
-) -> tuple[Any, SetParametersResult]:
-    """Apply changes while a node runs.
-
-    Args:
-        values: the parameters of the configured node; None while it is unconfigured.
-        changes: what is to be set.
-        cls: the node's parameter class.
-
-    Returns:
-        The new values (or the old ones where a change is refused) and the answer to the caller.
-    """
-    by_name = {item.name: item for item in fields(cls)}
-    ours = [parameter for parameter in changes if parameter.name in by_name]
-    try:
-        for new in ours:
-            item = by_name[new.name]
-            if values is not None and not item.metadata['live']:
-                raise ParameterError(
-                    f'{new.name} is read when the node is configured; deactivate and clean up '
-                    f'first'
-                )
-            check_choice(item, new.value)
-    except ParameterError as exc:
-        return values, SetParametersResult(successful=False, reason=str(exc))
-    if values is not None:
-        values = replace(values, **{new.name: new.value for new in ours})
-    return values, SetParametersResult(successful=True)
-
-
-def check_choice(item: 'Field[Any]', value: Any) -> None:
-    """Raise ParameterError unless the value is one of the field's choices, if it has any."""
-    choices = item.metadata['choices']
-    if choices and value not in choices:
-        raise ParameterError(f'{item.name} is {value!r}, expected one of {choices}')
-
-
-def describe_range(item: 'Field[Any]') -> str:
-    """Return the possible values of a field in words, empty where anything goes."""
-    meta = item.metadata
-    if meta['choices']:
-        return ', '.join(f'`{choice}`' for choice in meta['choices'])
-    return '' if meta['low'] is None else f'{meta["low"]} to {meta["high"]}'
-
 
 TYPE_NAMES = {bool: 'bool', int: 'integer', float: 'double', str: 'string'}
 

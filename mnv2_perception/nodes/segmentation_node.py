@@ -1,6 +1,5 @@
 """segmentation_node: camera images in, masks for Nav2's semantic layer out."""
 
-from collections.abc import Sequence
 from pathlib import Path
 import sys
 from typing import Any
@@ -11,17 +10,19 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
-from mnv2_perception.nodes.camera import CameraNode
+from mnv2_perception.errors import ParameterError
+from mnv2_perception.nodes.camera import CameraNode, Outputs
 from mnv2_perception.nodes.greeting import GREET_PERIOD_S, Greeting
-from mnv2_perception.nodes.lifecycle import spin
 from mnv2_perception.nodes.messages import detections_to_msg, mask_to_msg, rgb_to_msg
-from mnv2_perception.nodes.parameters import ParameterError, SegmentationParameters
+from mnv2_perception.nodes.parameters import SegmentationParameters
+from mnv2_perception.nodes.process import spin
+from mnv2_perception.nodes.topics import Publisher
 from mnv2_perception.tasks.detector import detections_from_mask
 from mnv2_perception.tasks.segmenter import read_ignore_mask, Segmenter
 from mnv2_perception.vision.overlay import blend_mask
 
 
-class SegmentationNode(CameraNode):
+class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
     """Publishes a mask and its confidence for the newest image, at the image's size and stamp.
 
     With `detection_classes` also the boxes of their connected pixels, as detection_node does.
@@ -31,11 +32,17 @@ class SegmentationNode(CameraNode):
     threshold = 'min_confidence'
 
     def __init__(self, **kwargs: Any) -> None:
+        self.greeting: Greeting
+        self._mask: Publisher
+        self._confidence: Publisher
+        self._overlay: Publisher
+        self._detections: Publisher
+        self._detected_ids: list[int] = []
         super().__init__('segmentation_node', **kwargs)
         self.create_steady_timer(GREET_PERIOD_S, self.greet)
 
     def acquire(self) -> None:
-        values: SegmentationParameters = self.parameters
+        values = self.parameters
         ignored = read_ignore_mask(Path(values.ignore_mask)) if values.ignore_mask else None
         with self.opening() as (engine, spec):
             segmenter = Segmenter(engine, spec, values.min_confidence, values.rotate, ignored)
@@ -66,10 +73,10 @@ class SegmentationNode(CameraNode):
         return None if self.greeting.holding() else super().prepare(image)
 
     def publish_result(
-        self, image: NDArray[uint8], outputs: Sequence[NDArray[Any]], header: Header
+        self, image: NDArray[uint8], outputs: Outputs, header: Header
     ) -> bool:
-        segmenter: Segmenter = self.model
-        values: SegmentationParameters = self.parameters
+        segmenter = self.model
+        values = self.parameters
         segmenter.min_confidence = values.min_confidence
         result = segmenter.finish(image, outputs)
         if self.greeting.holding():  # a subscriber may have come during the inference

@@ -28,7 +28,7 @@ class Shared:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix='models')
         self.models = OpenModels()
         self.model_nodes: list[Any] = []
-        self._decoded: dict[str, tuple[Any, NDArray[uint8]]] = {}
+        self._decoded: dict[str, tuple[Image | CompressedImage, NDArray[uint8]]] = {}
 
     def image_of(self, msg: Image | CompressedImage, topic_name: str) -> NDArray[uint8]:
         """Decode a camera's message, (H, W, 3) uint8 RGB to read only; models' thread only.

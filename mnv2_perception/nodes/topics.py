@@ -5,16 +5,25 @@ from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 import threading
-from typing import Any
+from typing import Any, Protocol
 
+from rclpy.lifecycle import LifecyclePublisher
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription as DdsSubscription
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
+
+class Lost(Protocol):
+    """What the middleware tells when it lost messages; rclpy's class has moved."""
+
+    total_count: int
+    total_count_change: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +44,7 @@ class Subscription:
     msg_type: Any
     topic: str
     callback: Callable[[Any], None]
-    on_lost: Callable[[Any], None]
+    on_lost: Callable[[Lost], None]
     qos: QoSProfile
 
     @cached_property
@@ -62,7 +71,7 @@ class Topic:
 
     subscriptions: list[Subscription] = field(default_factory=list)
     publishers: list['Publisher'] = field(default_factory=list)
-    dds: tuple[Subscription, Any] | None = None
+    dds: tuple[Subscription, DdsSubscription] | None = None
     last: Any = None
 
 
@@ -72,7 +81,7 @@ class Publisher:
     Over DDS goes only what somebody there listens to, and what is latched.
     """
 
-    def __init__(self, topics: 'Topics', publisher: Any) -> None:
+    def __init__(self, topics: 'Topics', publisher: LifecyclePublisher) -> None:
         self.publisher = publisher
         self.topic_name = publisher.topic_name
         self.last: Any = None
@@ -161,7 +170,7 @@ class Topics:
         if topic.dds is None and listener is not None:
             topic.dds = listener, self._subscribe_over_dds(topic, listener)
 
-    def _subscribe_over_dds(self, topic: Topic, listener: Subscription) -> Any:
+    def _subscribe_over_dds(self, topic: Topic, listener: Subscription) -> DdsSubscription:
         topic_name = listener.topic_name
 
         def deliver(msg: Any) -> None:
@@ -169,7 +178,7 @@ class Topics:
                 topic.last = msg
             self.deliver(topic_name, msg)
 
-        def on_lost(event: Any) -> None:
+        def on_lost(event: Lost) -> None:
             for subscription in list(topic.subscriptions):
                 subscription.on_lost(event)
 

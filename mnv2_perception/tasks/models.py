@@ -6,10 +6,14 @@ import os
 from pathlib import Path
 import sys
 
-from mnv2_perception.engines import Engine, open_engine
+from mnv2_perception.engines import Engine, ENGINES, open_engine, PRECISIONS
 from mnv2_perception.errors import ModelError, SetupError
 from mnv2_perception.model_spec import ModelSpec
 
+__all__ = [
+    'ENGINES', 'PRECISIONS', 'Engine', 'OpenModels', 'find_model', 'find_shared_file',
+    'open_engine', 'opening', 'shared_folders',
+]
 
 @contextmanager
 def opening(

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.errors import CalibrationError
-from mnv2_perception.vision.camera import Camera, Doubles, Floats, Pose
+from mnv2_perception.vision.camera import Camera, Floats
+from mnv2_perception.vision.pose import Doubles, Pose
 from mnv2_perception.vision.projection import ground_points
 
 UNKNOWN, TRAVERSABLE, OBSTACLE, FORBIDDEN = range(4)

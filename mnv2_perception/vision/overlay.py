@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.vision.camera import Pose
 from mnv2_perception.vision.costmap import Grid, Scan
+from mnv2_perception.vision.pose import Pose
 
 FREE, OCCUPIED, UNSEEN = (232, 240, 228), (176, 36, 32), (150, 150, 150)
 ROBOT, BEAM, OBSTACLE_POINT, RING, INK = (

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.errors import CalibrationError
-from mnv2_perception.vision.camera import Camera, Floats, Pose
+from mnv2_perception.vision.camera import Camera, Floats
+from mnv2_perception.vision.pose import Pose
 
 
 def ground_points(

@@ -311,7 +311,7 @@ class PretendedEngine:
 
 def install(monkeypatch: pytest.MonkeyPatch, version: str = VERSION) -> TensorRT:
     """Let `import tensorrt` and cuda-python find the pretended ones."""
-    from mnv2_perception.engines import tensorrt as ours
+    from mnv2_perception.engines import tensorrt_api as ours
 
     cuda = Cuda()
     trt = TensorRT(cuda, version)

@@ -16,8 +16,9 @@ import zipfile
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = (
-    ROOT / 'mnv2_perception/engines/tensorrt.py', ROOT / 'mnv2_perception/engines/build.py'
+SOURCES = tuple(
+    ROOT / 'mnv2_perception/engines' / name
+    for name in ('tensorrt.py', 'tensorrt_api.py', 'build.py')
 )
 
 # Prints a module's functions, classes and their attributes as a stub. Cython leaves no types.

@@ -25,8 +25,7 @@ from onnx_graphs import write_convolutions
 from pretend_gpu import GPU, install, VERSION
 import pytest
 
-from mnv2_perception import engines
-from mnv2_perception.engines import Engine, ENGINES, open_engine, plans
+from mnv2_perception.engines import Engine, ENGINES, open_engine, openvino, plans
 from mnv2_perception.engines.onnx_runtime import has_provider, PROVIDERS
 from mnv2_perception.engines.plans import Plan, PlanKey
 from mnv2_perception.errors import EngineError, TensorError
@@ -77,7 +76,7 @@ def make_model(
 @pytest.fixture
 def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make OpenVINO look as if it were not installed."""
-    monkeypatch.setattr(engines, 'find_spec', lambda name: None)
+    monkeypatch.setattr(openvino, 'find_spec', lambda name: None)
 
 
 @pytest.fixture
@@ -229,7 +228,7 @@ def test_the_fake_engine_takes_as_long_as_it_is_told(tmp_path: Path) -> None:
 
 def test_importing_engines_loads_no_runtime() -> None:
     code = (
-        'import sys, mnv2_perception.engines, mnv2_perception.pipeline\n'
+        'import sys, mnv2_perception.engines, mnv2_perception.tasks.pipeline\n'
         "print([name for name in ('onnxruntime', 'torch', 'tensorrt', 'openvino') "
         'if name in sys.modules])'
     )
@@ -401,7 +400,7 @@ def test_auto_goes_on_where_an_engine_refuses_the_model(
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
     if has_provider('onnx_runtime_cuda'):
         pytest.skip('this machine has something better')
-    monkeypatch.setattr(engines, 'find_spec', lambda name: 'there')
+    monkeypatch.setattr(openvino, 'find_spec', lambda name: 'there')
     monkeypatch.setitem(sys.modules, 'openvino', None)
     caplog.set_level(logging.INFO, 'mnv2_perception')
     model = write_onnx(tmp_path / 'm.onnx', identity_spec(HEIGHT, WIDTH))

@@ -1,4 +1,4 @@
-"""What tensorrt.py and build.py call exists, with these arguments, in every supported release."""
+"""What our TensorRT files call exists, with these arguments, in every supported release."""
 
 from pathlib import Path
 import subprocess
@@ -59,7 +59,7 @@ def test_cuda_python_has_what_we_call(module: str, tmp_path: Path, cache: Path) 
     wheel = unpack_wheels(tmp_path / 'wheel', *CUDA[module])
     write_cuda_stub(wheel, module, tmp_path / 'stubs')
     assert disagreements(tmp_path / 'stubs', cache, {}) == []
-    code = ('from mnv2_perception.engines.tensorrt import import_cudart\n'
+    code = ('from mnv2_perception.engines.tensorrt_api import import_cudart\n'
             'print(import_cudart().__name__)')
     done = subprocess.run(
         [sys.executable, '-c', code], capture_output=True, text=True, check=True,

@@ -29,7 +29,8 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from mnv2_perception.nodes.lifecycle import Executor, RESULT_QOS
+from mnv2_perception.nodes.process import Executor
+from mnv2_perception.nodes.qos import RESULT_QOS
 
 # One for each graph: discovery still knows a little of the one that has just ended.
 _NUMBERS = itertools.count(os.getpid() * 17)

@@ -72,9 +72,9 @@ def result(process: subprocess.Popen[str], timeout_s: float = 30) -> dict[str, A
     """Wait until a process ends well; return its summary."""
     out, err = process.communicate(timeout=timeout_s)
     assert process.returncode == 0, err
-    summary: dict[str, Any] = json.loads(out)
-    summary['stderr'] = err
-    return summary
+    *events, summary = map(json.loads, out.splitlines())
+    assert summary['event'] == 'done'
+    return {**summary, 'events': events, 'stderr': err}
 
 
 def interrupt(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -157,6 +157,12 @@ def test_an_mcap_bag_played_and_recorded_again_is_the_same_bag(
     )
     played = result(player)
     recorded = interrupt(recorder)
+    assert played['events'] == []
+    assert {event['topic']: event['type'] for event in recorded['events']} == {
+        '/count': UINT32, '/camera_info': CAMERA_INFO, '/image': 'sensor_msgs/msg/Image',
+        '/clock': 'rosgraph_msgs/msg/Clock',
+    }
+    assert {event['event'] for event in recorded['events']} == {'recording'}
     assert played['published'] == {'/camera_info': 21, '/count': 101, '/image': 21}
     clock_count = recorded['received'].pop('/clock')
     assert recorded['received'] == {**played['published'], '/never': 0}

@@ -18,8 +18,8 @@ from ros_graph import eventually, Graph, header
 from vision_msgs.msg import Classification, LabelInfo
 
 from mnv2_perception.nodes.classification_node import ClassificationNode
-from mnv2_perception.nodes.lifecycle import LATCHED_QOS
 from mnv2_perception.nodes.messages import rgb_to_msg
+from mnv2_perception.nodes.qos import LATCHED_QOS
 
 pytestmark = pytest.mark.ros
 

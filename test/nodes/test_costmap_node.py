@@ -11,20 +11,20 @@ import pytest
 
 pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TransformStamped
 from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import OccupancyGrid
 from rclpy.duration import Duration
-from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from ros_graph import eventually, Graph, header
 from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo, VisionClass
 
-from mnv2_perception.nodes import costmap_node
+from mnv2_perception.nodes import poses
 from mnv2_perception.nodes.costmap_node import CostmapNode
-from mnv2_perception.nodes.lifecycle import LATCHED_QOS
 from mnv2_perception.nodes.messages import (
     cloud_to_msg,
     label_info_to_msg,
@@ -32,7 +32,9 @@ from mnv2_perception.nodes.messages import (
     mask_to_msg,
     points_from_msg,
 )
-from mnv2_perception.vision.camera import BODY_FROM_OPTICAL, Camera, Pose
+from mnv2_perception.nodes.qos import LATCHED_QOS
+from mnv2_perception.vision.camera import Camera
+from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 from mnv2_perception.vision.projection import depth_points
 
 pytestmark = pytest.mark.ros
@@ -92,12 +94,12 @@ class Scene(Graph):
     def name_classes(self, node: CostmapNode) -> None:
         self.wait_for_topics()
         self.infos.publish(label_info_to_msg(['sky', 'road', 'box'], Header(), 0.0))
-        eventually(lambda: node._label_info)
+        eventually(lambda: node.inputs.label_info)
 
     def calibrate(self, node: CostmapNode, info: CameraInfo | None = None) -> None:
         self.name_classes(node)
         self.calibration.publish(info or camera_info())
-        eventually(lambda: node._camera_info)
+        eventually(lambda: node.inputs.camera_info)
 
     def show(
         self, number: int, *box: tuple[float, float, float], camera: Camera = CAMERA
@@ -174,7 +176,7 @@ def test_a_box_is_placed_by_registered_depth(scene: Scene, encoding: str) -> Non
     node = scene.start(source='depth')
     scene.calibrate(node)
     depth_info.publish(camera_info())
-    eventually(lambda: node._depth_info)
+    eventually(lambda: node.inputs.depth_info)
     _, depth_m = draw_box(CAMERA, POSE, *BOX_AT)
     depth.publish(depth_msg(depth_m, header(1), encoding))
     check_box(scene.show(1, *BOX_AT), height_m=None)
@@ -188,7 +190,7 @@ def test_depth_of_another_camera_without_tf_is_refused_with_the_reason(
     node = scene.start(source='depth')
     scene.calibrate(node)
     depth_info.publish(camera_info(CAMERA.resized(120, 160), 'depth_optical'))
-    eventually(lambda: node._depth_info)
+    eventually(lambda: node.inputs.depth_info)
     elsewhere = Header(stamp=header(1).stamp, frame_id='depth_optical')
     depth.publish(depth_msg(np.ones((120, 160), np.float32), elsewhere, '32FC1'))
     ids, _ = draw_box(CAMERA, POSE)
@@ -212,7 +214,7 @@ def test_a_mask_without_its_depth_is_counted_not_guessed(scene: Scene) -> None:
     node = scene.start(source='depth', sync_wait_s=0.1)
     scene.calibrate(node)
     depth_info.publish(camera_info())
-    eventually(lambda: node._depth_info)
+    eventually(lambda: node.inputs.depth_info)
     _, depth_m = draw_box(CAMERA, POSE)
     depth.publish(depth_msg(depth_m, header(5), '32FC1'))
     ids, _ = draw_box(CAMERA, POSE)
@@ -349,7 +351,7 @@ class Tf2:
 def test_with_tf_the_grid_lies_in_odom_at_the_images_stamp(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(costmap_node, 'tf2_ros', Tf2)
+    monkeypatch.setattr(poses, 'tf2_ros', Tf2)
     Tf2.asked.clear()
     node = scene.start(pose_source='tf', camera_z_m=5.0)
     scene.calibrate(node)
@@ -369,7 +371,7 @@ def test_with_tf_the_grid_lies_in_odom_at_the_images_stamp(
 def test_depth_of_another_camera_is_registered_through_tf_and_both_camera_infos(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(costmap_node, 'tf2_ros', Tf2)
+    monkeypatch.setattr(poses, 'tf2_ros', Tf2)
     depth = scene.peer.create_publisher(Image, 'depth/image', 1)
     depth_info = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
     node = scene.start(source='depth', pose_source='tf', grid_frame='base_link')
@@ -377,7 +379,7 @@ def test_depth_of_another_camera_is_registered_through_tf_and_both_camera_infos(
     beside = Camera(300, 360, 210.0, 210.0, 180.0, 100.0)
     pose = Pose.from_rpy(0.2, -0.04, 1.0, 0.0, 0.0, 0.0) @ BODY_FROM_OPTICAL
     depth_info.publish(camera_info(beside, 'depth_optical'))
-    eventually(lambda: node._depth_info)
+    eventually(lambda: node.inputs.depth_info)
     _, depth_m = draw_box(beside, pose, *BOX_AT)
     elsewhere = Header(stamp=header(1).stamp, frame_id='depth_optical')
     depth.publish(depth_msg(depth_m, elsewhere, '16UC1'))
@@ -387,7 +389,7 @@ def test_depth_of_another_camera_is_registered_through_tf_and_both_camera_infos(
 def test_a_missing_transform_is_refused_with_the_reason(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(costmap_node, 'tf2_ros', Tf2)
+    monkeypatch.setattr(poses, 'tf2_ros', Tf2)
     node = scene.start(pose_source='tf', grid_frame='map')
     scene.calibrate(node)
     ids, _ = draw_box(CAMERA, POSE)
@@ -396,7 +398,35 @@ def test_a_missing_transform_is_refused_with_the_reason(
     assert "no transform from 'base_link' to 'map'" in capfd.readouterr().err
 
 
-@pytest.mark.skipif(costmap_node.tf2_ros is not None, reason='tf2_ros is installed here')
+def test_auto_without_tf2_says_once_that_the_parameters_place_the_camera(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(poses, 'tf2_ros', None)
+    reports = scene.subscribe(DiagnosticArray, '/diagnostics', QoSProfile(depth=10))
+    node = scene.start(pose_source='auto')
+    scene.calibrate(node)
+    for number in (1, 2):
+        check_box(scene.show(number, *BOX_AT))
+    reports.clear()
+    scene.show(3, *BOX_AT)
+    eventually(lambda: reports)
+    (status,) = reports[0].status
+    assert status.level == DiagnosticStatus.WARN
+    assert 'tf2_ros is not installed' in status.message
+    assert {item.key: item.value for item in status.values}['pose_source'] == 'parameters'
+    assert capfd.readouterr().err.count('tf2_ros is not installed') == 1
+
+
+def test_parameters_that_place_the_camera_by_choice_are_no_warning(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(poses, 'tf2_ros', None)
+    node = scene.start(pose_source='parameters')
+    assert node.warning() == ''
+    assert 'tf2_ros' not in capfd.readouterr().err
+
+
+@pytest.mark.skipif(poses.tf2_ros is not None, reason='tf2_ros is installed here')
 def test_asking_for_tf_where_there_is_none_fails_to_configure(scene: Scene) -> None:
     node = scene.start(wait=False, autostart=False, pose_source='tf')
     assert not scene.transition(Transition.TRANSITION_CONFIGURE)

@@ -56,12 +56,12 @@ from vision_msgs.msg import LabelInfo
 
 from mnv2_perception.engines import open_engine
 from mnv2_perception.model_spec import ModelSpec
-from mnv2_perception.nodes import costmap_node
+from mnv2_perception.nodes import poses
 from mnv2_perception.nodes.costmap_node import CostmapNode
 from mnv2_perception.nodes.messages import cloud_to_msg, mask_to_msg, rgb_to_msg, stamp_to_ns
 from mnv2_perception.nodes.parameters import CostmapParameters, SegmentationParameters
 from mnv2_perception.tasks.models import find_model
-from mnv2_perception.vision.camera import Pose
+from mnv2_perception.vision.pose import Pose
 from mnv2_perception.vision.projection import depth_points
 
 pytestmark = pytest.mark.ros
@@ -482,7 +482,7 @@ class TurningTf2(Tf2):
 def test_of_a_turning_robot_every_layer_marks_the_box_where_it_stands_in_odom(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(costmap_node, 'tf2_ros', TurningTf2)
+    monkeypatch.setattr(poses, 'tf2_ros', TurningTf2)
     frames = Frames({CAMERA_FRAME: POSE}, world_from_base=odom_from_base)
     low, high = (13.0, 20.2, 0.0), (13.4, 20.7, 0.3)
     clouds = ObstacleLayer(OBSTACLES, frames, clock=lambda: 1004.0)

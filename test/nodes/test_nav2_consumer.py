@@ -60,8 +60,8 @@ from mnv2_perception.nodes.messages import (
     mask_to_msg,
     scan_to_msg,
 )
-from mnv2_perception.vision.camera import BODY_FROM_OPTICAL, Pose
 from mnv2_perception.vision.costmap import Grid, Scan
+from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 
 pytestmark = pytest.mark.ros
 

@@ -35,10 +35,11 @@ from test_costmap_node import BOX_AT, CAMERA, camera_info, cell, PLACED, POSE
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from mnv2_perception.engines.fake import FakeEngine
-from mnv2_perception.nodes.lifecycle import LATCHED_QOS, NewestFrameWorker
+from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes.messages import label_info_to_msg, mask_to_msg, rgb_to_msg
-from mnv2_perception.nodes.parameters import ParameterError
 from mnv2_perception.nodes.perception import Perception
+from mnv2_perception.nodes.qos import LATCHED_QOS
+from mnv2_perception.nodes.worker import NewestFrameWorker
 
 pytestmark = pytest.mark.ros
 
@@ -64,7 +65,7 @@ class Robot(Graph):
         perception, *started = self.create(own, values)
         self.spin(perception, *started)
         for node in started:  # a transition that is under way would ignore the test's own
-            eventually(lambda node=node: node._state_machine.current_state[1] == 'active')
+            eventually(lambda node=node: node.state_label == 'active')
         return started
 
     def create(self, own: dict[str, Any], values: dict[str, Any]) -> list[Any]:
@@ -115,7 +116,7 @@ def test_masks_reach_costmap_node_in_memory_and_consumers_over_dds(
     calibration = robot.peer.create_publisher(CameraInfo, 'camera_info', 1)
     robot.wait_for_topics()
     calibration.publish(camera_info())
-    eventually(lambda: costmap._label_info and costmap._camera_info)
+    eventually(lambda: costmap.inputs.label_info and costmap.inputs.camera_info)
     ready(segmentation)
     # The peer's is the only subscription in the graph.
     for topic in ('segmentation/mask', 'segmentation/confidence'):
@@ -159,12 +160,12 @@ def test_names_latched_elsewhere_reach_each_node_that_begins_to_listen() -> None
         for node in (first, second):
             node.trigger_configure()
             node.trigger_activate()
-            eventually(lambda node=node: node._label_info)
+            eventually(lambda node=node: node.inputs.label_info)
         assert names.get_subscription_count() == 1
         for trigger in ('deactivate', 'cleanup', 'configure', 'activate'):
             getattr(first, f'trigger_{trigger}')()
-        eventually(lambda: first._label_info)
-        assert second._label_info
+        eventually(lambda: first.inputs.label_info)
+        assert second.inputs.label_info
 
 
 def test_topics_of_other_processes_are_remapped_once_and_have_their_nodes_qos(
@@ -417,6 +418,6 @@ def test_a_lifecycle_manager_may_drive_each_node(robot: Robot, tmp_path: Path) -
     segmentation.trigger_configure()
     segmentation.trigger_activate()
     eventually(lambda: mask.get_subscription_count() == 0)
-    eventually(lambda: costmap._label_info)
+    eventually(lambda: costmap.inputs.label_info)
     for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
         assert robot.transition(transition)

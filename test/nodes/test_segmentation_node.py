@@ -33,8 +33,8 @@ from mnv2_perception.engines import Engine
 from mnv2_perception.engines.fake import FakeEngine
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
 from mnv2_perception.nodes import segmentation_node
-from mnv2_perception.nodes.lifecycle import LATCHED_QOS, RESULT_QOS
 from mnv2_perception.nodes.messages import rgb_to_msg, stamp_to_ns
+from mnv2_perception.nodes.qos import LATCHED_QOS, RESULT_QOS
 from mnv2_perception.nodes.segmentation_node import SegmentationNode
 
 pytestmark = pytest.mark.ros
@@ -434,7 +434,7 @@ def test_an_inactive_node_publishes_nothing_and_can_be_activated_again(graph: Gr
     eventually(lambda: graph.camera.get_subscription_count() == 0)
     graph.camera.publish(rgb_to_msg(picture(), header(1)))
     assert graph.transition(Transition.TRANSITION_CLEANUP)
-    assert node.model is None
+    assert node._model is None
     assert graph.peer.count_publishers('/segmentation/mask') == 0
     assert graph.transition(Transition.TRANSITION_CONFIGURE)
     assert graph.transition(Transition.TRANSITION_ACTIVATE)

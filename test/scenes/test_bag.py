@@ -12,7 +12,8 @@ from mnv2_perception.scenes.bag import draw_bag, FRAME_ID, IMAGE_TOPIC, INFO_TOP
 from mnv2_perception.scenes.drive import drive_of
 from mnv2_perception.scenes.layout import block_of
 from mnv2_perception.scenes.street import camera_height_m, CLASSES, draw_scene
-from mnv2_perception.vision.camera import BODY_FROM_OPTICAL, Camera, Pose
+from mnv2_perception.vision.camera import Camera
+from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 from mnv2_perception.vision.projection import ground_points
 
 TOPICS = (IMAGE_TOPIC, INFO_TOPIC, LABEL_TOPIC)

@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 
 from mnv2_perception.errors import CalibrationError
-from mnv2_perception.vision.camera import (
-    BODY_FROM_OPTICAL,
-    Camera,
-    Pose,
-    scaled_matrices,
-)
+from mnv2_perception.vision.camera import Camera, scaled_matrices
+from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 import pytest
 
 from mnv2_perception.errors import CalibrationError
-from mnv2_perception.vision.camera import BODY_FROM_OPTICAL, Camera, Pose
+from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.costmap import (
     FORBIDDEN,
     Grid,
@@ -19,6 +19,7 @@ from mnv2_perception.vision.costmap import (
     scan_of_points,
     TRAVERSABLE,
 )
+from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 
 PLAIN = Info(height=240, width=320, k=(250.0, 0.0, 160.0, 0.0, 250.0, 119.0, 0.0, 0.0, 1.0))
 LENS = Info(height=240, width=320, k=PLAIN.k, d=PLUMB_BOB)

@@ -3,7 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.vision.camera import Pose
 from mnv2_perception.vision.costmap import Grid, Scan
 from mnv2_perception.vision.overlay import (
     blend_mask,
@@ -18,6 +17,7 @@ from mnv2_perception.vision.overlay import (
     ROBOT,
     UNSEEN,
 )
+from mnv2_perception.vision.pose import Pose
 
 COLOURS = [(200, 0, 0), (0, 100, 0)]
 

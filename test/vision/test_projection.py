@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from mnv2_perception.errors import CalibrationError
-from mnv2_perception.vision.camera import BODY_FROM_OPTICAL, Camera, Pose
+from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.decode import resize_ids
+from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 from mnv2_perception.vision.projection import (
     depth_points,
     ground_points,

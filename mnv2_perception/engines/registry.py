@@ -1,0 +1,59 @@
+"""Every engine, registered once: a new one is a row here and a file beside it."""
+
+from importlib import import_module
+from typing import NamedTuple
+
+from mnv2_perception.engines.base import Engine
+from mnv2_perception.errors import EngineError
+
+
+class EngineInfo(NamedTuple):
+    """What is known of an engine before it is opened.
+
+    Attributes:
+        name: as in parameters and options.
+        module: file of this folder that has it. Imported when it is opened, for it may import its
+            runtime only then: no engine needs another's.
+        class_name: in this file, an Engine.
+        auto: whether `auto` tries it; the last of these must do.
+        suffix: of files that no other engine opens.
+    """
+
+    name: str
+    module: str
+    class_name: str
+    auto: bool = False
+    suffix: str = ''
+
+    def load(self) -> type[Engine]:
+        """Return its class."""
+        loaded: type[Engine] = getattr(
+            import_module(f'{__package__}.{self.module}'), self.class_name
+        )
+        return loaded
+
+
+# In the order in which `auto` tries them.
+REGISTRY = (
+    EngineInfo('tensorrt', 'tensorrt', 'TensorRTEngine', auto=True, suffix='.plan'),
+    EngineInfo('onnx_runtime_cuda', 'onnx_runtime', 'OnnxRuntimeEngine', auto=True),
+    EngineInfo('onnx_runtime_tensorrt', 'onnx_runtime', 'OnnxRuntimeEngine'),
+    EngineInfo('openvino', 'openvino', 'OpenVINOEngine', auto=True),
+    EngineInfo('onnx_runtime', 'onnx_runtime', 'OnnxRuntimeEngine', auto=True),
+    EngineInfo('torch', 'torch', 'TorchEngine', suffix='.pt2'),
+    EngineInfo('fake', 'fake', 'FakeEngine'),
+)
+
+ENGINES = tuple(info.name for info in REGISTRY)
+
+
+def find_engine(name: str) -> EngineInfo:
+    """Return the row of an engine.
+
+    Raises:
+        EngineError: there is none of this name.
+    """
+    for info in REGISTRY:
+        if info.name == name:
+            return info
+    raise EngineError(f'engine {name!r} is unknown; known are auto, {", ".join(ENGINES)}')

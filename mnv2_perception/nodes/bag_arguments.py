@@ -1,0 +1,119 @@
+"""The command lines of `mnv2 bag play` and `mnv2 bag record`, beside parameters."""
+
+import argparse
+from dataclasses import replace
+import sys
+from typing import TypeVar
+
+from rclpy.node import Node
+
+from mnv2_perception.errors import BagError
+from mnv2_perception.nodes.declare import declare, read
+from mnv2_perception.nodes.parameters import BagPlayerParameters
+
+P = TypeVar('P')
+
+
+def player_arguments(args: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Parse a command line, sys.argv's when None; what is not given there is None.
+
+    Returns:
+        What it says, and the ROS arguments in it.
+    """
+    own, ros = split_ros_arguments(sys.argv[1:] if args is None else args)
+    parser = argparse.ArgumentParser(
+        prog='mnv2 bag play', description='Play a ROS 2 bag with its original spacing and /clock.'
+    )
+    parser.add_argument('bag', nargs='?', metavar='BAG', help='folder, .mcap or .db3 file')
+    parser.add_argument('--rate', type=float, help='bag seconds per second (1.0)')
+    parser.add_argument('--loop', action='store_const', const=True, help='start again at the end')
+    parser.add_argument('--topics', nargs='+', metavar='T', help='play only these')
+    parser.add_argument('--remap', nargs='+', metavar='A:=B', help='publish A under the name B')
+    parser.add_argument(
+        '--start-delay', type=float, dest='start_delay_s', metavar='SECONDS',
+        help='time for discovery before the first message (0.5)',
+    )
+    parser.add_argument(
+        '--wait-for-subscribers', type=float, dest='wait_for_subscribers_s', metavar='SECONDS',
+        help='longest wait until every played topic has a subscriber (0: do not wait)',
+    )
+    parser.add_argument(
+        '--wait-for-topics', nargs='+', metavar='T', help='wait for subscribers of these only'
+    )
+    parser.add_argument('--clock-hz', type=float, help='/clock messages per second (100; 0: none)')
+    parser.add_argument('--log', metavar='FILE.csv', help='write topic,stamp_ns,published_ns')
+    return parser.parse_args(own), ros
+
+
+def recorder_arguments(args: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Parse a command line, sys.argv's when None; what is not given there is None.
+
+    Returns:
+        What it says, and the ROS arguments in it.
+    """
+    own, ros = split_ros_arguments(sys.argv[1:] if args is None else args)
+    parser = argparse.ArgumentParser(
+        prog='mnv2 bag record', description='Record topics into a ROS 2 bag until Ctrl-C.'
+    )
+    parser.add_argument('topics', nargs='*', metavar='TOPIC')
+    parser.add_argument('--out', metavar='DIR', help="the new bag's folder")
+    parser.add_argument('--storage', choices=['mcap', 'sqlite3'], help='(mcap)')
+    parser.add_argument('--log', metavar='FILE.csv', help='write topic,stamp_ns,received_ns')
+    arguments = parser.parse_args(own)
+    arguments.topics = arguments.topics or None
+    return arguments, ros
+
+
+def split_ros_arguments(args: list[str]) -> tuple[list[str], list[str]]:
+    """Separate a program's own arguments from those between ``--ros-args`` and ``--``.
+
+    rclpy's ``remove_ros_args`` would take the ``a:=b`` of our ``--remap`` for its own.
+
+    Args:
+        args: Command line without the program's name.
+
+    Returns:
+        Own arguments, and ROS arguments with the marks around them.
+    """
+    own: list[str] = []
+    ros: list[str] = []
+    target = own
+    for arg in args:
+        if arg == '--ros-args':
+            target = ros
+        target.append(arg)
+        if arg == '--' and target is ros:
+            target = own
+    return own, ros
+
+
+def declared(node: Node, cls: type[P], arguments: argparse.Namespace | None) -> P:
+    """Declare a node's parameters and return their values.
+
+    Args:
+        node: the node.
+        cls: its parameter class.
+        arguments: of the command line; what is not None there beats the parameter.
+
+    Raises:
+        ParameterError: a value is not possible.
+    """
+    declare(node, cls, read_only=True)
+    given = {k: v for k, v in vars(arguments or argparse.Namespace()).items() if v is not None}
+    return replace(read(node, cls), **given)  # type: ignore[type-var]
+
+
+def player_settings(node: Node, arguments: argparse.Namespace | None) -> BagPlayerParameters:
+    """Return what to play and how, see `declared`.
+
+    Raises:
+        BagError: there is no bag, or a number is not possible.
+    """
+    settings = declared(node, BagPlayerParameters, arguments)
+    if not settings.bag:
+        raise BagError("no bag was given; name one as argument or as the parameter 'bag'")
+    if not settings.rate > 0:
+        raise BagError(f'rate is {settings.rate}; expected more than 0, as 0.5 or 2')
+    if not settings.clock_hz >= 0:
+        raise BagError(f'clock_hz is {settings.clock_hz}; expected 0 (no /clock) or more')
+    return settings

@@ -1,0 +1,148 @@
+"""Topics of bags: their message classes, QoS and names, and the CSV log of what went through."""
+
+import csv
+import importlib
+from pathlib import Path
+from typing import Any, TextIO
+
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.topic_endpoint_info import TopicEndpointInfo
+from rclpy.validate_full_topic_name import validate_full_topic_name
+
+from mnv2_perception.bags.read import header_stamp_ns, TopicQos
+from mnv2_perception.errors import BagError
+
+DEFAULT_DEPTH = 10  # What `ros2 bag play` offers where the bag does not tell.
+LARGE_TYPES = {
+    'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage', 'sensor_msgs/msg/PointCloud2',
+    'nav_msgs/msg/OccupancyGrid',
+}
+LARGE_DEPTH = 10
+SMALL_DEPTH = 100
+
+
+def message_class(type_name: str) -> Any:
+    """Import the Python class of a message type.
+
+    Args:
+        type_name: ROS 2 type, as ``sensor_msgs/msg/Image``.
+
+    Returns:
+        The class.
+
+    Raises:
+        BagError: The interface package is not installed, or has no such type.
+    """
+    package, _, name = type_name.split('/')
+    try:
+        return getattr(importlib.import_module(f'{package}.msg'), name)
+    except (ImportError, AttributeError) as exc:
+        raise BagError(
+            f'{type_name}: not installed here ({exc}); install the interface package {package} '
+            '(and source it)'
+        ) from exc
+
+
+def begins_with_header(message_type: Any) -> bool:
+    """Tell whether a message class begins with a std_msgs/Header."""
+    fields = message_type.get_fields_and_field_types()
+    return next(iter(fields.values()), '') == 'std_msgs/Header'
+
+
+def publisher_qos(offered: TopicQos | None) -> QoSProfile:
+    """Return the QoS to publish a topic with: as it was when recorded; latched stays latched."""
+    offered = offered or TopicQos()
+    latched = offered.transient_local
+    return profile(offered, offered.depth if latched and offered.depth > 0 else DEFAULT_DEPTH)
+
+
+def subscription_qos(qos: TopicQos, type_name: str) -> QoSProfile:
+    """Return the QoS to record a topic with."""
+    return profile(qos, LARGE_DEPTH if type_name in LARGE_TYPES else SMALL_DEPTH)
+
+
+def profile(qos: TopicQos, depth: int) -> QoSProfile:
+    """Return a topic's QoS as rclpy takes it."""
+    return QoSProfile(
+        depth=depth,
+        reliability=(
+            ReliabilityPolicy.RELIABLE if qos.reliable else ReliabilityPolicy.BEST_EFFORT
+        ),
+        durability=(
+            DurabilityPolicy.TRANSIENT_LOCAL if qos.transient_local else DurabilityPolicy.VOLATILE
+        ),
+    )
+
+
+def offered_qos(publishers: list[TopicEndpointInfo]) -> TopicQos:
+    """Return what all of a topic's publishers offer, so that a subscription matches each of them.
+
+    Args:
+        publishers: of each publisher, at least one.
+
+    Returns:
+        The weakest of their offers.
+    """
+    profiles = [publisher.qos_profile for publisher in publishers]
+    return TopicQos(
+        reliable=all(p.reliability != ReliabilityPolicy.BEST_EFFORT for p in profiles),
+        transient_local=all(p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in profiles),
+        depth=max(p.depth for p in profiles),
+    )
+
+
+def absolute(name: str) -> str:
+    """Return a topic name of the root."""
+    return name if name.startswith('/') else f'/{name}'
+
+
+def split_remap(rule: str) -> tuple[str, str]:
+    """Return both names of a rule `from:=to`; the first absolute, as topics of a bag are.
+
+    Raises:
+        BagError: it is no rule, or the second no name.
+    """
+    old, separator, new = rule.partition(':=')
+    if not (old and separator and new):
+        raise BagError(f"remap {rule!r} is not a rule; expected 'from:=to', as /a:=/b")
+    try:
+        validate_full_topic_name(absolute(new))
+    except InvalidTopicNameException as exc:
+        raise BagError(f'remap {rule!r}: {exc}') from exc
+    return absolute(old), new
+
+
+def open_log(path: str) -> TextIO:
+    """Create a CSV file.
+
+    Args:
+        path: Where; an older file is replaced.
+
+    Returns:
+        The open file, written line by line so that it can be followed.
+
+    Raises:
+        BagError: It cannot be made.
+    """
+    try:
+        return Path(path).open('w', buffering=1, newline='', encoding='utf-8')
+    except OSError as exc:
+        raise BagError(f'--log: cannot be written ({exc}); choose another file') from exc
+
+
+class MessageLog:
+    """Which messages went through, and when, as CSV.
+
+    Args:
+        file: Open; stays the caller's.
+        column: Name of the times.
+    """
+
+    def __init__(self, file: TextIO, column: str) -> None:
+        self._writer = csv.writer(file)
+        self._writer.writerow(['topic', 'stamp_ns', column])
+
+    def write(self, topic: str, cdr: bytes, stamped: bool, time_ns: int) -> None:
+        """Add a message; `stamped`: it begins with a header."""
+        self._writer.writerow([topic, header_stamp_ns(cdr) if stamped else '', time_ns])

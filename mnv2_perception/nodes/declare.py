@@ -1,0 +1,145 @@
+"""How a parameter class becomes a node's parameters: declared, read, checked, changed."""
+
+from dataclasses import Field, field, fields, replace
+from typing import Any, TypeVar
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.exceptions import ParameterException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from mnv2_perception.errors import ParameterError
+
+P = TypeVar('P')
+
+
+def parameter(
+    default: Any,
+    meaning: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[Any, ...] = (),
+    live: bool = False,
+) -> Any:
+    """Declare a field of a parameter class.
+
+    Args:
+        default: value where none is given.
+        meaning: one sentence for `ros2 param describe` and the README.
+        low: smallest value, for numbers.
+        high: largest value, for numbers.
+        choices: the possible values, where there are few.
+        live: may be set while the node is active; others only while it is unconfigured.
+    """
+    meta = {'meaning': meaning, 'low': low, 'high': high, 'choices': choices, 'live': live}
+    return field(default=default, metadata=meta)
+
+
+def declare(node: Node, cls: type[Any], read_only: bool = False) -> None:
+    """Declare the fields of a parameter class on a node, with ranges and descriptions.
+
+    Args:
+        node: the node.
+        cls: its parameter class.
+        read_only: whether values are fixed once the node is there.
+
+    Raises:
+        ParameterError: a value that was given has another type or is out of range.
+    """
+    for item in fields(cls):
+        meta = item.metadata
+        descriptor = ParameterDescriptor(description=meta['meaning'], read_only=read_only)
+        if meta['choices']:
+            descriptor.additional_constraints = f'one of {meta["choices"]}'
+        if isinstance(item.default, float):
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=meta['low'], to_value=meta['high'])
+            ]
+        elif isinstance(item.default, int) and meta['low'] is not None:
+            descriptor.integer_range = [
+                IntegerRange(from_value=meta['low'], to_value=meta['high'])
+            ]
+        try:
+            node.declare_parameter(item.name, ros_default(item), descriptor)
+        except ParameterException as exc:
+            raise ParameterError(
+                f'parameter {item.name}: {exc}; {meta["meaning"]} {describe_range(item)}'
+            ) from exc
+
+
+def read(node: Node, cls: type[P]) -> P:
+    """Return the node's parameters.
+
+    Raises:
+        ParameterError: a value is not one of the possible ones.
+    """
+    values = {}
+    for item in fields(cls):  # type: ignore[arg-type]
+        if isinstance(item.default, tuple):
+            value = node.get_parameter_or(item.name).value or ()  # [] in YAML sets nothing
+            values[item.name] = tuple(part for part in value if part != '')
+            continue
+        values[item.name] = node.get_parameter(item.name).value
+        check_choice(item, values[item.name])
+    return cls(**values)
+
+
+def ros_default(item: 'Field[Any]') -> Any:
+    """Return a field's default as ROS takes it.
+
+    rclpy takes an empty list for BYTE_ARRAY: one empty string stands for none.
+    """
+    return (list(item.default) or ['']) if isinstance(item.default, tuple) else item.default
+
+
+def change(
+    values: P | None, changes: list[Parameter], cls: type[P]
+) -> tuple[P | None, SetParametersResult]:
+    """Apply changes while a node runs.
+
+    Args:
+        values: the parameters of the configured node; None while it is unconfigured.
+        changes: what is to be set.
+        cls: the node's parameter class.
+
+    Returns:
+        The new values (or the old ones where a change is refused) and the answer to the caller.
+    """
+    by_name = {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
+    ours = [parameter for parameter in changes if parameter.name in by_name]
+    try:
+        for new in ours:
+            item = by_name[new.name]
+            if values is not None and not item.metadata['live']:
+                raise ParameterError(
+                    f'{new.name} is read when the node is configured; deactivate and clean up '
+                    f'first'
+                )
+            check_choice(item, new.value)
+    except ParameterError as exc:
+        return values, SetParametersResult(successful=False, reason=str(exc))
+    if values is not None:
+        values = replace(  # type: ignore[type-var]
+            values, **{new.name: new.value for new in ours}
+        )
+    return values, SetParametersResult(successful=True)
+
+
+def check_choice(item: 'Field[Any]', value: Any) -> None:
+    """Raise ParameterError unless the value is one of the field's choices, if it has any."""
+    choices = item.metadata['choices']
+    if choices and value not in choices:
+        raise ParameterError(f'{item.name} is {value!r}, expected one of {choices}')
+
+
+def describe_range(item: 'Field[Any]') -> str:
+    """Return the possible values of a field in words, empty where anything goes."""
+    meta = item.metadata
+    if meta['choices']:
+        return ', '.join(f'`{choice}`' for choice in meta['choices'])
+    return '' if meta['low'] is None else f'{meta["low"]} to {meta["high"]}'

@@ -1,0 +1,41 @@
+"""The one place that leans on what rclpy keeps private, and why.
+
+rclpy has no public call that tells a lifecycle node its own state, and none that decides what
+becomes of a transition that does not start from it. Jazzy raises RCLError there, out of the
+service's callback and with it out of spin; Kilted answers with an error. Both go through
+LifecycleNodeMixin.__change_state, for services and for trigger_...() alike.
+"""
+
+from lifecycle_msgs.msg import Transition
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+
+
+class TolerantLifecycleNode(LifecycleNode):
+    """A lifecycle node that survives transitions which do not start from its present state."""
+
+    @property
+    def state_label(self) -> str:
+        """The present state, such as `inactive`."""
+        return str(self._state_machine.current_state[1])
+
+    def _LifecycleNodeMixin__change_state(
+        self, transition_id: int
+    ) -> TransitionCallbackReturn:
+        """Answer transitions that do not start from the present state instead of dying of them.
+
+        Autostart and a lifecycle manager together make it happen. A manager that asks for a state
+        wants the node in that state, so that is what it gets; anything else fails without effect.
+        """
+        state = self.state_label
+        if transition_id == Transition.TRANSITION_CONFIGURE:
+            if state == 'active':
+                return self.trigger_deactivate()
+            if state == 'inactive':
+                return TransitionCallbackReturn.SUCCESS
+        if transition_id == Transition.TRANSITION_ACTIVATE and state == 'active':
+            return TransitionCallbackReturn.SUCCESS
+        possible = [found[0] for found in self._state_machine.available_transitions]
+        if transition_id not in possible:
+            self.get_logger().warning(f'transition {transition_id} ignored: the node is {state}')
+            return TransitionCallbackReturn.FAILURE
+        return super()._LifecycleNodeMixin__change_state(transition_id)

@@ -1,0 +1,54 @@
+"""What each class of a mask is to a robot: its role, from the names that an operator gives."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.errors import ParameterError
+from mnv2_perception.vision.costmap import FORBIDDEN, OBSTACLE, TRAVERSABLE, UNKNOWN
+
+
+def roles_of(
+    id_of: Mapping[str, int],
+    traversable: Sequence[str],
+    forbidden: Sequence[str],
+    obstacles: Sequence[str],
+    ignored: Sequence[str],
+) -> NDArray[np.uint8]:
+    """Return the role of each class id.
+
+    Args:
+        id_of: class name to id, below 256, of the mask.
+        traversable: names of ground to drive on; the mask has at least one of them.
+        forbidden: names of ground not to drive on.
+        obstacles: names of what stands on the ground; where none is named, all that no list names.
+        ignored: names of what is neither.
+
+    Returns:
+        (256,) uint8: UNKNOWN, TRAVERSABLE, OBSTACLE or FORBIDDEN.
+
+    Raises:
+        ParameterError: the mask has no traversable class, or a name is in two lists.
+    """
+    given = {
+        TRAVERSABLE: traversable, FORBIDDEN: forbidden, OBSTACLE: obstacles, UNKNOWN: ignored,
+    }
+    names = [name for group in given.values() for name in group]
+    if not set(traversable) & set(id_of):
+        raise ParameterError(
+            f'traversable_classes is {list(traversable)}, expected some of {sorted(id_of)}: the '
+            f'classes of this mask'
+        )
+    if len(set(names)) < len(names):
+        raise ParameterError(
+            f'{sorted({name for name in names if names.count(name) > 1})} in two lists of '
+            f'classes; leave each in one of them'
+        )
+    # What nobody named stands in the way unless `obstacles` says what does.
+    roles = np.full(256, UNKNOWN, np.uint8)
+    if not obstacles:
+        roles[list(id_of.values())] = OBSTACLE
+    for role, group in given.items():
+        roles[[id_of[name] for name in group if name in id_of]] = role
+    return roles
