@@ -10,8 +10,8 @@ from rclpy.context import Context
 from rclpy.node import Node
 
 from mnv2_perception.errors import ParameterError
-from mnv2_perception.nodes import declare
-from mnv2_perception.nodes.parameters import PerceptionParameters, SHARING_NODES
+from mnv2_perception.nodes.declare import check_names, declare, read
+from mnv2_perception.nodes.parameters import CAMERA_NAME, PerceptionParameters, SHARING_NODES
 
 NODES = tuple(SHARING_NODES)
 TOPICS = {
@@ -37,22 +37,20 @@ def chosen(
         namespace: of perception, absolute; '' is the root.
 
     Raises:
-        ParameterError: there is no such node, none is left, or the file holds no parameters.
+        ParameterError: a name is not possible or there twice, no node is left, or the file
+            holds no parameters.
     """
-    values = read(params_file, namespace)
-    wanted = split(nodes) or values.nodes
+    values = read_file(params_file, namespace)
+    wanted = check_names('nodes', split(nodes) or values.nodes, '|'.join(NODES))
     if not wanted:
         raise ParameterError(
             f'nodes is empty in {params_file}; expected some of {", ".join(NODES)}'
         )
-    if unknown := [name for name in wanted if name not in NODES]:
-        raise ParameterError(
-            f'nodes: there is no {", ".join(unknown)}; choose from {", ".join(NODES)}'
-        )
-    return tuple(n for n in NODES if n in wanted), split(cameras) or values.cameras or ('',)
+    names = check_names('cameras', split(cameras) or values.cameras, CAMERA_NAME)
+    return tuple(name for name in NODES if name in wanted), names or ('',)
 
 
-def read(params_file: str, namespace: str) -> PerceptionParameters:
+def read_file(params_file: str, namespace: str) -> PerceptionParameters:
     """Return the parameters that perception will have: rcl reads the file, here as there.
 
     Raises:
@@ -66,8 +64,8 @@ def read(params_file: str, namespace: str) -> PerceptionParameters:
             cli_args=['--ros-args', '--params-file', params_file],
             enable_rosout=False, start_parameter_services=False,
         )
-        declare.declare(node, PerceptionParameters)
-        values = declare.read(node, PerceptionParameters)
+        declare(node, PerceptionParameters)
+        values = read(node, PerceptionParameters)
         node.destroy_node()
         return values
     except RuntimeError as exc:  # rcl's
