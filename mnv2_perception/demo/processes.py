@@ -104,12 +104,17 @@ class Process:
         with self.log.open('ab', buffering=0) as log, self._process.stdout as lines:
             for line in lines:
                 log.write(line)
-                try:
-                    value = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(value, dict):
-                    self.said.append(value)
+                if (event := read_event(line)) is not None:
+                    self.said.append(event)
+
+
+def read_event(line: bytes) -> dict[str, Any] | None:
+    """Return the object that a line of stdout says, None for what is not for us."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def ros_environment(environ: Mapping[str, str]) -> dict[str, str]:

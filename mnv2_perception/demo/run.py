@@ -94,9 +94,10 @@ def run_demo(
         costmap, placed = place_camera(camera, None if drawn else assumed)
     else:
         costmap, placed = {}, f'none, and no grid: {spec.name} has no class {GROUND}'
+    chosen = ['segmentation', 'detection', 'classification', *(['costmap'] if costmap else [])]
     values = node_parameters(camera, model, engine, threads, costmap)
     print(f'replaying {bag} ({duration_s:.1f} s) through the live nodes …', flush=True)
-    counts = replay(out, bag, camera, values, results, bare_ms)
+    counts = replay(out, bag, camera, chosen, values, results, bare_ms)
     note = '' if drawn else f'grid: camera assumed {assumed.height_m:.2f} m above flat ground'
     summary = summarise(out, bag, camera, spec, counts, drawn)
     draw_pictures(out, bag, camera, spec, note if counts['grids'] else '')
@@ -120,12 +121,8 @@ def node_parameters(
     threads: int,
     costmap: Mapping[str, object],
 ) -> dict[str, object]:
-    """Return the parameters of perception and its nodes; no `costmap`, no costmap_node."""
-    nodes = ['segmentation', 'detection', 'classification']
-    if costmap:
-        nodes.append('costmap')
+    """Return the parameters of the nodes; those of `costmap` are costmap_node's."""
     return {
-        'perception:nodes': nodes,
         'image_transport': 'compressed' if camera.compressed else 'raw',
         'threads': threads,
         'segmentation_node:model': model,
@@ -145,6 +142,7 @@ def replay(
     out: Path,
     bag: Path,
     camera: CameraTopics,
+    chosen: Sequence[str],
     values: Mapping[str, object],
     results: Sequence[str],
     bare_ms: float,
@@ -155,7 +153,8 @@ def replay(
         out: where logs and the recording go.
         bag: what is played.
         camera: its topics.
-        values: parameters of the nodes.
+        chosen: the nodes that `perception` runs.
+        values: their parameters.
         results: topics to record, besides names and diagnostics.
         bare_ms: time of one inference.
 
@@ -167,7 +166,7 @@ def replay(
     if camera.info and GRID in results:
         played.append(camera.info)
         node_args += ['-r', f'camera_info:={camera.info}']
-    for name, value in values.items():
+    for name, value in {'perception:nodes': list(chosen), **values}.items():
         node_args += ['-p', f'{name}:={value}']
     player_args = [
         str(bag), '--topics', *played, '--wait-for-subscribers', '30', '--start-delay', '1',
@@ -183,6 +182,8 @@ def replay(
     ):
         for topic in results:
             recorder.wait_for({'event': 'recording', 'topic': topic}, nodes)
+        for name in chosen:
+            nodes.wait_for({'event': 'active', 'node': f'/{name}_node'}, recorder)
         with Process('bag_player_node', player_args, out) as player:
             while player.running:
                 for process in (nodes, recorder):

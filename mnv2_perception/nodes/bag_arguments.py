@@ -1,14 +1,14 @@
 """The command lines of `mnv2 bag play` and `mnv2 bag record`, beside parameters."""
 
 import argparse
-from dataclasses import replace
+from dataclasses import fields, replace
 import sys
 from typing import TypeVar
 
 from rclpy.node import Node
 
-from mnv2_perception.errors import BagError
-from mnv2_perception.nodes.declare import declare, read
+from mnv2_perception.errors import BagError, ParameterError
+from mnv2_perception.nodes.declare import declare, describe_range, read
 from mnv2_perception.nodes.parameters import BagPlayerParameters
 
 P = TypeVar('P')
@@ -100,6 +100,12 @@ def declared(node: Node, cls: type[P], arguments: argparse.Namespace | None) -> 
     """
     declare(node, cls, read_only=True)
     given = {k: v for k, v in vars(arguments or argparse.Namespace()).items() if v is not None}
+    for item in fields(cls):  # type: ignore[arg-type]
+        low, high = item.metadata['low'], item.metadata['high']
+        if low is not None and not low <= given.get(item.name, low) <= high:
+            raise ParameterError(
+                f'{item.name} is {given[item.name]}; expected {describe_range(item)}'
+            )
     return replace(read(node, cls), **given)  # type: ignore[type-var]
 
 
@@ -107,13 +113,10 @@ def player_settings(node: Node, arguments: argparse.Namespace | None) -> BagPlay
     """Return what to play and how, see `declared`.
 
     Raises:
-        BagError: there is no bag, or a number is not possible.
+        BagError: there is no bag.
+        ParameterError: a number is not possible.
     """
     settings = declared(node, BagPlayerParameters, arguments)
     if not settings.bag:
         raise BagError("no bag was given; name one as argument or as the parameter 'bag'")
-    if not settings.rate > 0:
-        raise BagError(f'rate is {settings.rate}; expected more than 0, as 0.5 or 2')
-    if not settings.clock_hz >= 0:
-        raise BagError(f'clock_hz is {settings.clock_hz}; expected 0 (no /clock) or more')
     return settings

@@ -20,6 +20,7 @@ LARGE_TYPES = {
 }
 LARGE_DEPTH = 10
 SMALL_DEPTH = 100
+LOG_HEADER = b'topic,stamp_ns,'
 
 
 def message_class(type_name: str) -> Any:
@@ -146,3 +147,8 @@ class MessageLog:
     def write(self, topic: str, cdr: bytes, stamped: bool, time_ns: int) -> None:
         """Add a message; `stamped`: it begins with a header."""
         self._writer.writerow([topic, header_stamp_ns(cdr) if stamped else '', time_ns])
+
+
+def _is_log(path: Path) -> bool:
+    with path.open('rb') as file:
+        return file.read(len(LOG_HEADER)) in (b'', LOG_HEADER)

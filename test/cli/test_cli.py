@@ -246,6 +246,23 @@ def test_run_leaves_out_what_is_not_sure(model: str, folder: Path) -> None:
     assert (cv2.imread(str(mask), cv2.IMREAD_UNCHANGED) == 255).all()
 
 
+def test_only_force_replaces_a_file_and_nothing_what_the_command_reads(
+    model: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, out = folder / 'images/a.png', folder / 'mine.png'
+    line = ['run', str(image), '--model', model, '--engine', 'fake', '--out']
+    out.write_text('mine')
+    assert cli.main([*line, str(out)]) == 1
+    assert capsys.readouterr().err.endswith('choose another file, or replace it with --force\n')
+    assert out.read_text() == 'mine'
+    assert cli.main([*line, str(out), '--force']) == 0
+    assert cv2.imread(str(out)) is not None
+    before = image.read_bytes()
+    assert cli.main([*line, str(folder / 'labels/../images/a.png'), '--force']) == 1
+    assert 'is named twice' in capsys.readouterr().err
+    assert image.read_bytes() == before
+
+
 def test_bag_draw_writes_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = f'bag draw {tmp_path}/street --seed 3 --seconds 0.5 --rate-hz 6 --height 64 --width 96'
     assert cli.main(args.split()) == 0
@@ -271,7 +288,7 @@ def test_bag_draw_writes_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str
         'run {tmp}/picture.png --model {tmp}/model.yaml --engine fake --out {tmp}/o.nonsense',
         'bag draw {tmp}',
         'bag draw {tmp}/small --height 10',
-        'bag draw {tmp}/short --seconds 0',
+        'bag draw {tmp}/short --seconds 0.01',
         'demo --bag {tmp}/absent --out {tmp}/out',
     ],
 )

@@ -2,9 +2,11 @@
 
 import argparse
 from collections.abc import Iterator
+import importlib
 import logging
 from pathlib import Path
 import signal
+from typing import NoReturn
 
 import cv2
 from identity_network import identity_spec, write_fake
@@ -159,10 +161,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
                  'run/last.pt', 'begun/best.pt', 'cached/mobilenet_v2-7ebf99e0.pth'):
         (tmp_path / name).write_text(f'mine: {name}')
     draw_bag(tmp_path / 'street', duration_s=0.1, height=64, width=64)
-    kept = signal.getsignal(signal.SIGINT), logging.getLogger().level
+    level = logging.getLogger().level
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield tmp_path
-    signal.signal(signal.SIGINT, kept[0])
-    logging.getLogger().setLevel(kept[1])
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    logging.getLogger().setLevel(level)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -172,25 +176,75 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize('command', COMMANDS)
-def test_a_wrong_line_is_answered_in_words_and_nothing_is_lost(
-    command: str, place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    capsys.readouterr()
+def told(
+    capture: pytest.CaptureFixture[str], place: Path, lines: list[list[str]]
+) -> dict[str, object]:
+    """Run lines; return those that were not answered as they should be, and how they were."""
     before = contents(place)
+    capture.readouterr()
     faults = {}
-    for line in wrong_lines(command, COMMANDS[command]):
+    for line in lines:
         try:
             code: object = main(line)
         except SystemExit as exc:
             code = exc.code
         except BaseException as exc:  # what a user would see as a traceback
             code = f'{type(exc).__name__}: {exc}'
-        told = capsys.readouterr().err
+        err = capture.readouterr().err
         after = contents(place)
         lost = [name for name in before if after.get(name) != before[name]]
-        if code not in (1, 2) or 'error: ' not in told or 'Traceback' in told or lost:
-            faults[' '.join(line)[:120]] = (code, told[-200:], lost)
+        if code not in (1, 2) or 'error: ' not in err or 'Traceback' in err or lost:
+            faults[' '.join(line)[-120:]] = (code, err[-200:], lost)
+    return faults
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_a_wrong_line_is_answered_in_words_and_nothing_is_lost(
+    command: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told(capsys, place, wrong_lines(command, COMMANDS[command])) == {}
+
+
+NODE_LINES = {
+    'play': [
+        [], ['absent'], ['text.png'], ['text.png/below'], ['empty'], ['set'], ['x' * 300],
+        ['street', 'street'], ['street', '--nonsense'], ['street', '--loop=1'],
+        *(['street', f'--{option}={value}']
+          for option in ('rate', 'start-delay', 'wait-for-subscribers', 'clock-hz')
+          for value in (*NUMBERS, '-1')),
+        ['street', '--rate', '0'],
+        *(['street', option] for option in ('--rate', '--topics', '--remap', '--log')),
+        ['street', '--topics', '/absent'], ['street', '--wait-for-topics', '/absent'],
+        *(['street', '--remap', rule] for rule in
+          ('/a', '/a:=', ':=/b', '/absent:=/b', '/camera/image_raw:=b c')),
+        *(['street', '--log', path] for path in
+          ('absent/log.csv', 'text.png', 'text.png/below', 'empty', 'street/metadata.yaml')),
+        ['street', '--ros-args', '-p', 'rate:=nan'], ['street', '--ros-args', '-p', 'rate:=x'],
+        ['street', '--ros-args', '--nonsense'],
+    ],
+    'record': [
+        [], ['/topic'], ['--out', 'new0'], ['--out'], ['/topic', '--out', 'street'],
+        ['/topic', '--out', 'text.png'], ['/topic', '--out', 'text.png/below'],
+        ['/topic', '--out', 'x' * 300], ['/topic', '--out', 'new1', '--storage', 'tape'],
+        ['no topic', '--out', 'new2'], ['/topic', '--out', 'new3', '--nonsense'],
+        *(['/topic', '--out', f'new{5 + index}', '--log', path] for index, path in enumerate(
+            ('absent/log.csv', 'text.png', 'text.png/below', 'empty', 'street/metadata.yaml'))),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize('command', NODE_LINES)
+def test_a_wrong_line_of_a_bag_node_is_answered_in_words_and_nothing_is_lost(
+    command: str, place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
+
+    def become(_: str, args: list[str]) -> NoReturn:
+        raise SystemExit(importlib.import_module(args[2]).main(args[3:]))
+
+    monkeypatch.setattr('os.execv', become)
+    faults = told(capfd, place, [['bag', command, *line] for line in NODE_LINES[command]])
     assert faults == {}
 
 
