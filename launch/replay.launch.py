@@ -18,6 +18,8 @@ from launch.event_handlers import OnProcessExit
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
 
+from mnv2_perception.nodes.launching import split
+
 PACKAGE = 'mnv2_perception'
 PERCEPTION = f'{get_package_share_directory(PACKAGE)}/launch/perception.launch.py'
 START_TIMEOUT_S = '60'
@@ -62,12 +64,10 @@ def start_player(context: LaunchContext) -> list[Any]:
     from mnv2_perception.bags.camera import find_camera
 
     arguments = context.launch_configurations
-    bag, image, cameras = Path(arguments['bag']), arguments['image'], arguments['cameras']
+    bag, image, cameras = Path(arguments['bag']), arguments['image'], split(arguments['cameras'])
     if '{camera}' in image and not cameras:
         raise ValueError(f'image is {image}, but no camera has a name; give their names (cameras)')
-    found = [
-        find_camera(bag, image.replace('{camera}', name.strip())) for name in cameras.split(',')
-    ]
+    found = [find_camera(bag, image.replace('{camera}', name)) for name in cameras or ('',)]
     # Nodes listen where image_transport publishes.
     misnamed = [
         camera.image for camera in found

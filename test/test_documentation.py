@@ -5,9 +5,11 @@ import ast
 from collections.abc import Iterator
 from dataclasses import fields
 import hashlib
+import json
 from pathlib import Path
 import re
 import shlex
+import statistics
 from typing import Any
 
 import pytest
@@ -127,13 +129,14 @@ def test_shell_commands_are_those_of_the_program(
             continue
         if words[1:3] in (['bag', 'play'], ['bag', 'record']):
             pytest.importorskip('rclpy', reason=NO_RCLPY)
-            from mnv2_perception.nodes import bag_player_node, bag_recorder_node
+            from mnv2_perception.nodes.bag_arguments import player_arguments, recorder_arguments
 
-            node = {'play': bag_player_node, 'record': bag_recorder_node}[words[2]]
-            node.parse_arguments(words[3:])
-            continue
+            parse = player_arguments if words[2] == 'play' else recorder_arguments
+            words = words[2:]
+        else:
+            parse = build_parser().parse_args
         try:
-            build_parser().parse_args(words[1:])
+            parse(words[1:])
         except SystemExit:
             pytest.fail(f'{line}: {capsys.readouterr().err}')
 
@@ -160,8 +163,7 @@ def test_commands_told_in_passing_exist(page: str) -> None:
 def test_options_told_in_passing_exist(page: str) -> None:
     known = {option for _, parser in parsers(build_parser())
              for option in parser._option_string_actions}
-    known |= set(re.findall(r"'(--[a-z-]+)'", read('mnv2_perception/nodes/bag_player_node.py')))
-    known |= set(re.findall(r"'(--[a-z-]+)'", read('mnv2_perception/nodes/bag_recorder_node.py')))
+    known |= set(re.findall(r"'(--[a-z-]+)'", read('mnv2_perception/nodes/bag_arguments.py')))
     told = {snippet.split()[0] for snippet in snippets(page) if snippet.startswith('--')}
     assert told
     assert sorted(told - known) == []
@@ -175,6 +177,8 @@ def test_make_knows_the_targets_and_variables(page: str) -> None:
         variables = {word.partition('=')[0] for word in words if '=' in word}
         assert {word for word in words if '=' not in word} <= {'make', *targets}, line
         assert [name for name in variables if f'({name})' not in MAKEFILE] == [], line
+        tests = re.findall(r'test/[\w./]+', line if words else '')
+        assert [path for path in tests if not (ROOT / path).exists()] == [], line
 
 
 def launch_arguments(name: str) -> set[str]:
@@ -217,7 +221,7 @@ def parameters_of_nodes() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for part in re.split(r'^## ', read('docs/parameters.md'), flags=re.M)[1:]:
         title, _, rows = part.partition('\n')
-        for node in title.removeprefix('Shared by ').split(', '):
+        for node in title.removeprefix('Shared by ').removesuffix(': parameters').split(', '):
             found.setdefault(node, set()).update(re.findall(r'^\| `(\w+)`', rows, re.M))
     return found
 
@@ -291,9 +295,7 @@ def boundary_table() -> str:
 
 
 def test_the_boundaries_are_those_of_the_test() -> None:
-    assert boundary_table() in read('CONTRIBUTING.md'), (
-        f'the table is to be:\n{boundary_table()}'
-    )
+    assert boundary_table() in read('CONTRIBUTING.md'), 'run: python test/test_documentation.py'
 
 
 def names_defined() -> set[str]:
@@ -316,7 +318,7 @@ def test_the_way_of_a_frame_goes_through_functions_that_exist() -> None:
     steps = re.findall(r'^\d+\. ', way, re.M)
     named = {name for name in re.findall(r'`([\w.]+)`', way) if re.search('[A-Z]|_', name)}
     assert len(steps) == 10 and len(named) > 10
-    assert sorted(named - names_defined()) == ['costmap_node', 'max_rate_hz']
+    assert named - names_defined() <= {'costmap_node', 'max_rate_hz'}
 
 
 def test_contributing_names_files_that_exist() -> None:
@@ -324,9 +326,24 @@ def test_contributing_names_files_that_exist() -> None:
         snippet for snippet in snippets('CONTRIBUTING.md')
         if re.fullmatch(r'[\w./]+(\.(py|md|rst|yaml|toml)|/)', snippet) and 'NAME' not in snippet
     ]
-    assert len(paths) > 15
+    assert {
+        f'nodes/{path.name}' for path in (PACKAGE / 'nodes').glob('[a-z]*.py')
+        if not path.stem.endswith('_node') and path.stem != 'perception'
+    } <= set(paths)
     assert [
         path for path in paths if not (ROOT / path).exists() and not (PACKAGE / path).exists()
+    ] == []
+
+
+def test_contributing_names_tables_and_variables_that_exist() -> None:
+    code = '\n'.join(
+        path.read_text(encoding='utf-8')
+        for folder in (PACKAGE, ROOT / 'test', ROOT / 'tools') for path in folder.rglob('*.py')
+    )
+    tables = {name for name in snippets('CONTRIBUTING.md') if re.fullmatch('[A-Z_]{5,}', name)}
+    assert len(tables) > 5
+    assert [
+        name for name in tables if not re.search(rf"^{name}\b.* = |environ.*'{name}'", code, re.M)
     ] == []
 
 
@@ -364,5 +381,33 @@ def test_card_and_readme_tell_a_shipped_model_s_licence(model: Path) -> None:
     assert row and licence in row[0].replace('-', ' ') and licence in card.replace('-', ' ')
 
 
+def test_figures_of_the_shipped_models_are_those_that_were_measured() -> None:
+    measured = json.loads(read('benchmark/results/shipped.json'))
+    for path in (PACKAGE / 'models').glob('*camvid*.onnx'):
+        name = path.stem
+        value = next(values[name] for values in measured['accuracy'].values() if name in values)
+        assert re.search(rf'`{name}`.* {value:.3f} on CamVid val \|', read('README.md'))
+        ms = measured['latency_ms'][name]
+        assert f'| `{name}` | {ms:.1f} ms' in read('docs/performance.md')
+
+
+def test_figures_of_the_runtimes_are_those_that_were_measured() -> None:
+    rows = {
+        'OpenVINO fp32': ('', 'openvino', 'fp32'), 'OpenVINO bf16': ('', 'openvino', 'bf16'),
+        'OpenVINO int8': ('_int8', 'openvino', 'fp32'),
+        'OpenVINO int8, the rest bf16': ('_int8', 'openvino', 'bf16'),
+        'ONNX Runtime int8': ('_int8', 'onnx_runtime', 'fp32'),
+    }
+    measured = {
+        (item['model'].removeprefix('unet_mobilenetv2_camvid'), item['engine'], item['precision']):
+        item for item in json.loads(read('benchmark/results/engines.json'))['engines']
+    }
+    for name, key in rows.items():
+        speed, miou = statistics.median(measured[key]['speed_up']), measured[key]['miou']
+        told = f'| {name} | × {speed:.1f} | {miou:.3f} |'
+        assert told in read('docs/performance.md')
+
+
 if __name__ == '__main__':
-    print(boundary_table())
+    TABLE = re.compile(r'^\| \| of this package .*?(?=\n\n)', re.M | re.S)
+    (ROOT / 'CONTRIBUTING.md').write_text(TABLE.sub(boundary_table(), read('CONTRIBUTING.md')))

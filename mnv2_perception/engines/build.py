@@ -50,6 +50,7 @@ class Progress:
 
     def __init__(self, what: str, period_s: float = PERIOD_S) -> None:
         self.step = ''
+        self._start_s = time.monotonic()
         self._what = what
         self._period_s = period_s
         self._ended = threading.Event()

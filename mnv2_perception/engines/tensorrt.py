@@ -67,6 +67,12 @@ class TensorRTEngine(Engine):
         # A YAML beside the ONNX file may have changed since; beside a plan there is none.
         beside = plan.spec if model.suffix == '.plan' else {}
         self.metadata = {**beside, **plan.metadata}
+        self._context: trt.IExecutionContext
+        self._stream: cudart.cudaStream_t
+        self._graph: cudart.cudaGraphExec_t | None = None
+        self._mapped = False
+        self._host: dict[str, NDArray[Any]] = {}
+        self._device: dict[str, int] = {}
         self._lock = threading.Lock()
         self._held = ExitStack()  # gives back in reverse
         try:
@@ -101,8 +107,6 @@ class TensorRTEngine(Engine):
         self._mapped = bool(checked(cudart.cudaDeviceGetAttribute(
             cudart.cudaDeviceAttr.cudaDevAttrIntegrated, DEVICE
         )))
-        self._host: dict[str, NDArray[Any]] = {}
-        self._device: dict[str, int] = {}
         inputs: list[TensorSpec] = []
         outputs: list[TensorSpec] = []
         for index in range(engine.num_io_tensors):

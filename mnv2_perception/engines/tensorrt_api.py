@@ -1,4 +1,4 @@
-"""What engine and builder share of TensorRT and CUDA: the modules, their errors, the GPU's name."""
+"""What engine and builder share of TensorRT and CUDA: modules, errors, the GPU's name."""
 
 from collections import deque
 from functools import cache

@@ -192,13 +192,23 @@ class CostmapParameters:
     autostart: bool = parameter(True, 'Configure and activate without a lifecycle manager.')
 
 
+# What `perception` runs, by short name, in the order of creation: masks before what places them.
+# The node of a name is class NameNode in name_node.py.
+SHARING_NODES: dict[str, type[LifecycleParameters]] = {
+    'segmentation': SegmentationParameters,
+    'classification': ClassificationParameters,
+    'detection': DetectionParameters,
+    'costmap': CostmapParameters,
+}
+
+
 @dataclass(frozen=True)
 class PerceptionParameters:
     """Parameters of perception."""
 
     nodes: tuple[str, ...] = parameter(
         ('segmentation', 'costmap'),
-        'Those to run, out of segmentation, classification, detection and costmap.',
+        f'Those to run, out of {" and ".join(", ".join(SHARING_NODES).rsplit(", ", 1))}.',
     )
     cameras: tuple[str, ...] = parameter(
         (), 'Names of the cameras, each a namespace of its nodes and topics; one without when '
@@ -241,11 +251,9 @@ class BagRecorderParameters:
     log: str = parameter('', 'CSV file to write: topic,stamp_ns,received_ns (monotonic).')
 
 
+# Every node: the name of its executable and of its file, and its parameters.
 NODES: dict[str, type[Any]] = {
-    'segmentation_node': SegmentationParameters,
-    'classification_node': ClassificationParameters,
-    'detection_node': DetectionParameters,
-    'costmap_node': CostmapParameters,
+    **{f'{name}_node': cls for name, cls in SHARING_NODES.items()},
     'perception': PerceptionParameters,
     'bag_player_node': BagPlayerParameters,
     'bag_recorder_node': BagRecorderParameters,
@@ -294,7 +302,7 @@ def page() -> str:
     parts = [f'## Shared by {", ".join(names)}\n\n{table(shared)}']
     for name, cls in NODES.items():
         own = [item for item in fields(cls) if item not in shared]
-        parts.append(f'## {name}\n\n{table(own)}')
+        parts.append(f'## {name}: parameters\n\n{table(own)}')
     return PAGE + '\n\n'.join(parts)
 
 

@@ -5,6 +5,7 @@ in memory. Nodes keep their names, parameters, topics and lifecycle.
 """
 
 from collections import Counter
+from importlib import import_module
 import re
 import sys
 from typing import Any
@@ -12,21 +13,15 @@ from typing import Any
 from rclpy.node import Node
 
 from mnv2_perception.errors import ParameterError
-from mnv2_perception.nodes.classification_node import ClassificationNode
-from mnv2_perception.nodes.costmap_node import CostmapNode
 from mnv2_perception.nodes.declare import declare, read
-from mnv2_perception.nodes.detection_node import DetectionNode
 from mnv2_perception.nodes.lifecycle import PerceptionNode
-from mnv2_perception.nodes.parameters import PerceptionParameters
+from mnv2_perception.nodes.parameters import PerceptionParameters, SHARING_NODES
 from mnv2_perception.nodes.process import spin
-from mnv2_perception.nodes.segmentation_node import SegmentationNode
 from mnv2_perception.nodes.shared import Shared
 
-NODES: dict[str, type[Any]] = {
-    'segmentation': SegmentationNode,
-    'classification': ClassificationNode,
-    'detection': DetectionNode,
-    'costmap': CostmapNode,
+NODES: dict[str, type[PerceptionNode[Any]]] = {
+    name: getattr(import_module(f'{__package__}.{name}_node'), f'{name.title()}Node')
+    for name in SHARING_NODES
 }
 
 
@@ -48,7 +43,7 @@ class Perception(Node):
         namespace = self.get_namespace().rstrip('/')
         nodes = []
         for camera in self.cameras or ('',):
-            for name in NODES:  # masks come before what places them
+            for name in NODES:
                 if name in self.names:
                     # A process's own rules, such as launch's __node, would hold for every node.
                     place = f'{namespace}/{camera}'.rstrip('/') or '/'

@@ -27,7 +27,7 @@ class Shared:
         self.topics = Topics()
         self.thread = ThreadPoolExecutor(1, thread_name_prefix='models')
         self.models = OpenModels()
-        self.model_nodes: list[Any] = []
+        self.model_nodes: list[Any] = []  # CameraNode, which imports this
         self._decoded: dict[str, tuple[Image | CompressedImage, NDArray[uint8]]] = {}
 
     def image_of(self, msg: Image | CompressedImage, topic_name: str) -> NDArray[uint8]:

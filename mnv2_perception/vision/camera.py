@@ -28,6 +28,7 @@ _LENGTHS_OF_D = {
 }
 _FISHEYE = ('equidistant', 'fisheye')
 _ROUND_TRIP_PX = 0.1
+_MAX_FOCAL_RATIO = 4.0  # of fx and fy: no lens squeezes more
 
 
 class RegionOfInterestFields(Protocol):
@@ -195,7 +196,8 @@ class Camera:
             # from far aside into the image.
             ahead = np.flatnonzero((flat[:, 2] > 0) & (x * x + y * y < _reach(self)))
         pixels = np.full((len(flat), 2), np.nan, np.float32)
-        found = self._distort(np.stack([x[ahead], y[ahead]], axis=1))
+        # As they are returned: rounded after the test, one on the border would lie outside.
+        found = self._distort(np.stack([x[ahead], y[ahead]], axis=1)).astype(np.float32)
         column, row = found.T
         inside = (
             (column > -0.5) & (column < self.width - 0.5)
@@ -314,6 +316,11 @@ def scaled_matrices(info: CameraInfoFields, height: int, width: int) -> tuple[Do
             raise CalibrationError(
                 f'camera_info: {name} is {matrix.tolist()}, expected positive focal lengths and 1 '
                 f'at the lower right; calibrate the camera again'
+            )
+        if max(focal_lengths) > _MAX_FOCAL_RATIO * min(focal_lengths):
+            raise CalibrationError(
+                f'camera_info: {name} has fx {focal_lengths[0]} and fy {focal_lengths[1]}, '
+                f'expected nearly equal ones; calibrate the camera again'
             )
     image_height, image_width = image_size(info)
     window = np.array([[1, 0, -info.roi.x_offset], [0, 1, -info.roi.y_offset], [0, 0, 1]])

@@ -25,6 +25,7 @@ _CELL_OF_ROLE = np.array([UNSEEN_CELL, FREE_CELL, UNSEEN_CELL, OCCUPIED_CELL], n
 
 # A camera that looks straight down has beams all around; more would take gigabytes.
 _MAX_BEAMS = 4096
+_MAX_SIDE_PX = 32766  # pixels are numbered in 16 bits, and one more for what has none
 
 # An overhang is looked for so many beams aside. A receding base: samples, that is pixels, a beam.
 _OFFSETS = (-16, -8, -4, -2, -1, 1, 2, 4, 8, 16)
@@ -173,6 +174,11 @@ class GroundView:
                 f'camera at height {self._height_m:.2f} m, expected it above the ground: z in the '
                 f'base frame, whose origin lies on the ground (base_footprint)'
             )
+        if max(camera.height, camera.width) > _MAX_SIDE_PX:
+            raise CalibrationError(
+                f'camera of {camera.height} × {camera.width}, expected at most {_MAX_SIDE_PX} '
+                f'pixels a side; resize its images'
+            )
         self.points = ground_points(camera, base_from_camera, max_range_m, max_footprint_m)
         seen = np.isfinite(self.points[..., 0])
         offsets = self.points[seen][:, :2] - self._foot
@@ -184,7 +190,9 @@ class GroundView:
         depression = np.arctan(distance_m / self._height_m)  # from straight down
         step = 1.0 / max(camera.fx, camera.fy)  # of a pixel where pixels are densest
         self._first_bearing, self._first_depression = bearing.min(), depression.min()
-        self._depression_step = step
+        # No line across the image has more pixels than this, however the lens magnifies.
+        most = 2 * (camera.height + camera.width)
+        self._depression_step = max(step, float(np.ptp(depression)) / most)
         self._bearing_step = max(step, float(np.ptp(bearing)) / _MAX_BEAMS)
         beams = 1 + math.ceil(np.ptp(bearing) / self._bearing_step)
         samples = 1 + math.ceil(np.ptp(depression) / self._depression_step)

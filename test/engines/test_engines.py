@@ -25,9 +25,11 @@ from onnx_graphs import write_convolutions
 from pretend_gpu import GPU, install, VERSION
 import pytest
 
-from mnv2_perception.engines import Engine, ENGINES, open_engine, openvino, plans
+from mnv2_perception import engines
+from mnv2_perception.engines import Engine, ENGINES, open_engine, openvino, plans, registry
 from mnv2_perception.engines.onnx_runtime import has_provider, PROVIDERS
 from mnv2_perception.engines.plans import Plan, PlanKey
+from mnv2_perception.engines.registry import REGISTRY
 from mnv2_perception.errors import EngineError, TensorError
 from mnv2_perception.scenes.street import draw_scene
 from mnv2_perception.tasks.models import find_model
@@ -198,6 +200,32 @@ def test_a_file_that_is_no_model_is_refused(name: str, content: bytes, tmp_path:
     path.write_bytes(content)
     with pytest.raises(EngineError, match=r'broken\.onnx'):
         open_engine(path, name)
+
+
+def test_each_engine_is_a_row_of_the_registry_and_a_class_of_its_file() -> None:
+    assert len({info.name for info in REGISTRY}) == len(REGISTRY)
+    for info in REGISTRY:
+        cls = info.load()
+        assert issubclass(cls, Engine)
+        assert cls.__module__ == f'mnv2_perception.engines.{info.module}'
+    package = Path(__file__).parents[2] / 'mnv2_perception'
+    naming = {
+        path.stem for path in package.rglob('*.py')
+        if "'onnx_runtime_tensorrt'" in path.read_text(encoding='utf-8')
+    }
+    assert naming == {'registry', 'onnx_runtime'}
+
+
+def test_a_row_and_a_class_are_a_new_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = registry.EngineInfo('invented', 'fake', 'FakeEngine', suffix='.fake')
+    rows = (*REGISTRY, row)
+    monkeypatch.setattr(registry, 'REGISTRY', rows)
+    monkeypatch.setattr(engines, 'REGISTRY', rows)
+    model = write_fake(tmp_path / 'm.fake', identity_spec(HEIGHT, WIDTH))
+    for engine in (open_engine(model), open_engine(model, 'invented')):
+        assert np.array_equal(engine.infer({'image': noise(0)})['class_ids'], noise(0)[..., 0])
 
 
 def test_an_unknown_engine_is_refused_with_the_known_ones(tmp_path: Path) -> None:

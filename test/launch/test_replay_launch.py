@@ -114,7 +114,7 @@ def test_compressed_images_arrive_for_a_named_camera(
             new.write(topic, message.stamp_ns, message.cdr)
     launched = launch(
         'replay', f'bag:={tmp_path}/compressed', f'image:={topic.replace("front", "{camera}")}',
-        'cameras:=front', *SEGMENTATION,
+        'cameras:=front,', *SEGMENTATION,
     )
     masks = collect(launched, Image, '/front/segmentation/mask')
     spin_until_ended(launched)

@@ -159,6 +159,12 @@ def test_an_mcap_bag_played_and_recorded_again_is_the_same_bag(
     )
     played = result(player)
     recorded = interrupt(recorder)
+    assert played['events'] == []
+    assert {event['topic']: event['type'] for event in recorded['events']} == {
+        '/count': UINT32, '/camera_info': CAMERA_INFO, '/image': 'sensor_msgs/msg/Image',
+        '/clock': 'rosgraph_msgs/msg/Clock',
+    }
+    assert {event['event'] for event in recorded['events']} == {'recording'}
     assert played['published'] == {'/camera_info': 21, '/count': 101, '/image': 21}
     clock_count = recorded['received'].pop('/clock')
     assert recorded['received'] == {**played['published'], '/never': 0}

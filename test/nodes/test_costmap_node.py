@@ -11,11 +11,12 @@ import pytest
 
 pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TransformStamped
 from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import OccupancyGrid
 from rclpy.duration import Duration
-from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from ros_graph import eventually, Graph, header
 from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
@@ -395,6 +396,35 @@ def test_a_missing_transform_is_refused_with_the_reason(
     scene.camera.publish(mask_to_msg(ids, header(1)))
     eventually(lambda: node.counts['rejected'] == 1)
     assert "no transform from 'base_link' to 'map'" in capfd.readouterr().err
+
+
+def test_auto_without_tf2_says_once_that_the_parameters_place_the_camera(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(poses, 'tf2_ros', None)
+    reports = scene.subscribe(DiagnosticArray, '/diagnostics', QoSProfile(depth=10))
+    node = scene.start(pose_source='auto')
+    scene.calibrate(node)
+    for number in (1, 2):
+        check_box(scene.show(number, *BOX_AT), height_m=0.25)
+
+    def told() -> list[Any]:
+        statuses = [msg.status[0] for msg in reports]
+        return [status for status in statuses if 'tf2_ros is not installed' in status.message]
+
+    eventually(told)
+    assert told()[0].level == DiagnosticStatus.WARN
+    assert {item.key: item.value for item in told()[0].values}['pose_source'] == 'parameters'
+    assert capfd.readouterr().err.count('tf2_ros is not installed') == 1
+
+
+def test_parameters_that_place_the_camera_by_choice_are_no_warning(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(poses, 'tf2_ros', None)
+    node = scene.start(pose_source='parameters')
+    assert node.warning() == ''
+    assert 'tf2_ros' not in capfd.readouterr().err
 
 
 @pytest.mark.skipif(poses.tf2_ros is not None, reason='tf2_ros is installed here')

@@ -129,7 +129,7 @@ def test_a_model_for_another_task_fails_to_configure_with_the_reason(graph: Grap
     node = graph.start(wait=False, autostart=False, model='unet_mobilenetv2_camvid')
     assert not graph.transition(Transition.TRANSITION_CONFIGURE)
     assert 'choose a model for detection' in node._failure
-    assert node.model is None
+    assert node._model is None
 
 
 def test_in_a_process_of_its_own_it_detects_and_ends_well(tmp_path: Path) -> None:

@@ -434,7 +434,7 @@ def test_an_inactive_node_publishes_nothing_and_can_be_activated_again(graph: Gr
     eventually(lambda: graph.camera.get_subscription_count() == 0)
     graph.camera.publish(rgb_to_msg(picture(), header(1)))
     assert graph.transition(Transition.TRANSITION_CLEANUP)
-    assert node.model is None
+    assert node._model is None
     assert graph.peer.count_publishers('/segmentation/mask') == 0
     assert graph.transition(Transition.TRANSITION_CONFIGURE)
     assert graph.transition(Transition.TRANSITION_ACTIVATE)

@@ -25,7 +25,8 @@ SETUP = TOOL / 'setup_venv.py'
 FROM_PYPI = not os.environ.get('ROS_DISTRO')
 
 # RIHS01 hashes of vision_msgs 4.1.1 and tf2_msgs (Jazzy), computed by rosidl from the definitions
-# that ROS releases. DDS peers compare them, so an equal hash means equal on the wire.
+# that ROS releases; Kilted's (vision_msgs 4.2.0) are the same. DDS peers compare them, so an equal
+# hash means equal on the wire.
 OFFICIAL: dict[str, str] = json.loads(
     (Path(__file__).parent / 'official_type_hashes.json').read_text()
 )

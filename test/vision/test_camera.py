@@ -57,6 +57,22 @@ def test_points_behind_or_beside_the_image_have_no_pixel() -> None:
     assert np.isnan(camera.project(points)).all()
 
 
+def test_what_is_in_the_image_has_a_pixel_of_it_after_rounding_too() -> None:
+    camera = Camera.from_fov(48, 64, 1.0)
+    border = camera.width - 0.5
+    columns = np.concatenate([border - np.geomspace(1e-9, 1e-3, 200), [border]])
+    x = (columns - camera.cx) / camera.fx
+    pixels = camera.project(np.stack([x, 0 * x, 0 * x + 1], axis=1))
+    seen = np.isfinite(pixels[:, 0])
+    assert seen.any() and np.rint(pixels[seen, 0]).max() == camera.width - 1
+
+
+def test_focal_lengths_that_no_lens_has_are_refused() -> None:
+    k = (60000.0, 0.0, 320.0, 0.0, 525.0, 240.0, 0.0, 0.0, 1.0)
+    with pytest.raises(CalibrationError, match=r'fx 60000.0 and fy 525.0, expected nearly equal'):
+        Camera.from_info(Info(k=k))
+
+
 def test_a_rectified_image_goes_by_p_alone() -> None:
     camera = Camera.from_info(Info(d=PLUMB_BOB, r=(0, -1, 0, 1, 0, 0, 0, 0, 1)), rectified=True)
     np.testing.assert_allclose(camera.rays[240, 330 + 45], [0.1, 0.0, 1.0], atol=1e-6)

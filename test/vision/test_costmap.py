@@ -65,6 +65,50 @@ CAMERAS: list[Any] = [
 ]
 
 
+KNOWN_TO_FAIL_ONCE = [
+    (Camera.from_fov(480, 640, 1.2), 1.2, 0.36),
+    (Camera(480, 640, 525.3, 525.3, 319.1, 241.7), 0.75, 0.3305),
+]
+
+
+@pytest.mark.parametrize(('camera', 'z', 'pitch'), KNOWN_TO_FAIL_ONCE)
+def test_a_mount_whose_samples_fall_on_the_images_border_has_a_view(
+    camera: Camera, z: float, pitch: float
+) -> None:
+    pose = Pose.from_rpy(0.0, 0.0, z, 0.0, pitch, 0.0) @ BODY_FROM_OPTICAL
+    view = GroundView(camera, pose, 10.0, 0.25)
+    ids = np.zeros((480, 640), np.uint8)
+    assert len(view.look(ids, np.full(256, TRAVERSABLE, np.uint8)).clear) > 500
+
+
+def test_any_mount_has_a_view_or_is_refused_as_one_that_sees_no_ground() -> None:
+    rng = np.random.default_rng(1)
+    views = 0
+    for _ in range(2000):
+        camera = Camera.from_fov(48, 64, round(rng.uniform(0.5, 2.0), 2))
+        z, pitch = round(rng.uniform(0.2, 2.0), 2), round(rng.uniform(-0.3, 1.5), 2)
+        pose = Pose.from_rpy(0.0, 0.0, z, 0.0, pitch, 0.0) @ BODY_FROM_OPTICAL
+        try:
+            views += GroundView(camera, pose, 10.0, 2.0).range_max_m > 0
+        except CalibrationError as exc:
+            assert 'no pixel sees ground' in str(exc)
+    assert views > 1000
+
+
+def test_a_view_stays_small_however_the_camera_magnifies() -> None:
+    camera = Camera(480, 640, 2400.0, 600.0, 319.5, 239.5)
+    pose = Pose.from_rpy(0.0, 0.0, 1.0, 0.0, 0.6, 0.0) @ BODY_FROM_OPTICAL
+    view = GroundView(camera, pose, 100.0, 100.0)
+    beams, samples = view._pixels.shape[:2]
+    assert samples <= 2 * (480 + 640) + 1 and beams <= 4097
+
+
+def test_a_camera_of_more_pixels_than_indices_is_refused() -> None:
+    pose = Pose.from_rpy(0.0, 0.0, 1.0, 0.0, 0.5, 0.0) @ BODY_FROM_OPTICAL
+    with pytest.raises(CalibrationError, match='at most 32766'):
+        GroundView(Camera.from_fov(2, 40000, 1.0), pose, 10.0, 1.0)
+
+
 @pytest.mark.parametrize(('info', 'base_from_camera'), CAMERAS)
 def test_a_box_at_a_known_place_gives_the_right_point_cell_and_beam(
     info: Info, base_from_camera: Pose

@@ -269,13 +269,13 @@ def build_interfaces(place: Place) -> None:
         shutil.copytree(HERE / package, work / 'src' / package)
     env = environment(place) | {'AMENT_PREFIX_PATH': str(venv), 'CMAKE_PREFIX_PATH': str(venv)}
     colcon = [str(venv / 'bin' / 'colcon'), '--log-base', 'log', 'build', '--base-paths', 'src']
-    place = ['--build-base', 'build', '--install-base', str(venv), '--merge-install']
+    into = ['--build-base', 'build', '--install-base', str(venv), '--merge-install']
     # Debian's Python would have modules in dist-packages, which a virtual environment never reads.
     options = [
         f'-DPython3_EXECUTABLE={venv / "bin" / "python"}', f'-DPYTHON_INSTALL_DIR={SITE_PACKAGES}',
         '-DBUILD_TESTING=OFF',
     ]
-    run([*colcon, *place, '--cmake-args', *options], env, work)
+    run([*colcon, *into, '--cmake-args', *options], env, work)
     shutil.rmtree(work)
 
     check = (
