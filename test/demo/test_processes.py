@@ -1,6 +1,7 @@
 """Nodes in processes of their own, and what they say."""
 
 from pathlib import Path
+import time
 
 import pytest
 
@@ -26,11 +27,15 @@ def test_a_process_is_heard_to_its_end(tmp_path: Path) -> None:
     draw_bag(tmp_path / 'bag', duration_s=0.2, height=64, width=64)
     recorder_args = ['/camera/image_raw', '--out', str(tmp_path / 'recording')]
     with Process('bag_recorder_node', recorder_args, tmp_path) as recorder:
-        player_args = [str(tmp_path / 'bag'), '--loop']
+        player_args = [
+            str(tmp_path / 'bag'), '--topics', '/camera/image_raw', '--wait-for-subscribers', '30'
+        ]
         with Process('bag_player_node', player_args, tmp_path) as player:
             recorder.wait_for({'event': 'recording', 'topic': '/camera/image_raw'}, player)
-    assert not player.running and not recorder.running
-    assert player.counts('published')['/camera/image_raw'] > 0
+            while player.running:
+                time.sleep(0.05)
+    assert not recorder.running
+    assert player.counts('published') == {'/camera/image_raw': 3}
     assert set(recorder.counts('received')) == {'/camera/image_raw'}
     assert '"recording"' in recorder.last_words()  # a log has all
 
