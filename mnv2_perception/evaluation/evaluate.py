@@ -17,8 +17,11 @@ from mnv2_perception.engines import Engine
 from mnv2_perception.errors import DataError
 from mnv2_perception.evaluation.metrics import (
     average_precision,
+    by_class,
     check_pycocotools,
     ConfusionMatrix,
+    json_number,
+    MOST_CLASSES_LISTED,
     sum_of,
 )
 from mnv2_perception.model_spec import ModelSpec
@@ -27,7 +30,6 @@ from mnv2_perception.tasks.detector import Detections, detections_from_mask, Det
 from mnv2_perception.tasks.segmenter import Segmenter
 
 MIN_AREA = 40  # pixels of a component that counts as an object
-MOST_CLASSES_LISTED = 50
 HEADLINE = {'segmentation': 'miou', 'classification': 'top1', 'detection': 'ap'}
 
 
@@ -304,15 +306,3 @@ def _facts(opened: Segmenter | Classifier | Detector) -> dict[str, str]:
         'engine': opened.engine.name,
         'precision': opened.engine.precision,
     }
-
-
-def by_class(classes: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, float | None]:
-    """Return a figure by class name, None for NaN, which is not JSON."""
-    return {
-        name: json_number(value) for name, value in zip(classes, values.tolist(), strict=True)
-    }
-
-
-def json_number(value: float) -> float | None:
-    """Return a figure, None for NaN, which is not JSON."""
-    return None if value != value else value

@@ -13,6 +13,8 @@ from mnv2_perception.errors import DataError, SetupError
 
 Ids = NDArray[np.integer[Any]]
 
+MOST_CLASSES_LISTED = 50
+
 
 class ConfusionMatrix:
     """Counts of (true class, predicted class) over pixels, or over whole images.
@@ -84,6 +86,18 @@ def sum_of(matrices: Iterable[ConfusionMatrix], num_classes: int) -> ConfusionMa
     for matrix in matrices:
         total.counts += matrix.counts
     return total
+
+
+def by_class(classes: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, float | None]:
+    """Return a figure by class name, None for NaN, which is not JSON."""
+    return {
+        name: json_number(value) for name, value in zip(classes, values.tolist(), strict=True)
+    }
+
+
+def json_number(value: float) -> float | None:
+    """Return a figure, None for NaN, which is not JSON."""
+    return None if value != value else value
 
 
 class AveragePrecision(NamedTuple):
