@@ -9,13 +9,12 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
-from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes.costmap_inputs import CostmapInputs
 from mnv2_perception.nodes.costmap_results import CostmapResults
 from mnv2_perception.nodes.greeting import GREET_PERIOD_S, Greeting
 from mnv2_perception.nodes.lifecycle import LOG_PERIOD_S, PerceptionNode
 from mnv2_perception.nodes.messages import labels_from_msg, stamp_to_ns
-from mnv2_perception.nodes.parameters import CostmapParameters
+from mnv2_perception.nodes.parameters import CLASS_LISTS, CostmapParameters
 from mnv2_perception.nodes.poses import IN_PLACE, Poses
 from mnv2_perception.nodes.process import spin
 from mnv2_perception.nodes.qos import LATCHED_QOS
@@ -26,7 +25,7 @@ from mnv2_perception.vision.costmap import GroundView
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.marks import Limits, marks_of_points, marks_on_ground
 from mnv2_perception.vision.pose import Pose
-from mnv2_perception.vision.roles import roles_of
+from mnv2_perception.vision.roles import misspelt_classes, roles_of
 
 
 class CostmapNode(PerceptionNode[CostmapParameters]):
@@ -41,6 +40,7 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         self._poses: Poses | None = None
         self.inputs = CostmapInputs(0)
         self._view: tuple[Camera, Pose, GroundView] | None = None
+        self._skipped = ''
         super().__init__('costmap_node', **kwargs)
         self.create_steady_timer(GREET_PERIOD_S, self.greet)
 
@@ -48,12 +48,6 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
 
     def acquire(self) -> None:
         values = self.parameters
-        if values.source == 'depth' and values.horizontal_fov_rad:
-            raise ParameterError(
-                "horizontal_fov_rad is no calibration for source 'depth', whose points would be "
-                "off by the guess; remap camera_info to the camera's own, or, where depth is "
-                'registered to the image, to depth/camera_info'
-            )
         self._poses = Poses(self, values)
         if self._poses.warning:
             self.get_logger().warning(self._poses.warning)
@@ -112,7 +106,9 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
 
     def work(self, frame: Frame) -> None:
         with self.rejecting(frame):
-            self.count(frame, 'published' if self._place(frame.msg) else 'passed_over')
+            self._skipped = ''
+            done = self._place(frame.msg)
+            self.count(frame, 'published' if done else 'passed_over', self._skipped)
 
     def _place(self, msg: Image) -> bool:
         values, inputs, poses = self.parameters, self.inputs, self._poses
@@ -173,10 +169,10 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
     def _count_miss(self, what: str) -> None:
         with self._lock:
             self.counts['unpaired'] += 1
-        self.get_logger().warning(
-            f"no {what} of a mask's stamp; raise sync_tolerance_s, sync_queue or sync_wait_s",
-            throttle_duration_sec=LOG_PERIOD_S,
+        self._skipped = (
+            f"no {what} of a mask's stamp; raise sync_tolerance_s, sync_queue or sync_wait_s"
         )
+        self.get_logger().warning(self._skipped, throttle_duration_sec=LOG_PERIOD_S)
 
     def _view_of(self, camera: Camera, pose: Pose) -> GroundView:
         """Return what the camera sees of the ground, worked out anew where it has moved."""
@@ -201,6 +197,20 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
             'waiting_for': self._missing(),
             'unpaired': self.counts['unpaired'],
         }
+
+    def fault(self) -> str:
+        """Return which names of classes look misspelt: what they stand for is not marked."""
+        info, values = self.inputs.label_info, self.parameters
+        names = [item.class_name for item in info.class_map] if info else []
+        lists = {name: getattr(values, name) for name in CLASS_LISTS}
+        return '; '.join(
+            f'the masks have no class {name!r}, did you mean {close!r}?'
+            for name, close in misspelt_classes(names, lists).items()
+        )
+
+    def waiting(self) -> str:
+        missing = self._missing()
+        return f'{missing}: start what publishes it, or remap it' if missing else ''
 
     def warning(self) -> str:
         return self._poses.warning if self._poses else ''
