@@ -7,11 +7,12 @@ from vision_msgs.msg import LabelInfo
 
 from mnv2_perception.model_spec import UNLABELLED
 from mnv2_perception.nodes.messages import depth_from_msg, pinhole_to_msg, points_from_msg
-from mnv2_perception.nodes.parameters import CostmapParameters
+from mnv2_perception.nodes.parameters import CLASS_LISTS, CostmapParameters
 from mnv2_perception.nodes.poses import Poses
 from mnv2_perception.nodes.sync import StampedQueue
 from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.marks import points_of_depth, require_one_image
+from mnv2_perception.vision.roles import misspelt_classes
 
 
 class CostmapInputs:
@@ -56,6 +57,15 @@ class CostmapInputs:
             'depth/camera_info': self.depth_info or values.source != 'depth',
         }
         return [name for name, there in needed.items() if not there]
+
+    def misspelt_classes(self, values: CostmapParameters) -> str:
+        """Return which names of classes look misspelt: what they stand for is not marked."""
+        names = [item.class_name for item in self.label_info.class_map] if self.label_info else []
+        lists = {name: getattr(values, name) for name in CLASS_LISTS}
+        return '; '.join(
+            f'the masks have no class {name!r}, did you mean {close!r}?'
+            for name, close in misspelt_classes(names, lists).items()
+        )
 
     def calibration(self, values: CostmapParameters) -> str:
         """Return where the calibration of the mask's camera comes from, empty if there is none."""

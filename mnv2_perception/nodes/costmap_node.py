@@ -14,7 +14,7 @@ from mnv2_perception.nodes.costmap_results import CostmapResults
 from mnv2_perception.nodes.greeting import GREET_PERIOD_S, Greeting
 from mnv2_perception.nodes.lifecycle import LOG_PERIOD_S, PerceptionNode
 from mnv2_perception.nodes.messages import labels_from_msg, stamp_to_ns
-from mnv2_perception.nodes.parameters import CLASS_LISTS, CostmapParameters
+from mnv2_perception.nodes.parameters import CostmapParameters
 from mnv2_perception.nodes.poses import IN_PLACE, Poses
 from mnv2_perception.nodes.process import spin
 from mnv2_perception.nodes.qos import LATCHED_QOS
@@ -25,7 +25,7 @@ from mnv2_perception.vision.costmap import GroundView
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.marks import Limits, marks_of_points, marks_on_ground
 from mnv2_perception.vision.pose import Pose
-from mnv2_perception.vision.roles import misspelt_classes, roles_of
+from mnv2_perception.vision.roles import roles_of
 
 
 class CostmapNode(PerceptionNode[CostmapParameters]):
@@ -107,8 +107,8 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
     def work(self, frame: Frame) -> None:
         with self.rejecting(frame):
             self._skipped = ''
-            done = self._place(frame.msg)
-            self.count(frame, 'published' if done else 'passed_over', self._skipped)
+            outcome = 'published' if self._place(frame.msg) else 'passed_over'
+            self.count(frame, outcome, self._skipped)
 
     def _place(self, msg: Image) -> bool:
         values, inputs, poses = self.parameters, self.inputs, self._poses
@@ -169,9 +169,7 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
     def _count_miss(self, what: str) -> None:
         with self._lock:
             self.counts['unpaired'] += 1
-        self._skipped = (
-            f"no {what} of a mask's stamp; raise sync_tolerance_s, sync_queue or sync_wait_s"
-        )
+        self._skipped = f"no {what} of a mask's stamp; raise sync_tolerance_s or sync_wait_s"
         self.get_logger().warning(self._skipped, throttle_duration_sec=LOG_PERIOD_S)
 
     def _view_of(self, camera: Camera, pose: Pose) -> GroundView:
@@ -199,18 +197,11 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         }
 
     def fault(self) -> str:
-        """Return which names of classes look misspelt: what they stand for is not marked."""
-        info, values = self.inputs.label_info, self.parameters
-        names = [item.class_name for item in info.class_map] if info else []
-        lists = {name: getattr(values, name) for name in CLASS_LISTS}
-        return '; '.join(
-            f'the masks have no class {name!r}, did you mean {close!r}?'
-            for name, close in misspelt_classes(names, lists).items()
-        )
+        return self.inputs.misspelt_classes(self.parameters)
 
     def waiting(self) -> str:
         missing = self._missing()
-        return f'{missing}: start what publishes it, or remap it' if missing else ''
+        return missing and f'{missing}: start what publishes it, or remap it'
 
     def warning(self) -> str:
         return self._poses.warning if self._poses else ''

@@ -131,12 +131,12 @@ class Diagnostics:
         """Publish level and message, counts, rate, latency, and the node's own facts."""
         now_s, counts = time.monotonic(), health.counts
         if health.active and not self._was_active:
-            self._reported.clear()  # what was before does not tell how it fares now
+            self._reported = deque([self._reported[-1]])  # how it fares since then
         self._was_active = health.active
         window_s = max(WINDOW_S, 3.0 / health.max_rate_hz if health.max_rate_hz else 0.0)
         while len(self._reported) > 1 and now_s - self._reported[1][0] > window_s - PERIOD_S / 2.0:
             self._reported.popleft()
-        before_s, before = self._reported[0] if self._reported else (now_s, counts)
+        before_s, before = self._reported[0]
         new = {name: counts.get(name, 0) - before.get(name, 0) for name in COUNTS}
         self._reported.append((now_s, counts))
         level, message = judge(health, new, now_s - before_s)

@@ -22,7 +22,7 @@ QOS = 'qos_overrides.'  # declared with their topic
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the advice for a name that nobody knows."""
-    known = sorted(known)
+    known = list(known)
     close = get_close_matches(name, known, 1, 0.6)
     return f'did you mean {close[0]!r}?' if close else f'it has {", ".join(known)}'
 
@@ -52,7 +52,7 @@ def check_overrides(node: Node, cls: type[Any], alone: bool) -> None:
         if is_misspelt(name, anywhere):
             raise ParameterError(
                 f'{node.get_name()} has no parameter {name!r}: '
-                f'{did_you_mean(name, names)}'
+                f'{did_you_mean(name, sorted(names))}'
             )
         if alone and name in anywhere:
             node.get_logger().warning(
@@ -101,7 +101,7 @@ def check_section(file: str, name: str, values: Iterable[str]) -> None:
             if is_misspelt(value, PARAMETERS[kind]):
                 raise ParameterError(
                     f'{file}: {kind} has no parameter {value!r}: '
-                    f'{did_you_mean(value, PARAMETERS[kind])}'
+                    f'{did_you_mean(value, sorted(PARAMETERS[kind]))}'
                 )
         return
     close = get_close_matches(kind, NODES, 1, 0.85)

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 
 import rclpy
@@ -24,6 +25,8 @@ except ImportError:  # Humble; with many nodes it takes a multiple of the CPU ti
 
 # launch kills what has not ended 5 s after its signal.
 GRACE_S = 4.0
+# Ctrl-C reaches a process from its terminal and from launch: one signal, twice.
+SECOND_SIGNAL_S = 0.5
 
 
 def tell(event: str, **facts: object) -> None:
@@ -68,15 +71,19 @@ def ros(args: list[str] | None, grace_s: float | None = None) -> Iterator[thread
     except Exception as exc:  # rclpy's RCLError is private
         raise SetupError(f'the ROS arguments cannot be used: {exc}') from exc
     stop = threading.Event()
+    first_s = 0.0
 
     def on_signal(*_: object) -> None:
-        if grace_s is not None:
-            if stop.is_set():
-                end_now('a second signal came')
-            timer = threading.Timer(grace_s, end_now, [f'it has not ended in {grace_s:.0f} s'])
-            timer.daemon = True
-            timer.start()
-        stop.set()
+        nonlocal first_s
+        if not stop.is_set():
+            first_s = time.monotonic()
+            stop.set()
+            if grace_s is not None:
+                timer = threading.Timer(grace_s, end_now, [f'it did not end in {grace_s:.0f} s'])
+                timer.daemon = True
+                timer.start()
+        elif grace_s is not None and time.monotonic() - first_s > SECOND_SIGNAL_S:
+            end_now('a second signal came')
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
@@ -94,7 +101,7 @@ def end_now(reason: str) -> None:
 
 def turn(node: Node, stop: threading.Event) -> None:
     """Run a node's callbacks until the event is set; none of them ends the process."""
-    executor = Executor()
+    executor = Executor(context=node.context)
     executor.add_node(node)
     # Not spin_until_future_complete: on Jazzy each spin adds a callback to the future.
     while not stop.is_set():
