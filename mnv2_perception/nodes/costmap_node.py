@@ -162,7 +162,7 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
                 self._count_miss('segmentation/confidence')
             else:
                 self._results.publish_semantic(
-                    ids, labels_from_msg(found), marks.points, info, size, msg.header, in_base
+                    ids, labels_from_msg(found), marks.points(), info, size, msg.header, in_base
                 )
         return True
 

@@ -6,6 +6,7 @@ nearest edge is marked, for a pixel higher up them would land metres behind.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 import math
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from mnv2_perception.errors import CalibrationError
 from mnv2_perception.vision.camera import Camera, Floats
 from mnv2_perception.vision.pose import Doubles, Pose
-from mnv2_perception.vision.projection import ground_points
+from mnv2_perception.vision.projection import ground_points, no_ground
 
 UNKNOWN, TRAVERSABLE, OBSTACLE, FORBIDDEN = range(4)
 
@@ -26,6 +27,7 @@ _CELL_OF_ROLE = np.array([UNSEEN_CELL, FREE_CELL, UNSEEN_CELL, OCCUPIED_CELL], n
 # A camera that looks straight down has beams all around; more would take gigabytes.
 _MAX_BEAMS = 4096
 _MAX_SIDE_PX = 32766  # pixels are numbered in 16 bits, and one more for what has none
+_LATTICE = 8  # samples and beams between two that are projected; what is between is interpolated
 
 # An overhang is looked for so many beams aside. A receding base: samples, that is pixels, a beam.
 _OFFSETS = (-16, -8, -4, -2, -1, 1, 2, 4, 8, 16)
@@ -156,7 +158,6 @@ class GroundView:
         max_footprint_m: largest ground size of a pixel, see `ground_points`.
 
     Attributes:
-        points: (H, W, 3) float32, the organised cloud of the ground.
         range_max_m: how far most beams reach from the base's origin.
 
     Raises:
@@ -179,35 +180,94 @@ class GroundView:
                 f'camera of {camera.height} × {camera.width}, expected at most {_MAX_SIDE_PX} '
                 f'pixels a side; resize its images'
             )
-        self.points = ground_points(camera, base_from_camera, max_range_m, max_footprint_m)
-        seen = np.isfinite(self.points[..., 0])
-        offsets = self.points[seen][:, :2] - self._foot
-        distance_m = np.linalg.norm(offsets, axis=1)
-        ahead = (offsets / np.maximum(distance_m, 1e-6)[:, None]).sum(axis=0)
-        self._heading = math.atan2(ahead[1], ahead[0])
-        bearings = _turned(offsets, -self._heading)
-        bearing = np.arctan2(bearings[:, 1], bearings[:, 0])
-        depression = np.arctan(distance_m / self._height_m)  # from straight down
-        step = 1.0 / max(camera.fx, camera.fy)  # of a pixel where pixels are densest
-        self._first_bearing, self._first_depression = bearing.min(), depression.min()
-        # No line across the image has more pixels than this, however the lens magnifies.
-        most = 2 * (camera.height + camera.width)
-        self._depression_step = max(step, float(np.ptp(depression)) / most)
-        self._bearing_step = max(step, float(np.ptp(bearing)) / _MAX_BEAMS)
-        beams = 1 + math.ceil(np.ptp(bearing) / self._bearing_step)
-        samples = 1 + math.ceil(np.ptp(depression) / self._depression_step)
-
-        beam, sample = np.mgrid[:beams, :samples]
-        ground = self._ground(beam, sample)
-        pixels = camera.project(base_from_camera.inverse().apply(ground.astype(np.float64)))
-        column, row = np.rint(np.nan_to_num(pixels, nan=-1)).astype(np.intp).transpose(2, 0, 1)
-        valid = (row >= 0) & seen[row, column]
-        self._pixels = np.where(valid[..., None], np.stack([column, row], -1), -1).astype(np.int16)
+        self._limits_m = max_range_m, max_footprint_m
+        self._pose = base_from_camera
+        self._aim(max_range_m)
+        column, row, footprint_m = self._pixels_of_samples()
+        invalid = ~(footprint_m <= max_footprint_m)
+        for place, length in ((column, camera.width), (row, camera.height)):
+            invalid |= ~(np.abs(place - (length - 1) / 2) < length / 2)
+        valid = ~invalid
         in_view = np.flatnonzero(valid.any(axis=1))
-        last = samples - 1 - valid[in_view, ::-1].argmax(axis=1)
+        if not in_view.size:
+            raise no_ground(base_from_camera, max_range_m, max_footprint_m)
+        np.copyto(column, -2.0, where=invalid)
+        np.copyto(row, 0.0, where=invalid)  # NaN has no whole number
+        self._pixels, _ = cv2.convertMaps(column, row, cv2.CV_16SC2, nninterpolation=True)
+        last = valid.shape[1] - 1 - valid[in_view, ::-1].argmax(axis=1)
         self._ends = in_view, last
         end_points = self._ground(in_view, last)
         self.range_max_m = float(np.median(np.linalg.norm(end_points[:, :2], axis=1)))
+
+    @cached_property
+    def points(self) -> Floats:
+        """(H, W, 3) float32, the organised cloud of the ground."""
+        return ground_points(self.camera, self._pose, *self._limits_m)
+
+    def _aim(self, max_range_m: float) -> None:
+        """Work out which bearings and depressions the image covers, from some of its pixels."""
+        camera = self.camera
+        rays = camera.rays[_some(camera.height)][:, _some(camera.width)].reshape(-1, 3)
+        x, y, z = self._pose.rotation @ rays[np.isfinite(rays[:, 0])].T
+        depression = np.arctan2(np.hypot(x, y), -z)  # from straight down
+        farthest = math.atan(max_range_m / self._height_m)
+        seen = depression <= farthest
+        if not seen.any():
+            raise no_ground(self._pose, *self._limits_m)
+        x, y, depression = x[seen], y[seen], depression[seen]
+        away = np.maximum(np.hypot(x, y), 1e-9)
+        self._heading = math.atan2((y / away).sum(), (x / away).sum())
+        bearing = np.mod(np.arctan2(y, x) - self._heading + np.pi, 2 * np.pi) - np.pi
+        step = 1.0 / max(camera.fx, camera.fy)  # of a pixel where pixels are densest
+        margin = _LATTICE * step  # the pixels between
+        first, last = max(0.0, depression.min() - margin), min(farthest, depression.max() + margin)
+        left, right = max(-np.pi, bearing.min() - margin), min(np.pi, bearing.max() + margin)
+        # No line across the image has more pixels than this, however the lens magnifies.
+        most = 2 * (camera.height + camera.width)
+        self._first_depression, self._first_bearing = float(first), float(left)
+        self._depression_step = max(step, float(last - first) / most)
+        self._bearing_step = max(step, float(right - left) / _MAX_BEAMS)
+        self._samples = 1 + math.floor((last - first) / self._depression_step)
+        self._beams = 1 + math.ceil((right - left) / self._bearing_step)
+
+    def _pixels_of_samples(self) -> list[Floats]:
+        """Find where each sample lies in the image, and what its pixel covers on the ground.
+
+        A camera that nods needs it for each image, so only a lattice of samples is projected.
+
+        Returns:
+            (beams, samples) columns, rows and metres; NaN where the camera does not look.
+        """
+        # Such that OpenCV's resizing, which aligns corners and not centres, finds the samples.
+        beam = _LATTICE * np.arange(-1, -(-self._beams // _LATTICE) + 1) + (_LATTICE - 1) / 2
+        sample = _LATTICE * np.arange(-1, -(-self._samples // _LATTICE) + 1) + (_LATTICE - 1) / 2
+        bearing = self._heading + self._first_bearing + beam[:, None] * self._bearing_step
+        depression = self._first_depression + sample * self._depression_step
+        down, away = np.cos(depression), np.sin(depression)
+        looks = np.empty((len(beam), len(sample), 3))  # as the ground: without end, it is smooth
+        looks[..., 0] = away * np.cos(bearing)
+        looks[..., 1] = away * np.sin(bearing)
+        looks[..., 2] = -down
+        pixels = self.camera.project(looks @ self._pose.rotation, 4.0 * _LATTICE)
+        # A pixel's steps on the ground, from a step along the beam and one to the next beam.
+        ahead = np.gradient(pixels, _LATTICE, axis=1)
+        aside = np.gradient(pixels, _LATTICE, axis=0)
+        down = np.maximum(down, 1e-3)
+        ahead_m = self._height_m * self._depression_step / (down * down)
+        aside_m = self._height_m * np.abs(away) / down * self._bearing_step
+        area = np.abs(ahead[..., 0] * aside[..., 1] - ahead[..., 1] * aside[..., 0])
+        with np.errstate(divide='ignore', invalid='ignore'):
+            steps = [
+                np.hypot(aside[..., axis] * ahead_m, ahead[..., axis] * aside_m) / area
+                for axis in (0, 1)
+            ]
+        size = len(sample) * _LATTICE, len(beam) * _LATTICE
+        inside = np.s_[_LATTICE:_LATTICE + self._beams, _LATTICE:_LATTICE + self._samples]
+        planes = pixels[..., 0], pixels[..., 1], np.maximum(*steps).astype(np.float32)
+        return [
+            cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)[inside].copy()
+            for plane in planes
+        ]
 
     def _ground(self, beam: NDArray[Any], sample: NDArray[Any]) -> Floats:
         """(..., 3) points of samples."""
@@ -348,6 +408,11 @@ def _overhangs(
         recedes = at - begin > _STEEPEST * abs(offset)
         overhangs[inside] |= same_beam & recedes & (samples.ravel()[at] == OBSTACLE)
     return overhangs
+
+
+def _some(length: int) -> NDArray[np.intp]:
+    """Indices of every `_LATTICE`-th row or column, and of the last."""
+    return np.append(np.arange(0, length - 1, _LATTICE), length - 1)
 
 
 def _turned(xy: NDArray[Any], angle: float) -> Doubles:
