@@ -5,8 +5,10 @@ from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 import threading
+import time
 from typing import Any, Protocol
 
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecyclePublisher
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -89,19 +91,37 @@ class Publisher:
         durability = publisher.qos_profile.durability
         self._latched = durability == DurabilityPolicy.TRANSIENT_LOCAL
 
-    def publish(self, msg: Any) -> None:
-        """Publish a message, which nobody may change any more; nothing while inactive."""
+    def publish(self, msg: Any, elsewhere: bool = True) -> None:
+        """Publish a message, which nobody may change any more; nothing while inactive.
+
+        Args:
+            msg: of the topic's type.
+            elsewhere: False keeps it in this process.
+        """
         if not self.publisher.is_activated:
             return
         if self._latched:
             self.last = msg
-        if self._latched or self.publisher.get_subscription_count():
+        if elsewhere and (self._latched or self.publisher.get_subscription_count()):
             self.publisher.publish(msg)
         self._topics.deliver(self.topic_name, msg)
 
     def get_subscription_count(self) -> int:
         """Return how many subscriptions the topic has, in this process and elsewhere."""
-        return int(self.publisher.get_subscription_count()) + self._topics.count(self.topic_name)
+        return self.count_elsewhere() + self._topics.count(self.topic_name)
+
+    def count_elsewhere(self) -> int:
+        """Return how many subscriptions the topic has in other processes."""
+        return int(self.publisher.get_subscription_count())
+
+    def wait_until_heard(self, count: int, timeout_s: float) -> None:
+        """Wait until as many subscriptions of other processes have all that was published."""
+        until_s = time.monotonic() + timeout_s
+        while self.count_elsewhere() < count and time.monotonic() < until_s:
+            time.sleep(0.005)
+        if self.count_elsewhere():
+            left_s = max(0.0, until_s - time.monotonic())
+            self.publisher.wait_for_all_acked(Duration(seconds=left_s))
 
 
 class Topics:
