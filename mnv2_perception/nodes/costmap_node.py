@@ -59,7 +59,7 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
             self.get_logger().warning(self._poses.warning)
         self._results = CostmapResults(self.create_result_publisher)
         self.greeting = Greeting(
-            self._results.mask, self._results.label_info, self._publish_label_info
+            self, self._results.mask, self._results.label_info, self._publish_label_info
         )
         self.inputs = CostmapInputs(values.sync_queue)
 

@@ -4,6 +4,8 @@ from collections.abc import Callable
 import threading
 import time
 
+from rclpy.node import Node
+
 from mnv2_perception.nodes.topics import Publisher
 
 # A late subscriber has no order between label_info and mask: Nav2's layer dereferences null when
@@ -22,26 +24,28 @@ class Greeting:
     Subscribers of this process are not meant: they have the names before any mask.
 
     Args:
+        node: whose topics they are.
         mask: whose subscribers are greeted.
         names: the publisher of label_info.
         publish_names: sends label_info.
     """
 
     def __init__(
-        self, mask: Publisher, names: Publisher, publish_names: Callable[[], None]
+        self, node: Node, mask: Publisher, names: Publisher, publish_names: Callable[[], None]
     ) -> None:
+        self._node = node
         self._mask = mask
         self._names = names
         self._publish_names = publish_names
         self._lock = threading.Lock()
-        self._known = 0
+        self._known: set[tuple[int, ...]] = set()
         self._unheard = False
         self.hold_until_s = 0.0
 
     def announce(self) -> None:
         """Send the names and begin to hold."""
         with self._lock:
-            self._known = self._mask.count_elsewhere()
+            self._known = self._subscribers()
             self._send()
 
     def greet(self) -> None:
@@ -51,8 +55,8 @@ class Greeting:
         before its mask goes out.
         """
         with self._lock:
-            known, self._known = self._known, self._mask.count_elsewhere()
-            if self._known > known:
+            known, self._known = self._known, self._subscribers()
+            if self._known - known:
                 self._send()
 
     def holding(self) -> bool:
@@ -63,8 +67,13 @@ class Greeting:
         with self._lock:
             unheard, self._unheard = self._unheard, False
         if unheard:
-            self._names.wait_until_heard(self._known, WAIT_S)
+            self._names.wait_until_heard(self._mask.count_elsewhere(), WAIT_S)
         return False
+
+    def _subscribers(self) -> set[tuple[int, ...]]:
+        """Who listens; their number alone would hide one that comes as another goes."""
+        found = self._node.get_subscriptions_info_by_topic(self._mask.topic_name)
+        return {tuple(info.endpoint_gid) for info in found}
 
     def _send(self) -> None:
         self._publish_names()

@@ -48,7 +48,9 @@ class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
             segmenter = Segmenter(engine, spec, values.min_confidence, values.rotate, ignored)
         self.use_model(segmenter, 'segmentation/label_info')
         self._mask = self.create_result_publisher(Image, 'segmentation/mask')
-        self.greeting = Greeting(self._mask, self._label_info, self.publish_label_info)
+        self.greeting = Greeting(
+            self, self._mask, self._label_info, self.publish_label_info
+        )
         self._confidence = self.create_result_publisher(Image, 'segmentation/confidence')
         self._overlay = self.create_result_publisher(Image, 'segmentation/overlay')
         names = segmenter.spec.classes
