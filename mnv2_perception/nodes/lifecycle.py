@@ -30,7 +30,7 @@ from mnv2_perception.nodes.process import tell
 from mnv2_perception.nodes.qos import CAMERA_QOS, RESULT_QOS
 from mnv2_perception.nodes.rclpy_private import TolerantLifecycleNode
 from mnv2_perception.nodes.shared import Shared
-from mnv2_perception.nodes.topics import Lost, Publisher, Subscription
+from mnv2_perception.nodes.topics import Publisher, Subscription
 from mnv2_perception.nodes.worker import Frame, NewestFrameWorker
 
 LOG_PERIOD_S = 5.0
@@ -50,8 +50,9 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
 
     Counted in `counts`: received (frames that reached the callback), published, passed_over
     (a newer one came first, max_rate_hz, held back, or the node was not active), rejected
-    (malformed, or processing failed) and lost (the middleware says that it lost them before the
-    callback). Once idle, received = published + passed_over + rejected.
+    (malformed, or processing failed) and lost (never reached the callback, see `Losses`). Once
+    idle, received = published + passed_over + rejected, and of one camera in another process
+    received + lost = what it sent since its first image that arrived.
 
     Args:
         name: of the node.
@@ -152,7 +153,8 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
             qos: best effort unless told otherwise.
         """
         subscription = Subscription(
-            self, msg_type, topic, callback or self.on_frame, self._on_lost, qos
+            self, msg_type, topic, callback or self.on_frame,
+            self._on_inputs_lost if callback else self._on_frames_lost, qos,
         )
         self._camera_subscriptions.append(subscription)
         self.shared.topics.subscribe(subscription)
@@ -213,14 +215,20 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
             if outcome == 'published':
                 self.latencies_ms.append((time.monotonic() - frame.received_s) * 1000.0)
 
-    def _on_lost(self, event: Lost) -> None:
+    def _on_frames_lost(self, count: int) -> None:
         with self._lock:
-            self.counts['lost'] += event.total_count_change
+            self.counts['lost'] += count
+            lost = self.counts['lost']
         self.get_logger().warning(
-            f'{event.total_count} images lost before they arrived: images between processes '
-            f'need larger transport buffers, see config/fastdds.xml (both sides need it)',
+            f'{lost} images did not arrive: this process was busy, they could not be read, or '
+            f'images between processes need larger transport buffers, see config/fastdds.xml '
+            f'(both sides need it)',
             throttle_duration_sec=LOG_PERIOD_S,
         )
+
+    def _on_inputs_lost(self, count: int) -> None:
+        with self._lock:
+            self.counts['inputs_lost'] += count
 
     # Lifecycle. rclpy swallows exceptions of these callbacks, so each is guarded here.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 import threading
 import time
-from typing import Any, Protocol
+from typing import Any
 
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecyclePublisher
@@ -15,17 +15,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription as DdsSubscription
 
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
-
-
-class Lost(Protocol):
-    """What the middleware tells when it lost messages; rclpy's class has moved."""
-
-    total_count: int
-    total_count_change: int
+from mnv2_perception.nodes.losses import Losses
+from mnv2_perception.nodes.rclpy_private import WithMessageInfo
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +29,7 @@ class Subscription:
         topic: its name before remapping.
         callback: called with each message, in the executor's thread, or in that of the node of
             this process that publishes it.
-        on_lost: called with the middleware's event when it lost messages.
+        on_lost: called with how many messages of another process did not arrive, see `Losses`.
         qos: of the DDS subscription.
     """
 
@@ -46,7 +37,7 @@ class Subscription:
     msg_type: Any
     topic: str
     callback: Callable[[Any], None]
-    on_lost: Callable[[Lost], None]
+    on_lost: Callable[[int], None]
     qos: QoSProfile
 
     @cached_property
@@ -193,25 +184,27 @@ class Topics:
     def _subscribe_over_dds(self, topic: Topic, listener: Subscription) -> DdsSubscription:
         topic_name = listener.topic_name
 
-        def deliver(msg: Any) -> None:
+        def on_lost(count: int) -> None:
+            for subscription in list(topic.subscriptions):
+                subscription.on_lost(count)
+
+        def on_mixed(count: int) -> None:
+            listener.node.get_logger().warning(
+                f'{topic_name} has {count} publishers: their messages mix, and not all that are '
+                f'lost can be counted; remap it to one of them'
+            )
+
+        losses = Losses(on_lost, on_mixed)
+
+        def deliver(msg: Any, info: dict[str, Any]) -> None:
+            losses.on_message(info)
             if listener.latched:
                 topic.last = msg
             self.deliver(topic_name, msg)
 
-        def on_lost(event: Lost) -> None:
-            for subscription in list(topic.subscriptions):
-                subscription.on_lost(event)
-
-        # Overrides write into the profile.
-        arguments = (listener.msg_type, listener.topic, deliver, copy(listener.qos))
-        overriding = QoSOverridingOptions.with_default_policies()
-        try:
-            return listener.node.create_subscription(
-                *arguments,
-                qos_overriding_options=overriding,
-                event_callbacks=SubscriptionEventCallbacks(message_lost=on_lost),
-            )
-        except UnsupportedEventTypeError:  # not every middleware tells what it lost
-            return listener.node.create_subscription(
-                *arguments, qos_overriding_options=overriding
-            )
+        return losses.subscribe(lambda events: listener.node.create_subscription(
+            listener.msg_type, listener.topic, WithMessageInfo(deliver),
+            copy(listener.qos),  # overrides write into the profile
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            event_callbacks=events,
+        ))
