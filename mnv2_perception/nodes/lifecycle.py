@@ -25,11 +25,13 @@ from sensor_msgs.msg import CompressedImage, Image
 from mnv2_perception.errors import PerceptionError
 from mnv2_perception.nodes import declare
 from mnv2_perception.nodes.diagnostics import Diagnostics, Health
+from mnv2_perception.nodes.messages import stamp_to_ns
 from mnv2_perception.nodes.parameters import LifecycleParameters
 from mnv2_perception.nodes.process import tell
 from mnv2_perception.nodes.qos import CAMERA_QOS, RESULT_QOS
 from mnv2_perception.nodes.rclpy_private import TolerantLifecycleNode
 from mnv2_perception.nodes.shared import Shared
+from mnv2_perception.nodes.sync import StampWatch
 from mnv2_perception.nodes.topics import Publisher, Subscription
 from mnv2_perception.nodes.worker import Frame, NewestFrameWorker
 
@@ -72,6 +74,7 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
         self._lock = threading.Lock()
         self._values: Values | None = None
         self._worker: NewestFrameWorker[Frame] | None = None
+        self.stamps = StampWatch()
         self._result_publishers: list[Publisher] = []
         self._camera_subscriptions: list[Subscription] = []
         self._next_due_s = 0.0
@@ -183,6 +186,7 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
         with self._lock:
             self.counts['received'] += 1
             self._last_received_s = now_s
+            self.stamps.take(stamp_to_ns(msg.header.stamp))
             if not self.active:
                 self.counts['passed_over'] += 1
                 return
@@ -338,7 +342,7 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
         with self._lock:
             health = Health(
                 self.state_label, self.active, self._failure,
-                self.warning() if configured else '',
+                (self.warning() or self.stamps.warning) if configured else '',
                 time.monotonic() - self._last_received_s, dict(self.counts),
                 list(self.latencies_ms),
             )
