@@ -23,7 +23,8 @@ import numpy as np
 
 from mnv2_perception.scenes.street import CLASSES, draw_scene
 from mnv2_perception.vision.camera import Camera
-from mnv2_perception.vision.costmap import GroundView, OBSTACLE, TRAVERSABLE
+from mnv2_perception.vision.costmap import OBSTACLE, TRAVERSABLE
+from mnv2_perception.vision.ground_view import GroundView
 from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 from mnv2_perception.vision.projection import depth_points, points_of, register_depth
 

@@ -20,7 +20,7 @@ from mnv2_perception.nodes.sync import StampedQueue, StampWatch
 from mnv2_perception.nodes.waiting import Lack
 from mnv2_perception.nodes.worker import Frame
 from mnv2_perception.vision.camera import Camera
-from mnv2_perception.vision.costmap import GroundView
+from mnv2_perception.vision.ground_view import GroundView
 from mnv2_perception.vision.marks import points_of_depth, require_one_image
 from mnv2_perception.vision.pose import Pose
 from mnv2_perception.vision.roles import roles_of

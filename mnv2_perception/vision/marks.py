@@ -12,13 +12,13 @@ from mnv2_perception.vision.costmap import (
     FORBIDDEN,
     FREE_CELL,
     Grid,
-    GroundView,
     OBSTACLE,
     OCCUPIED_CELL,
     Scan,
     scan_of_points,
     TRAVERSABLE,
 )
+from mnv2_perception.vision.ground_view import GroundView
 from mnv2_perception.vision.pose import Pose
 from mnv2_perception.vision.projection import depth_points, points_of, register_depth
 

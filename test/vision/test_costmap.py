@@ -14,12 +14,12 @@ from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.costmap import (
     FORBIDDEN,
     Grid,
-    GroundView,
     OBSTACLE,
     Scan,
     scan_of_points,
     TRAVERSABLE,
 )
+from mnv2_perception.vision.ground_view import GroundView
 from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 
 PLAIN = Info(height=240, width=320, k=(250.0, 0.0, 160.0, 0.0, 250.0, 119.0, 0.0, 0.0, 1.0))

@@ -12,10 +12,10 @@ from mnv2_perception.vision.costmap import (
     FORBIDDEN,
     FREE_CELL,
     Grid,
-    GroundView,
     OCCUPIED_CELL,
     UNSEEN_CELL,
 )
+from mnv2_perception.vision.ground_view import GroundView
 from mnv2_perception.vision.marks import (
     Limits,
     Marks,
