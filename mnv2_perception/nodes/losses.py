@@ -1,25 +1,13 @@
 """Losses: how many messages a publisher sent that a subscription never saw."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Set
 from typing import Any, Protocol
-
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 
 class Lost(Protocol):
     """What the middleware tells when it lost messages; rclpy's class has moved."""
 
     total_count_change: int
-
-
-class Matched(Protocol):
-    """What the middleware tells when a publisher came or went."""
-
-    current_count: int
 
 
 class Losses:
@@ -32,38 +20,42 @@ class Losses:
     Args:
         on_lost: called with each number of messages.
         on_mixed: called with how many publishers are heard where there are several.
+        find_publishers: returns who publishes now. rclpy could tell who comes and goes, too, but
+            such an event, waiting while its subscription is destroyed, ends the executor.
     """
 
-    def __init__(self, on_lost: Callable[[int], None], on_mixed: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        on_lost: Callable[[int], None],
+        on_mixed: Callable[[int], None],
+        find_publishers: Callable[[], Set[Any]],
+    ) -> None:
         self._on_lost = on_lost
         self._on_mixed = on_mixed
-        self._alone = False
+        self._find_publishers = find_publishers
+        self._publishers: Set[Any] = frozenset()
         self._last: int | None = None
-
-    def subscribe(self, create: Callable[[SubscriptionEventCallbacks], Any]) -> Any:
-        """Create a subscription with the events that this middleware and this rclpy know."""
-        lost, matched = {'message_lost': self._on_event}, {'matched': self._on_matched}
-        for known in ({**lost, **matched}, lost):
-            # Humble's rclpy has no event of matches.
-            with suppress(UnsupportedEventTypeError, TypeError):
-                return create(SubscriptionEventCallbacks(**known))
-        return create(SubscriptionEventCallbacks())
 
     def on_message(self, info: dict[str, Any]) -> None:
         """Take what the middleware tells of a message; the executor's thread only."""
         number = info.get('publication_sequence_number')
-        if not self._alone or number is None:
+        if number is None:
             return
         last, self._last = self._last, number
-        if last is not None and number > last + 1:
+        if last is not None and number == last + 1:
+            return
+        known, self._publishers = self._publishers, self._find_publishers()
+        if self._publishers != known:
+            if len(self._publishers) > 1:
+                self._on_mixed(len(self._publishers))
+        elif self._counts and last is not None and number > last:
             self._on_lost(number - last - 1)
 
-    def _on_matched(self, event: Matched) -> None:
-        self._alone = event.current_count == 1
-        self._last = None  # numbers of another publisher
-        if event.current_count > 1:
-            self._on_mixed(event.current_count)
-
-    def _on_event(self, event: Lost) -> None:
-        if self._last is None:  # else the gap in the numbers tells it
+    def on_event(self, event: Lost) -> None:
+        """Take what the middleware lost; the gap in the numbers tells it where there are any."""
+        if not self._counts:
             self._on_lost(event.total_count_change)
+
+    @property
+    def _counts(self) -> bool:
+        return len(self._publishers) == 1

@@ -15,6 +15,11 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription as DdsSubscription
 
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
 from mnv2_perception.nodes.losses import Losses
 from mnv2_perception.nodes.rclpy_private import WithMessageInfo
 
@@ -194,7 +199,11 @@ class Topics:
                 f'lost can be counted; remap it to one of them'
             )
 
-        losses = Losses(on_lost, on_mixed)
+        def find_publishers() -> set[tuple[int, ...]]:
+            found = listener.node.get_publishers_info_by_topic(topic_name)
+            return {tuple(info.endpoint_gid) for info in found}
+
+        losses = Losses(on_lost, on_mixed, find_publishers)
 
         def deliver(msg: Any, info: dict[str, Any]) -> None:
             losses.on_message(info)
@@ -202,9 +211,16 @@ class Topics:
                 topic.last = msg
             self.deliver(topic_name, msg)
 
-        return losses.subscribe(lambda events: listener.node.create_subscription(
-            listener.msg_type, listener.topic, WithMessageInfo(deliver),
-            copy(listener.qos),  # overrides write into the profile
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            event_callbacks=events,
-        ))
+        # Overrides write into the profile.
+        arguments = listener.msg_type, listener.topic, WithMessageInfo(deliver), copy(listener.qos)
+        overriding = QoSOverridingOptions.with_default_policies()
+        try:
+            return listener.node.create_subscription(
+                *arguments,
+                qos_overriding_options=overriding,
+                event_callbacks=SubscriptionEventCallbacks(message_lost=losses.on_event),
+            )
+        except UnsupportedEventTypeError:  # not every middleware tells what it lost
+            return listener.node.create_subscription(
+                *arguments, qos_overriding_options=overriding
+            )
