@@ -14,7 +14,7 @@ from mnv2_perception.nodes.messages import (
     points_from_msg,
     stamp_to_ns,
 )
-from mnv2_perception.nodes.parameters import CostmapParameters
+from mnv2_perception.nodes.parameters import CLASS_LISTS, CostmapParameters
 from mnv2_perception.nodes.poses import Poses
 from mnv2_perception.nodes.sync import StampedQueue, StampWatch
 from mnv2_perception.nodes.waiting import Lack
@@ -23,7 +23,7 @@ from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.ground_view import GroundView
 from mnv2_perception.vision.marks import points_of_depth, require_one_image
 from mnv2_perception.vision.pose import Pose
-from mnv2_perception.vision.roles import roles_of
+from mnv2_perception.vision.roles import misspelt_classes, roles_of
 
 RAISE = 'raise sync_tolerance_s, sync_queue or sync_wait_s'
 
@@ -84,7 +84,8 @@ class CostmapInputs:
             if measured is None:
                 what = {'depth': 'depth/image', 'points': 'points'}[values.source]
                 return Lack(
-                    f"{what} within {values.sync_tolerance_s} s of a mask's stamp; {RAISE}",
+                    f"{what} within {values.sync_tolerance_s} s of a mask's stamp; "
+                    f'{stamps.warning or RAISE}',
                     values.sync_wait_s,
                 )
             places = measured
@@ -132,6 +133,15 @@ class CostmapInputs:
             'depth/camera_info': self.depth_info or values.source != 'depth',
         }
         return [name for name, there in needed.items() if not there]
+
+    def misspelt_classes(self, values: CostmapParameters) -> str:
+        """Return which names of classes look misspelt: what they stand for is not marked."""
+        names = [item.class_name for item in self.label_info.class_map] if self.label_info else []
+        lists = {name: getattr(values, name) for name in CLASS_LISTS}
+        return '; '.join(
+            f'the masks have no class {name!r}, did you mean {close!r}?'
+            for name, close in misspelt_classes(names, lists).items()
+        )
 
     def calibration(self, values: CostmapParameters) -> str:
         """Return where the calibration of the mask's camera comes from, empty if there is none."""

@@ -10,7 +10,6 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
-from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes.costmap_inputs import CostmapInputs, RAISE, Views
 from mnv2_perception.nodes.costmap_results import CostmapResults
 from mnv2_perception.nodes.greeting import GREET_PERIOD_S, Greeting
@@ -51,12 +50,6 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
 
     def acquire(self) -> None:
         values = self.parameters
-        if values.source == 'depth' and values.horizontal_fov_rad:
-            raise ParameterError(
-                "horizontal_fov_rad is no calibration for source 'depth', whose points would be "
-                "off by the guess; remap camera_info to the camera's own, or, where depth is "
-                'registered to the image, to depth/camera_info'
-            )
         self._poses = Poses(self, values)
         self._results = CostmapResults(self.create_result_publisher)
         self.greeting = Greeting(
@@ -129,7 +122,8 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
             with self.rejecting(each):
                 current = self.active and each.received_s >= self._forgot_s
                 done = current and self._place(each, lack)
-                self.count(each, 'published' if done else 'passed_over')
+                outcome = 'published' if done else 'passed_over'
+                self.count(each, outcome, '' if done else self._missing())
 
     def _find_lack(self, frame: Frame) -> Lack | None:
         values, inputs, poses = self.parameters, self.inputs, self._poses
@@ -202,6 +196,13 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
             'waiting_for': self._missing(),
             'unpaired': self.counts['unpaired'],
         }
+
+    def fault(self) -> str:
+        return self.inputs.misspelt_classes(self.parameters)
+
+    def waiting(self) -> str:
+        unheard = bool(self.inputs.missing(self.parameters))
+        return self._missing() + ': start what publishes it, or remap it' * unheard
 
     def warning(self) -> str:
         return self._poses.warning if self._poses else ''

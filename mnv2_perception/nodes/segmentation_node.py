@@ -14,6 +14,7 @@ from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes.camera import CameraNode, Outputs
 from mnv2_perception.nodes.greeting import GREET_PERIOD_S, Greeting
 from mnv2_perception.nodes.messages import detections_to_msg, mask_to_msg, rgb_to_msg
+from mnv2_perception.nodes.overrides import did_you_mean
 from mnv2_perception.nodes.parameters import SegmentationParameters
 from mnv2_perception.nodes.process import spin
 from mnv2_perception.nodes.topics import Publisher
@@ -58,7 +59,7 @@ class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
         if unknown:
             raise ParameterError(
                 f'detection_classes: {segmenter.spec.name} has no class {", ".join(unknown)}; '
-                f'it has {", ".join(names)}'
+                f'{did_you_mean(unknown[0], names)}'
             )
         self._detected_ids = [names.index(name) for name in values.detection_classes]
         if self._detected_ids:

@@ -124,12 +124,12 @@ class Topics:
     """Who publishes and who listens in this process, as rclcpp's intra-process manager knows it.
 
     A topic is received once, however many nodes listen, and not at all where a node of this
-    process publishes it. Any thread may publish; the rest happens in the executor's, or while it
-    waits.
+    process publishes it. Each node has its executor's thread, and its worker's: any may call.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._connecting = threading.Lock()
         self._topics: dict[str, Topic] = {}
 
     def subscribe(self, subscription: Subscription) -> None:
@@ -178,13 +178,16 @@ class Topics:
 
     def _connect(self, topic: Topic) -> None:
         """Subscribe over DDS where somebody listens and nobody here publishes, and only there."""
-        listener = topic.subscriptions[0] if topic.subscriptions and not topic.publishers else None
-        if topic.dds is not None and topic.dds[0] is not listener:
-            owner, subscription = topic.dds
-            owner.node.destroy_subscription(subscription)
-            topic.dds = topic.last = None
-        if topic.dds is None and listener is not None:
-            topic.dds = listener, self._subscribe_over_dds(topic, listener)
+        with self._connecting:
+            with self._lock:
+                heard = topic.subscriptions and not topic.publishers
+                listener = topic.subscriptions[0] if heard else None
+            if topic.dds is not None and topic.dds[0] is not listener:
+                owner, subscription = topic.dds
+                owner.node.destroy_subscription(subscription)
+                topic.dds = topic.last = None
+            if topic.dds is None and listener is not None:
+                topic.dds = listener, self._subscribe_over_dds(topic, listener)
 
     def _subscribe_over_dds(self, topic: Topic, listener: Subscription) -> DdsSubscription:
         topic_name = listener.topic_name
