@@ -25,13 +25,15 @@ from sensor_msgs.msg import CompressedImage, Image
 from mnv2_perception.errors import PerceptionError
 from mnv2_perception.nodes import declare
 from mnv2_perception.nodes.diagnostics import Diagnostics, Health
+from mnv2_perception.nodes.messages import stamp_to_ns
 from mnv2_perception.nodes.overrides import check_overrides
 from mnv2_perception.nodes.parameters import LifecycleParameters
 from mnv2_perception.nodes.process import tell
 from mnv2_perception.nodes.qos import CAMERA_QOS, RESULT_QOS
 from mnv2_perception.nodes.rclpy_private import TolerantLifecycleNode
 from mnv2_perception.nodes.shared import Shared
-from mnv2_perception.nodes.topics import Lost, Publisher, Subscription
+from mnv2_perception.nodes.sync import StampWatch
+from mnv2_perception.nodes.topics import Publisher, Subscription
 from mnv2_perception.nodes.worker import Frame, NewestFrameWorker, Turns
 
 LOG_PERIOD_S = 5.0
@@ -53,8 +55,9 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
 
     Counted in `counts`: received (frames that reached the callback), published, passed_over
     (a newer one came first, max_rate_hz, held back, or the node was not active), rejected
-    (malformed, or processing failed) and lost (the middleware says that it lost them before the
-    callback). Once idle, received = published + passed_over + rejected.
+    (malformed, or processing failed) and lost (never reached the callback, see `Losses`). Once
+    idle, received = published + passed_over + rejected, and of one camera in another process
+    received + lost = what it sent since its first image that arrived.
 
     Args:
         name: of the node.
@@ -74,6 +77,7 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
         self._lock = threading.Lock()
         self._values: Values | None = None
         self._worker: NewestFrameWorker[Frame] | None = None
+        self.stamps = StampWatch()
         self._result_publishers: list[Publisher] = []
         self._camera_subscriptions: list[Subscription] = []
         self._next_due_s = 0.0
@@ -169,7 +173,8 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
             qos: best effort unless told otherwise.
         """
         subscription = Subscription(
-            self, msg_type, topic, callback or self.on_frame, self._on_lost, qos
+            self, msg_type, topic, callback or self.on_frame,
+            (lambda count: None) if callback else self._on_frames_lost, qos,
         )
         self._camera_subscriptions.append(subscription)
         self.shared.topics.subscribe(subscription)
@@ -198,6 +203,7 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
         with self._lock:
             self.counts['received'] += 1
             self._last_received_s = now_s
+            self.stamps.take(stamp_to_ns(msg.header.stamp))
             if not self.active:
                 self.counts['passed_over'] += 1
                 return
@@ -234,12 +240,12 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
             if outcome == 'published':
                 self.latencies_ms.append((time.monotonic() - frame.received_s) * 1000.0)
 
-    def _on_lost(self, event: Lost) -> None:
+    def _on_frames_lost(self, count: int) -> None:
         with self._lock:
-            self.counts['lost'] += event.total_count_change
+            self.counts['lost'] += count
         self.get_logger().warning(
-            f'{event.total_count} images lost before they arrived: images between processes '
-            f'need larger transport buffers, see config/fastdds.xml (both sides need it)',
+            f'{self.counts["lost"]} images did not arrive: this process was busy, they cannot be '
+            f'read, or need larger transport buffers, see config/fastdds.xml (for both sides)',
             throttle_duration_sec=LOG_PERIOD_S,
         )
 
@@ -370,7 +376,8 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
             acquired = values is not None and self.state_label in ('active', 'inactive')
             facts = self.describe() if acquired else {}
             fault, waiting, warning = (
-                (self.fault(), self.waiting(), self.warning()) if acquired else ('', '', '')
+                (self.fault(), self.waiting(), self.warning() or self.stamps.warning)
+                if acquired else ('', '', '')
             )
         with self._lock:
             silent_s = time.monotonic() - self._last_received_s

@@ -1,4 +1,4 @@
-"""The one place that leans on what rclpy keeps private, and why.
+"""The one place that leans on what rclpy keeps private or gets wrong, and why.
 
 rclpy has no public call that tells a lifecycle node its own state, and none that decides what
 becomes of a transition that does not start from it. Jazzy raises RCLError there, out of the
@@ -9,6 +9,7 @@ Nor does it tell which values of a node's start nobody declared: `_parameter_ove
 """
 
 from collections.abc import Callable
+import inspect
 from typing import Any
 
 from lifecycle_msgs.msg import Transition
@@ -115,3 +116,22 @@ class TolerantLifecycleNode(ToughNode, LifecycleNode):
             self.get_logger().warning(f'transition {transition_id} ignored: the node is {state}')
             return TransitionCallbackReturn.FAILURE
         return super()._LifecycleNodeMixin__change_state(transition_id)
+
+
+class WithMessageInfo:
+    """A subscription's callback that is given what the middleware tells of the message, too.
+
+    rclpy counts the arguments that a callback takes. Its EventsExecutor (Jazzy, Kilted) then
+    hands both over as one tuple, the other executors as two arguments.
+
+    Args:
+        callback: of a message and a dictionary; Humble's has no sequence numbers.
+    """
+
+    __signature__ = inspect.signature(lambda msg, info: None)
+
+    def __init__(self, callback: Callable[[Any, dict[str, Any]], None]) -> None:
+        self._callback = callback
+
+    def __call__(self, *arguments: Any) -> None:
+        self._callback(*(arguments if len(arguments) == 2 else arguments[0]))

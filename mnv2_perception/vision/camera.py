@@ -178,11 +178,13 @@ class Camera:
         """
         return _rays(self)
 
-    def project(self, points: NDArray[Any]) -> Floats:
+    def project(self, points: NDArray[Any], margin_px: float = 0.0) -> Floats:
         """Find the pixels of points.
 
         Args:
             points: (..., 3) in the optical frame, metres.
+            margin_px: so far around the image points are found, too; a few pixels, for beyond
+                them the lens's polynomials may turn back.
 
         Returns:
             (..., 2) float32: column and row; NaN for what is not in the image.
@@ -194,14 +196,16 @@ class Camera:
             x, y = flat[:, 0] / flat[:, 2], flat[:, 1] / flat[:, 2]
             # Polynomials turn back outside of what they were fitted to, and would bring points
             # from far aside into the image.
-            ahead = np.flatnonzero((flat[:, 2] > 0) & (x * x + y * y < _reach(self)))
+            reach = _reach(self) * (1 + 4 * margin_px / max(self.height, self.width)) ** 2
+            ahead = np.flatnonzero((flat[:, 2] > 0) & (x * x + y * y < reach))
         pixels = np.full((len(flat), 2), np.nan, np.float32)
         # As they are returned: rounded after the test, one on the border would lie outside.
         found = self._distort(np.stack([x[ahead], y[ahead]], axis=1)).astype(np.float32)
         column, row = found.T
+        border = 0.5 + margin_px
         inside = (
-            (column > -0.5) & (column < self.width - 0.5)
-            & (row > -0.5) & (row < self.height - 0.5)
+            (column > -border) & (column < self.width - 1 + border)
+            & (row > -border) & (row < self.height - 1 + border)
         )
         pixels[ahead[inside]] = found[inside]
         return pixels.reshape(*np.shape(points)[:-1], 2)
