@@ -161,7 +161,9 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
 
     def _prepare(self, frame: Frame) -> Entry | None:
         with self.rejecting(frame):
-            image = self.shared.image_of(frame.msg, self._camera.topic_name)
+            image = self.shared.image_of(
+                frame.msg, self._camera.topic_name, self.parameters.max_image_megapixels
+            )
             prepared = self.prepare(image)
             if prepared is not None:
                 return Entry(self, frame, image, prepared)
