@@ -27,7 +27,7 @@ from vision_msgs.msg import (
     VisionClass,
 )
 
-from mnv2_perception.errors import ImageError
+from mnv2_perception.errors import ImageError, quoted
 from mnv2_perception.vision.camera import Camera, scaled_matrices
 from mnv2_perception.vision.costmap import Grid, Scan
 from mnv2_perception.vision.encodings import (
@@ -267,7 +267,8 @@ def points_from_msg(msg: PointCloud2) -> NDArray[np.float32]:
     Raises:
         ImageError: it is not organised, has no float32 x, y, z, or contradicts itself.
     """
-    described = f'cloud ({msg.height} × {msg.width}, fields {[f.name for f in msg.fields]})'
+    names = ', '.join(f.name for f in msg.fields[:16])
+    described = f'cloud ({msg.height} × {msg.width}, fields {quoted(names)})'
     offset_of = {f.name: f.offset for f in msg.fields if f.datatype == PointField.FLOAT32}
     if msg.height < 2 or not offset_of.keys() >= {'x', 'y', 'z'}:
         raise ImageError(
