@@ -13,6 +13,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from mnv2_perception.errors import PerceptionError, SetupError
+from mnv2_perception.nodes.shared_memory import reclaim
 
 try:
     from rclpy.experimental import EventsExecutor as Executor
@@ -52,6 +53,7 @@ def ros(args: list[str] | None) -> Iterator[threading.Event]:
     Raises:
         SetupError: rclpy does not take the arguments.
     """
+    reclaim()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as exc:  # rclpy's RCLError is private
