@@ -334,12 +334,10 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
                 time.monotonic() - self._last_received_s, dict(self.counts),
                 list(self.latencies_ms),
             )
-        if health.silent:
-            self.get_logger().warning(
-                self.explain_silence(), throttle_duration_sec=10 * LOG_PERIOD_S
-            )
+        if health.silent and (why := self.explain_silence()):
+            self.get_logger().warning(why, throttle_duration_sec=10 * LOG_PERIOD_S)
         self._diagnostics.publish(health, self.describe() if configured else {})
 
     def explain_silence(self) -> str:
-        """Return why no frame may be arriving, and what to do."""
+        """Return why no frame may be arriving, and what to do; empty while it is too early."""
         return 'no image arrives'
