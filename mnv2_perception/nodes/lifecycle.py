@@ -327,10 +327,10 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
     def publish_diagnostics(self) -> None:
         """Publish one status: state, counts, rate, latency, and the node's own facts."""
         configured = self._values is not None
+        warning = self.warning() if configured else ''
         with self._lock:
             health = Health(
-                self.state_label, self.active, self._failure,
-                self.warning() if configured else '',
+                self.state_label, self.active, self._failure, warning,
                 time.monotonic() - self._last_received_s, dict(self.counts),
                 list(self.latencies_ms),
             )
