@@ -1,7 +1,6 @@
 """JPEG and PNG to pixels: of bounded size, whole, and in silence."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 import logging
 import os
 import re
@@ -30,8 +29,6 @@ _NOISE = re.compile(
     rb'(Corrupt JPEG|Premature end|Invalid SOS|Inconsistent prog|Unknown Adobe|Unsupported marker|'
     rb'Warning: unknown JFIF|libpng |\[ ?(WARN|ERROR|INFO):).*'
 )
-_swapping = threading.Lock()
-_told_s = float('-inf')
 
 
 def decode(data: bytes, flags: int, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
@@ -48,8 +45,9 @@ def decode(data: bytes, flags: int, max_pixels: int = MAX_PIXELS) -> NDArray[Any
     Raises:
         ImageError: it is no JPEG or PNG, larger, damaged or cut short.
     """
+    quiet: AbstractContextManager[None] = _libraries_silenced
     if data.startswith(PNG):
-        data = plain_png(data, max_pixels)[1]
+        data, quiet = plain_png(data, max_pixels)[1], nullcontext()
     elif not data.startswith(JPEG):
         raise ImageError(f'{kind_of(data)}, expected a JPEG or PNG')
     elif is_cut_short(data):
@@ -58,7 +56,7 @@ def decode(data: bytes, flags: int, max_pixels: int = MAX_PIXELS) -> NDArray[Any
         check_jpeg(data, max_pixels)
     pixels: Any = None
     try:
-        with _libraries_silenced():
+        with quiet:
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as exc:
         raise ImageError('OpenCV cannot decode it') from exc
@@ -67,40 +65,63 @@ def decode(data: bytes, flags: int, max_pixels: int = MAX_PIXELS) -> NDArray[Any
     return np.asarray(pixels)
 
 
-@contextmanager
-def _libraries_silenced() -> Iterator[None]:
-    """Keep what C libraries write to stderr in a block, and tell it in the log instead.
+class _Quiet:
+    """Keeps what libjpeg writes to stderr in a block, and tells it in the log instead.
 
-    libjpeg writes to the process's stderr itself, a line for each damaged image, and OpenCV lets
-    nobody stop it. Whatever else comes meanwhile, from other threads, is passed on afterwards.
+    It writes to the process's stderr itself, a line for each damaged image, and OpenCV lets
+    nobody stop it. Whatever else comes meanwhile, from other threads, is passed on at the end of
+    the block. Blocks of several threads may overlap.
     """
-    global _told_s
-    with _swapping:
-        try:
-            stderr = os.dup(2)
-        except OSError:  # it was closed
-            yield
-            return
-        held = os.memfd_create('stderr')  # unlike a pipe, it is never full
-        os.dup2(held, 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            text = b''
-            if size := os.lseek(held, 0, os.SEEK_CUR):
-                text = os.pread(held, size, 0)
-            os.close(held)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks = 0
+        self._stderr = self._held = -1
+        self._read = 0
+        self._told_s = float('-inf')
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._blocks += 1
+            if self._blocks == 1:
+                held = os.memfd_create('stderr')  # unlike a pipe, it is never full
+                try:
+                    self._stderr = os.dup(2)
+                except OSError:  # it was closed
+                    os.close(held)
+                    return
+                self._held, self._read = held, 0
+                os.dup2(held, 2)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._blocks -= 1
+            if self._held < 0:
+                return
+            if not self._blocks:
+                os.dup2(self._stderr, 2)
+            text = os.pread(self._held, os.fstat(self._held).st_size - self._read, self._read)
+            if self._blocks:  # a line that somebody is writing waits for its end
+                text = text[:text.rfind(b'\n') + 1]
+            self._read += len(text)
             noise = [line for line in text.splitlines() if _NOISE.match(line)]
-            others = [line + b'\n' for line in text.splitlines() if not _NOISE.match(line)]
-            if others:
+            if others := b''.join(
+                line for line in text.splitlines(keepends=True) if not _NOISE.match(line)
+            ):
                 with suppress(OSError):
-                    os.write(stderr, b''.join(others))
-            os.close(stderr)
-    now_s = time.monotonic()
-    if noise and now_s - _told_s > _TELL_EVERY_S:
-        _told_s = now_s
+                    os.write(self._stderr, others)
+            if not self._blocks:
+                os.close(self._held)
+                os.close(self._stderr)
+                self._held = self._stderr = -1
+            now_s = time.monotonic()
+            if not noise or now_s - self._told_s < _TELL_EVERY_S:
+                return
+            self._told_s = now_s
         logger.warning(
             'decoded a damaged image (%s): part of it may be wrong; see what damages it: camera, '
             'cable or driver', noise[0][:100].decode('ascii', 'replace'),
         )
+
+
+_libraries_silenced = _Quiet()

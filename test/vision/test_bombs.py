@@ -10,6 +10,7 @@ from pathlib import Path
 import struct
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 import zlib
 
@@ -210,7 +211,7 @@ def test_what_libjpeg_writes_becomes_one_line_of_the_log(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(image_decoder, '_told_s', float('-inf'))
+    monkeypatch.setattr(image_decoder._libraries_silenced, '_told_s', float('-inf'))
     decoded = 0
     with caplog.at_level(logging.WARNING):
         for data in damaged('.jpg', 300):
@@ -226,11 +227,34 @@ def test_what_libjpeg_writes_becomes_one_line_of_the_log(
 
 
 def test_what_others_write_meanwhile_comes_through(capfd: pytest.CaptureFixture[str]) -> None:
-    with image_decoder._libraries_silenced():
-        os.write(2, b'libpng error: noise\n')
+    with image_decoder._libraries_silenced:
+        os.write(2, b'Corrupt JPEG data: noise\n')
         os.write(2, b'a line of another thread\n')
     os.write(2, b'after\n')
     assert capfd.readouterr().err == 'a line of another thread\nafter\n'
+
+
+def test_blocks_of_several_threads_overlap_and_lose_no_line(
+    capfd: pytest.CaptureFixture[str]
+) -> None:
+    inside = threading.Barrier(4)  # who waited for another's block would never get there
+
+    def decode(number: int) -> None:
+        for each in range(50):
+            with image_decoder._libraries_silenced:
+                inside.wait(20.0)
+                os.write(2, b'Corrupt JPEG data: noise\n')
+                os.write(2, f'line {number} {each}\n'.encode())
+
+    threads = [threading.Thread(target=decode, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    os.write(2, b'after\n')
+    *lines, last = capfd.readouterr().err.splitlines()
+    assert last == 'after'
+    assert sorted(lines) == sorted(f'line {i} {each}' for i in range(4) for each in range(50))
 
 
 def test_a_long_format_is_cut_and_cannot_forge_a_line_of_the_log() -> None:
@@ -253,3 +277,22 @@ def test_the_size_of_every_file_is_known_before_it_is_decoded(suffix: str) -> No
     check_file(data, 31 * 47)
     with pytest.raises(ImageError, match='31 × 47'):
         check_file(data, 31 * 47 - 1)
+
+
+def test_a_process_without_stderr_decodes_too(tmp_path: Path) -> None:
+    data = cv2.imencode('.jpg', np.full((8, 8, 3), 99, np.uint8))[1].tobytes()
+    (tmp_path / 'good.jpg').write_bytes(data)
+    code = (
+        'import os, sys\n'
+        'from types import SimpleNamespace\n'
+        'from mnv2_perception.vision.encodings import image_from_compressed_msg as decode\n'
+        'os.close(2)\n'
+        'msg = SimpleNamespace(format="jpeg", data=open(sys.argv[1], "rb").read())\n'
+        'before = set(os.listdir("/proc/self/fd"))\n'
+        'print(decode(msg).shape, set(os.listdir("/proc/self/fd")) == before)\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code, str(tmp_path / 'good.jpg')], capture_output=True, text=True,
+        check=True, cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout == '(8, 8, 3) True\n'
