@@ -1,6 +1,7 @@
 """JPEG and PNG to pixels: of bounded size, whole, and in silence."""
 
 from contextlib import AbstractContextManager, nullcontext, suppress
+import fcntl
 import logging
 import os
 import re
@@ -25,6 +26,7 @@ from mnv2_perception.vision.png import plain_png
 
 logger = logging.getLogger(__name__)
 _TELL_EVERY_S = 10.0
+_KEPT_BYTES = 100_000
 _NOISE = re.compile(
     rb'(Corrupt JPEG|Premature end|Invalid SOS|Inconsistent prog|Unknown Adobe|Unsupported marker|'
     rb'Warning: unknown JFIF|libpng |\[ ?(WARN|ERROR|INFO):).*'
@@ -84,23 +86,27 @@ class _Quiet:
         with self._lock:
             self._blocks += 1
             if self._blocks == 1:
-                held = os.memfd_create('stderr')  # unlike a pipe, it is never full
-                try:
+                with suppress(OSError):  # it was closed
+                    held = self._file()
                     self._stderr = os.dup(2)
-                except OSError:  # it was closed
-                    os.close(held)
-                    return
-                self._held, self._read = held, 0
-                os.dup2(held, 2)
+                    os.dup2(held, 2)
+
+    def _file(self) -> int:
+        """Return what holds the lines; unlike a pipe, it is never full."""
+        if self._held < 0:
+            self._held = os.memfd_create('stderr')
+            fcntl.fcntl(self._held, fcntl.F_SETFL, os.O_APPEND)  # else threads overwrite lines
+        return self._held
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._blocks -= 1
-            if self._held < 0:
+            if self._stderr < 0:
                 return
             if not self._blocks:
                 os.dup2(self._stderr, 2)
-            text = os.pread(self._held, os.fstat(self._held).st_size - self._read, self._read)
+            size = os.fstat(self._held).st_size
+            text = os.pread(self._held, size - self._read, self._read)
             if self._blocks:  # a line that somebody is writing waits for its end
                 text = text[:text.rfind(b'\n') + 1]
             self._read += len(text)
@@ -111,9 +117,11 @@ class _Quiet:
                 with suppress(OSError):
                     os.write(self._stderr, others)
             if not self._blocks:
-                os.close(self._held)
+                if size > _KEPT_BYTES:
+                    os.ftruncate(self._held, 0)
+                    self._read = 0
                 os.close(self._stderr)
-                self._held = self._stderr = -1
+                self._stderr = -1
             now_s = time.monotonic()
             if not noise or now_s - self._told_s < _TELL_EVERY_S:
                 return
