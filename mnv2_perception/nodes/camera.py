@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 import threading
+import time
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
 from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.nodes.advice import wrong_topic
 from mnv2_perception.nodes.lifecycle import PerceptionNode
 from mnv2_perception.nodes.messages import IMAGE_CONVERTER, label_info_to_msg
 from mnv2_perception.nodes.parameters import CameraParameters
@@ -28,6 +30,7 @@ from mnv2_perception.tasks.models import Engine
 from mnv2_perception.tasks.pipeline import infer_images, Pipeline
 
 HELD = 'held back until a new subscriber of the results has the names of the classes'
+PUBLISHER_BEGINS_S = 10.0  # a bag's player waits for its subscribers first
 
 Values = TypeVar('Values', bound=CameraParameters)
 Outputs = Sequence[NDArray[Any]]
@@ -62,6 +65,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         self._label_info: Publisher
         self._label_info_lock = threading.Lock()
         self._camera: Subscription
+        self._publisher_since_s = 0.0
         super().__init__(name, **kwargs)
 
     @property
@@ -128,6 +132,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             )
 
     def subscribe(self) -> None:
+        self._publisher_since_s = time.monotonic()
         if self.parameters.image_transport == 'compressed':
             # As image_transport does: the transport's name is appended to the remapped name.
             topic = self.resolve_topic_name('image')
@@ -167,7 +172,9 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
 
     def _prepare(self, frame: Frame) -> Entry | None:
         with self.rejecting(frame):
-            image = self.shared.image_of(frame.msg, self._camera.topic_name)
+            image = self.shared.image_of(
+                frame.msg, self._camera.topic_name, self.parameters.max_image_megapixels
+            )
             prepared = self.prepare(image)
             if prepared is not None:
                 return Entry(self, frame, image, prepared)
@@ -200,9 +207,15 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
 
     def explain_silence(self) -> str:
         topic = self._camera.topic_name
-        if self.count_publishers(topic):
-            return (
-                f'{topic} has a publisher, but no image arrives: images between processes need '
-                f'larger transport buffers, see config/fastdds.xml (both sides need it)'
-            )
-        return f"{topic} has no publisher; remap image to the camera's topic"
+        wrong = wrong_topic(self, topic, self.parameters.image_transport == 'compressed')
+        now_s = time.monotonic()
+        if wrong:
+            self._publisher_since_s = now_s
+            return wrong
+        if now_s - self._publisher_since_s < PUBLISHER_BEGINS_S:
+            return ''
+        return (
+            f'{topic} has a publisher, but no image arrives: it sends none (ros2 topic hz), or '
+            f'its images need larger transport buffers, see config/fastdds.xml (both sides need '
+            f'it)'
+        )

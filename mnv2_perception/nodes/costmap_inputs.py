@@ -27,6 +27,8 @@ from mnv2_perception.vision.roles import misspelt_classes, roles_of
 
 RAISE = 'raise sync_tolerance_s, sync_queue or sync_wait_s'
 
+LONGEST_NAME = 1000  # of a class
+
 
 class CostmapInputs:
     """The last names and calibrations, and the latest confidences, depth images or clouds.
@@ -95,10 +97,13 @@ class CostmapInputs:
     def take_label_info(self, msg: LabelInfo) -> bool:
         """Take the names of the ids that a mask can hold; return whether they are new.
 
-        Nav2's layer would cast other ids to a byte.
+        Nav2's layer would cast other ids to a byte. Of each id the last name counts.
         """
         # A message of its own: in one process other nodes have the same one.
-        held = [item for item in msg.class_map if item.class_id < UNLABELLED]
+        held = list({
+            item.class_id: item for item in msg.class_map
+            if item.class_id < UNLABELLED and len(item.class_name) <= LONGEST_NAME
+        }.values())
         known = self.label_info
         self.label_info = LabelInfo(header=msg.header, class_map=held, threshold=msg.threshold)
         return known is None or bool(known.class_map != held)

@@ -388,11 +388,11 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
                 bool(getattr(values, 'build_engine', False)),
                 values.max_rate_hz if values else 0.0,
             )
-        if health.silent:
-            health = replace(health, silence=self.explain_silence())
-            self.get_logger().warning(health.silence, throttle_duration_sec=10 * LOG_PERIOD_S)
+        if health.silent and (why := self.explain_silence()):
+            health = replace(health, silence=why)
+            self.get_logger().warning(why, throttle_duration_sec=10 * LOG_PERIOD_S)
         self._diagnostics.publish(health, facts)
 
     def explain_silence(self) -> str:
-        """Return why no frame may be arriving, and what to do."""
+        """Return why no frame may be arriving, and what to do; empty while it is too early."""
         return 'no image arrives'

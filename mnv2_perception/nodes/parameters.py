@@ -72,6 +72,10 @@ class CameraParameters:
     image_transport: str = parameter(
         'raw', 'What the camera sends: image, or image/compressed.', choices=('raw', 'compressed')
     )
+    max_image_megapixels: float = parameter(
+        16.0, 'Larger images are rejected before they are decoded; a pixel takes up to 24 bytes.',
+        0.01, 100.0, live=True,
+    )
     max_rate_hz: float = parameter(
         0.0, 'Process at most so many images a second; 0 takes all it can.', 0.0, 1000.0, live=True
     )

@@ -17,6 +17,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from mnv2_perception.errors import PerceptionError, SetupError
 from mnv2_perception.nodes.overrides import check_params_files
+from mnv2_perception.nodes.shared_memory import reclaim
 
 try:
     from rclpy.experimental import EventsExecutor as Executor
@@ -66,6 +67,7 @@ def ros(args: list[str] | None, grace_s: float | None = None) -> Iterator[thread
     Raises:
         SetupError: rclpy does not take the arguments.
     """
+    reclaim()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as exc:  # rclpy's RCLError is private

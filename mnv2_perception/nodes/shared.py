@@ -36,16 +36,21 @@ class Shared:
         self.model_nodes: list[Any] = []  # CameraNode, which imports this
         self._decoded: dict[str, tuple[Image | CompressedImage, NDArray[uint8]]] = {}
 
-    def image_of(self, msg: Image | CompressedImage, topic_name: str) -> NDArray[uint8]:
+    def image_of(
+        self, msg: Image | CompressedImage, topic_name: str, max_megapixels: float
+    ) -> NDArray[uint8]:
         """Decode a camera's message, (H, W, 3) uint8 RGB to read only, in a turn.
 
         Raises:
-            ImageError: it is malformed.
+            ImageError: it is malformed, or larger.
         """
         decoded, image = self._decoded.get(topic_name, (None, None))
         if image is None or decoded is not msg:
-            compressed = isinstance(msg, CompressedImage)
-            image = image_from_compressed_msg(msg) if compressed else image_from_msg(msg)
+            limit = round(1e6 * max_megapixels)
+            if isinstance(msg, CompressedImage):
+                image = image_from_compressed_msg(msg, limit)
+            else:
+                image = image_from_msg(msg, limit)
             self._decoded[topic_name] = msg, image
         return image
 

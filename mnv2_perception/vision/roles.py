@@ -59,8 +59,8 @@ def roles_of(
     names = [name for group in given.values() for name in group]
     if not set(traversable) & set(id_of):
         raise ParameterError(
-            f'traversable_classes is {list(traversable)}, expected some of {sorted(id_of)}: the '
-            f'classes of this mask'
+            f'traversable_classes is {list(traversable)}, expected some of '
+            f'{str(sorted(id_of))[:1000]}: the classes of this mask'
         )
     if len(set(names)) < len(names):
         raise ParameterError(

@@ -191,9 +191,9 @@ def test_an_image_is_received_once_and_decoded_once(
     decoded: list[Any] = []
     decode = shared.image_from_msg
 
-    def count(msg: Any) -> Any:
+    def count(msg: Any, max_pixels: int) -> Any:
         decoded.append(msg)
-        return decode(msg)
+        return decode(msg, max_pixels)
 
     monkeypatch.setattr(shared, 'image_from_msg', count)
     path = write_detector(tmp_path / 'detector.onnx', HEIGHT, WIDTH)
