@@ -72,6 +72,7 @@ RULES = {
     'nodes': NODES,
     'nodes.bag_player_node': BAG_NODES,
     'nodes.bag_recorder_node': BAG_NODES,
+    'nodes.bag_publisher': BAG_NODES,
     'nodes.bag_topics': BAG_NODES,
 }  # fmt: skip
 

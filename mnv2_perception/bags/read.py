@@ -35,6 +35,7 @@ from mnv2_perception.bags.files import find_files, Metadata, open_file
 from mnv2_perception.bags.zstandard import zstd
 from mnv2_perception.errors import BagError
 
+STAMP_BYTES = 12  # of a serialised message, up to the end of its header's stamp
 logger = logging.getLogger(__name__)
 # No CDR begins so: in a message-compressed bag every message does.
 ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
@@ -111,10 +112,10 @@ def header_stamp_ns(cdr: bytes) -> int:
     Raises:
         BagError: It is too short for a stamp.
     """
-    if len(cdr) < 12:
+    if len(cdr) < STAMP_BYTES:
         raise BagError(
-            f'a message of {len(cdr)} bytes has no header, expected at least 12; see what '
-            'publishes it'
+            f'a message of {len(cdr)} bytes has no header, expected at least {STAMP_BYTES}; see '
+            'what publishes it'
         )
     byte_order = '<' if cdr[1] & 1 else '>'
     seconds, nanoseconds = struct.unpack_from(f'{byte_order}iI', cdr, 4)
