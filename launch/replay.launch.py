@@ -78,8 +78,9 @@ def start_player(context: LaunchContext) -> list[Any]:
         camera.image for camera in found
         if camera.compressed and not camera.image.endswith('/compressed')
     ]
+    told = LogInfo(msg=f'not played, for the nodes publish them: {", ".join(own)}')
     return [
-        *([LogInfo(msg=f'not played, for the nodes publish them: {", ".join(own)}')] if own else []),
+        *([told] if own else []),
         SetLaunchConfiguration('image', (image or found[0].image).removesuffix('/compressed')),
         SetLaunchConfiguration('image_transport', 'compressed' if found[0].compressed else 'raw'),
         Node(

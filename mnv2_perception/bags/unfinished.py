@@ -93,7 +93,7 @@ class Completed:
 
     Attributes:
         whole: whether anything of it can be read.
-        lost_bytes: behind the last whole chunk, which belong to none.
+        lost_bytes: of messages that are not whole.
     """
 
     suffix = '.mcap'
@@ -106,9 +106,9 @@ class Completed:
         """
         self._path = path
         self._end, self._tail = path.stat().st_size, b''
-        self.lost_bytes = 0
         with path.open('rb') as file:
-            end, chunks, loose = _walk(file)
+            end, chunks, loose, self.lost_bytes = _walk(file)
+            found = len(chunks)
             last = _indexes(file, chunks)
         self.whole = bool(chunks) or loose
         if not self.whole:
@@ -116,13 +116,13 @@ class Completed:
         if loose:
             self._tail = UNINDEXED_END
         else:
+            self.lost_bytes += end - chunks[-1].end if len(chunks) < found else 0
             end = chunks[-1].end
             self._tail = last + record(DATA_END, bytes(4))
             start = end + len(self._tail)
             # A summary without schemas: readers gather them, and count, from the chunks.
             self._tail += b''.join(chunk.index() for chunk in chunks)
             self._tail += record(STATISTICS, bytes(46)) + end_of_file(start)
-        self.lost_bytes = max(0, self._end - end - len(last) - len(UNINDEXED_END))
         self._end = end
 
     def __str__(self) -> str:
@@ -177,18 +177,27 @@ class _Joined(io.RawIOBase):
         super().close()
 
 
-def _walk(file: BinaryIO) -> tuple[int, list[Chunk], bool]:
-    """Return the end of the last whole record, the chunks, and if there are messages outside."""
+def _walk(file: BinaryIO) -> tuple[int, list[Chunk], bool, int]:
+    """Go through the records of the data.
+
+    Returns:
+        The end of the last whole one, the chunks, whether there are messages outside of them, and
+        the bytes behind it that should have become another.
+    """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     place, chunks, loose = len(MAGIC), list[Chunk](), False
     if file.read(place) != MAGIC:
-        return place, chunks, loose
-    while place + 9 <= size:
+        return place, chunks, loose, size
+    lost = 0
+    while place < size:
         file.seek(place)
-        opcode, length = struct.unpack('<BQ', file.read(9))
+        opcode, length = struct.unpack('<BQ', file.read(9).ljust(9, b'\0'))
         end = place + 9 + length
-        if opcode in (0, FOOTER, DATA_END) or end > size:
+        if opcode in (FOOTER, DATA_END):
+            break
+        if opcode == 0 or end > size:
+            lost = size - place
             break
         if opcode == CHUNK and length >= 40:
             start_ns, end_ns, content, _, name = struct.unpack('<QQQII', file.read(32))
@@ -202,7 +211,7 @@ def _walk(file: BinaryIO) -> tuple[int, list[Chunk], bool]:
         elif opcode == MESSAGE:
             loose = True
         place = end
-    return place, chunks, loose
+    return place, chunks, loose, lost
 
 
 def _indexes(file: BinaryIO, chunks: list[Chunk]) -> bytes:
