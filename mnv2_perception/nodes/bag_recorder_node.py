@@ -20,7 +20,6 @@ from mnv2_perception.nodes.bag_topics import (
     message_class,
     MessageLog,
     offered_qos,
-    open_log,
     subscription_qos,
 )
 from mnv2_perception.nodes.parameters import BagRecorderParameters
@@ -59,8 +58,8 @@ class BagRecorderNode(ToughNode):
         with ExitStack() as files:
             self._writer = files.enter_context(BagWriter(settings.out, settings.storage))
             if settings.log:
-                file = files.enter_context(open_log(settings.log))
-                self._log = MessageLog(file, 'received_ns')
+                self._log = MessageLog(settings.log, 'received_ns', self)
+                files.callback(self._log.close)
             self._files = files.pop_all()
         self._subscription_of: dict[str, tuple[TopicQos, Subscription]] = {}
         self._refused: set[str] = set()
@@ -75,7 +74,12 @@ class BagRecorderNode(ToughNode):
         return {topic: self._writer.message_counts.get(topic, 0) for topic in self.topics}
 
     def discover(self) -> None:
-        """Subscribe to the topics that have appeared; weaken a QoS that not all can serve."""
+        """Subscribe to the topics that have appeared; weaken a QoS that not all can serve.
+
+        Raises:
+            BagError: The disk took no more of what came before.
+        """
+        self._writer.flush()
         if self.get_clock().now().nanoseconds == 0:  # use_sim_time, and no /clock yet.
             return
         for topic in self.topics:

@@ -303,6 +303,7 @@ class BagPlayerParameters:
     rate: float = parameter(1.0, 'Bag seconds per second.', 0.001, 1000.0)
     loop: bool = parameter(False, 'Start again at the end; /clock then jumps back.')
     topics: tuple[str, ...] = parameter((), 'Topics to play; all when empty.')
+    exclude: tuple[str, ...] = parameter((), 'Topics not to play.')
     remap: tuple[str, ...] = parameter((), 'Rules from:=to to publish under another name.')
     start_delay_s: float = parameter(
         0.5, 'How long /clock stands at the first message, for discovery.', 0.0, 3600.0
@@ -316,6 +317,10 @@ class BagPlayerParameters:
     clock_hz: float = parameter(
         100.0, '/clock messages a second, 0 for none; a /clock in the bag is played instead.',
         0.0, 10000.0,
+    )
+    max_gap_s: float = parameter(
+        60.0, 'A longer gap in the recording is told, and shortened to 1 s; 0: none is.',
+        0.0, 1e9,
     )
     log: str = parameter('', 'CSV file to write: topic,stamp_ns,published_ns (monotonic).')
 
