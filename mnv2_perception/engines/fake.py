@@ -36,7 +36,7 @@ class FakeEngine(Engine):
             self._latency_s = float(values['latency_ms']) / 1000.0
             batch = values.get('batch', 1)
             self.metadata = dict(values['metadata'])
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as exc:
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ArithmeticError, ValueError) as exc:
             raise EngineError(
                 f'{model}: the fake engine takes a YAML file with height, width, latency_ms and '
                 f'metadata ({type(exc).__name__}: {exc})'
