@@ -177,8 +177,7 @@ def _megabytes(name: str) -> float:
 
 def survivors(read: Callable[[], object], what: str) -> bool:
     """Read an input inside `bounded`; return whether it was taken."""
-    taken = False
     with bounded(what):
         read()
-        taken = True
-    return taken
+        return True
+    return False

@@ -123,7 +123,8 @@ def test_damaged_model_specs(tmp_path: Path) -> None:
     whole = yaml.safe_dump({
         'name': 'n', 'task': 'segmentation', 'height': 64, 'width': 96, 'classes': list(CLASSES),
         'mean': [0.0] * 3, 'std': [1.0] * 3, 'channel_order': 'rgb', 'licence': 'CC0-1.0',
-        'colours': [[1, 2, index] for index in range(3)], 'input': 'float_nchw', 'output': 'logits',
+        'colours': [[1, 2, index] for index in range(3)], 'input': 'float_nchw',
+        'output': 'logits',
     }).encode()
 
     def from_metadata() -> None:
