@@ -93,7 +93,8 @@ class Camera:
         mutate(rng, msg)
         content = serialize_message(msg)
         if rng.random() < 0.3:
-            content = damage(rng, content)[:2**20]
+            content = damage(rng, content)
+            content += bytes(-len(content) % 4)  # as RTPS does
             try:
                 deserialize_message(content, type(msg))
             except Exception:  # nothing that the node's callback would ever see
