@@ -114,10 +114,12 @@ class Running:
         return (self.folder / 'stderr').read_text(errors='replace')
 
     def lines(self) -> int:
-        """Return how many lines it has logged, but for what rclpy's own C says of each message
-        that does not deserialise, with no way to stop it.
+        """Return how many lines it has logged.
+
+        Without what the C below rclpy says of each message that does not deserialise.
         """
-        return re.sub(r'\n>>> \[rcutils.*?<<<\n', '', self.log(), flags=re.DOTALL).count('\n')
+        theirs = r'\n>>> \[rcutils.*?<<<\n|sequence size exceeds remaining buffer\n'
+        return re.sub(theirs, '', self.log(), flags=re.DOTALL).count('\n')
 
     def active(self, nodes: int) -> None:
         """Wait until so many nodes are active."""
@@ -151,7 +153,7 @@ def running(
     folder: Path, module: str, parameters: dict[str, dict[str, Any]],
     environment: dict[str, str] | None = None,
 ) -> Iterator[Running]:
-    """Run `mnv2_perception.nodes.MODULE` with parameters by node; it must end well.
+    """Run `mnv2_perception.nodes.MODULE`; it must end well, unless the block itself ends it.
 
     Args:
         folder: for its parameters and what it prints; made here.
@@ -178,6 +180,8 @@ def running(
     run = Running(process, folder, peer)
     try:
         yield run
+        if process.returncode is not None:  # the block has ended it
+            return
         run.alive()
         process.send_signal(signal.SIGINT)
         assert process.wait(20.0) == 0, run.log()[-3000:]
