@@ -33,6 +33,7 @@ class Peer:
     """A camera and consumer: a node of a context of its own, spun in a thread."""
 
     def __init__(self, domain_id: int) -> None:
+        self.domain_id = domain_id
         self.context = Context()
         rclpy.init(context=self.context, domain_id=domain_id)
         self.node = Node('peer', context=self.context, use_global_arguments=False)
@@ -58,12 +59,14 @@ class Peer:
     def publisher(self, msg_type: Any, topic: str, qos: Any = 5) -> Any:
         return self.node.create_publisher(msg_type, topic, qos)
 
-    def stamps(self, msg_type: Any, topic: str, depth: int = 10) -> set[int]:
-        """Return a set to which the second of each message's stamp is added as it comes."""
-        seen: set[int] = set()
-        self.node.create_subscription(
-            msg_type, topic, lambda msg: seen.add(msg.header.stamp.sec), QoSProfile(depth=depth)
-        )
+    def stamps(self, msg_type: Any, topic: str) -> set[tuple[int, int]]:
+        """Return a set to which each message's stamp is added as it comes."""
+        seen: set[tuple[int, int]] = set()
+
+        def on_message(msg: Any) -> None:
+            seen.add((msg.header.stamp.sec, msg.header.stamp.nanosec))
+
+        self.node.create_subscription(msg_type, topic, on_message, QoSProfile(depth=10))
         return seen
 
     def counts(self, node: str) -> dict[str, int]:

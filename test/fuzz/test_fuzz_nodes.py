@@ -81,7 +81,10 @@ class Camera:
                 time.sleep(0.003)  # topics have no order among themselves
             self.publishers[topic].publish(make(stamp))
         try:
-            wait(lambda: all(self.number in seen for seen in self.answers.values()), within_s, '')
+            wait(
+                lambda: all((self.number, 7) in seen for seen in self.answers.values()), within_s,
+                'all answers',
+            )
         except AssertionError:
             return False
         return True
