@@ -48,6 +48,14 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f'{path}: cannot be read: {exc.strerror}') from exc
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a file is there; one of a name that no file can have is not."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long a name; a NUL in it
+        return False
+
+
 def list_images(folder: Path) -> list[Path]:
     """Return a folder's images, sorted by name; what is none and not hidden is told in the log."""
     visible = sorted(path for path in folder.glob('*') if path.name[0] != '.')

@@ -40,7 +40,7 @@ class FakeEngine(Engine):
             opening_s = float(values.get('opening_s', 0.0))
             self._hang_after = float(values.get('hang_after', 'inf'))
             self.metadata = dict(values['metadata'])
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as exc:
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ArithmeticError, ValueError) as exc:
             raise EngineError(
                 f'{model}: the fake engine takes a YAML file with height, width, latency_ms and '
                 f'metadata ({type(exc).__name__}: {exc})'
