@@ -1,6 +1,7 @@
 """`mnv2`: everything that needs no ROS graph, and the way to the nodes that do."""
 
 import argparse
+import io
 import os
 import sys
 
@@ -11,6 +12,8 @@ from mnv2_perception.errors import command_name, PerceptionError
 def main(args: list[str] | None = None) -> int:
     """Run a command; return the exit code: 0, 1 after an error that was told, 2 for usage."""
     args = sys.argv[1:] if args is None else args
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal has no letters for
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         bags.become_node(args)
         arguments = build_parser().parse_args(args)

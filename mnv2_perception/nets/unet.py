@@ -103,6 +103,9 @@ class UNet(nn.Module):
         encoder_depth: halvings of the encoder, 3 to 5; 4 leaves the layers at stride 32 out.
         decoder_channels: of the decoder's blocks; s = 2 ** (encoder_depth - their number).
             Empty: DECODER_CHANNELS, as many as the decoder goes up.
+        shuffle: the head predicts 2×2 pixels at each of the decoder's, which halves s: thin things
+            get their edges for a linear layer's cost (Shi et al., "Real-Time Single Image and
+            Video Super-Resolution", CVPR 2016, https://arxiv.org/abs/1609.05158).
 
     Raises:
         ModelError: decoder or encoder is unknown, or there are too many blocks; the input's
@@ -117,6 +120,7 @@ class UNet(nn.Module):
         encoder: str = 'mobilenet_v2',
         encoder_depth: int = 5,
         decoder_channels: tuple[int, ...] = (),
+        shuffle: bool = False,
     ) -> None:
         super().__init__()
         if decoder not in get_args(Decoder):
@@ -133,9 +137,14 @@ class UNet(nn.Module):
             )
         self.decoder = UNetDecoder(self.encoder.out_channels, channels, decoder)
         self.stride = 2**encoder_depth
-        self.segmentation_head = nn.Sequential(
-            nn.Conv2d(channels[-1], num_classes, 3, padding=1)
-        )
+        if shuffle:
+            self.segmentation_head = nn.Sequential(
+                nn.Conv2d(channels[-1], 4 * num_classes, 1), nn.PixelShuffle(2)
+            )
+        else:
+            self.segmentation_head = nn.Sequential(
+                nn.Conv2d(channels[-1], num_classes, 3, padding=1)
+            )
         initialise(self.decoder)
         initialise(self.segmentation_head)
 

@@ -118,7 +118,7 @@ def open_log(path: str) -> TextIO:
     """Create a CSV file.
 
     Args:
-        path: Where; an older file is replaced.
+        path: Where; an older log is replaced, no other file.
 
     Returns:
         The open file, written line by line so that it can be followed.
@@ -127,6 +127,8 @@ def open_log(path: str) -> TextIO:
         BagError: It cannot be made.
     """
     try:
+        if Path(path).is_file() and not _is_log(Path(path)):
+            raise BagError(f'--log: {path} exists and is no log; choose another file')
         return Path(path).open('w', buffering=1, newline='', encoding='utf-8')
     except OSError as exc:
         raise BagError(f'--log: cannot be written ({exc}); choose another file') from exc

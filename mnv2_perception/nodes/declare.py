@@ -1,7 +1,9 @@
 """How a parameter class becomes a node's parameters: declared, read, checked, changed."""
 
+from collections import Counter
 from dataclasses import Field, field, fields, replace
 import math
+import re
 from typing import Any, TypeVar
 
 from rcl_interfaces.msg import (
@@ -156,6 +158,21 @@ def check_choice(item: 'Field[Any]', value: Any) -> None:
     choices = item.metadata['choices']
     if choices and value not in choices:
         raise ParameterError(f'{item.name} is {value!r}, expected one of {choices}')
+
+
+def check_names(parameter: str, names: tuple[str, ...], pattern: str) -> tuple[str, ...]:
+    """Return names that are as they must be.
+
+    Raises:
+        ParameterError: one does not match the pattern, or is there twice.
+    """
+    wrong = [name for name in names if not re.fullmatch(pattern, name)]
+    wrong += [name for name, count in Counter(names).items() if count > 1]
+    if wrong:
+        raise ParameterError(
+            f'{parameter} has {", ".join(map(repr, wrong))}; expected {pattern}, each once'
+        )
+    return names
 
 
 def describe_range(item: 'Field[Any]') -> str:

@@ -1,6 +1,5 @@
 """What a launch file has to know before there is a node: which ones, on which topics."""
 
-from dataclasses import fields
 import json
 import re
 from tempfile import NamedTemporaryFile
@@ -11,14 +10,10 @@ from rclpy.context import Context
 from rclpy.node import Node
 
 from mnv2_perception.errors import ParameterError
-from mnv2_perception.nodes import declare, parameters
-from mnv2_perception.nodes.parameters import PerceptionParameters
+from mnv2_perception.nodes.declare import check_names, declare, read
+from mnv2_perception.nodes.parameters import CAMERA_NAME, PerceptionParameters, SHARING_NODES
 
-# Masks come before what places them; only these have a lifecycle.
-NODES = tuple(
-    name.removesuffix('_node') for name, cls in parameters.NODES.items()
-    if any(item.name == 'autostart' for item in fields(cls))
-)
+NODES = tuple(SHARING_NODES)
 TOPICS = {
     'image': 'image', 'camera_info': 'camera_info', 'depth_image': 'depth/image',
     'depth_camera_info': 'depth/camera_info', 'points': 'points',
@@ -42,22 +37,20 @@ def chosen(
         namespace: of perception, absolute; '' is the root.
 
     Raises:
-        ParameterError: there is no such node, none is left, or the file holds no parameters.
+        ParameterError: a name is not possible or there twice, no node is left, or the file
+            holds no parameters.
     """
-    values = read(params_file, namespace)
-    wanted = split(nodes) or values.nodes
+    values = read_file(params_file, namespace)
+    wanted = check_names('nodes', split(nodes) or values.nodes, '|'.join(NODES))
     if not wanted:
         raise ParameterError(
             f'nodes is empty in {params_file}; expected some of {", ".join(NODES)}'
         )
-    if unknown := [name for name in wanted if name not in NODES]:
-        raise ParameterError(
-            f'nodes: there is no {", ".join(unknown)}; choose from {", ".join(NODES)}'
-        )
-    return tuple(n for n in NODES if n in wanted), split(cameras) or values.cameras or ('',)
+    names = check_names('cameras', split(cameras) or values.cameras, CAMERA_NAME)
+    return tuple(name for name in NODES if name in wanted), names or ('',)
 
 
-def read(params_file: str, namespace: str) -> PerceptionParameters:
+def read_file(params_file: str, namespace: str) -> PerceptionParameters:
     """Return the parameters that perception will have: rcl reads the file, here as there.
 
     Raises:
@@ -71,8 +64,8 @@ def read(params_file: str, namespace: str) -> PerceptionParameters:
             cli_args=['--ros-args', '--params-file', params_file],
             enable_rosout=False, start_parameter_services=False,
         )
-        declare.declare(node, PerceptionParameters)
-        values = declare.read(node, PerceptionParameters)
+        declare(node, PerceptionParameters)
+        values = read(node, PerceptionParameters)
         node.destroy_node()
         return values
     except RuntimeError as exc:  # rcl's

@@ -275,6 +275,7 @@ SHARING_NODES: dict[str, type[LifecycleParameters]] = {
     'detection': DetectionParameters,
     'costmap': CostmapParameters,
 }
+CAMERA_NAME = '[A-Za-z][A-Za-z0-9_]*'
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,17 @@ Each image is received and decoded once, each model is opened once, and masks re
 in memory. Nodes keep their names, parameters, topics and lifecycle.
 """
 
-from collections import Counter
 from importlib import import_module
-import re
 import sys
 from typing import Any
 
 from rclpy.node import Node
 
 from mnv2_perception.errors import ParameterError
-from mnv2_perception.nodes.declare import declare, read
+from mnv2_perception.nodes.declare import check_names, declare, read
 from mnv2_perception.nodes.lifecycle import PerceptionNode
 from mnv2_perception.nodes.overrides import check_overrides
-from mnv2_perception.nodes.parameters import PerceptionParameters, SHARING_NODES
+from mnv2_perception.nodes.parameters import CAMERA_NAME, PerceptionParameters, SHARING_NODES
 from mnv2_perception.nodes.process import spin
 from mnv2_perception.nodes.rclpy_private import ToughNode
 from mnv2_perception.nodes.shared import Shared
@@ -36,7 +34,7 @@ class Perception(ToughNode):
         check_overrides(self, PerceptionParameters, alone=False)
         values = read(self, PerceptionParameters)
         self.names = check_names('nodes', values.nodes, '|'.join(NODES))
-        self.cameras = check_names('cameras', values.cameras, '[A-Za-z][A-Za-z0-9_]*')
+        self.cameras = check_names('cameras', values.cameras, CAMERA_NAME)
         if not self.names:
             raise ParameterError(f'nodes is empty, expected some of {", ".join(NODES)}')
         self.shared = Shared()
@@ -60,21 +58,6 @@ class Perception(ToughNode):
     def destroy_node(self) -> None:
         self.shared.close()
         super().destroy_node()
-
-
-def check_names(parameter: str, names: tuple[str, ...], pattern: str) -> tuple[str, ...]:
-    """Return names that are as they must be.
-
-    Raises:
-        ParameterError: one does not match the pattern, or is there twice.
-    """
-    wrong = [name for name in names if not re.fullmatch(pattern, name)]
-    wrong += [name for name, count in Counter(names).items() if count > 1]
-    if wrong:
-        raise ParameterError(
-            f'{parameter} has {", ".join(map(repr, wrong))}; expected {pattern}, each once'
-        )
-    return names
 
 
 def create() -> list[Node]:

@@ -1,6 +1,7 @@
 """`mnv2`: its commands, its name, and errors that a person can read."""
 
 import json
+import os
 from pathlib import Path
 import subprocess
 import sys
@@ -364,6 +365,16 @@ def test_a_missing_package_is_named_with_its_cure(
 def test_evaluate_needs_no_bags(model: str, folder: Path) -> None:
     result = run_without('rosbags', ['evaluate', model, str(folder), '--engine', 'fake'])
     assert result.returncode == 0, result.stderr
+
+
+def test_a_name_that_cannot_be_printed_is_printed_escaped(tmp_path: Path) -> None:
+    line = ['bag', 'draw', b'\xff', '--seconds', '0.1', '--height', '64', '--width', '64']
+    done = subprocess.run(
+        [sys.executable, '-m', 'mnv2_perception.cli', *line],
+        capture_output=True, cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b'\\udcff\n'), done.stderr
 
 
 @pytest.mark.parametrize('args', [[], ['info'], ['bag'], ['fly'], ['bag', 'draw']])

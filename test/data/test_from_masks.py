@@ -60,3 +60,10 @@ def test_an_existing_set_is_not_mixed_with_another(folder: Path, tmp_path: Path)
     write_patches(folder, tmp_path / 'out', GROUPS, (20, 40), top=0, step=20)
     with pytest.raises(DataError, match=r'labels\.tsv exists'):
         write_patches(folder, tmp_path / 'out', GROUPS, (20, 40), top=0, step=20)
+
+
+def test_the_images_that_windows_are_cut_from_stay_as_they_are(folder: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob('*.*')}
+    with pytest.raises(DataError, match='images exists; choose another --out'):
+        write_patches(folder, folder, GROUPS, (20, 40), top=0, step=20)
+    assert {path: path.read_bytes() for path in folder.rglob('*.*')} == before

@@ -1,6 +1,7 @@
 """Nodes in processes of their own, and what they say."""
 
 from pathlib import Path
+import time
 
 import pytest
 
@@ -26,11 +27,15 @@ def test_a_process_is_heard_to_its_end(tmp_path: Path) -> None:
     draw_bag(tmp_path / 'bag', duration_s=0.2, height=64, width=64)
     recorder_args = ['/camera/image_raw', '--out', str(tmp_path / 'recording')]
     with Process('bag_recorder_node', recorder_args, tmp_path) as recorder:
-        player_args = [str(tmp_path / 'bag'), '--loop']
+        player_args = [
+            str(tmp_path / 'bag'), '--topics', '/camera/image_raw', '--wait-for-subscribers', '30'
+        ]
         with Process('bag_player_node', player_args, tmp_path) as player:
             recorder.wait_for({'event': 'recording', 'topic': '/camera/image_raw'}, player)
-    assert not player.running and not recorder.running
-    assert player.counts('published')['/camera/image_raw'] > 0
+            while player.running:
+                time.sleep(0.05)
+    assert not recorder.running
+    assert player.counts('published') == {'/camera/image_raw': 3}
     assert set(recorder.counts('received')) == {'/camera/image_raw'}
     assert '"recording"' in recorder.last_words()  # a log has all
 
@@ -40,9 +45,11 @@ def test_a_process_that_ends_is_not_waited_for_and_its_last_words_are_told(
     tmp_path: Path,
 ) -> None:
     pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
-    with Process('bag_player_node', [str(tmp_path / 'no_bag')], tmp_path) as player:
-        with pytest.raises(DemoError, match=r'did not come up; .*\n.*no_bag: no such bag'):
-            player.wait_for({'event': 'active'})
+    with (
+        Process('bag_player_node', [str(tmp_path / 'no_bag')], tmp_path) as player,
+        pytest.raises(DemoError, match=r'did not come up; .*\n.*no_bag: no such bag'),
+    ):
+        player.wait_for({'event': 'active'})
     with pytest.raises(DemoError, match='ends without its counts'):
         player.counts('published')
 

@@ -275,7 +275,8 @@ def test_a_process_that_died_is_started_again(
     [
         (['params_file:=/missing'], 'params_file: there is no file /missing'),
         (['fastdds_profile:=/missing'], 'fastdds_profile: there is no file /missing'),
-        (['nodes:=depth'], 'nodes: there is no depth; choose from segmentation, classification'),
+        (['nodes:=depth'], "nodes has 'depth'; expected segmentation|classification"),
+        (['cameras:=front,front', 'one_process:=false'], "cameras has 'front'; expected"),
         (['one_process:=perhaps'], '"one_process" provided value "perhaps" is not valid'),
         (['image:=/{camera}/image'], 'image is /{camera}/image, but no camera has a name'),
         (['cameras:=front,rear', 'image:=/image'], 'write {camera} where their names come'),

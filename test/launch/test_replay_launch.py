@@ -39,7 +39,7 @@ def collect(launched: Launched, message_type: Any, topic: str) -> list[Any]:
 
 def played(printed: str) -> dict[str, int]:
     """Return what the player says that it published."""
-    line = next(line for line in printed.splitlines() if '{"bag"' in line)
+    line = next(line for line in printed.splitlines() if '"published": ' in line)
     counts: dict[str, int] = json.loads(line[line.index('{'):])['published']
     return counts
 

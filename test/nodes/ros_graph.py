@@ -145,9 +145,21 @@ class Graph:
     def state(self) -> str:
         return str(self.call(GetState, 'get_state', GetState.Request()).current_state.label)
 
+    def heard(self, publisher: Any) -> None:
+        """Wait until a publisher has a subscriber, and those here know it, each from its side.
+
+        What is sent best effort before the subscriber knows its sender is lost.
+        """
+        name = publisher.topic_name
+        eventually(lambda: publisher.get_subscription_count() and all(
+            subscription.get_publisher_count()
+            for node in self.nodes for subscription in node.subscriptions
+            if subscription.topic_name == name
+        ))
+
     def wait_for_topics(self) -> None:
         """Wait until the camera is heard and the node's results reach the peer."""
-        eventually(lambda: self.camera.get_subscription_count() > 0)
+        self.heard(self.camera)
         for subscription in self.peer.subscriptions:
             eventually(lambda name=subscription.topic_name: self.peer.count_publishers(name))
         time.sleep(0.3)

@@ -8,8 +8,8 @@ pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS d
 
 import rclpy
 
+from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes import launching
-from mnv2_perception.nodes.parameters import ParameterError
 from mnv2_perception.nodes.perception import NODES, Perception
 
 pytestmark = pytest.mark.ros
@@ -70,9 +70,20 @@ def test_a_file_that_empties_the_list_of_nodes_is_refused(tmp_path: Path) -> Non
         launching.chosen('', '', str(path), '')
 
 
-def test_an_unknown_node_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ParameterError, match=r'no depth; choose from segmentation, class'):
-        launching.chosen('depth', '', SHIPPED, '')
+@pytest.mark.parametrize(
+    ('nodes', 'cameras', 'message'),
+    [
+        ('depth', '', "nodes has 'depth'; expected segmentation"),
+        ('costmap,costmap', '', "nodes has 'costmap'; .* each once"),
+        ('', 'front,front', "cameras has 'front'; .* each once"),
+        ('', 'front left', "cameras has 'front left'; expected"),
+    ],
+)
+def test_names_that_perception_refuses_are_refused_before_there_is_a_process(
+    nodes: str, cameras: str, message: str
+) -> None:
+    with pytest.raises(ParameterError, match=message):
+        launching.chosen(nodes, cameras, SHIPPED, '')
 
 
 @pytest.mark.parametrize('text', ['nodes: [segmentation]\n', 'a: [', '[1, 2]'])

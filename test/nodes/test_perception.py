@@ -78,7 +78,7 @@ class Robot(Graph):
     def cameras(self, *names: str) -> list[Any]:
         publishers = [self.peer.create_publisher(Image, f'{name}/image', 5) for name in names]
         for publisher in publishers:
-            eventually(publisher.get_subscription_count)
+            self.heard(publisher)
         return publishers
 
 
