@@ -39,7 +39,7 @@ def rule(third_party: str = '', own: str = '', lazy: bool = False) -> Rule:
     return Rule(frozenset(third_party.split()), frozenset(own.split()), lazy)
 
 
-NODES = rule(' '.join(ROS), 'nodes tasks vision model_spec')
+NODES = rule(' '.join({*ROS, 'yaml'}), 'nodes tasks vision model_spec')
 BAG_NODES = Rule(NODES.third_party, NODES.own | {'bags'})
 MEASURING = 'data evaluation scenes tasks bags vision engines model_spec'
 ALL = f'{MEASURING} training demo cli'

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.errors import DataError
-from mnv2_perception.vision.image_files import is_cut_short
+from mnv2_perception.errors import DataError, ImageError
+from mnv2_perception.vision.image_files import check_file, MAX_PIXELS
 
 logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff')
@@ -22,15 +22,17 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     That is how viewers and labelling tools show it.
 
     Raises:
-        DataError: the file does not decode, or its end is missing.
+        DataError: the file does not decode, its end is missing, or it has more than MAX_PIXELS.
     """
     data = read_bytes(path)
-    image = None
-    if data and not is_cut_short(data):
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        check_file(data, MAX_PIXELS)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except (ImageError, cv2.error) as exc:
+        reason = exc if isinstance(exc, ImageError) else 'OpenCV cannot decode it'
+        raise DataError(f'{path}: {reason}; copy it again, or take it out') from exc
     if image is None:
-        what = 'was cut short' if is_cut_short(data) else 'is no readable image'
-        raise DataError(f'{path}: {what}; copy it again, or take it out')
+        raise DataError(f'{path}: is no readable image; copy it again, or take it out')
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -44,6 +46,14 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as exc:
         raise DataError(f'{path}: cannot be read: {exc.strerror}') from exc
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a file is there; one of a name that no file can have is not."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long a name; a NUL in it
+        return False
 
 
 def list_images(folder: Path) -> list[Path]:

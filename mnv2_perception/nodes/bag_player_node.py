@@ -12,7 +12,6 @@ import time
 
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
@@ -24,12 +23,13 @@ from mnv2_perception.nodes.bag_arguments import player_arguments, player_setting
 from mnv2_perception.nodes.bag_publisher import BagPublisher
 from mnv2_perception.nodes.bag_topics import absolute, DEFAULT_DEPTH, MessageLog, split_remap
 from mnv2_perception.nodes.process import ros, RosLogHandler, tell
+from mnv2_perception.nodes.rclpy_private import ToughNode
 
 ACK_TIMEOUT_S = 5.0
 POLL_S = 0.02
 
 
-class BagPlayerNode(Node):
+class BagPlayerNode(ToughNode):
     """Publishes the serialised messages of a bag as they were recorded, and /clock."""
 
     def __init__(self, arguments: argparse.Namespace | None = None) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.subscription import Subscription
 
 from mnv2_perception.bags.read import TopicQos
@@ -25,13 +24,14 @@ from mnv2_perception.nodes.bag_topics import (
 )
 from mnv2_perception.nodes.parameters import BagRecorderParameters
 from mnv2_perception.nodes.process import ros, tell
+from mnv2_perception.nodes.rclpy_private import ToughNode
 
 DISCOVERY_PERIOD_S = 0.05
 # After a signal: what has arrived by then is still written.
 DRAIN_S = 0.2
 
 
-class BagRecorderNode(Node):
+class BagRecorderNode(ToughNode):
     """Subscribes to topics as soon as they appear and writes what comes, unread, into a bag."""
 
     def __init__(self, arguments: argparse.Namespace | None = None) -> None:

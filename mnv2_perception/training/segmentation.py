@@ -1,10 +1,8 @@
 """Train a UNet for segmentation."""
 
 from pathlib import Path
-import sys
 
 import numpy as np
-from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 from torch.nn import functional
@@ -58,7 +56,6 @@ class SegmentationTask(Task):
         counts = np.zeros(256, np.int64)
         for _, label in self.samples:
             counts += np.bincount(label.ravel(), minlength=256)
-        check_labelled(folder, counts, spec.classes)
         weights = data.class_weights(counts[: len(spec.classes)], recipe.balance)
         self.class_weights = torch.from_numpy(weights)
         height, width = self.samples[0][0].shape[:2]
@@ -129,32 +126,6 @@ def read_channels(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) for part in parts):
         raise DataError(f'--decoder-channels is {text!r}, expected numbers such as 64,32,16')
     return tuple(map(int, parts))
-
-
-def check_labelled(
-    folder: Path, counts: NDArray[np.int64], classes: tuple[str, ...]
-) -> None:
-    """Warn of classes that no pixel of a data set has.
-
-    Args:
-        folder: of the data set.
-        counts: (256,) pixels of each id; what is no class was read as UNLABELLED.
-        classes: the spec's.
-
-    Raises:
-        DataError: no class has any.
-    """
-    absent = [name for name, count in zip(classes, counts, strict=False) if not count]
-    if len(absent) == len(classes):
-        raise DataError(
-            f'{folder}/labels: no pixel has an id below {len(classes)}; labels hold class ids, '
-            f'0 to {len(classes) - 1}'
-        )
-    if absent:
-        print(
-            f'{folder}/labels: no pixel is {", ".join(absent)}; are ids 0 to {len(classes) - 1}?',
-            file=sys.stderr,
-        )
 
 
 def soft_jaccard_loss(logits: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:
