@@ -1,8 +1,9 @@
 """Recorded results, read back: detections, classes, grids, diagnostics."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+import re
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,55 @@ from mnv2_perception.vision.costmap import Grid
 DETECTIONS = 'vision_msgs/msg/Detection2DArray'
 CLASSIFICATION = 'vision_msgs/msg/Classification'
 GRID = 'nav_msgs/msg/OccupancyGrid'
+IMAGE, LABEL_INFO = 'sensor_msgs/msg/Image', 'vision_msgs/msg/LabelInfo'
+CLOUD = 'sensor_msgs/msg/PointCloud2'
+# What each node publishes, in its namespace.
+RESULTS = {
+    'segmentation': {
+        'segmentation/mask': IMAGE, 'segmentation/confidence': IMAGE,
+        'segmentation/overlay': IMAGE, 'segmentation/label_info': LABEL_INFO,
+        'detections': DETECTIONS,
+    },
+    'classification': {
+        'classification': CLASSIFICATION, 'classification/label_info': LABEL_INFO,
+    },
+    'detection': {
+        'detections': DETECTIONS, 'detections/label_info': LABEL_INFO,
+        'detections/overlay': IMAGE,
+    },
+    'costmap': {
+        'obstacles': CLOUD, 'ground': CLOUD, 'scan': 'sensor_msgs/msg/LaserScan', 'grid': GRID,
+        'semantic/mask': IMAGE, 'semantic/confidence': IMAGE, 'semantic/points': CLOUD,
+        'semantic/camera_info': 'sensor_msgs/msg/CameraInfo', 'semantic/label_info': LABEL_INFO,
+    },
+}
+
+
+def is_result(topic: str, type_name: str) -> bool:
+    """Return whether a node of this package publishes such a topic, in whatever namespace."""
+    return any(
+        type_name == of_type and f'/{topic}'.endswith(f'/{name}')
+        for results in RESULTS.values()
+        for name, of_type in results.items()
+    )
+
+
+def own_results(bag: Path, nodes: Collection[str], spaces: Collection[str]) -> list[str]:
+    """Return a bag's topics that nodes in these namespaces would publish once more.
+
+    Args:
+        bag: the bag.
+        nodes: `segmentation`, `costmap` and so on.
+        spaces: namespaces, empty parts of which do not count.
+    """
+    published = {
+        re.sub('/+', '/', f'/{space}/{name}'): type_name
+        for space in spaces
+        for node in nodes
+        for name, type_name in RESULTS.get(node, {}).items()
+    }
+    with BagReader(bag) as reader:
+        return [each.name for each in reader.topics if published.get(each.name) == each.type_name]
 
 
 @dataclass(frozen=True)

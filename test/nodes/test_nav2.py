@@ -33,7 +33,6 @@ from nav2_consumer import (
     StaticLayer,
 )
 from nav_msgs.msg import OccupancyGrid
-from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -469,9 +468,9 @@ class TurningTf2(Tf2):
 
     class Buffer(Tf2.Buffer):
         def lookup_transform(
-            self, target_frame: str, source_frame: str, time: RclpyTime, timeout: Duration
+            self, target_frame: str, source_frame: str, time: RclpyTime
         ) -> TransformStamped:
-            found = super().lookup_transform(target_frame, source_frame, time, timeout)
+            found = super().lookup_transform(target_frame, source_frame, time)
             if target_frame == 'odom':
                 half = odom_from_base(time.nanoseconds * 1e-9).yaw / 2
                 found.transform.rotation.z = math.sin(half)
