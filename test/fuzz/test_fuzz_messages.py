@@ -37,7 +37,7 @@ from mnv2_perception.nodes.messages import (
     points_from_msg,
 )
 from mnv2_perception.vision.camera import Camera
-from mnv2_perception.vision.costmap import GroundView
+from mnv2_perception.vision.ground_view import GroundView
 from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 
 pytestmark = pytest.mark.ros
