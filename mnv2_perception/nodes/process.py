@@ -145,9 +145,13 @@ def spin(create: Callable[[], Node | list[Node]], args: list[str] | None = None)
                 for thread in threads:
                     thread.join()  # ended by force if a transition does not end
             finally:
+                names = [node.get_name() for node in nodes]  # which a destroyed node has no more
                 for node in reversed(nodes):
                     node.destroy_node()
-            hung = [node.get_name() for node in nodes if getattr(node, 'abandoned', False)]
+            hung = [
+                name for name, node in zip(names, nodes, strict=True)
+                if getattr(node, 'abandoned', False)
+            ]
             if hung:
                 end_now(f'the engine of {", ".join(hung)} does not answer')
     except PerceptionError as exc:
