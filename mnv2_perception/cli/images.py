@@ -62,6 +62,7 @@ def add(commands: 'Commands') -> None:
 
 def run_command(arguments: argparse.Namespace) -> None:
     """Segment or classify one picture, or find the objects in it."""
+    from mnv2_perception.data.images import read_image
     from mnv2_perception.tasks.classifier import Classifier
     from mnv2_perception.tasks.detector import Detector
     from mnv2_perception.tasks.models import opening
@@ -73,10 +74,7 @@ def run_command(arguments: argparse.Namespace) -> None:
         raise ImageError(f'{arguments.image}: there is no such file')
     if mask:  # class ids need a lossless file
         check_output(mask, arguments.force, [arguments.image, out], ['.png'])
-    picture = cv2.imread(str(arguments.image), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise ImageError(f'{arguments.image}: is no readable picture')
-    image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    image = read_image(arguments.image)
     with opening(
         arguments.model, arguments.engine, arguments.threads, precision=arguments.precision
     ) as (engine, spec):

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import cv2
 from identity_network import identity_spec, write_fake
+from mutations import count, generators, HOSTILE, pick
 import numpy as np
 import pytest
 
@@ -27,6 +28,7 @@ LINES = {
     'benchmark': 'model.yaml --engine fake --runs 1',
     'run': 'set/images/a.png --model model.yaml --engine fake --out out.png',
     'evaluate': 'model.yaml set --engine fake',
+    'camera-pose': 'set/images/a.png --camera-fov 1 --floor-line 6 1 --camera-height 0.5',
     'boxes': 'set --classes road --spec spec.yaml --out out.json',
     'patches': 'set --groups any=road,sky --spec spec.yaml --out out --height 8 --width 9 --top 0',
     'bag draw': 'out --seconds 0.1 --height 64 --width 64',
@@ -39,13 +41,14 @@ LINES = {
 # Of the options whose value is a file: these are read, these written, and these a folder's name.
 READ = {
     'model', 'image', 'data', 'spec', 'bag', 'calibrate', 'labels', 'val', 'weights',
-    'checkpoint', 'folder', 'models',
+    'checkpoint', 'folder', 'models', 'camera_info',
 }
 NO_FILES = ['absent', 'absent/file.png', 'text.png/below', 'text.png', 'empty', 'x' * 300, '']
 NO_PLACES = {
     'boxes': ['absent/o.json', 'text.png/o.json', 'mine.json', 'folder.json', 'o.png', 'empty'],
     'quantize': ['absent/o.onnx', 'text.png/o.onnx', 'model.onnx', 'folder.onnx', 'o.png', '.'],
     'run': ['absent/o.png', 'text.png/o.png', 'text.png', 'set/images/a.png', 'folder.png', 'o.x'],
+    'camera-pose': ['absent/o.png', 'text.png/o.png', 'text.png', 'set/images/a.png', 'o.x'],
     'export': ['absent/o.onnx', 'text.png/o.onnx', 'model.onnx', 'folder.onnx', 'o.png', 'o.pt'],
     'patches': ['text.png', 'text.png/below', 'set', 'x' * 300],
     'bag draw': ['text.png', 'text.png/below', 'set', 'street', '.', 'x' * 300],
@@ -100,6 +103,7 @@ def wrong_values(command: str, action: argparse.Action) -> list[str]:
         'engine': ['tpu', ''], 'precision': ['fp7', ''], 'classes': ['tram', ''],
         'groups': ['any', 'any=tram', '=road', ''], 'topic': ['/absent', 'no topic'],
         'encoder': ['resnet', ''], 'decoder_channels': ['0', '1,x', '-1'],
+        'board': ['8', '2x6', '0x0', '-3x4', '9999x9999', ''],
         'cache': ['text.png', 'text.png/below'], 'timing_cache': ['model.yaml', 'empty'],
     }.get(action.dest, [])
 
@@ -251,6 +255,38 @@ def test_a_wrong_line_of_a_bag_node_is_answered_in_words_and_nothing_is_lost(
 def test_there_are_more_than_300_wrong_lines() -> None:
     assert set(COMMANDS) == set(LINES)
     assert sum(len(wrong_lines(name, parser)) for name, parser in COMMANDS.items()) > 300
+
+
+def test_shuffled_lines_end_in_words_and_nothing_is_lost(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Words of lines that work, left out, given twice, and mixed with each other's."""
+    # Those that fetch, train or run nodes would do so.
+    names = [name for name in COMMANDS if name not in ('demo', 'fetch') and 'train' not in name]
+    before = contents(place)
+    codes = set()
+    for seed, rng in generators(count(100, 0.1)):
+        name = pick(rng, names)
+        words = LINES[name].split()
+        options = [each.option_strings[-1] for each in COMMANDS[name]._actions
+                   if each.option_strings and each.dest not in ('help', 'force')]
+        others = [word for each in names for word in LINES[each].split()]
+        for _ in range(int(rng.integers(1, 4))):
+            at = int(rng.integers(len(words) + 1))
+            word = pick(rng, [*options, pick(rng, HOSTILE), pick(rng, others)])
+            words[at:at + int(rng.integers(2))] = [word] * int(rng.integers(3))
+        line = [*name.split(), *words]
+        try:
+            code: object = main(line)
+        except SystemExit as exc:
+            code = exc.code
+        err = capsys.readouterr().err
+        after = contents(place)
+        assert code in (0, 1, 2), (f'FUZZ_SEED={seed}', line, code)
+        assert code == 0 or 'error: ' in err, (f'FUZZ_SEED={seed}', line, err)
+        assert [each for each in before if after.get(each) != before[each]] == [], line
+        codes.add(code)
+    assert codes == {0, 1, 2}
 
 
 def test_every_number_of_an_option_has_a_range() -> None:
