@@ -182,7 +182,7 @@ class Hall:
         """Return the floor's colours: its pattern, which blurs with the distance."""
         along = points[..., 0] * math.cos(self.skew) + points[..., 2] * math.sin(self.skew)
         across = points[..., 2] * math.cos(self.skew) - points[..., 0] * math.sin(self.skew)
-        out = np.broadcast_to(self.floor, points.shape).copy()
+        out: Floats = np.broadcast_to(self.floor, points.shape).copy()
         if self.kind == 'bands':
             out[along / 2.2 % 1 < 0.25] = self.second
         elif self.kind == 'boards':
