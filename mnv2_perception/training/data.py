@@ -37,6 +37,8 @@ def draw_samples(
             street.draw_scene(1000 * seed + index, 2.5 * (index % 9), height, width)
             for index in range(count)
         ]
+    if not count:
+        return []
     ids = np.array([classes.index(name) for name in HALL_CLASSES], np.uint8)
     halls = [draw_hall(100_003 * seed + index, height, width) for index in range(count)]
     return [(image, ids[label]) for image, label in halls]

@@ -123,6 +123,7 @@ def test_drawn_samples_are_seeded_and_each_of_another_street() -> None:
 def test_halls_are_drawn_for_classes_that_have_theirs_at_their_ids() -> None:
     classes = ('background', 'sidewalk', 'floor', 'obstacle')
     assert can_draw(classes) and can_draw(STREET) and not can_draw(('floor', 'wall'))
+    assert draw_samples(0, 1, 64, 96, ('floor', 'wall')) == []
     labels = np.stack([label for _, label in draw_samples(4, 1, 64, 96, classes)])
     assert set(np.unique(labels)) == {0, 2, 3}
     assert np.isin(labels[:, -1], (2, 3)).mean() > 0.5
