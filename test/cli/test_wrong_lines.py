@@ -64,7 +64,7 @@ ZERO_HAS_A_MEANING = {
     'threads', 'workers', 'min_area', 'per_class', 'top', 'seed', 'tolerance', 'min_confidence',
     'min_score', 'camera_pitch', 'dla', 'learning_rate', 'encoder_rate', 'weight_decay',
     'warm_up', 'frozen_stages', 'ema', 'patience', 'balance', 'drawn', 'jaccard',
-    'label_smoothing',
+    'label_smoothing', 'light',
 }
 
 
