@@ -93,4 +93,4 @@ def test_a_signal_ends_the_process_in_every_state(
             assert code == 1, (code, took_s)
         else:
             assert code == 0, (code, run.log()[-2000:])
-        assert 'Traceback' not in run.log() or state == 'starting'
+        assert '\nTraceback' not in run.log() or state == 'starting'
