@@ -125,6 +125,7 @@ class Running:
         theirs = (
             r'\n>>> \[rcutils.*?<<<\n', r'sequence size exceeds remaining buffer\n',
             r"\[FATAL\] [^\n]* Exception in '\w+' callback: .*?\n\n",
+            r'(?<=in a callback: )Traceback.*?\n\n',
         )
         return re.sub('|'.join(theirs), '', self.log(), flags=re.DOTALL).count('\n')
 
