@@ -126,8 +126,8 @@ def read_grids(bag: Path, topic: str) -> Iterator[tuple[int, Grid]]:
         height, width = msg.info.height, msg.info.width
         if len(msg.data) != height * width:
             raise BagError(
-                f'{bag}: {topic} has a grid of {len(msg.data)} cells, expected {height} × {width}; '
-                f'record it again'
+                f'{bag}: {topic} has a grid of {len(msg.data)} cells, expected '
+                f'{height} × {width}; record it again'
             )
         cells = np.asarray(msg.data, np.int8).reshape(height, width)
         origin = msg.info.origin.position
