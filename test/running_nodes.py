@@ -1,5 +1,6 @@
 """Nodes in a process of their own, what that process holds, and a peer over DDS beside it."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 import os
@@ -116,8 +117,8 @@ class Running:
     def log(self) -> str:
         return (self.folder / 'stderr').read_text(errors='replace')
 
-    def lines(self) -> int:
-        """Return how many lines it has logged.
+    def lines(self) -> Counter[str]:
+        """Return how many lines each node has logged, and nobody ('').
 
         Without what rclpy, and the C below it, say of each message that does not deserialise and
         of each callback of their own that fails.
@@ -127,7 +128,9 @@ class Running:
             r"\[FATAL\] [^\n]* Exception in '\w+' callback: .*?\n\n",
             r'(?<=in a callback: )Traceback.*?\n\n',
         )
-        return re.sub('|'.join(theirs), '', self.log(), flags=re.DOTALL).count('\n')
+        own = re.sub('|'.join(theirs), '', self.log(), flags=re.DOTALL)
+        names = [re.match(r'\[\w+\] \[[\d.]+\] \[([\w.]+)\]: ', line) for line in own.splitlines()]
+        return Counter(name[1] if name else '' for name in names)
 
     def active(self, nodes: int) -> None:
         """Wait until so many nodes are active."""
