@@ -7,8 +7,11 @@ VENV := .venv$(patsubst %,-%,$(filter-out jazzy,$(DISTRO)))
 RUN := $(VENV)/bin/python -m
 SETUP := $(PYTHON) tools/ros_from_pypi/setup_venv.py $(if $(DISTRO),--distro $(DISTRO))
 OUT ?= out/demo
+COUNT ?= 10000
+SEED ?= 0
+FRAMES ?= 20000
 
-.PHONY: setup setup-train demo test check clean help
+.PHONY: setup setup-train demo test fuzz soak check clean help
 
 help:             ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -24,6 +27,13 @@ demo: setup       ## replay BAG=path (or a drawn street) through the live nodes
 
 test: setup-train ## all tests; each skip says why
 	@$(RUN) pytest $(PYTEST_ARGS)
+
+fuzz: setup-train ## COUNT damaged messages, files, command lines, from SEED on; half an hour
+	@FUZZ_COUNT=$(COUNT) FUZZ_SEED=$(SEED) $(RUN) pytest -s --timeout 3600 \
+	  test/fuzz test/cli/test_wrong_lines.py $(PYTEST_ARGS)
+
+soak: setup       ## FRAMES through perception with faults; what it held: out/soak
+	@SOAK_FRAMES=$(FRAMES) SOAK_OUT=out/soak $(RUN) pytest -s --timeout 7200 test/soak $(PYTEST_ARGS)
 
 check: setup      ## lint and types
 	@$(RUN) ruff check .

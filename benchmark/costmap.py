@@ -5,7 +5,8 @@ Masks are drawn streets of 480 × 640 with a speckle of noise; the grid is 10 m 
 * ground: mask to obstacles, clear ground, scan and grid on flat ground.
 * depth: depth to points in the base frame, which are picked by class.
 * register: depth of another camera to 240 × 320 of this one.
-* setup, once for each camera and pose.
+* nod: the view of a camera that has moved, and then ground.
+* setup, once for each camera.
 """
 
 import argparse
@@ -22,7 +23,8 @@ import numpy as np
 
 from mnv2_perception.scenes.street import CLASSES, draw_scene
 from mnv2_perception.vision.camera import Camera
-from mnv2_perception.vision.costmap import GroundView, OBSTACLE, TRAVERSABLE
+from mnv2_perception.vision.costmap import OBSTACLE, TRAVERSABLE
+from mnv2_perception.vision.ground_view import GroundView
 from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 from mnv2_perception.vision.projection import depth_points, points_of, register_depth
 
@@ -70,6 +72,10 @@ def main() -> None:
         view.grid(seen, odom, 10.0, 0.05)
         view.scan(seen, -1.57, 1.57, 0.01)
 
+    def nod() -> None:
+        GroundView(camera, pose, 10.0, 0.25)
+        ground()
+
     def depth() -> None:
         points = pose.apply(depth_points(depth_m, camera))
         points_of(points, ids, roles == OBSTACLE)
@@ -84,6 +90,7 @@ def main() -> None:
         'ground: look': lambda: view.look(ids, roles),
         'ground: grid': lambda: view.grid(scene, odom, 10.0, 0.05),
         'ground: scan': lambda: view.scan(scene, -1.57, 1.57, 0.01),
+        'nod': nod,
         'depth': depth,
         'register': register,
     }

@@ -9,6 +9,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     IncludeLaunchDescription,
+    LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
     SetLaunchConfiguration,
@@ -39,7 +40,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'image', default_value='',
             description="Topic of the bag's images, raw or compressed; {camera} in it stands for "
-            "the camera's name. Empty: the first in the bag.",
+            "the camera's name. Empty: what looks like a camera by its first image.",
         ),
         DeclareLaunchArgument(
             'cameras', default_value='',
@@ -62,18 +63,24 @@ def start_player(context: LaunchContext) -> list[Any]:
         raise RuntimeError('a replay reads its bag with rosbags: pip install rosbags')
     # Only here: `--show-args` needs neither rosbags nor OpenCV.
     from mnv2_perception.bags.camera import find_camera
+    from mnv2_perception.bags.results import own_results, RESULTS
 
     arguments = context.launch_configurations
     bag, image, cameras = Path(arguments['bag']), arguments['image'], split(arguments['cameras'])
     if '{camera}' in image and not cameras:
         raise ValueError(f'image is {image}, but no camera has a name; give their names (cameras)')
     found = [find_camera(bag, image.replace('{camera}', name)) for name in cameras or ('',)]
+    # What the nodes publish they would otherwise hear twice, of then and of now.
+    spaces = [f'/{arguments.get("namespace", "")}/{name}' for name in cameras or ('',)]
+    own = own_results(bag, split(arguments.get('nodes', '')) or tuple(RESULTS), spaces)
     # Nodes listen where image_transport publishes.
     misnamed = [
         camera.image for camera in found
         if camera.compressed and not camera.image.endswith('/compressed')
     ]
+    told = LogInfo(msg=f'not played, for the nodes publish them: {", ".join(own)}')
     return [
+        *([told] if own else []),
         SetLaunchConfiguration('image', (image or found[0].image).removesuffix('/compressed')),
         SetLaunchConfiguration('image_transport', 'compressed' if found[0].compressed else 'raw'),
         Node(
@@ -84,6 +91,7 @@ def start_player(context: LaunchContext) -> list[Any]:
                 str(bag),
                 *(['--rate', arguments['rate']] if arguments['rate'] else []),
                 *(['--loop'] if arguments['loop'].lower() == 'true' else []),
+                *(['--exclude', *own] if own else []),
                 *(['--remap', *(f'{n}:={n}/compressed' for n in misnamed)] if misnamed else []),
                 '--wait-for-subscribers', START_TIMEOUT_S,
                 '--wait-for-topics', *(camera.image for camera in found),

@@ -61,6 +61,12 @@ class SetupError(PerceptionError):
     """Something this machine lacks for what was asked."""
 
 
+def quoted(text: object, most: int = 100) -> str:
+    """Return text of a stranger as a message may hold it: in quotes, one line, cut."""
+    shown = text if isinstance(text, bytes) else str(text)
+    return repr(shown[:most]) + (' …' if len(shown) > most else '')
+
+
 def command_name() -> str:
     """Return how this program is called here: on a robot through `ros2 run`, else by its path."""
     program = Path(sys.argv[0])

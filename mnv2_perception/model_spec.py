@@ -17,6 +17,7 @@ from mnv2_perception.errors import ModelError
 
 METADATA_KEY = 'mnv2_perception.model_spec'
 UNLABELLED = 255  # mask id of "no class": ignored pixels, below min_confidence, own bumper
+MAX_PIXELS = 16_000_000  # of a network's input; none has more than a few
 
 Task = Literal['segmentation', 'classification', 'detection']
 Input = Literal['uint8_nhwc', 'uint8_nchw', 'float_nchw', 'float_nhwc']
@@ -96,6 +97,12 @@ class ModelSpec:
             raise ModelError(
                 f'model spec {self.name!r}: height and width must be positive, '
                 f'got {self.height} and {self.width}'
+            )
+        if self.height * self.width > MAX_PIXELS:
+            raise ModelError(
+                f'model spec {self.name!r}: height {self.height} and width {self.width} are '
+                f'{self.height * self.width / 1e6:.0f} megapixels, expected at most '
+                f'{MAX_PIXELS / 1e6:g}; correct the spec'
             )
         if not self.classes:
             raise ModelError(f'model spec {self.name!r}: got 0 classes, expected at least one')

@@ -1,12 +1,17 @@
-"""Builds this repository as a robot's workspace does."""
+"""Builds this repository as a robot's workspace does; and which domain its nodes talk in."""
 
+from contextlib import suppress
+import itertools
 import os
 from pathlib import Path
 import shutil
+import socket
 import subprocess
 import sys
 
 ROOT = Path(__file__).resolve().parents[1]
+# One for each graph: discovery still knows a little of the one that has just ended.
+_NUMBERS = itertools.count(os.getpid() * 17)
 
 
 def colcon(folder: Path, *args: str | Path) -> str:
@@ -42,3 +47,12 @@ def localhost_domain(domain_id: int) -> dict[str, str]:
 def own_domain_id() -> int:
     """Return a domain that other test runs on this machine hardly use."""
     return 40 + os.getpid() % 60
+
+
+def free_domain_id() -> int:
+    """Return a domain that nobody on this machine is in, as another run of these tests may be."""
+    while True:
+        domain_id = 1 + next(_NUMBERS) % 100
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+            probe.bind(('', 7410 + 250 * domain_id))  # RTPS: of a domain's first participant
+            return domain_id

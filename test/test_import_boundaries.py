@@ -39,7 +39,7 @@ def rule(third_party: str = '', own: str = '', lazy: bool = False) -> Rule:
     return Rule(frozenset(third_party.split()), frozenset(own.split()), lazy)
 
 
-NODES = rule(' '.join(ROS), 'nodes tasks vision model_spec')
+NODES = rule(' '.join({*ROS, 'yaml'}), 'nodes tasks vision model_spec')
 BAG_NODES = Rule(NODES.third_party, NODES.own | {'bags'})
 MEASURING = 'data evaluation scenes tasks bags vision engines model_spec'
 ALL = f'{MEASURING} training demo cli'
@@ -56,7 +56,7 @@ RULES = {
     'engines.build': rule('onnx tensorrt', 'engines model_spec', lazy=True),
     'engines.quantize': rule('onnx onnxruntime', 'engines model_spec', lazy=True),
     'nets': rule('torch onnx', 'nets model_spec'),
-    'bags': rule('rosbags', 'bags vision'),
+    'bags': rule('rosbags backports compression lz4 yaml', 'bags vision'),
     'tasks': rule(own='tasks engines vision model_spec'),
     'data': rule(own=MEASURING),
     'evaluation': rule(own=MEASURING),
@@ -72,6 +72,7 @@ RULES = {
     'nodes': NODES,
     'nodes.bag_player_node': BAG_NODES,
     'nodes.bag_recorder_node': BAG_NODES,
+    'nodes.bag_publisher': BAG_NODES,
     'nodes.bag_topics': BAG_NODES,
 }  # fmt: skip
 

@@ -69,6 +69,7 @@ def test_a_missing_fact_is_named(name: str) -> None:
         ({'channel_order': 'gbr'}, "channel_order is 'gbr'"),
         ({'height': 0}, 'must be positive, got 0 and 96'),
         ({'height': 'tall'}, 'm.yaml: .*tall'),
+        ({'height': 100000, 'width': 100000}, '10000 megapixels, expected at most 16'),
         ({'classes': []}, 'got 0 classes'),
         ({'classes': 'road'}, "classes is 'road', expected a list"),
         ({'classes': [str(i) for i in range(256)], 'colours': None}, 'got 256 classes'),

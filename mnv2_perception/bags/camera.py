@@ -1,15 +1,19 @@
 """The camera of a bag: which topics are its own, and its images."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2_perception.bags.files import warn_once
 from mnv2_perception.bags.read import BagReader, header_stamp_ns
-from mnv2_perception.errors import BagError
+from mnv2_perception.bags.results import is_result
+from mnv2_perception.errors import BagError, ImageError, PerceptionError
 from mnv2_perception.vision.encodings import (
     image_from_compressed_msg,
     image_from_fields,
@@ -19,9 +23,20 @@ from mnv2_perception.vision.encodings import (
 
 RAW = 'sensor_msgs/msg/Image'
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
+NUMBERS = ('16UC', '32FC', '64FC', '32SC', '16SC')
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 Frame = tuple[int, NDArray[np.uint8]]  # header stamp in ns, image or ids
 Decode = Callable[[Any], NDArray[np.uint8]]
+
+
+# Of a camera's image; labels, and scores cut to a few steps, have fewer.
+MANY_GRAYS, MANY_COLOURS = 48, 256
+# What a name says against a topic. It is no proof: depth cameras have colour images, too.
+NO_CAMERA = re.compile(
+    r'(?<![a-z])(labels?|semantic|segmentation|instance|masks?|confidence|disparity|depth)(?![a-z])'
+)
+NAMED = 4  # ranks behind all that are not
+LOOKED_AT = 5  # messages, until one decodes
 
 
 @dataclass(frozen=True)
@@ -33,23 +48,42 @@ class CameraTopics:
         compressed: whether they are CompressedImage.
         label: topic of the labels with the images' stamps; None without.
         info: topic of the camera_info beside the images; None without.
+        passed_over: the other topics of images, and for each what speaks against it.
     """
 
     image: str
     compressed: bool
     label: str | None
     info: str | None
+    passed_over: dict[str, str] = field(default_factory=dict, compare=False)
+
+
+class Look(NamedTuple):
+    """What the first image of a topic shows.
+
+    Attributes:
+        rank: 0 is the likeliest camera; None can be none.
+        kind: in words.
+        ids: whether it reads as class ids.
+    """
+
+    rank: int | None
+    kind: str
+    ids: bool = False
 
 
 def find_camera(bag: Path, image: str = '') -> CameraTopics:
-    """Find the camera's topics: the first images that are neither depth nor labels.
+    """Find the camera's topics by the first image of each: colour before gray, many values first.
+
+    Labels, depth, confidences and what this package publishes itself are none. Where there was a
+    choice the log tells which topic was taken, and why not the others.
 
     Args:
         bag: the bag.
-        image: the image topic, if not the first.
+        image: the image topic, if it is known.
 
     Raises:
-        BagError: the bag has no such topic, or no images.
+        BagError: the bag has no such topic, or no images of a camera.
     """
     with BagReader(bag) as reader:
         topics = {
@@ -61,17 +95,79 @@ def find_camera(bag: Path, image: str = '') -> CameraTopics:
             topic.name for topic in reader.topics
             if topic.type_name == CAMERA_INFO and topic.message_count
         }
-    labels = [name for name in topics if 'label' in name.split('/')]
-    images = [name for name in topics if name not in labels and 'depth' not in name.lower()]
+        looks = {name: _look(reader, name) for name in topics}
     if image and image not in topics:
         raise BagError(f'{bag}: has no images on {image}; it has {", ".join(topics) or "none"}')
-    if not image and not images:
-        raise BagError(f'{bag}: has no images (sensor_msgs Image or CompressedImage)')
-    chosen = image or images[0]
+    kinds = {name: look.kind for name, look in looks.items()}
+    able = [(look.rank, name) for name, look in looks.items() if look.rank is not None]
+    if not image and not able:
+        raise BagError(
+            f'{bag}: has no images of a camera (sensor_msgs Image or CompressedImage); it has '
+            f'{_listed(kinds) or "none"}; name a topic (--topic) to take it all the same'
+        )
+    chosen = image or min(able)[1]
+    others = {name: kind for name, kind in kinds.items() if name != chosen}
+    if not image and (others or min(able)[0] > 1):
+        besides = f', not {_listed(others)}' if others else ''
+        warn_once(
+            f'{bag}: takes {chosen} for the camera ({kinds[chosen]}){besides}; --topic names '
+            'another'
+        )
+    labels = [name for name, look in looks.items() if look.ids and 'label' in name.split('/')]
     info = chosen.removesuffix('/compressed').rpartition('/')[0] + '/camera_info'
     return CameraTopics(
-        chosen, topics[chosen], labels[0] if labels else None, info if info in infos else None
+        chosen, topics[chosen], labels[0] if labels else None, info if info in infos else None,
+        others,
     )
+
+
+def _listed(kinds: dict[str, str]) -> str:
+    return ', '.join(f'{name} ({kind})' for name, kind in kinds.items())
+
+
+def _look(reader: BagReader, topic: str) -> Look:
+    """Look at the first image of a topic that decodes."""
+    if is_result(topic.removesuffix('/compressed'), RAW):
+        return Look(None, 'a result of this package')
+    look = Look(None, 'no image')
+    for message in islice(reader.messages([topic]), LOOKED_AT):
+        try:
+            msg = reader.deserialize(message)
+            packed = message.type_name == COMPRESSED
+            # Of what it says first, without an image of it: depth is no colour encoding.
+            about = msg.format if packed else msg.encoding
+            if about.startswith(NUMBERS) or 'compressedDepth' in about:
+                return Look(None, f'{about[:40]!r}: depth or other numbers')
+            image = image_from_compressed_msg(msg) if packed else image_from_fields(msg)
+            return _judge(topic, msg, image)
+        except PerceptionError as exc:
+            look = Look(None, f'no image: {str(exc)[:100]}')
+    return look
+
+
+def _judge(topic: str, msg: Any, image: NDArray[np.uint8]) -> Look:
+    """Judge by colours and by how many of them there are."""
+    height, width = image.shape[:2]
+    codes = image.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    values = len(np.unique(codes))
+    gray = bool((image[..., :1] == image).all())
+    many = min(MANY_GRAYS if gray else MANY_COLOURS, height * width // 4)
+    kind = f'{"gray" if gray else "colour"}, {height} × {width}'
+    few, named, ids = values < many, NO_CAMERA.search(topic.lower()), gray and _are_ids(msg)
+    kind += f', values: {values}' if few else ''
+    kind += f', called {named[0]}' if named else ''
+    if gray and few and named:
+        return Look(None, kind, ids)
+    # An image of few values that no name speaks against may be dark, or drawn.
+    return Look(2 * few + gray + (NAMED if named else 0), kind, ids)
+
+
+def _are_ids(msg: Any) -> bool:
+    try:
+        (labels_from_msg if hasattr(msg, 'encoding') else labels_from_compressed_msg)(msg)
+    except ImageError:
+        return False
+    return True
 
 
 def read_images(bag: Path, topic: str) -> Iterator[Frame]:

@@ -1,10 +1,12 @@
 """Read ROS 2 bags: which topics they hold, and their messages in time order, one at a time."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, ExitStack
 from dataclasses import dataclass
 from functools import cache
 import heapq
+import logging
 from pathlib import Path
 import struct
 from typing import Any, NamedTuple
@@ -29,9 +31,14 @@ from rosbags.typesys import (
 )
 from rosbags.typesys.store import Typestore
 
+from mnv2_perception.bags.files import find_files, Metadata, open_file
+from mnv2_perception.bags.zstandard import zstd
 from mnv2_perception.errors import BagError
 
-STORAGE_SUFFIXES = ('.mcap', '.db3')
+STAMP_BYTES = 12  # of a serialised message, up to the end of its header's stamp
+logger = logging.getLogger(__name__)
+# No CDR begins so: in a message-compressed bag every message does.
+ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
 IDL_SEPARATOR = '=' * 80 + '\nIDL: '
 
 
@@ -101,7 +108,15 @@ def header_stamp_ns(cdr: bytes) -> int:
 
     Returns:
         The header's stamp, ns.
+
+    Raises:
+        BagError: It is too short for a stamp.
     """
+    if len(cdr) < STAMP_BYTES:
+        raise BagError(
+            f'a message of {len(cdr)} bytes has no header, expected at least {STAMP_BYTES}; see '
+            'what publishes it'
+        )
     byte_order = '<' if cdr[1] & 1 else '>'
     seconds, nanoseconds = struct.unpack_from(f'{byte_order}iI', cdr, 4)
     return int(seconds) * 1_000_000_000 + int(nanoseconds)
@@ -110,7 +125,17 @@ def header_stamp_ns(cdr: bytes) -> int:
 class BagReader:
     """A ROS 2 bag (a folder, or one .mcap or .db3 file), open until ``close`` or ``with`` ends.
 
-    A folder without metadata.yaml is read too, by what its storage files say themselves.
+    What it holds is what its storage files say themselves; metadata.yaml, where there is one, adds
+    QoS, and how many messages to expect.
+
+    Attributes:
+        path: The bag.
+        topics: Sorted by name.
+        message_count: Messages of all topics.
+        start_ns: When the first message was recorded, ns since the epoch.
+        end_ns: When the last was.
+        missing: Of each topic the messages that metadata.yaml promises and that did not come; told
+            once ``messages`` has gone through all of them.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -126,20 +151,19 @@ class BagReader:
         self._stack = ExitStack()
         self._readers: list[Reader] = []
         self._typestores: dict[str, Typestore] = {}
+        self.missing: dict[str, int] = {}
         try:
             with _bag_errors(self.path):
-                for storage in _storages(self.path):
-                    reader = Reader(storage)
-                    reader.open()
-                    self._stack.callback(reader.close)
-                    self._readers.append(reader)
+                files, self._metadata = find_files(self.path)
+                for file in files:
+                    self._readers.append(open_file(file, self._stack))
             self.message_count = sum(reader.message_count for reader in self._readers)
             if self.message_count == 0:
                 raise BagError(
                     f'{self.path}: the bag holds no messages; expected at least one; check that '
                     'the topics were being published, under those names, while it was recorded'
                 )
-            self.topics = _topics(self._readers)
+            self.topics = _topics(self._readers, self._metadata)
         except BaseException:
             self._stack.close()
             raise
@@ -221,14 +245,29 @@ class BagReader:
 
     def _messages(self, names: Collection[str]) -> Iterator[BagMessage]:
         streams = [
-            reader.messages(connections)
+            _messages_of(reader, connections)
             for reader in self._readers
             # An empty list would mean all of them.
             if (connections := [c for c in reader.connections if c.topic in names])
         ]
+        came: Counter[str] = Counter()
         with _bag_errors(self.path):
             for connection, stamp_ns, cdr in heapq.merge(*streams, key=lambda item: item[1]):
+                if connection is None:
+                    continue
+                came[connection.topic] += 1
+                if cdr.startswith(ZSTD_MAGIC):
+                    cdr = zstd.decompress(cdr)
                 yield BagMessage(connection.topic, connection.msgtype, stamp_ns, cdr)
+        promised = Counter({n: self._metadata.counts[n] for n in names})
+        if self.missing or not (promised - came):
+            return
+        self.missing = dict(promised - came)
+        logger.warning(
+            '%s: metadata.yaml promises more than came; missing: %s (recorder killed, disk full, '
+            'or copied in part?)',
+            self.path, ', '.join(f'{count} of {name}' for name, count in self.missing.items()),
+        )
 
     def _typestore(self, type_name: str) -> Typestore:
         definition = next(
@@ -272,41 +311,15 @@ def _bag_errors(path: Path) -> Iterator[None]:
         ) from exc
 
 
-def _storages(path: Path) -> list[Path]:
-    """Return what rosbags has to open: the folder as a whole, or single files."""
-    if not path.exists():
-        raise BagError(f'{path}: no such bag; expected a bag folder, or a .mcap or .db3 file')
-    if path.is_file():
-        if path.suffix == '.bag':
-            raise BagError(_ros1_cure(path))
-        if path.suffix not in STORAGE_SUFFIXES:
-            raise BagError(
-                f'{path}: not a bag by its name; expected a folder, or a .mcap or .db3 file'
-                ' (of a compressed bag give the folder)'
-            )
-        return [path]
-    if (path / 'metadata.yaml').exists():
-        return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix in STORAGE_SUFFIXES)
-    if not files:
-        if ros1_bags := sorted(path.glob('*.bag')):
-            raise BagError(_ros1_cure(ros1_bags[0]))
-        raise BagError(
-            f'{path}: not a bag; expected a folder with a metadata.yaml, or with .mcap or .db3 '
-            'files'
-        )
-    return files
+def _messages_of(
+    reader: Reader, connections: list[Connection]
+) -> Iterator[tuple[Connection | None, int, bytes]]:
+    """Begin with its time alone, so that merging reads no file before it is due."""
+    yield None, reader.start_time, b''
+    yield from reader.messages(connections)
 
 
-def _ros1_cure(path: Path) -> str:
-    return (
-        f'{path}: a ROS 1 bag; expected a ROS 2 bag; convert it with '
-        f"'rosbags-convert --src {path} --dst {path.with_suffix('')} --dst-storage mcap "
-        "--dst-typestore ros2_jazzy'"
-    )
-
-
-def _topics(readers: list[Reader]) -> tuple[BagTopic, ...]:
+def _topics(readers: list[Reader], metadata: Metadata) -> tuple[BagTopic, ...]:
     """Merge the readers' connections, of which a topic may have several, into topics."""
     connections: dict[tuple[str, str], list[Connection]] = {}
     for reader in readers:
@@ -318,21 +331,26 @@ def _topics(readers: list[Reader]) -> tuple[BagTopic, ...]:
             name=name,
             type_name=type_name,
             message_count=sum(connection.msgcount for connection in group),
-            qos=_topic_qos(group),
-            type_hash=next((c.digest for c in group if c.digest), ''),
+            qos=_topic_qos(metadata.qos.get(name) or _offers(group)),
+            type_hash=(
+                metadata.type_hashes.get(name) or next((c.digest for c in group if c.digest), '')
+            ),
             definition=next((c.msgdef.data for c in group if c.msgdef.data), ''),
         )
         for (name, type_name), group in sorted(connections.items())
     )
 
 
-def _topic_qos(connections: list[Connection]) -> TopicQos | None:
-    profiles: list[Qos] = [
+def _offers(connections: list[Connection]) -> list[Qos]:
+    return [
         profile
         for connection in connections
         if isinstance(connection.ext, ConnectionExtRosbag2)
         for profile in connection.ext.offered_qos_profiles
     ]
+
+
+def _topic_qos(profiles: list[Qos]) -> TopicQos | None:
     if not profiles:
         return None
     return TopicQos(

@@ -1,8 +1,9 @@
 """Recorded results, read back: detections, classes, grids, diagnostics."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+import re
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,55 @@ from mnv2_perception.vision.costmap import Grid
 DETECTIONS = 'vision_msgs/msg/Detection2DArray'
 CLASSIFICATION = 'vision_msgs/msg/Classification'
 GRID = 'nav_msgs/msg/OccupancyGrid'
+IMAGE, LABEL_INFO = 'sensor_msgs/msg/Image', 'vision_msgs/msg/LabelInfo'
+CLOUD = 'sensor_msgs/msg/PointCloud2'
+# What each node publishes, in its namespace.
+RESULTS = {
+    'segmentation': {
+        'segmentation/mask': IMAGE, 'segmentation/confidence': IMAGE,
+        'segmentation/overlay': IMAGE, 'segmentation/label_info': LABEL_INFO,
+        'detections': DETECTIONS,
+    },
+    'classification': {
+        'classification': CLASSIFICATION, 'classification/label_info': LABEL_INFO,
+    },
+    'detection': {
+        'detections': DETECTIONS, 'detections/label_info': LABEL_INFO,
+        'detections/overlay': IMAGE,
+    },
+    'costmap': {
+        'obstacles': CLOUD, 'ground': CLOUD, 'scan': 'sensor_msgs/msg/LaserScan', 'grid': GRID,
+        'semantic/mask': IMAGE, 'semantic/confidence': IMAGE, 'semantic/points': CLOUD,
+        'semantic/camera_info': 'sensor_msgs/msg/CameraInfo', 'semantic/label_info': LABEL_INFO,
+    },
+}
+
+
+def is_result(topic: str, type_name: str) -> bool:
+    """Return whether a node of this package publishes such a topic, in whatever namespace."""
+    return any(
+        type_name == of_type and f'/{topic}'.endswith(f'/{name}')
+        for results in RESULTS.values()
+        for name, of_type in results.items()
+    )
+
+
+def own_results(bag: Path, nodes: Collection[str], spaces: Collection[str]) -> list[str]:
+    """Return a bag's topics that nodes in these namespaces would publish once more.
+
+    Args:
+        bag: the bag.
+        nodes: `segmentation`, `costmap` and so on.
+        spaces: namespaces, empty parts of which do not count.
+    """
+    published = {
+        re.sub('/+', '/', f'/{space}/{name}'): type_name
+        for space in spaces
+        for node in nodes
+        for name, type_name in RESULTS.get(node, {}).items()
+    }
+    with BagReader(bag) as reader:
+        return [each.name for each in reader.topics if published.get(each.name) == each.type_name]
 
 
 @dataclass(frozen=True)
@@ -36,7 +86,7 @@ def read_detections(bag: Path, topic: str) -> Iterator[tuple[int, NamedBoxes]]:
     """Yield (header stamp in ns, boxes) of a bag's vision_msgs/Detection2DArray.
 
     Raises:
-        BagError: the topic is not in the bag, or of another type.
+        BagError: the topic is not in the bag, or of another type; a detection has no class.
     """
     for stamp_ns, msg in _read_messages(bag, topic, DETECTIONS):
         boxes = np.array([
@@ -44,6 +94,8 @@ def read_detections(bag: Path, topic: str) -> Iterator[tuple[int, NamedBoxes]]:
             for box in (detection.bbox for detection in msg.detections)
         ], np.float64).reshape(-1, 4)
         centres, halves = boxes[:, :2], boxes[:, 2:] / 2
+        if not all(len(detection.results) for detection in msg.detections):
+            raise BagError(f'{bag}: {topic} has a detection without a class; name another topic')
         best = [detection.results[0].hypothesis for detection in msg.detections]
         yield stamp_ns, NamedBoxes(
             np.hstack([centres - halves, centres + halves]).astype(np.float32),
@@ -68,10 +120,16 @@ def read_grids(bag: Path, topic: str) -> Iterator[tuple[int, Grid]]:
     """Yield (header stamp in ns, grid) of a bag's nav_msgs/OccupancyGrid without a rotation.
 
     Raises:
-        BagError: the topic is not in the bag, or of another type.
+        BagError: the topic is not in the bag, or of another type; a grid contradicts itself.
     """
     for stamp_ns, msg in _read_messages(bag, topic, GRID):
-        cells = np.asarray(msg.data, np.int8).reshape(msg.info.height, msg.info.width)
+        height, width = msg.info.height, msg.info.width
+        if len(msg.data) != height * width:
+            raise BagError(
+                f'{bag}: {topic} has a grid of {len(msg.data)} cells, expected '
+                f'{height} × {width}; record it again'
+            )
+        cells = np.asarray(msg.data, np.int8).reshape(height, width)
         origin = msg.info.origin.position
         yield stamp_ns, Grid(cells, float(origin.x), float(origin.y), float(msg.info.resolution))
 

@@ -5,6 +5,8 @@ Each bag carries the definitions of its types, so that it can be read where they
 
 import os
 from pathlib import Path
+import sqlite3
+import time
 from typing import Any, Literal
 
 import numpy as np
@@ -20,11 +22,12 @@ from rosbags.interfaces import (
     QosTime,
 )
 from rosbags.interfaces.typing import Typesdict
-from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
+from rosbags.rosbag2 import StoragePlugin, WriterError
 from rosbags.typesys import get_types_from_msg, get_typestore, Stores, TypesysError
 from rosbags.typesys.store import Typestore
 
 from mnv2_perception.bags.read import jazzy_types, TopicQos
+from mnv2_perception.bags.storages import SteadyWriter
 from mnv2_perception.errors import BagError
 
 # Jazzy writes 9, but Humble's reader takes no more than 8, and Jazzy's takes that too.
@@ -33,6 +36,9 @@ METADATA_VERSION: Literal[8] = 8
 INFINITE = QosTime(9_223_372_036, 854_775_807)
 # Where the depth is unknown: 0 would make DDS keep a single message on replay.
 DEFAULT_DEPTH = 10
+# What a killed recorder loses at most; in between, messages wait in memory.
+FLUSH_PERIOD_S = 0.5
+FLUSH_BYTES = 16 * 2**20
 CHANNELS = {'mono8': 1, 'rgb8': 3, 'bgr8': 3, 'rgba8': 4, 'bgra8': 4}
 
 
@@ -132,10 +138,12 @@ def camera_info_cdr(
 
 
 class BagWriter:
-    """A new ROS 2 bag, complete and readable once ``close`` was called or ``with`` has ended.
+    """A new ROS 2 bag, readable at any moment, complete once ``close`` was called.
 
-    Unlike rosbags' own writer it also finishes the bag when an exception ends the ``with``: what
-    was recorded is worth more than knowing that something else went wrong.
+    What was written is in the file, with metadata.yaml to match, at the latest half a second later
+    (as long as ``write`` or ``flush`` is called), and stays readable when the process is killed or
+    the disk is full. An exception that ends the ``with`` finishes the bag too: what was recorded
+    is worth more than knowing that something else went wrong.
     """
 
     def __init__(self, path: str | Path, storage: str = 'mcap') -> None:
@@ -158,7 +166,9 @@ class BagWriter:
             )
         self.message_counts: dict[str, int] = {}
         self._connections: dict[str, Connection] = {}
-        self._writer = Writer(
+        self._kept_counts: dict[str, int] = {}
+        self._waiting_bytes, self._flushed_s = 0, time.monotonic()
+        self._writer = SteadyWriter(
             self.path,
             version=METADATA_VERSION,
             storage_plugin=StoragePlugin[storage.upper()],
@@ -166,7 +176,7 @@ class BagWriter:
         self._open = False
         try:
             self._writer.open()
-        except (OSError, WriterError) as exc:
+        except (OSError, sqlite3.Error, WriterError) as exc:
             raise BagError(
                 f'{self.path}: cannot be made ({exc}); choose a folder that can be written'
             ) from exc
@@ -202,12 +212,16 @@ class BagWriter:
             raise BagError(f'{self.path}: {topic} was added already; add a topic once')
         if not topic.startswith('/'):
             raise BagError(f"{self.path}: {topic!r} is not absolute; write '/{topic}'")
-        self._connections[topic] = self._writer.add_connection(
-            topic,
-            type_name,
-            typestore=_typestore(type_name, definition),
-            offered_qos_profiles=() if qos is None else (_offered(qos),),
-        )
+        typestore = _typestore(type_name, definition)
+        try:
+            self._connections[topic] = self._writer.add_connection(
+                topic,
+                type_name,
+                typestore=typestore,
+                offered_qos_profiles=() if qos is None else (_offered(qos),),
+            )
+        except (OSError, sqlite3.Error) as exc:
+            raise self._ended_by(exc) from exc
         self.message_counts[topic] = 0
 
     def write(self, topic: str, stamp_ns: int, cdr: bytes | memoryview) -> None:
@@ -223,25 +237,62 @@ class BagWriter:
         """
         if topic not in self._connections:
             raise BagError(f'{self.path}: {topic} is not in this bag; call add_topic first')
+        if not self._open:
+            raise BagError(f'{self.path}: is closed; write to another bag')
         try:
             self._writer.write(self._connections[topic], stamp_ns, cdr)
-        except OSError as exc:
-            raise BagError(f'{self.path}: cannot be written ({exc}); make room first') from exc
+        except (OSError, sqlite3.Error) as exc:
+            raise self._ended_by(exc) from exc
         self.message_counts[topic] += 1
+        self._waiting_bytes += len(cdr)
+        if self._waiting_bytes > FLUSH_BYTES:
+            self._flush()
+        else:
+            self.flush()
 
-    def close(self) -> None:
-        """Finish the bag: index and metadata.yaml; harmless when that is done already.
+    def flush(self) -> None:
+        """Bring what was written into the files, unless that was done less than 0.5 s ago.
 
         Raises:
-            BagError: The disk took no more.
+            BagError: The disk took no more; what it took before is kept.
+        """
+        if self._open and time.monotonic() - self._flushed_s >= FLUSH_PERIOD_S:
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            if self._waiting_bytes or self._kept_counts != self.message_counts:
+                self._writer.flush()
+        except (OSError, sqlite3.Error) as exc:
+            raise self._ended_by(exc) from exc
+        self._kept_counts = dict(self.message_counts)
+        self._waiting_bytes, self._flushed_s = 0, time.monotonic()
+
+    def _ended_by(self, exc: Exception) -> BagError:
+        """Close the bag as it was before the disk took no more; return what to tell of it."""
+        self._open = False
+        self._writer.abandon()
+        kept = ', '.join(f'{name} {count}' for name, count in self._kept_counts.items() if count)
+        return BagError(
+            f'{self.path}: cannot be written ({exc}); {sum(self._kept_counts.values())} messages '
+            f'are kept{f" ({kept})" if kept else ""}, those of the last moment are lost; '
+            'make room and record anew'
+        )
+
+    def close(self) -> None:
+        """Finish the bag: index and metadata.yaml; harmless when it has ended already.
+
+        Raises:
+            BagError: The disk took no more; what it took before is kept.
         """
         if not self._open:
             return
-        self._open = False
+        self._flush()
         try:
-            self._writer.close()
-        except OSError as exc:
-            raise BagError(f'{self.path}: cannot be finished ({exc}); make room first') from exc
+            self._writer.finish()
+        except (OSError, sqlite3.Error) as exc:
+            raise self._ended_by(exc) from exc
+        self._open = False
 
 
 def _header(stamp_ns: int, frame_id: str) -> Any:

@@ -17,7 +17,9 @@ def add(commands: 'Commands') -> None:
         commands, 'demo', demo_command, 'Replay a bag through the live nodes and report.'
     )
     demo.add_argument('--bag', type=Path, help='the bag (default: one that is drawn)')
-    demo.add_argument('--topic', default='', help='image topic (default: the first)')
+    demo.add_argument(
+        '--topic', default='', help='image topic (default: what looks like the camera)'
+    )
     demo.add_argument('--out', type=Path, default=Path('out/demo'), help='(%(default)s)')
     for option, numbers, value, meaning in (
         ('height', Number(float, 0.0, 100.0, above=True), 1.5, 'metres above flat ground'),

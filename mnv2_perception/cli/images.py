@@ -50,11 +50,19 @@ def add(commands: 'Commands') -> None:
         "CLASS/*.jpg, or a TSV file of images and labels; detection: boxes in COCO's JSON, which "
         "also measures the objects in a segmentation's masks",
     )
-    evaluate.add_argument('--json', action='store_true')
+    evaluate.add_argument(
+        '--by-prefix', default='', metavar='END',
+        help="measure the files of each prefix of their names apart too; END is what ends it: '_' "
+        'makes one place of hall_0012.jpg and hall_0013.jpg',
+    )
+    evaluate.add_argument(
+        '--json', action='store_true', help='as JSON, with the confusion matrix'
+    )
 
 
 def run_command(arguments: argparse.Namespace) -> None:
     """Segment or classify one picture, or find the objects in it."""
+    from mnv2_perception.data.images import read_image
     from mnv2_perception.tasks.classifier import Classifier
     from mnv2_perception.tasks.detector import Detector
     from mnv2_perception.tasks.models import opening
@@ -66,10 +74,7 @@ def run_command(arguments: argparse.Namespace) -> None:
         raise ImageError(f'{arguments.image}: there is no such file')
     if mask:  # class ids need a lossless file
         check_output(mask, arguments.force, [arguments.image, out], ['.png'])
-    picture = cv2.imread(str(arguments.image), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise ImageError(f'{arguments.image}: is no readable picture')
-    image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    image = read_image(arguments.image)
     with opening(
         arguments.model, arguments.engine, arguments.threads, precision=arguments.precision
     ) as (engine, spec):
@@ -129,5 +134,9 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     with opening(
         arguments.model, arguments.engine, arguments.threads, precision=arguments.precision
     ) as (engine, spec):
-        result = evaluate_model(engine, spec, arguments.data)
-    print(json.dumps(result, indent=2) if arguments.json else table(result))
+        result = evaluate_model(engine, spec, arguments.data, arguments.by_prefix)
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+        return
+    result.pop('confusion', None)  # too wide for a terminal
+    print(table(result))

@@ -69,6 +69,9 @@ def add(commands: 'Commands') -> None:
         '--labels', type=Path, metavar='DATA',
         help='measure on them before and after, as `evaluate` does',
     )
+    quantize.add_argument(
+        '--topic', default='', help="of a bag's images (default: what looks like its camera)"
+    )
     quantize.add_argument('--out', type=Path, help='(default: MODEL_int8.onnx)')
     quantize.add_argument(
         '--images', type=AT_LEAST_ONE, default=100, help='how many to calibrate with (%(default)s)'
@@ -195,7 +198,7 @@ def quantize_command(arguments: argparse.Namespace) -> None:
     engine.close()
     tensors = [
         input_tensor(fit_image(image, spec.height, spec.width, spec.fit), spec, dtype)
-        for image in spread_images(arguments.calibrate, arguments.images)
+        for image in spread_images(arguments.calibrate, arguments.images, arguments.topic)
     ]
     done = quantize_model(
         path, out, tensors, arguments.tolerance, show if sys.stderr.isatty() else quiet

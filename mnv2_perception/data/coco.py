@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.data.files import replacing
-from mnv2_perception.data.images import read_bytes, read_image
+from mnv2_perception.data.images import is_file, read_bytes, read_image
 from mnv2_perception.errors import DataError
 from mnv2_perception.vision.image_files import encoded_size, exif_orientation
 
@@ -115,7 +115,7 @@ def find_image(path: Path, name: str) -> Path:
         DataError: it is missing.
     """
     for image in (path.parent / name, path.parent / 'images' / name):
-        if image.is_file():
+        if is_file(image):
             return image
     raise DataError(
         f'{path}: image {name} is neither in {path.parent} nor in {path.parent}/images; '

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.data.images import list_images, read_bytes, read_image
+from mnv2_perception.data.images import is_file, list_images, read_bytes, read_image
 from mnv2_perception.errors import DataError, ImageError
 from mnv2_perception.model_spec import UNLABELLED
 from mnv2_perception.vision.image_files import exif_orientation, ids_from_png
@@ -146,7 +146,7 @@ def _list_table(source: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
                 f'({", ".join(header)}), separated by tabs'
             )
         path, label = source.parent / row[header.index('file')], row[header.index(label_name)]
-        if not path.is_file():
+        if not is_file(path):
             raise DataError(f'{source}:{number}: there is no file {path}')
         class_ids = ids.get(label, []) if label_name == 'label' else []
         if not class_ids and label.isdecimal() and int(label) < len(classes):

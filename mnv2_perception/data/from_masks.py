@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mnv2_perception.data.coco import BoxSample
 from mnv2_perception.data.folders import list_pairs, read_pair
+from mnv2_perception.data.images import read_image
 from mnv2_perception.errors import DataError
 from mnv2_perception.vision.detections import components
 
@@ -91,8 +92,8 @@ def write_patches(
                 chosen = sorted(rng.choice(len(windows), per_class, replace=False))
                 windows[:] = [windows[index] for index in chosen]
             for image_path, y, x in windows:
-                image = cv2.imread(str(image_path), cv2.IMREAD_COLOR)
-                window = np.asarray(image)[y : y + height, x : x + width]
+                image = cv2.cvtColor(read_image(image_path), cv2.COLOR_RGB2BGR)
+                window = image[y : y + height, x : x + width]
                 file = f'{image_path.stem}_{y}_{x}.png'
                 if not cv2.imwrite(str(images / file), window):
                     raise DataError(f'{out}: cannot be written; is there room on the disk?')

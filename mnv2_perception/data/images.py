@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.errors import DataError
-from mnv2_perception.vision.image_files import is_cut_short
+from mnv2_perception.errors import DataError, ImageError
+from mnv2_perception.vision.image_files import check_file, MAX_PIXELS
 
 logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff')
-BAG_SUFFIXES = ('.mcap', '.db3')
+BAG_SUFFIXES = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd')
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -22,15 +22,17 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     That is how viewers and labelling tools show it.
 
     Raises:
-        DataError: the file does not decode, or its end is missing.
+        DataError: the file does not decode, its end is missing, or it has more than MAX_PIXELS.
     """
     data = read_bytes(path)
-    image = None
-    if data and not is_cut_short(data):
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        check_file(data, MAX_PIXELS)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except (ImageError, cv2.error) as exc:
+        reason = exc if isinstance(exc, ImageError) else 'OpenCV cannot decode it'
+        raise DataError(f'{path}: {reason}; copy it again, or take it out') from exc
     if image is None:
-        what = 'was cut short' if is_cut_short(data) else 'is no readable image'
-        raise DataError(f'{path}: {what}; copy it again, or take it out')
+        raise DataError(f'{path}: is no readable image; copy it again, or take it out')
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -46,6 +48,14 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f'{path}: cannot be read: {exc.strerror}') from exc
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a file is there; one of a name that no file can have is not."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long a name; a NUL in it
+        return False
+
+
 def list_images(folder: Path) -> list[Path]:
     """Return a folder's images, sorted by name; what is none and not hidden is told in the log."""
     visible = sorted(path for path in folder.glob('*') if path.name[0] != '.')
@@ -59,25 +69,26 @@ def list_images(folder: Path) -> list[Path]:
     return images
 
 
-def spread_images(source: Path, count: int) -> Iterator[NDArray[np.uint8]]:
+def spread_images(source: Path, count: int, topic: str = '') -> Iterator[NDArray[np.uint8]]:
     """Yield at most `count` images (H, W, 3) uint8 RGB, spread evenly over a folder or a bag.
 
     Args:
         source: a folder of images, at any depth (`images/` of it alone if there is one); or a
-            bag, of which the first camera's are taken.
+            bag, of which the camera's are taken.
         count: at least 1.
+        topic: of the bag's images, where they are not those of what looks like its camera.
 
     Raises:
         DataError: there is none, or one does not decode.
         BagError: the bag cannot be read.
     """
-    if source.suffix in BAG_SUFFIXES or any(
-        path.suffix in BAG_SUFFIXES for path in source.glob('*')
+    if source.name.endswith(BAG_SUFFIXES) or any(
+        path.name.endswith(BAG_SUFFIXES) for path in source.glob('*')
     ):
         from mnv2_perception.bags.camera import find_camera, read_images
         from mnv2_perception.bags.read import BagReader
 
-        topic = find_camera(source).image
+        topic = find_camera(source, topic).image
         with BagReader(source) as reader:
             total = next(each.message_count for each in reader.topics if each.name == topic)
         chosen = set(np.linspace(0, total - 1, min(count, total)).astype(int).tolist())

@@ -14,8 +14,8 @@ import shutil
 import time
 from typing import Any
 
-from mnv2_perception.bags.camera import CameraTopics, find_camera
-from mnv2_perception.bags.read import BagReader
+from mnv2_perception.bags.camera import CameraTopics, find_camera, read_stamps
+from mnv2_perception.bags.playback import played_s
 from mnv2_perception.demo.camera import AssumedCamera, place_camera
 from mnv2_perception.demo.folder import clear
 from mnv2_perception.demo.pictures import draw_pictures
@@ -38,6 +38,7 @@ from mnv2_perception.scenes.bag import draw_bag, IMAGE_TOPIC
 from mnv2_perception.tasks.segmenter import Segmenter
 
 MIN_ROAD_IOU = 0.5
+MAX_GAP_S = 10.0  # nobody waits longer in a demo
 
 
 def run_demo(
@@ -54,7 +55,7 @@ def run_demo(
     Args:
         out: folder of the results, empty or of an earlier demo, whose results are replaced.
         bag: the bag; None draws one.
-        topic: the image topic; empty takes the bag's first.
+        topic: the image topic; empty takes what looks like the bag's camera.
         model: of segmentation_node.
         engine: of segmentation_node; that of the other nodes is `auto`.
         threads: CPU threads for one inference; 0 uses one for each core.
@@ -86,8 +87,8 @@ def run_demo(
         bare_ms = measure_bare_inference(segmenter, bag, camera.image)
     if not drawn:
         clear(out, bag)
-    with BagReader(bag) as reader:
-        duration_s = (reader.end_ns - reader.start_ns) / 1e9
+    stamps_ns = [recorded_ns for recorded_ns, _ in read_stamps(bag, camera.image)]
+    duration_s = played_s(stamps_ns, MAX_GAP_S)
     results = [MASK, CONFIDENCE, DETECTIONS, CLASSIFICATION]
     if GROUND in spec.classes:
         results.append(GRID)
@@ -104,7 +105,10 @@ def run_demo(
     recording = out / 'recording'
     shutil.move(next(recording.glob('*.mcap')), out / 'masks.mcap')  # says all that the folder did
     shutil.rmtree(recording)
-    summary |= {'bare_inference_ms': bare_ms, 'duration_s': duration_s, 'camera': placed}
+    summary |= {
+        'bare_inference_ms': bare_ms, 'duration_s': duration_s, 'camera': placed,
+        'image': camera.image, 'images_passed_over': camera.passed_over,
+    }
     (out / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')
     if drawn and not (summary.get('road_iou') or 0.0) >= MIN_ROAD_IOU:
         raise DemoError(
@@ -170,7 +174,7 @@ def replay(
         node_args += ['-p', f'{name}:={value}']
     player_args = [
         str(bag), '--topics', *played, '--wait-for-subscribers', '30', '--start-delay', '1',
-        '--log', str(out / 'sent.csv'),
+        '--max-gap', str(MAX_GAP_S), '--log', str(out / 'sent.csv'),
     ]
     recorder_args = [
         '--out', str(out / 'recording'), '--log', str(out / 'received.csv'), LABEL_INFO,

@@ -6,12 +6,13 @@ import statistics
 import time
 from typing import Any
 
-from mnv2_perception.bags.camera import CameraTopics, read_ids, read_images, read_stamps
+from mnv2_perception.bags.camera import CameraTopics, read_images, read_stamps
 from mnv2_perception.bags.results import read_last_diagnostics
+from mnv2_perception.demo.labels import compare, read_names
 from mnv2_perception.demo.processes import DemoError
 from mnv2_perception.demo.topics import DIAGNOSTICS, MASK, NODE
 from mnv2_perception.errors import BagError
-from mnv2_perception.evaluation.recording import account, accuracy, latencies_ms, percentile
+from mnv2_perception.evaluation.recording import account, latencies_ms, percentile
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.scenes.street import CLASSES
 from mnv2_perception.tasks.segmenter import Segmenter
@@ -69,10 +70,10 @@ def summarise(
         'model': node['model'],
     }
     if camera.label:
-        matrix = accuracy(
-            read_ids(bag, camera.label), read_ids(masks_bag, MASK), len(spec.classes)
-        )
-        if matrix.counts.any():  # else the labels are of other classes or stamps
+        names = dict(enumerate(CLASSES)) if drawn else read_names(bag, camera.label)
+        matrix, compared = compare(bag, camera.label, masks_bag, MASK, spec.classes, names)
+        summary['compared'] = compared
+        if matrix is not None:
             summary['miou'] = matrix.miou()
             if drawn and spec.classes == CLASSES:
                 summary['road_iou'] = float(matrix.iou()[CLASSES.index('road')])

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+import threading
 from types import TracebackType
 from typing import Any
 
@@ -84,6 +85,7 @@ class Engine(ABC):
     precision = 'fp32'
     closed = False
     _users = 1
+    _counting = threading.Lock()  # of all engines: it is held for no time
 
     @abstractmethod
     def __init__(self, model: Path, how: Opening) -> None: ...
@@ -128,15 +130,20 @@ class Engine(ABC):
     def _infer(self, tensors: Tensors) -> Tensors:
         """Run the model on checked, contiguous tensors."""
 
-    def share(self) -> None:
-        """Let one more user close the engine before it is released."""
-        self._users += 1
+    def share(self) -> bool:
+        """Let one more user close the engine before it is released; False where it is closed."""
+        with self._counting:
+            if not self.closed:
+                self._users += 1
+            return not self.closed
 
     def close(self) -> None:
         """Release what the engine holds once each user has closed it; more calls do nothing."""
-        self._users -= 1
-        if self._users <= 0 and not self.closed:
-            self.closed = True
+        with self._counting:
+            self._users -= 1
+            last = self._users <= 0 and not self.closed
+            self.closed = self.closed or last
+        if last:
             self._release()
 
     @abstractmethod

@@ -7,6 +7,8 @@ network's), so a test knows every pixel that must come out. Its model is a YAML 
     width: 96
     latency_ms: 100.0
     batch: 4                # images at once; null takes any number; 1 where it is not given
+    opening_s: 2.0          # how long opening takes; 0 where it is not given
+    hang_after: 3           # inferences, after which none ends; never where it is not given
     metadata: {mnv2_perception.model_spec: '{"name": ...}'}   # ModelSpec.to_metadata()
 """
 
@@ -35,12 +37,16 @@ class FakeEngine(Engine):
             height, width = int(values['height']), int(values['width'])
             self._latency_s = float(values['latency_ms']) / 1000.0
             batch = values.get('batch', 1)
+            opening_s = float(values.get('opening_s', 0.0))
+            self._hang_after = float(values.get('hang_after', 'inf'))
             self.metadata = dict(values['metadata'])
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as exc:
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ArithmeticError, ValueError) as exc:
             raise EngineError(
                 f'{model}: the fake engine takes a YAML file with height, width, latency_ms and '
                 f'metadata ({type(exc).__name__}: {exc})'
             ) from exc
+        time.sleep(opening_s)
+        self._inferences = 0
         self.model = model.name
         uint8 = np.dtype(np.uint8)
         self.inputs = (TensorSpec('image', (batch, height, width, 3), uint8),)
@@ -50,6 +56,9 @@ class FakeEngine(Engine):
         )
 
     def _infer(self, tensors: Tensors) -> Tensors:
+        while self._inferences >= self._hang_after:
+            time.sleep(0.1)
+        self._inferences += 1
         time.sleep(self._latency_s)
         image = tensors['image']
         return {'class_ids': image[..., 0].copy(), 'confidence': np.maximum(image[..., 1], 1)}

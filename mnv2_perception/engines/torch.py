@@ -5,7 +5,6 @@ On a GPU the network runs in fp16 (scaling and decoding in fp32), channels last,
 """
 
 from collections.abc import Callable
-import json
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -13,9 +12,9 @@ from zipfile import is_zipfile
 import numpy as np
 
 from mnv2_perception.engines.base import check_precision, Engine, Opening, Tensors, TensorSpec
+from mnv2_perception.engines.pt2 import checked_program
 from mnv2_perception.errors import EngineError
 
-FACTS = 'mnv2_perception.json'  # beside the program: names of inputs and outputs, metadata
 WARM_UP = 3  # runs before the capture, https://docs.pytorch.org/docs/stable/notes/cuda.html
 
 
@@ -46,11 +45,10 @@ class TorchEngine(Engine):
         on_gpu = torch.cuda.is_available()
         known = ('fp16', 'fp32') if on_gpu else ('fp32',)
         self.precision = check_precision(self.name, how.precision, known)
-        files = {FACTS: ''}
+        checked, facts = checked_program(model)
         try:
-            program = torch.export.load(model, extra_files=files)
-            facts = json.loads(files[FACTS])
-        except Exception as exc:  # a zip's, a pickle's, a schema's: they share no base
+            program = torch.export.load(checked)
+        except Exception as exc:  # a zip's, a schema's: they share no base
             raise EngineError(
                 f'{model}: torch refuses it: {exc}; expected a .pt2 file of `mnv2 export`'
             ) from exc

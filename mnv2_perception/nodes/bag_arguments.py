@@ -28,6 +28,7 @@ def player_arguments(args: list[str] | None) -> tuple[argparse.Namespace, list[s
     parser.add_argument('--rate', type=float, help='bag seconds per second (1.0)')
     parser.add_argument('--loop', action='store_const', const=True, help='start again at the end')
     parser.add_argument('--topics', nargs='+', metavar='T', help='play only these')
+    parser.add_argument('--exclude', nargs='+', metavar='T', help='do not play these')
     parser.add_argument('--remap', nargs='+', metavar='A:=B', help='publish A under the name B')
     parser.add_argument(
         '--start-delay', type=float, dest='start_delay_s', metavar='SECONDS',
@@ -41,6 +42,10 @@ def player_arguments(args: list[str] | None) -> tuple[argparse.Namespace, list[s
         '--wait-for-topics', nargs='+', metavar='T', help='wait for subscribers of these only'
     )
     parser.add_argument('--clock-hz', type=float, help='/clock messages per second (100; 0: none)')
+    parser.add_argument(
+        '--max-gap', type=float, dest='max_gap_s', metavar='SECONDS',
+        help='shorten longer gaps in the recording to 1 s (60; 0: none)',
+    )
     parser.add_argument('--log', metavar='FILE.csv', help='write topic,stamp_ns,published_ns')
     return parser.parse_args(own), ros
 

@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 import itertools
+import logging
 import sys
 import threading
 import time
 
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
@@ -20,23 +20,16 @@ from mnv2_perception.bags.playback import read_ahead, schedule
 from mnv2_perception.bags.read import BagMessage, BagReader
 from mnv2_perception.errors import BagError, PerceptionError
 from mnv2_perception.nodes.bag_arguments import player_arguments, player_settings
-from mnv2_perception.nodes.bag_topics import (
-    absolute,
-    begins_with_header,
-    DEFAULT_DEPTH,
-    message_class,
-    MessageLog,
-    open_log,
-    publisher_qos,
-    split_remap,
-)
-from mnv2_perception.nodes.process import ros, tell
+from mnv2_perception.nodes.bag_publisher import BagPublisher
+from mnv2_perception.nodes.bag_topics import absolute, DEFAULT_DEPTH, MessageLog, split_remap
+from mnv2_perception.nodes.process import ros, RosLogHandler, tell
+from mnv2_perception.nodes.rclpy_private import ToughNode
 
 ACK_TIMEOUT_S = 5.0
 POLL_S = 0.02
 
 
-class BagPlayerNode(Node):
+class BagPlayerNode(ToughNode):
     """Publishes the serialised messages of a bag as they were recorded, and /clock."""
 
     def __init__(self, arguments: argparse.Namespace | None = None) -> None:
@@ -49,22 +42,22 @@ class BagPlayerNode(Node):
             BagError: The bag cannot be read, or nothing of it can be played.
         """
         super().__init__('bag_player')
+        logging.getLogger('mnv2_perception').addHandler(RosLogHandler(self))
         self.settings = player_settings(self, arguments)
         self.published: Counter[str] = Counter()
         self.skipped: dict[str, str] = {}
         self.error: Exception | None = None
-        self._publisher_of: dict[tuple[str, str], Publisher] = {}
+        self._publisher_of: dict[tuple[str, str], BagPublisher] = {}
         self._waiting_publishers: list[Publisher] = []
-        self._stamped: set[str] = set()
         self._clock: Publisher | None = None
         self._stop = threading.Event()
         self._log: MessageLog | None = None
         with ExitStack() as files:
-            self._reader = files.enter_context(BagReader(self.settings.bag))
+            self.reader = files.enter_context(BagReader(self.settings.bag))
             self._create_publishers()
             if self.settings.log:
-                file = files.enter_context(open_log(self.settings.log))
-                self._log = MessageLog(file, 'published_ns')
+                self._log = MessageLog(self.settings.log, 'published_ns', self)
+                files.callback(self._log.close)
             self._files = files.pop_all()
         self._thread = threading.Thread(target=self._run, name='play')
 
@@ -87,27 +80,24 @@ class BagPlayerNode(Node):
     def _create_publishers(self) -> None:
         remap = dict(split_remap(rule) for rule in self.settings.remap)
         wanted = [absolute(name) for name in self.settings.topics]
+        excluded = [absolute(name) for name in self.settings.exclude]
         waited_for = [absolute(name) for name in self.settings.wait_for_topics]
-        self._reader.require([*wanted, *waited_for, *remap])
+        self.reader.require([*wanted, *excluded, *waited_for, *remap])
         message_count = 0
-        for topic in self._reader.topics:
-            if wanted and topic.name not in wanted:
+        for topic in self.reader.topics:
+            if (wanted and topic.name not in wanted) or topic.name in excluded:
                 continue
+            name = remap.get(topic.name, topic.name)
             try:
-                message_type = message_class(topic.type_name)
+                publisher = BagPublisher(self, topic, name)
             except BagError as exc:
                 self.skipped[topic.name] = topic.type_name
                 self.get_logger().warning(f'skipping {topic.name}: {exc}')
                 continue
-            publisher = self.create_publisher(
-                message_type, remap.get(topic.name, topic.name), publisher_qos(topic.qos)
-            )
             self._publisher_of[topic.name, topic.type_name] = publisher
             if not waited_for or topic.name in waited_for:
-                self._waiting_publishers.append(publisher)
+                self._waiting_publishers.append(publisher.ros)
             message_count += topic.message_count
-            if begins_with_header(message_type):
-                self._stamped.add(topic.type_name)
         if message_count == 0:
             raise BagError(
                 f'{self.settings.bag}: no message can be played; choose topics that have some, '
@@ -126,15 +116,16 @@ class BagPlayerNode(Node):
             for publisher in self._publisher_of.values():
                 left_s = deadline_s - time.monotonic()
                 if not self._stop.is_set() and left_s > 0:
-                    publisher.wait_for_all_acked(Duration(seconds=left_s))
+                    publisher.ros.wait_for_all_acked(Duration(seconds=left_s))
         except Exception as exc:  # A thread must hand its exception over; main() reports it.
             self.error = exc
 
     def _play(self) -> None:
         topics = {name for name, _ in self._publisher_of}
         for turn in itertools.count():
-            messages = read_ahead(self._reader.messages(topics))
-            first = next(messages)
+            messages = read_ahead(self.reader.messages(topics))
+            if (first := next(messages, None)) is None:
+                raise BagError(f'{self.settings.bag}: no message came; record or copy it again')
             if turn == 0:
                 self._wait_for_listeners(first.stamp_ns)
             self._play_once(itertools.chain([first], messages))
@@ -162,7 +153,12 @@ class BagPlayerNode(Node):
     def _play_once(self, messages: Iterator[BagMessage]) -> None:
         begin_ns = time.monotonic_ns()
         clock_hz = self.settings.clock_hz if self._clock else 0.0
-        for step in schedule(messages, self.settings.rate, clock_hz):
+        for step in schedule(messages, self.settings.rate, clock_hz, self.settings.max_gap_s):
+            if step.gap_ns:
+                self.get_logger().warning(
+                    f'{step.gap_ns / 1e9:.0f} s in which nothing was recorded are left out: more '
+                    f'than max_gap_s ({self.settings.max_gap_s:g}); /clock jumps there'
+                )
             left_ns = begin_ns + step.after_ns - time.monotonic_ns()
             if self._stop.wait(max(0.0, left_ns / 1e9)):
                 return
@@ -176,10 +172,10 @@ class BagPlayerNode(Node):
             return
         published_ns = time.monotonic_ns()
         publisher.publish(message.cdr)
-        self.published[publisher.topic_name] += 1
+        name = publisher.ros.topic_name
+        self.published[name] += 1
         if self._log:
-            stamped = message.type_name in self._stamped
-            self._log.write(publisher.topic_name, message.cdr, stamped, published_ns)
+            self._log.write(name, message.cdr, publisher.stamped, published_ns)
 
     def _publish_clock(self, stamp_ns: int) -> None:
         if self._clock:
@@ -193,7 +189,7 @@ def main(args: list[str] | None = None) -> int:
         args: Command line without the program's name; sys.argv's when None.
 
     Returns:
-        Exit code: 0, or 1 with a message on stderr.
+        Exit code: 0, or 1 with a message on stderr, also where the bag has less than it promises.
     """
     arguments, ros_args = player_arguments(args)
     try:
@@ -211,9 +207,10 @@ def main(args: list[str] | None = None) -> int:
     except PerceptionError as exc:
         print(f'error: {exc}', file=sys.stderr)
         return 1
-    published = dict(sorted(node.published.items()))
-    tell('done', bag=node.settings.bag, published=published, skipped=node.skipped)
-    return 0
+    published, missing = dict(sorted(node.published.items())), node.reader.missing
+    skipped = node.skipped
+    tell('done', bag=node.settings.bag, published=published, skipped=skipped, missing=missing)
+    return 1 if missing else 0
 
 
 if __name__ == '__main__':

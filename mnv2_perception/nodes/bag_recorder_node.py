@@ -9,7 +9,6 @@ from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.subscription import Subscription
 
 from mnv2_perception.bags.read import TopicQos
@@ -21,18 +20,18 @@ from mnv2_perception.nodes.bag_topics import (
     message_class,
     MessageLog,
     offered_qos,
-    open_log,
     subscription_qos,
 )
 from mnv2_perception.nodes.parameters import BagRecorderParameters
 from mnv2_perception.nodes.process import ros, tell
+from mnv2_perception.nodes.rclpy_private import ToughNode
 
 DISCOVERY_PERIOD_S = 0.05
 # After a signal: what has arrived by then is still written.
 DRAIN_S = 0.2
 
 
-class BagRecorderNode(Node):
+class BagRecorderNode(ToughNode):
     """Subscribes to topics as soon as they appear and writes what comes, unread, into a bag."""
 
     def __init__(self, arguments: argparse.Namespace | None = None) -> None:
@@ -59,8 +58,8 @@ class BagRecorderNode(Node):
         with ExitStack() as files:
             self._writer = files.enter_context(BagWriter(settings.out, settings.storage))
             if settings.log:
-                file = files.enter_context(open_log(settings.log))
-                self._log = MessageLog(file, 'received_ns')
+                self._log = MessageLog(settings.log, 'received_ns', self)
+                files.callback(self._log.close)
             self._files = files.pop_all()
         self._subscription_of: dict[str, tuple[TopicQos, Subscription]] = {}
         self._refused: set[str] = set()
@@ -75,7 +74,12 @@ class BagRecorderNode(Node):
         return {topic: self._writer.message_counts.get(topic, 0) for topic in self.topics}
 
     def discover(self) -> None:
-        """Subscribe to the topics that have appeared; weaken a QoS that not all can serve."""
+        """Subscribe to the topics that have appeared; weaken a QoS that not all can serve.
+
+        Raises:
+            BagError: The disk took no more of what came before.
+        """
+        self._writer.flush()
         if self.get_clock().now().nanoseconds == 0:  # use_sim_time, and no /clock yet.
             return
         for topic in self.topics:

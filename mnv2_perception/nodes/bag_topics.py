@@ -1,16 +1,18 @@
 """Topics of bags: their message classes, QoS and names, and the CSV log of what went through."""
 
+from contextlib import suppress
 import csv
 import importlib
 from pathlib import Path
 from typing import Any, TextIO
 
 from rclpy.exceptions import InvalidTopicNameException
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from rclpy.validate_full_topic_name import validate_full_topic_name
 
-from mnv2_perception.bags.read import header_stamp_ns, TopicQos
+from mnv2_perception.bags.read import BagTopic, header_stamp_ns, STAMP_BYTES, TopicQos
 from mnv2_perception.errors import BagError
 
 DEFAULT_DEPTH = 10  # What `ros2 bag play` offers where the bag does not tell.
@@ -20,6 +22,9 @@ LARGE_TYPES = {
 }
 LARGE_DEPTH = 10
 SMALL_DEPTH = 100
+TF = 'tf2_msgs/msg/TFMessage'
+# By custom, whatever a bag without QoS says; volatile subscribers hear latched topics, too.
+LATCHED = {'tf_static', 'robot_description', 'map', 'label_info'}
 LOG_HEADER = b'topic,stamp_ns,'
 
 
@@ -51,9 +56,16 @@ def begins_with_header(message_type: Any) -> bool:
     return next(iter(fields.values()), '') == 'std_msgs/Header'
 
 
-def publisher_qos(offered: TopicQos | None) -> QoSProfile:
+def is_static_tf(topic: BagTopic) -> bool:
+    """Tell whether a topic is what tf2's static broadcasters publish."""
+    return topic.type_name == TF and topic.name.rpartition('/')[2] == 'tf_static'
+
+
+def publisher_qos(topic: BagTopic) -> QoSProfile:
     """Return the QoS to publish a topic with: as it was when recorded; latched stays latched."""
-    offered = offered or TopicQos()
+    known = TopicQos(transient_local=topic.name.rpartition('/')[2] in LATCHED, depth=1)
+    # A tf2 listener hears no static broadcaster that is not latched.
+    offered = known if is_static_tf(topic) else topic.qos or known
     latched = offered.transient_local
     return profile(offered, offered.depth if latched and offered.depth > 0 else DEFAULT_DEPTH)
 
@@ -135,20 +147,41 @@ def open_log(path: str) -> TextIO:
 
 
 class MessageLog:
-    """Which messages went through, and when, as CSV.
+    """Which messages went through, and when, as CSV; it may fail without ending anything.
 
     Args:
-        file: Open; stays the caller's.
+        path: see `open_log`.
         column: Name of the times.
+        node: Tells a failure, once.
     """
 
-    def __init__(self, file: TextIO, column: str) -> None:
-        self._writer = csv.writer(file)
-        self._writer.writerow(['topic', 'stamp_ns', column])
+    def __init__(self, path: str, column: str, node: Node) -> None:
+        self._file: TextIO | None = open_log(path)
+        self._path, self._node = path, node
+        self._write(['topic', 'stamp_ns', column])
 
     def write(self, topic: str, cdr: bytes, stamped: bool, time_ns: int) -> None:
-        """Add a message; `stamped`: it begins with a header."""
-        self._writer.writerow([topic, header_stamp_ns(cdr) if stamped else '', time_ns])
+        """Add a message; `stamped`: it begins with a header, if it is whole."""
+        stamp = header_stamp_ns(cdr) if stamped and len(cdr) >= STAMP_BYTES else ''
+        self._write([topic, stamp, time_ns])
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file:
+            with suppress(OSError):
+                self._file.close()
+
+    def _write(self, row: list[object]) -> None:
+        if self._file is None:
+            return
+        try:
+            csv.writer(self._file).writerow(row)
+        except OSError as exc:
+            self._node.get_logger().error(
+                f'--log: {self._path} cannot be written ({exc}); it ends here, all else goes on'
+            )
+            self.close()
+            self._file = None
 
 
 def _is_log(path: Path) -> bool:

@@ -1,11 +1,11 @@
 """CameraNode: what the nodes that run one model on a camera's images share."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 import threading
+import time
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -18,15 +18,19 @@ from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
 from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.nodes.advice import wrong_topic
 from mnv2_perception.nodes.lifecycle import PerceptionNode
 from mnv2_perception.nodes.messages import IMAGE_CONVERTER, label_info_to_msg
 from mnv2_perception.nodes.parameters import CameraParameters
 from mnv2_perception.nodes.qos import LATCHED_QOS
 from mnv2_perception.nodes.topics import Publisher, Subscription
-from mnv2_perception.nodes.worker import Frame
+from mnv2_perception.nodes.worker import Frame, Turns
 from mnv2_perception.tasks.contract import images_at_once
 from mnv2_perception.tasks.models import Engine
 from mnv2_perception.tasks.pipeline import infer_images, Pipeline
+
+HELD = 'held back until a new subscriber of the results has the names of the classes'
+PUBLISHER_BEGINS_S = 10.0  # a bag's player waits for its subscribers first
 
 Values = TypeVar('Values', bound=CameraParameters)
 Outputs = Sequence[NDArray[Any]]
@@ -61,6 +65,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         self._label_info: Publisher
         self._label_info_lock = threading.Lock()
         self._camera: Subscription
+        self._publisher_since_s = 0.0
         super().__init__(name, **kwargs)
 
     @property
@@ -69,8 +74,8 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         assert self._model is not None, 'the node is not configured'
         return self._model
 
-    def thread(self) -> ThreadPoolExecutor:
-        return self.shared.thread
+    def turns(self) -> Turns:
+        return self.shared.turns
 
     def prepare(self, image: NDArray[uint8]) -> NDArray[uint8] | None:
         """Return what the network is to see of an RGB image (H, W, 3); None passes it over."""
@@ -87,8 +92,6 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         self._model = model
         self.shared.model_nodes.append(self)
         spec = model.spec
-        # Runtimes allocate, and load their kernels, with the first image; no camera is to wait.
-        infer_images(model.engine, spec, [np.zeros((spec.height, spec.width, 3), np.uint8)])
         self.get_logger().info(
             f'{spec.name}: {spec.width}×{spec.height}, {len(spec.classes)} classes, engine '
             f'{model.engine.name} in {model.engine.precision}, images through {IMAGE_CONVERTER}'
@@ -96,12 +99,19 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         self.get_logger().info(f'licence of the model {spec.name}: {spec.licence}')
         self._label_info = self.create_result_publisher(LabelInfo, label_info_topic, LATCHED_QOS)
 
-    def opening(self) -> AbstractContextManager[tuple[Engine, ModelSpec]]:
+    @contextmanager
+    def opening(self) -> Iterator[tuple[Engine, ModelSpec]]:
         """Open the model that the parameters name, or share it with another node."""
         values = self.parameters
-        return self.shared.models.opening(
+        with self.shared.models.opening(
             values.model, values.engine, values.threads, values.build_engine, values.precision
-        )
+        ) as (engine, spec):
+            # Runtimes allocate, and load their kernels, with the first image; no camera is to
+            # wait for that.
+            if engine not in self.shared.warm:
+                infer_images(engine, spec, [np.zeros((spec.height, spec.width, 3), np.uint8)])
+                self.shared.warm.add(engine)
+            yield engine, spec
 
     def release(self) -> None:
         if self._model:
@@ -122,6 +132,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             )
 
     def subscribe(self) -> None:
+        self._publisher_since_s = time.monotonic()
         if self.parameters.image_transport == 'compressed':
             # As image_transport does: the transport's name is appended to the remapped name.
             topic = self.resolve_topic_name('image')
@@ -161,11 +172,13 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
 
     def _prepare(self, frame: Frame) -> Entry | None:
         with self.rejecting(frame):
-            image = self.shared.image_of(frame.msg, self._camera.topic_name)
+            image = self.shared.image_of(
+                frame.msg, self._camera.topic_name, self.parameters.max_image_megapixels
+            )
             prepared = self.prepare(image)
             if prepared is not None:
                 return Entry(self, frame, image, prepared)
-            self.count(frame, 'passed_over')
+            self.count(frame, 'passed_over', HELD)
         return None
 
     def _publish(self, entry: Entry, outputs: Outputs | Exception) -> None:
@@ -173,7 +186,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             if isinstance(outputs, Exception):
                 raise outputs
             done = self.publish_result(entry.image, outputs, entry.frame.msg.header)
-            self.count(entry.frame, 'published' if done else 'passed_over')
+            self.count(entry.frame, 'published' if done else 'passed_over', '' if done else HELD)
 
     def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         result = super()._on_set_parameters(changes)
@@ -194,9 +207,15 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
 
     def explain_silence(self) -> str:
         topic = self._camera.topic_name
-        if self.count_publishers(topic):
-            return (
-                f'{topic} has a publisher, but no image arrives: images between processes need '
-                f'larger transport buffers, see config/fastdds.xml (both sides need it)'
-            )
-        return f"{topic} has no publisher; remap image to the camera's topic"
+        wrong = wrong_topic(self, topic, self.parameters.image_transport == 'compressed')
+        now_s = time.monotonic()
+        if wrong:
+            self._publisher_since_s = now_s
+            return wrong
+        if now_s - self._publisher_since_s < PUBLISHER_BEGINS_S:
+            return ''
+        return (
+            f'{topic} has a publisher, but no image arrives: it sends none (ros2 topic hz), or '
+            f'its images need larger transport buffers, see config/fastdds.xml (both sides need '
+            f'it)'
+        )

@@ -1,17 +1,34 @@
 """CostmapInputs: what costmap_node has heard, and places masks with."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from vision_msgs.msg import LabelInfo
 
 from mnv2_perception.model_spec import UNLABELLED
-from mnv2_perception.nodes.messages import depth_from_msg, pinhole_to_msg, points_from_msg
-from mnv2_perception.nodes.parameters import CostmapParameters
+from mnv2_perception.nodes.messages import (
+    depth_from_msg,
+    pinhole_to_msg,
+    points_from_msg,
+    stamp_to_ns,
+)
+from mnv2_perception.nodes.parameters import CLASS_LISTS, CostmapParameters
 from mnv2_perception.nodes.poses import Poses
-from mnv2_perception.nodes.sync import StampedQueue
+from mnv2_perception.nodes.sync import StampedQueue, StampWatch
+from mnv2_perception.nodes.waiting import Lack
+from mnv2_perception.nodes.worker import Frame
 from mnv2_perception.vision.camera import Camera
+from mnv2_perception.vision.ground_view import GroundView
 from mnv2_perception.vision.marks import points_of_depth, require_one_image
+from mnv2_perception.vision.pose import Pose
+from mnv2_perception.vision.roles import misspelt_classes, roles_of
+
+RAISE = 'raise sync_tolerance_s, sync_queue or sync_wait_s'
+NO_CONFIDENCE = f"segmentation/confidence of a mask's stamp; {RAISE}"
+
+LONGEST_NAME = 1000  # of a class
 
 
 class CostmapInputs:
@@ -35,16 +52,86 @@ class CostmapInputs:
         self.confidences: StampedQueue[Image] = StampedQueue(sync_queue)
         self.measured: StampedQueue[Image | PointCloud2] = StampedQueue(sync_queue)
 
+    def forget(self) -> None:
+        """Forget what belongs to a time: it has jumped back. Names and calibrations do not."""
+        self.confidences.clear()
+        self.measured.clear()
+
+    def measured_of(
+        self, frame: Frame, values: CostmapParameters, stamps: StampWatch
+    ) -> Image | PointCloud2 | None:
+        """Return the depth image or cloud of a mask, None if there is none.
+
+        Where stamps stand still or are zero they cannot decide: what came more than
+        `sync_tolerance_s` before the mask may be of any frame, and is not taken.
+        """
+        stamp_ns = stamp_to_ns(frame.msg.header.stamp)
+        tolerance_s = values.sync_tolerance_s
+        max_age_s = tolerance_s if stamps.undecided(stamp_ns) else None
+        return self.measured.find(stamp_ns, tolerance_s, frame.received_s, max_age_s)
+
+    def confidence_of(self, frame: Frame) -> Image | None:
+        """Return the confidence of a mask, None if there is none."""
+        stamp_ns = stamp_to_ns(frame.msg.header.stamp)
+        return self.confidences.find(stamp_ns, 0.0, frame.received_s)
+
+    def awaits_confidence(self, frame: Frame) -> bool:
+        """Tell whether the confidence of a mask may still come; there may be none at all."""
+        return not self.confidences.is_empty() and not self.confidence_of(frame)
+
+    def lack(
+        self, frame: Frame, values: CostmapParameters, stamps: StampWatch, poses: Poses
+    ) -> Lack | None:
+        """Return what of its own time a mask has to wait for before it can be placed."""
+        if self.missing(values):
+            return None  # of no time: it may never come
+        places = frame.msg
+        if values.source != 'ground':
+            measured = self.measured_of(frame, values, stamps)
+            if measured is None:
+                what = {'depth': 'depth/image', 'points': 'points'}[values.source]
+                return Lack(
+                    f"{what} within {values.sync_tolerance_s} s of a mask's stamp; "
+                    f'{stamps.warning or RAISE}',
+                    values.sync_wait_s,
+                )
+            places = measured
+        what = poses.lack(frame.msg.header, places.header.frame_id)
+        return Lack(what, poses.wait_s) if what else None
+
     def take_label_info(self, msg: LabelInfo) -> bool:
         """Take the names of the ids that a mask can hold; return whether they are new.
 
-        Nav2's layer would cast other ids to a byte.
+        Nav2's layer would cast other ids to a byte. Of each id the last name counts.
         """
         # A message of its own: in one process other nodes have the same one.
-        held = [item for item in msg.class_map if item.class_id < UNLABELLED]
+        held = list({
+            item.class_id: item for item in msg.class_map
+            if item.class_id < UNLABELLED and len(item.class_name) <= LONGEST_NAME
+        }.values())
         known = self.label_info
         self.label_info = LabelInfo(header=msg.header, class_map=held, threshold=msg.threshold)
         return known is None or bool(known.class_map != held)
+
+    def take_depth_info(self, msg: CameraInfo) -> None:
+        """Take the calibration of the depth camera."""
+        self.depth_info = msg
+
+    def roles(self, values: CostmapParameters) -> NDArray[np.uint8]:
+        """Return the role of each class id, see `roles_of`, which also may refuse the names."""
+        assert self.label_info
+        return roles_of(
+            {item.class_name: item.class_id for item in self.label_info.class_map},
+            values.traversable_classes, values.forbidden_classes, values.obstacle_classes,
+            values.ignored_classes,
+        )
+
+    def semantic_size(
+        self, ids: NDArray[np.uint8], values: CostmapParameters
+    ) -> tuple[int, int]:
+        """Return height and width of what the semantic layer gets of a mask (H, W)."""
+        height = min(values.semantic_height, len(ids))
+        return height, max(1, round(height * ids.shape[1] / len(ids)))
 
     def missing(self, values: CostmapParameters) -> list[str]:
         """Return the topics that have not been heard, and without which no mask is placed."""
@@ -56,6 +143,15 @@ class CostmapInputs:
             'depth/camera_info': self.depth_info or values.source != 'depth',
         }
         return [name for name, there in needed.items() if not there]
+
+    def misspelt_classes(self, values: CostmapParameters) -> str:
+        """Return which names of classes look misspelt: what they stand for is not marked."""
+        names = [item.class_name for item in self.label_info.class_map] if self.label_info else []
+        lists = {name: getattr(values, name) for name in CLASS_LISTS}
+        return '; '.join(
+            f'the masks have no class {name!r}, did you mean {close!r}?'
+            for name, close in misspelt_classes(names, lists).items()
+        )
 
     def calibration(self, values: CostmapParameters) -> str:
         """Return where the calibration of the mask's camera comes from, empty if there is none."""
@@ -112,3 +208,33 @@ class CostmapInputs:
             camera, size, poses.base_from_camera(header.frame_id, header),
             poses.base_from_camera(frame_id, header) if elsewhere else None,
         )
+
+
+class Views:
+    """What the camera sees of the ground, worked out anew where it has moved.
+
+    Args:
+        tell: logs what is seen, of each camera once.
+    """
+
+    def __init__(self, tell: Callable[[str], object]) -> None:
+        self._tell = tell
+        self._last: tuple[Camera, Pose, GroundView] | None = None
+
+    def of(self, camera: Camera, pose: Pose, values: CostmapParameters) -> GroundView:
+        """Return the view of a camera from a pose.
+
+        Raises:
+            CalibrationError: it sees no ground.
+        """
+        last = self._last
+        if last and last[0] == camera and last[1].is_close(pose):
+            return last[2]
+        view = GroundView(camera, pose, values.max_range_m, values.max_footprint_m)
+        if last is None or last[0] != camera:
+            self._tell(
+                f'camera at height {pose.translation[2]:.2f} m sees ground as far as '
+                f'{view.range_max_m:.1f} m'
+            )
+        self._last = camera, pose, view
+        return view

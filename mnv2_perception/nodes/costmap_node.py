@@ -9,8 +9,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
-from mnv2_perception.errors import ParameterError
-from mnv2_perception.nodes.costmap_inputs import CostmapInputs
+from mnv2_perception.nodes.costmap_inputs import CostmapInputs, NO_CONFIDENCE, Views
 from mnv2_perception.nodes.costmap_results import CostmapResults
 from mnv2_perception.nodes.greeting import GREET_PERIOD_S, Greeting
 from mnv2_perception.nodes.lifecycle import LOG_PERIOD_S, PerceptionNode
@@ -19,14 +18,12 @@ from mnv2_perception.nodes.parameters import CostmapParameters
 from mnv2_perception.nodes.poses import IN_PLACE, Poses
 from mnv2_perception.nodes.process import spin
 from mnv2_perception.nodes.qos import LATCHED_QOS
+from mnv2_perception.nodes.sync import on_jump_back
 from mnv2_perception.nodes.topics import Subscription
+from mnv2_perception.nodes.waiting import Lack, WaitingRoom
 from mnv2_perception.nodes.worker import Frame
-from mnv2_perception.vision.camera import Camera
-from mnv2_perception.vision.costmap import GroundView
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.marks import Limits, marks_of_points, marks_on_ground
-from mnv2_perception.vision.pose import Pose
-from mnv2_perception.vision.roles import roles_of
 
 
 class CostmapNode(PerceptionNode[CostmapParameters]):
@@ -40,33 +37,29 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         self._mask: Subscription
         self._poses: Poses | None = None
         self.inputs = CostmapInputs(0)
-        self._view: tuple[Camera, Pose, GroundView] | None = None
+        self._views = Views(lambda text: self.get_logger().info(text))
+        self._room = WaitingRoom(self._find_lack)
+        self._lack = ''
+        self._forgot_s = 0.0
         super().__init__('costmap_node', **kwargs)
         self.create_steady_timer(GREET_PERIOD_S, self.greet)
+        self._jumps = on_jump_back(self.get_clock(), self._forget)
 
     # Lifecycle
 
     def acquire(self) -> None:
         values = self.parameters
-        if values.source == 'depth' and values.horizontal_fov_rad:
-            raise ParameterError(
-                "horizontal_fov_rad is no calibration for source 'depth', whose points would be "
-                "off by the guess; remap camera_info to the camera's own, or, where depth is "
-                'registered to the image, to depth/camera_info'
-            )
         self._poses = Poses(self, values)
-        if self._poses.warning:
-            self.get_logger().warning(self._poses.warning)
         self._results = CostmapResults(self.create_result_publisher)
         self.greeting = Greeting(
-            self._results.mask.get_subscription_count, self._publish_label_info
+            self, self._results.mask, self._results.label_info, self._publish_label_info
         )
         self.inputs = CostmapInputs(values.sync_queue)
 
     def release(self) -> None:
         if self._poses:
             self._poses.close()
-        self._poses = self._view = None
+        self._poses, self._lack = None, ''
         self.inputs = CostmapInputs(0)
 
     def announce(self) -> None:
@@ -78,7 +71,7 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         listen(Image, 'segmentation/confidence', self.inputs.confidences.put)
         listen(CameraInfo, 'camera_info', self.on_camera_info)
         if source == 'depth':
-            listen(CameraInfo, 'depth/camera_info', self.on_depth_info)
+            listen(CameraInfo, 'depth/camera_info', self.inputs.take_depth_info)
             listen(Image, 'depth/image', self.inputs.measured.put)
         elif source == 'points':
             listen(PointCloud2, 'points', self.inputs.measured.put)
@@ -100,52 +93,67 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
             self.get_logger().info('camera_info came: horizontal_fov_rad counts no longer')
         self.inputs.camera_info = msg
 
-    def on_depth_info(self, msg: CameraInfo) -> None:
-        """Take the calibration of the depth camera."""
-        self.inputs.depth_info = msg
-
     def _publish_label_info(self) -> None:
         if self.inputs.label_info:
             self._results.label_info.publish(self.inputs.label_info)
 
     # One mask
 
-    def work(self, frame: Frame) -> None:
-        with self.rejecting(frame):
-            self.count(frame, 'published' if self._place(frame.msg) else 'passed_over')
+    def on_frame(self, msg: Image) -> None:
+        jumped = self.stamps.is_jump_back(stamp_to_ns(msg.header.stamp))
+        if jumped and not self.get_clock().ros_time_is_active:  # else /clock tells it
+            self._forget()
+        super().on_frame(msg)
 
-    def _place(self, msg: Image) -> bool:
+    def _forget(self, _: Any = None) -> None:
+        """Forget what was heard of another time: it has jumped back."""
+        self._forgot_s = time.monotonic()
+        self.inputs.forget()
+        if self._poses:
+            self._poses.forget()
+
+    def work(self, frame: Frame) -> None:
+        for each, lack in self._room.serve(frame, self.take_waiting, lambda: self.active):
+            with self.rejecting(each):
+                current = self.active and each.received_s >= self._forgot_s
+                done = current and self._place(each, lack)
+                outcome = 'published' if done else 'passed_over'
+                self.count(each, outcome, '' if done else self._missing())
+
+    def _find_lack(self, frame: Frame) -> Lack | None:
         values, inputs, poses = self.parameters, self.inputs, self._poses
         assert poses
         poses.values = values
-        if missing := self._missing():
-            self.get_logger().warning(
-                f'masks wait for {missing}', throttle_duration_sec=LOG_PERIOD_S
-            )
+        lack = inputs.lack(frame, values, self.stamps, poses)
+        if lack is None and self._has_semantic() and inputs.awaits_confidence(frame):
+            lack = Lack(NO_CONFIDENCE, values.sync_wait_s)
+        return lack if frame.received_s >= self._forgot_s else None
+
+    def _has_semantic(self) -> bool:
+        return self._results.mask.get_subscription_count() > 0 and not self.greeting.holding()
+
+    def _place(self, frame: Frame, lack: Lack | None) -> bool:
+        values, inputs, poses, msg = self.parameters, self.inputs, self._poses, frame.msg
+        assert poses
+        self._lack = lack.what if lack else ''
+        if inputs.missing(values):
+            self._tell_missing(unpaired=0)
             return False
-        assert inputs.label_info
         ids = labels_from_msg(msg)
-        roles = roles_of(
-            {item.class_name: item.class_id for item in inputs.label_info.class_map},
-            values.traversable_classes, values.forbidden_classes, values.obstacle_classes,
-            values.ignored_classes,
-        )
-        measured = None
-        if values.source != 'ground':
-            measured = inputs.measured.find(
-                stamp_to_ns(msg.header.stamp), values.sync_tolerance_s, values.sync_wait_s
-            )
-            if measured is None:
-                self._count_miss(f'{values.source} within {values.sync_tolerance_s} s')
-                return False
+        roles = inputs.roles(values)
+        measured = inputs.measured_of(frame, values, self.stamps)
+        if measured is None and values.source != 'ground':
+            self._tell_missing(unpaired=1)
+            return False
         camera, info = inputs.camera_of(msg, values)
-        height = min(values.semantic_height, len(ids))
-        size = height, max(1, round(height * ids.shape[1] / len(ids)))
+        size = inputs.semantic_size(ids, values)
         grid_from_base = poses.grid_from_base(msg.header)
         limits = Limits(**{item.name: getattr(values, item.name) for item in fields(Limits)})
         if measured is None:
             assert camera
-            view = self._view_of(camera, poses.base_from_camera(msg.header.frame_id, msg.header))
+            view = self._views.of(
+                camera, poses.base_from_camera(msg.header.frame_id, msg.header), values
+            )
             marks = marks_on_ground(view, ids, roles, grid_from_base, limits)
         else:
             points = inputs.points_of(measured, camera, size, msg, poses)
@@ -154,43 +162,26 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         in_base = Header(stamp=msg.header.stamp, frame_id=values.base_frame)
         in_grid = Header(stamp=msg.header.stamp, frame_id=values.grid_frame)
         self._results.publish(marks, in_base, in_base if grid_from_base is IN_PLACE else in_grid)
-        if not self.greeting.holding() and self._results.mask.get_subscription_count():
-            found = inputs.confidences.find(
-                stamp_to_ns(msg.header.stamp), 0.0, values.sync_wait_s
-            )
-            if found is None:
-                self._count_miss('segmentation/confidence')
-            else:
+        if self._has_semantic():
+            if found := inputs.confidence_of(frame):
                 self._results.publish_semantic(
-                    ids, labels_from_msg(found), marks.points, info, size, msg.header, in_base
+                    ids, labels_from_msg(found), marks.points(), info, size, msg.header, in_base
                 )
+            else:
+                self._lack = NO_CONFIDENCE
+                self._tell_missing(unpaired=1)
         return True
 
     def _missing(self) -> str:
-        missing = self.inputs.missing(self.parameters)
-        return ', '.join(self.resolve_topic_name(name) for name in missing)
+        missing = map(self.resolve_topic_name, self.inputs.missing(self.parameters))
+        return ', '.join([*missing, *filter(None, [self._lack])])
 
-    def _count_miss(self, what: str) -> None:
+    def _tell_missing(self, unpaired: int) -> None:
         with self._lock:
-            self.counts['unpaired'] += 1
+            self.counts['unpaired'] += unpaired
         self.get_logger().warning(
-            f"no {what} of a mask's stamp; raise sync_tolerance_s, sync_queue or sync_wait_s",
-            throttle_duration_sec=LOG_PERIOD_S,
+            f'masks wait for {self._missing()}', throttle_duration_sec=LOG_PERIOD_S
         )
-
-    def _view_of(self, camera: Camera, pose: Pose) -> GroundView:
-        """Return what the camera sees of the ground, worked out anew where it has moved."""
-        values = self.parameters
-        if self._view is None or self._view[0] != camera or not self._view[1].is_close(pose):
-            begin_s = time.monotonic()
-            view = GroundView(camera, pose, values.max_range_m, values.max_footprint_m)
-            self._view = camera, pose, view
-            self.get_logger().info(
-                f'camera at height {pose.translation[2]:.2f} m sees ground as far as '
-                f'{view.range_max_m:.1f} m; worked out in {time.monotonic() - begin_s:.2f} s',
-                throttle_duration_sec=LOG_PERIOD_S,
-            )
-        return self._view[2]
 
     def describe(self) -> dict[str, object]:
         values = self.parameters
@@ -201,6 +192,13 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
             'waiting_for': self._missing(),
             'unpaired': self.counts['unpaired'],
         }
+
+    def fault(self) -> str:
+        return self.inputs.misspelt_classes(self.parameters)
+
+    def waiting(self) -> str:
+        unheard = bool(self.inputs.missing(self.parameters))
+        return self._missing() + ': start what publishes it, or remap it' * unheard
 
     def warning(self) -> str:
         return self._poses.warning if self._poses else ''

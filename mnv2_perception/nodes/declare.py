@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import Field, field, fields, replace
+import math
 import re
 from typing import Any, TypeVar
 
@@ -78,17 +79,36 @@ def read(node: Node, cls: type[P]) -> P:
     """Return the node's parameters.
 
     Raises:
-        ParameterError: a value is not one of the possible ones.
+        ParameterError: a value is not one of the possible ones, or contradicts another.
     """
-    values = {}
-    for item in fields(cls):  # type: ignore[arg-type]
-        if isinstance(item.default, tuple):
-            value = node.get_parameter_or(item.name).value or ()  # [] in YAML sets nothing
-            values[item.name] = tuple(part for part in value if part != '')
-            continue
-        values[item.name] = node.get_parameter(item.name).value
-        check_choice(item, values[item.name])
-    return cls(**values)
+    values = cls(**{
+        # [] in YAML sets nothing
+        item.name: value_of(item, node.get_parameter_or(item.name).value)
+        for item in fields(cls)  # type: ignore[arg-type]
+    })
+    check(values)
+    return values
+
+
+def value_of(item: 'Field[Any]', value: Any) -> Any:
+    """Return what a field holds of a ROS value.
+
+    Raises:
+        ParameterError: it is not one of the possible ones.
+    """
+    if isinstance(item.default, tuple):
+        value = tuple(part for part in value or () if part != '')
+    parts = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
+        raise ParameterError(f'{item.name} is {value}, expected a finite number')
+    check_choice(item, value)
+    return value
+
+
+def check(values: Any) -> None:
+    """Raise ParameterError if parameters contradict each other, where their class can tell."""
+    if hasattr(values, 'check'):
+        values.check()
 
 
 def ros_default(item: 'Field[Any]') -> Any:
@@ -114,21 +134,22 @@ def change(
     """
     by_name = {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
     ours = [parameter for parameter in changes if parameter.name in by_name]
+    given: dict[str, Any] = {}
+    before = values
     try:
         for new in ours:
             item = by_name[new.name]
+            given[new.name] = value_of(item, new.value)
             if values is not None and not item.metadata['live']:
                 raise ParameterError(
                     f'{new.name} is read when the node is configured; deactivate and clean up '
                     f'first'
                 )
-            check_choice(item, new.value)
+        if values is not None:
+            values = replace(values, **given)  # type: ignore[type-var]
+            check(values)
     except ParameterError as exc:
-        return values, SetParametersResult(successful=False, reason=str(exc))
-    if values is not None:
-        values = replace(  # type: ignore[type-var]
-            values, **{new.name: new.value for new in ours}
-        )
+        return before, SetParametersResult(successful=False, reason=str(exc))
     return values, SetParametersResult(successful=True)
 
 

@@ -1,16 +1,26 @@
 """What a node tells on /diagnostics: how it fares, what became of its frames, its own facts."""
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+import logging
+import threading
 import time
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 
 from mnv2_perception.nodes.messages import diagnostics_to_msg
+from mnv2_perception.nodes.worker import HANG_S
 
 COUNTS = ('received', 'published', 'passed_over', 'rejected', 'lost')
 SILENCE_S = 3.0
+WINDOW_S = 5.0
+PERIOD_S = 1.0
+SLOW_OPENING_S = 10.0
+HUNG_OPENING_S = 60.0
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,14 @@ class Health:
         silent_s: how long no frame has come.
         counts: of frames since it started, by what became of them.
         latencies_ms: of the latest results.
+        fault: what makes its results wrong, empty if nothing does.
+        waiting: what it lacks to make results, and the cure; empty where it has all.
+        rejection: why the last frame was rejected.
+        passing: why the last frame was passed over, where that is not because a newer one came.
+        busy_s: how long its worker has been at one frame, or at opening or closing the model.
+        builds: whether opening may take minutes.
+        max_rate_hz: frames a second that it processes at most; 0 where it takes all.
+        silence: why no frame may come, and what to do.
     """
 
     state: str
@@ -34,6 +52,14 @@ class Health:
     silent_s: float
     counts: Mapping[str, int]
     latencies_ms: Sequence[float]
+    fault: str = ''
+    waiting: str = ''
+    rejection: str = ''
+    passing: str = ''
+    busy_s: float = 0.0
+    builds: bool = False
+    max_rate_hz: float = 0.0
+    silence: str = ''
 
     @property
     def silent(self) -> bool:
@@ -41,24 +67,51 @@ class Health:
         return self.active and not self.failure and self.silent_s > SILENCE_S
 
 
-def judge(health: Health, rejected: int) -> tuple[bytes, str]:
-    """Return the level of a DiagnosticStatus and its message.
+def judge(health: Health, new: Mapping[str, int], over_s: float) -> tuple[bytes, str]:
+    """Return the level of a DiagnosticStatus and its message; docs/topics.md has the table.
 
     Args:
         health: of the node.
-        rejected: frames since the last report.
+        new: counts of the frames of the last seconds.
+        over_s: how many seconds these are.
     """
+    if health.state in ('configuring', 'unconfigured') and health.busy_s:
+        text = f'opening the model for {health.busy_s:.0f} s'
+        if health.busy_s > HUNG_OPENING_S and not health.builds:
+            return DiagnosticStatus.ERROR, f'{text}: the engine does not answer; {RESTART}'
+        slow = health.busy_s > SLOW_OPENING_S and not health.builds
+        return DiagnosticStatus.WARN if slow else DiagnosticStatus.OK, text
+    if health.busy_s > HANG_S:
+        text = f'the engine has not answered for {health.busy_s:.0f} s'
+        return DiagnosticStatus.ERROR, f'{text}; {RESTART}'
     if health.failure:
         return DiagnosticStatus.ERROR, health.failure
     if not health.active:
         return DiagnosticStatus.OK, f'{health.state}, not working'
+    if health.fault:
+        return DiagnosticStatus.ERROR, health.fault
     if health.silent:
-        return DiagnosticStatus.WARN, f'no image for {SILENCE_S:.0f} s or more'
-    if rejected:
-        return DiagnosticStatus.WARN, f'{rejected} frames rejected, see the log'
+        cause = f': {health.silence}' if health.silence else ''
+        return DiagnosticStatus.WARN, f'no image for {SILENCE_S:.0f} s or more{cause}'
+    received, published, rejected = new['received'], new['published'], new['rejected']
+    reasons = [
+        f'it waits for {health.waiting}' if health.waiting else '',
+        f'{rejected} rejected, the last: {health.rejection}' if rejected else '',
+        health.passing if new['passed_over'] else '',
+    ]
+    reason = '; '.join(text for text in reasons if text)
+    due_s = max(WINDOW_S, 3.0 / health.max_rate_hz if health.max_rate_hz else 0.0)
+    if received and not published and over_s > due_s - PERIOD_S / 2.0:
+        text = f'no result of {received} images in {over_s:.0f} s'
+        return DiagnosticStatus.ERROR, f'{text}: {reason or "none has been processed"}'
+    if health.waiting or rejected or (health.passing and new['passed_over']):
+        return DiagnosticStatus.WARN, f'{published} results of {received} images: {reason}'
     if health.warning:
         return DiagnosticStatus.WARN, health.warning
     return DiagnosticStatus.OK, 'working'
+
+
+RESTART = 'if it stays so, restart the process (a second SIGTERM ends it at once)'
 
 
 class Diagnostics:
@@ -71,24 +124,68 @@ class Diagnostics:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self._reported_s = time.monotonic()
-        self._reported: Mapping[str, int] = {}
+        self._reported: deque[tuple[float, Mapping[str, int]]] = deque([(time.monotonic(), {})])
+        self._was_active = False
 
     def publish(self, health: Health, facts: Mapping[str, object]) -> None:
         """Publish level and message, counts, rate, latency, and the node's own facts."""
         now_s, counts = time.monotonic(), health.counts
-        period_s = max(now_s - self._reported_s, 1e-6)
-        new = {name: counts.get(name, 0) - self._reported.get(name, 0) for name in COUNTS}
-        self._reported_s, self._reported = now_s, counts
-        level, message = judge(health, new['rejected'])
+        if health.active and not self._was_active:
+            self._reported = deque([self._reported[-1]])  # how it fares since then
+        self._was_active = health.active
+        window_s = max(WINDOW_S, 3.0 / health.max_rate_hz if health.max_rate_hz else 0.0)
+        while len(self._reported) > 1 and now_s - self._reported[1][0] > window_s - PERIOD_S / 2.0:
+            self._reported.popleft()
+        before_s, before = self._reported[0]
+        new = {name: counts.get(name, 0) - before.get(name, 0) for name in COUNTS}
+        self._reported.append((now_s, counts))
+        level, message = judge(health, new, now_s - before_s)
         values: dict[str, object] = {name: counts.get(name, 0) for name in COUNTS}
-        values['rate_hz'] = f'{new["published"] / period_s:.1f}'
+        values['rate_hz'] = f'{new["published"] / max(now_s - before_s, 1e-6):.1f}'
         if latencies_ms := sorted(health.latencies_ms):
             values['latency_p50_ms'] = f'{latencies_ms[len(latencies_ms) // 2]:.1f}'
             values['latency_p95_ms'] = f'{latencies_ms[int(len(latencies_ms) * 0.95)]:.1f}'
+        values['last_rejection'] = health.rejection
         self._publisher.publish(
             diagnostics_to_msg(
                 f'{self._node.get_fully_qualified_name()[1:]}: frames', self._node.get_name(),
                 level, message, {**values, **facts}, self._node.get_clock().now().to_msg(),
             )
         )
+
+
+class Heartbeat:
+    """Calls what tells how nodes fare once a second, in a thread of its own.
+
+    An executor that is stuck in a transition, or a node whose engine hangs, silences nobody.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._reports: list[Callable[[], None]] = []
+        threading.Thread(target=self._run, name='diagnostics', daemon=True).start()
+
+    def add(self, report: Callable[[], None]) -> None:
+        """Begin to call a function."""
+        with self._lock:
+            self._reports.append(report)
+
+    def remove(self, report: Callable[[], None]) -> None:
+        """End calling it; it is not under way any more then."""
+        with self._lock:
+            if report in self._reports:
+                self._reports.remove(report)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed.set()
+
+    def _run(self) -> None:
+        while not self._closed.wait(PERIOD_S):
+            with self._lock:
+                for report in self._reports:
+                    try:
+                        report()
+                    except Exception:  # of one node; the others are to be heard of
+                        LOGGER.exception('diagnostics')

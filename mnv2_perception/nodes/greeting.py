@@ -4,33 +4,48 @@ from collections.abc import Callable
 import threading
 import time
 
+from rclpy.node import Node
+
+from mnv2_perception.nodes.topics import Publisher
+
 # A late subscriber has no order between label_info and mask: Nav2's layer dereferences null when
 # a mask comes first. So masks wait this long after a subscriber appeared.
 HOLD_S = 0.5
+# But each hold starves who listened already: those that appear sooner after one get the names
+# before the next mask, which waits no longer than this for them to acknowledge them.
+HOLD_EVERY_S = 3.0
+WAIT_S = 0.1
 GREET_PERIOD_S = 0.1
 
 
 class Greeting:
     """Sends the names again when a subscriber has appeared, and holds masks back meanwhile.
 
+    Subscribers of this process are not meant: they have the names before any mask.
+
     Args:
-        count_subscribers: of the mask.
+        node: whose topics they are.
+        mask: whose subscribers are greeted.
+        names: the publisher of label_info.
         publish_names: sends label_info.
     """
 
     def __init__(
-        self, count_subscribers: Callable[[], int], publish_names: Callable[[], None]
+        self, node: Node, mask: Publisher, names: Publisher, publish_names: Callable[[], None]
     ) -> None:
-        self._count_subscribers = count_subscribers
+        self._node = node
+        self._mask = mask
+        self._names = names
         self._publish_names = publish_names
         self._lock = threading.Lock()
-        self._known = 0
+        self._known: set[tuple[int, ...]] = set()
+        self._unheard = False
         self.hold_until_s = 0.0
 
     def announce(self) -> None:
         """Send the names and begin to hold."""
         with self._lock:
-            self._known = self._count_subscribers()
+            self._known = self._subscribers()
             self._send()
 
     def greet(self) -> None:
@@ -40,15 +55,29 @@ class Greeting:
         before its mask goes out.
         """
         with self._lock:
-            known, self._known = self._known, self._count_subscribers()
-            if self._known > known:
+            known, self._known = self._known, self._subscribers()
+            if self._known - known:
                 self._send()
 
     def holding(self) -> bool:
-        """Greet, and tell whether masks are to be held back now."""
+        """Greet, and tell whether masks are to be held back now from other processes."""
         self.greet()
-        return time.monotonic() < self.hold_until_s
+        if time.monotonic() < self.hold_until_s:
+            return True
+        with self._lock:
+            unheard, self._unheard = self._unheard, False
+        if unheard:
+            self._names.wait_until_heard(self._mask.count_elsewhere(), WAIT_S)
+        return False
+
+    def _subscribers(self) -> set[tuple[int, ...]]:
+        """Who listens; their number alone would hide one that comes as another goes."""
+        found = self._node.get_subscriptions_info_by_topic(self._mask.topic_name)
+        return {tuple(info.endpoint_gid) for info in found}
 
     def _send(self) -> None:
         self._publish_names()
-        self.hold_until_s = time.monotonic() + HOLD_S
+        self._unheard = True
+        now_s = time.monotonic()
+        if now_s >= self.hold_until_s - HOLD_S + HOLD_EVERY_S:
+            self.hold_until_s = now_s + HOLD_S

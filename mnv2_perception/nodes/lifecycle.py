@@ -6,9 +6,9 @@ Guarded lifecycle transitions, one worker thread on the newest frame, QoS by nam
 from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 import threading
 import time
 from typing import Any, Generic, TypeVar
@@ -25,16 +25,21 @@ from sensor_msgs.msg import CompressedImage, Image
 from mnv2_perception.errors import PerceptionError
 from mnv2_perception.nodes import declare
 from mnv2_perception.nodes.diagnostics import Diagnostics, Health
+from mnv2_perception.nodes.messages import stamp_to_ns
+from mnv2_perception.nodes.overrides import check_overrides
 from mnv2_perception.nodes.parameters import LifecycleParameters
 from mnv2_perception.nodes.process import tell
 from mnv2_perception.nodes.qos import CAMERA_QOS, RESULT_QOS
 from mnv2_perception.nodes.rclpy_private import TolerantLifecycleNode
 from mnv2_perception.nodes.shared import Shared
-from mnv2_perception.nodes.topics import Lost, Publisher, Subscription
-from mnv2_perception.nodes.worker import Frame, NewestFrameWorker
+from mnv2_perception.nodes.sync import StampWatch
+from mnv2_perception.nodes.topics import Publisher, Subscription
+from mnv2_perception.nodes.worker import Frame, NewestFrameWorker, Turns
 
 LOG_PERIOD_S = 5.0
 LATENCY_WINDOW = 256
+# How long a transition waits for the work under way.
+IDLE_S = 2.0
 
 Values = TypeVar('Values', bound=LifecycleParameters)
 
@@ -50,8 +55,9 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
 
     Counted in `counts`: received (frames that reached the callback), published, passed_over
     (a newer one came first, max_rate_hz, held back, or the node was not active), rejected
-    (malformed, or processing failed) and lost (the middleware says that it lost them before the
-    callback). Once idle, received = published + passed_over + rejected.
+    (malformed, or processing failed) and lost (never reached the callback, see `Losses`). Once
+    idle, received = published + passed_over + rejected, and of one camera in another process
+    received + lost = what it sent since its first image that arrived.
 
     Args:
         name: of the node.
@@ -71,15 +77,22 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
         self._lock = threading.Lock()
         self._values: Values | None = None
         self._worker: NewestFrameWorker[Frame] | None = None
+        self.stamps = StampWatch()
         self._result_publishers: list[Publisher] = []
         self._camera_subscriptions: list[Subscription] = []
         self._next_due_s = 0.0
         self._last_received_s = 0.0
         self._failure = ''
+        self._rejection = ''
+        self._passing = ''
+        self._abandoned = False
+        # Of what the diagnostics' thread reads and transitions take away.
+        self._facts_lock = threading.Lock()
         declare.declare(self, self.Parameters)
+        check_overrides(self, self.Parameters, self._is_alone)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = Diagnostics(self)
-        self.create_steady_timer(1.0, self.publish_diagnostics)
+        self.shared.heartbeat.add(self.publish_diagnostics)
         self._autostart_timer: Timer | None = None
         if self.get_parameter('autostart').value:
             # From the executor, so that a lifecycle manager's requests never run beside it.
@@ -122,8 +135,16 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
         """Return what the diagnostics warn of although the node works, empty if nothing."""
         return ''
 
-    def thread(self) -> ThreadPoolExecutor | None:
-        """Return where the worker works; None: in a thread of its own."""
+    def fault(self) -> str:
+        """Return what makes the results wrong although there are some, empty if nothing does."""
+        return ''
+
+    def waiting(self) -> str:
+        """Return what the node lacks to make results, and the cure, empty if it has all."""
+        return ''
+
+    def turns(self) -> Turns | None:
+        """Return the turns that the workers of this process take, None if this one takes none."""
         return None
 
     def take_waiting(self) -> Frame | None:
@@ -152,7 +173,8 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
             qos: best effort unless told otherwise.
         """
         subscription = Subscription(
-            self, msg_type, topic, callback or self.on_frame, self._on_lost, qos
+            self, msg_type, topic, callback or self.on_frame,
+            (lambda count: None) if callback else self._on_frames_lost, qos,
         )
         self._camera_subscriptions.append(subscription)
         self.shared.topics.subscribe(subscription)
@@ -181,6 +203,7 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
         with self._lock:
             self.counts['received'] += 1
             self._last_received_s = now_s
+            self.stamps.take(stamp_to_ns(msg.header.stamp))
             if not self.active:
                 self.counts['passed_over'] += 1
                 return
@@ -204,32 +227,36 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
             self.get_logger().error(
                 f'frame rejected: {kind}{exc}', throttle_duration_sec=LOG_PERIOD_S
             )
-            self.count(frame, 'rejected')
+            self.count(frame, 'rejected', f'{kind}{exc}')
 
-    def count(self, frame: Frame, outcome: str) -> None:
-        """Count how a frame ended: published, passed_over or rejected."""
+    def count(self, frame: Frame, outcome: str, reason: str = '') -> None:
+        """Count how a frame ended: published, passed_over or rejected, for the reason."""
         with self._lock:
             self.counts[outcome] += 1
+            if outcome == 'rejected':
+                self._rejection = reason
+            else:
+                self._passing = reason
             if outcome == 'published':
                 self.latencies_ms.append((time.monotonic() - frame.received_s) * 1000.0)
 
-    def _on_lost(self, event: Lost) -> None:
+    def _on_frames_lost(self, count: int) -> None:
         with self._lock:
-            self.counts['lost'] += event.total_count_change
+            self.counts['lost'] += count
         self.get_logger().warning(
-            f'{event.total_count} images lost before they arrived: images between processes '
-            f'need larger transport buffers, see config/fastdds.xml (both sides need it)',
+            f'{self.counts["lost"]} images did not arrive: this process was busy, they cannot be '
+            f'read, or need larger transport buffers, see config/fastdds.xml (for both sides)',
             throttle_duration_sec=LOG_PERIOD_S,
         )
 
     # Lifecycle. rclpy swallows exceptions of these callbacks, so each is guarded here.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._failure = ''
-        self._worker = NewestFrameWorker(self.work, self.thread())
+        self._failure = self._rejection = self._passing = ''
+        self._worker = NewestFrameWorker(self.work, self.turns())
         try:
             self._values = declare.read(self, self.Parameters)
-            self._worker.run(self.acquire)
+            self._worker.run(self.acquire)  # plans take minutes to build: no limit but a signal
         except Exception as exc:
             self._log_failure('configure', exc)
             self._release_all()
@@ -255,10 +282,12 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._stop_working()
+        self._stop_working()  # an engine that hangs is told by the diagnostics
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if not self._stop_working():
+            return TransitionCallbackReturn.FAILURE  # what is in use cannot be released
         self._release_all()
         return TransitionCallbackReturn.SUCCESS
 
@@ -271,12 +300,19 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
         return TransitionCallbackReturn.SUCCESS
 
     def destroy_node(self) -> None:
+        self.shared.heartbeat.remove(self.publish_diagnostics)
         self._release_all()
         if self._is_alone:
             self.shared.close()
         super().destroy_node()
 
-    def _stop_working(self) -> None:
+    @property
+    def abandoned(self) -> bool:
+        """Whether the engine hung when it was to be released; the process is to be ended."""
+        return self._abandoned
+
+    def _stop_working(self) -> bool:
+        """End receiving; return whether the work under way has ended too."""
         while self._camera_subscriptions:
             self.shared.topics.unsubscribe(self._camera_subscriptions.pop())
         with self._lock:
@@ -285,22 +321,31 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
             if self._worker.take():
                 with self._lock:
                     self.counts['passed_over'] += 1
-            self._worker.run(lambda: None)
+            try:
+                self._worker.run(lambda: None, IDLE_S)
+            except TimeoutError as exc:
+                self._log_failure('waiting for the engine', exc)
+                return False
+        return True
 
     def _release_all(self) -> None:
-        self._stop_working()
+        idle = self._stop_working()
         while self._result_publishers:
             publisher = self._result_publishers.pop()
             self.shared.topics.remove_publisher(publisher)
             self.destroy_lifecycle_publisher(publisher.publisher)
         if self._worker:
             try:
-                self._worker.run(self.release)
+                if idle:
+                    self._worker.run(self.release, IDLE_S, turn=True)
             except Exception as exc:
                 self._log_failure('release', exc)
+                idle = not isinstance(exc, TimeoutError)
             self._worker.close()
-        self._worker = None
-        self._values = None
+        self._abandoned = self._abandoned or not idle
+        with self._facts_lock:
+            self._worker = None
+            self._values = None
 
     def _log_failure(self, what: str, exc: Exception) -> None:
         kind = '' if isinstance(exc, PerceptionError) else f'unexpected {type(exc).__name__}: '
@@ -326,20 +371,28 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
 
     def publish_diagnostics(self) -> None:
         """Publish one status: state, counts, rate, latency, and the node's own facts."""
-        configured = self._values is not None
-        warning = self.warning() if configured else ''
+        with self._facts_lock:
+            values, worker = self._values, self._worker
+            acquired = values is not None and self.state_label in ('active', 'inactive')
+            facts = self.describe() if acquired else {}
+            fault, waiting, warning = (
+                (self.fault(), self.waiting(), self.warning() or self.stamps.warning)
+                if acquired else ('', '', '')
+            )
         with self._lock:
+            silent_s = time.monotonic() - self._last_received_s
             health = Health(
-                self.state_label, self.active, self._failure, warning,
-                time.monotonic() - self._last_received_s, dict(self.counts),
-                list(self.latencies_ms),
+                self.state_label, self.active, self._failure, warning, silent_s,
+                dict(self.counts), list(self.latencies_ms), fault, waiting, self._rejection,
+                self._passing, worker.busy_s if worker and self.turns() else 0.0,
+                bool(getattr(values, 'build_engine', False)),
+                values.max_rate_hz if values else 0.0,
             )
-        if health.silent:
-            self.get_logger().warning(
-                self.explain_silence(), throttle_duration_sec=10 * LOG_PERIOD_S
-            )
-        self._diagnostics.publish(health, self.describe() if configured else {})
+        if health.silent and (why := self.explain_silence()):
+            health = replace(health, silence=why)
+            self.get_logger().warning(why, throttle_duration_sec=10 * LOG_PERIOD_S)
+        self._diagnostics.publish(health, facts)
 
     def explain_silence(self) -> str:
-        """Return why no frame may be arriving, and what to do."""
+        """Return why no frame may be arriving, and what to do; empty while it is too early."""
         return 'no image arrives'

@@ -27,7 +27,7 @@ from vision_msgs.msg import (
     VisionClass,
 )
 
-from mnv2_perception.errors import ImageError
+from mnv2_perception.errors import ImageError, quoted
 from mnv2_perception.vision.camera import Camera, scaled_matrices
 from mnv2_perception.vision.costmap import Grid, Scan
 from mnv2_perception.vision.encodings import (
@@ -39,6 +39,7 @@ from mnv2_perception.vision.encodings import (
     labels_from_msg,
     row_bytes,
 )
+from mnv2_perception.vision.image_files import MAX_PIXELS
 
 __all__ = [
     'IMAGE_CONVERTER',
@@ -84,10 +85,14 @@ _CV_BRIDGE, IMAGE_CONVERTER = _open_cv_bridge()
 """IMAGE_CONVERTER: what converts image messages in this process and why, for the node's log."""
 
 
-def image_from_msg(msg: Image) -> NDArray[np.uint8]:
+def image_from_msg(msg: Image, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Make an RGB image of a message of any camera encoding, padding and byte order.
 
     16 bits scale by type (65535 → 255), never by content. YUV is BT.601 of limited range.
+
+    Args:
+        msg: the message.
+        max_pixels: largest height × width.
 
     Returns:
         (height, width, 3) uint8, RGB. For rgb8 a view of the message's data, strided where the
@@ -96,14 +101,14 @@ def image_from_msg(msg: Image) -> NDArray[np.uint8]:
     Raises:
         ImageError: The encoding is unknown, or size, step and data contradict each other.
     """
-    layout = checked_layout(msg)
+    layout = checked_layout(msg, max_pixels)
     # cv_bridge misreads padding that is no whole pixel, and swaps bytes in a way NumPy 2 removed.
     plain = msg.step == row_bytes(msg, layout) and not msg.is_bigendian
     if _CV_BRIDGE is not None and layout.in_cv_bridge and plain:
         with suppress(Exception):  # what it refuses takes the equal way below
             bridged: NDArray[np.uint8] = _CV_BRIDGE.imgmsg_to_cv2(msg, 'rgb8')
             return bridged
-    return image_from_fields(msg)
+    return image_from_fields(msg, max_pixels)
 
 
 def stamp_to_ns(stamp: Time) -> int:
@@ -262,7 +267,8 @@ def points_from_msg(msg: PointCloud2) -> NDArray[np.float32]:
     Raises:
         ImageError: it is not organised, has no float32 x, y, z, or contradicts itself.
     """
-    described = f'cloud ({msg.height} × {msg.width}, fields {[f.name for f in msg.fields]})'
+    names = ', '.join(f.name for f in msg.fields[:16])
+    described = f'cloud ({msg.height} × {msg.width}, fields {quoted(names)})'
     offset_of = {f.name: f.offset for f in msg.fields if f.datatype == PointField.FLOAT32}
     if msg.height < 2 or not offset_of.keys() >= {'x', 'y', 'z'}:
         raise ImageError(

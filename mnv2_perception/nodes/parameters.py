@@ -3,10 +3,12 @@
 `python -m mnv2_perception.nodes.parameters` prints docs/parameters.md.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, Field, fields
 from typing import Any, Protocol
 
+from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes.declare import describe_range, parameter, ros_default
 from mnv2_perception.tasks.models import ENGINES, PRECISIONS
 
@@ -21,6 +23,27 @@ class LifecycleParameters(Protocol):
     @property
     def autostart(self) -> bool:
         """Whether the node configures and activates itself."""
+
+
+MAX_CELLS = 4_000_000  # 100 m in cells of 5 cm; more takes longer than a frame
+
+
+def require_order(low: float, low_name: str, high: float, high_name: str) -> None:
+    """Raise ParameterError unless the one is below the other."""
+    if not low < high:
+        raise ParameterError(
+            f'{low_name} is {low:g} and {high_name} is {high:g}, expected the first below the '
+            f'second'
+        )
+
+
+def require_each_once(lists: dict[str, tuple[str, ...]]) -> None:
+    """Raise ParameterError if a name is in two of the lists, or in one of them twice."""
+    names = Counter(name for each in lists.values() for name in each)
+    for name, count in names.items():
+        if count > 1:
+            where = ' and '.join(key for key, each in lists.items() if name in each)
+            raise ParameterError(f'{name!r} is {count} times in {where}; leave it in one place')
 
 
 MODEL = 'Name of a shipped model, or path of an ONNX file.'
@@ -48,6 +71,10 @@ class CameraParameters:
     )
     image_transport: str = parameter(
         'raw', 'What the camera sends: image, or image/compressed.', choices=('raw', 'compressed')
+    )
+    max_image_megapixels: float = parameter(
+        16.0, 'Larger images are rejected before they are decoded; a pixel takes up to 24 bytes.',
+        0.01, 100.0, live=True,
     )
     max_rate_hz: float = parameter(
         0.0, 'Process at most so many images a second; 0 takes all it can.', 0.0, 1000.0, live=True
@@ -80,6 +107,10 @@ class SegmentationParameters(CameraParameters):
         100, 'Pixels of the image that such a detection has at least.', 1, 10**9, live=True
     )
 
+    def check(self) -> None:
+        """Raise ParameterError if values contradict each other."""
+        require_each_once({'detection_classes': self.detection_classes})
+
 
 @dataclass(frozen=True)
 class ClassificationParameters(CameraParameters):
@@ -99,6 +130,15 @@ class ClassificationParameters(CameraParameters):
         1, 1000, live=True,
     )
 
+    def check(self) -> None:
+        """Raise ParameterError if values contradict each other."""
+        if len(self.region) != 4:
+            raise ParameterError(
+                f'region is {list(self.region)}, expected four numbers: x1, y1, x2, y2'
+            )
+        require_order(self.region[0], 'x1 of region', self.region[2], 'x2')
+        require_order(self.region[1], 'y1 of region', self.region[3], 'y2')
+
 
 @dataclass(frozen=True)
 class DetectionParameters(CameraParameters):
@@ -112,6 +152,9 @@ class DetectionParameters(CameraParameters):
         0.5, 'A box that overlaps a better one of its class by more (IoU) is left out.',
         0.0, 1.0, live=True,
     )
+
+
+CLASS_LISTS = 'traversable_classes', 'forbidden_classes', 'obstacle_classes', 'ignored_classes'
 
 
 @dataclass(frozen=True)
@@ -184,12 +227,48 @@ class CostmapParameters:
     )
     sync_queue: int = parameter(10, 'Depth images, clouds and confidences kept.', 1, 1000)
     sync_wait_s: float = parameter(
-        0.05, 'How long a mask waits for them.', 0.0, 10.0, live=True
+        0.05, 'How long a mask waits for them; for transforms 0.5 s at least.', 0.0, 10.0,
+        live=True,
     )
     max_rate_hz: float = parameter(
         0.0, 'Process at most so many masks a second; 0 takes all it can.', 0.0, 1000.0, live=True
     )
     autostart: bool = parameter(True, 'Configure and activate without a lifecycle manager.')
+
+    def check(self) -> None:
+        """Raise ParameterError if values contradict each other, or hide every obstacle."""
+        require_order(self.min_height_m, 'min_height_m', self.max_height_m, 'max_height_m')
+        require_order(
+            self.scan_angle_min_rad + self.scan_angle_increment_rad,
+            'scan_angle_min_rad plus one increment', self.scan_angle_max_rad, 'scan_angle_max_rad',
+        )
+        if not self.traversable_classes:
+            raise ParameterError(
+                "traversable_classes is empty, expected names of the model's classes that one "
+                'can drive on'
+            )
+        require_each_once({name: getattr(self, name) for name in CLASS_LISTS})
+        if self.pose_source != 'tf' and self.camera_z_m <= 0.0:
+            raise ParameterError(
+                f'camera_z_m is {self.camera_z_m}, expected more than 0: the camera is above the '
+                f'ground, on which base_frame has its origin; or set pose_source: tf'
+            )
+        for name in ('base_frame', 'grid_frame'):
+            if not getattr(self, name).strip('/ '):
+                raise ParameterError(f'{name} is empty, expected the name of a frame')
+        cells = (self.grid_size_m / self.grid_resolution_m) ** 2
+        if not 1.0 <= cells <= MAX_CELLS:
+            raise ParameterError(
+                f'a grid of {self.grid_size_m} m in cells of {self.grid_resolution_m} m has '
+                f'{cells:.3g} of them, expected 1 to {MAX_CELLS}: change grid_size_m or '
+                f'grid_resolution_m'
+            )
+        if self.source == 'depth' and self.horizontal_fov_rad:
+            raise ParameterError(
+                "horizontal_fov_rad is no calibration for source 'depth', whose points would be "
+                "off by the guess; remap camera_info to the camera's own, or, where depth is "
+                'registered to the image, to depth/camera_info'
+            )
 
 
 # What `perception` runs, by short name, in the order of creation: masks before what places them.
@@ -225,6 +304,7 @@ class BagPlayerParameters:
     rate: float = parameter(1.0, 'Bag seconds per second.', 0.001, 1000.0)
     loop: bool = parameter(False, 'Start again at the end; /clock then jumps back.')
     topics: tuple[str, ...] = parameter((), 'Topics to play; all when empty.')
+    exclude: tuple[str, ...] = parameter((), 'Topics not to play.')
     remap: tuple[str, ...] = parameter((), 'Rules from:=to to publish under another name.')
     start_delay_s: float = parameter(
         0.5, 'How long /clock stands at the first message, for discovery.', 0.0, 3600.0
@@ -238,6 +318,10 @@ class BagPlayerParameters:
     clock_hz: float = parameter(
         100.0, '/clock messages a second, 0 for none; a /clock in the bag is played instead.',
         0.0, 10000.0,
+    )
+    max_gap_s: float = parameter(
+        60.0, 'A longer gap in the recording is told, and shortened to 1 s; 0: none is.',
+        0.0, 1e9,
     )
     log: str = parameter('', 'CSV file to write: topic,stamp_ns,published_ns (monotonic).')
 

@@ -13,8 +13,10 @@ from rclpy.node import Node
 from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes.declare import check_names, declare, read
 from mnv2_perception.nodes.lifecycle import PerceptionNode
+from mnv2_perception.nodes.overrides import check_overrides
 from mnv2_perception.nodes.parameters import CAMERA_NAME, PerceptionParameters, SHARING_NODES
 from mnv2_perception.nodes.process import spin
+from mnv2_perception.nodes.rclpy_private import ToughNode
 from mnv2_perception.nodes.shared import Shared
 
 NODES: dict[str, type[PerceptionNode[Any]]] = {
@@ -23,12 +25,13 @@ NODES: dict[str, type[PerceptionNode[Any]]] = {
 }
 
 
-class Perception(Node):
+class Perception(ToughNode):
     """Owns what its process's nodes share, and tells which these are."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__('perception', **kwargs)
         declare(self, PerceptionParameters, read_only=True)
+        check_overrides(self, PerceptionParameters, alone=False)
         values = read(self, PerceptionParameters)
         self.names = check_names('nodes', values.nodes, '|'.join(NODES))
         self.cameras = check_names('cameras', values.cameras, CAMERA_NAME)

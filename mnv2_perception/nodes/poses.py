@@ -1,6 +1,5 @@
 """Poses: where the camera and the grid are, from tf2 or from parameters."""
 
-from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.time import Time
 from std_msgs.msg import Header
@@ -14,6 +13,8 @@ try:
 except ImportError:
     tf2_ros = None
 
+WAIT_S = 0.5  # no newer mask is held up meanwhile
+APART_S = 5.0  # further apart are clocks that differ, or time that has jumped
 IN_PLACE = Pose.from_rpy(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 NO_TF2 = (
     "pose_source is 'auto', but tf2_ros is not installed: the camera's pose is that of the "
@@ -49,10 +50,41 @@ class Poses:
         self._listener: tf2_ros.TransformListener | None = None
         self.source = 'parameters'
         self.warning = NO_TF2 if values.pose_source == 'auto' and tf2_ros is None else ''
+        if self.warning:
+            node.get_logger().warning(self.warning)
         if values.pose_source != 'parameters' and tf2_ros is not None:
             self.source = 'tf'
             self._buffer = tf2_ros.Buffer()
             self._listener = tf2_ros.TransformListener(self._buffer, node)
+
+    def forget(self) -> None:
+        """Forget all transforms but the static ones: time has jumped back, or they are of later.
+
+        A buffer refuses what is 10 s older than its newest, so it would take no more of them.
+        """
+        if self._buffer is not None:
+            self._buffer.clear()
+
+    def lack(self, header: Header, frame_id: str) -> str:
+        """Return which transform of a mask, and of what places its pixels, is not there.
+
+        Args:
+            header: of the mask.
+            frame_id: of the camera or the depth camera.
+
+        Returns:
+            The transform, why it is not there, and the cure; empty if all are there.
+        """
+        base, grid = self.values.base_frame, self.values.grid_frame
+        pairs = [(grid, base)] if grid != base else []
+        pairs += [(base, name) for name in dict.fromkeys([header.frame_id, frame_id])]
+        if self._buffer is None:
+            return ''
+        stamp = Time.from_msg(header.stamp)
+        for target, source in pairs:
+            if not self._buffer.can_transform(target, source, stamp):
+                return self._explain(target, source, stamp)
+        return ''
 
     def close(self) -> None:
         """End listening."""
@@ -98,17 +130,47 @@ class Poses:
     def _look_up(self, target: str, source: str, header: Header) -> Pose:
         """Look target_from_source up in tf2 at the image's stamp."""
         assert self._buffer is not None
+        stamp = Time.from_msg(header.stamp)
         try:
-            found = self._buffer.lookup_transform(
-                target, source, Time.from_msg(header.stamp),
-                Duration(seconds=self.values.sync_wait_s),
-            )
+            found = self._buffer.lookup_transform(target, source, stamp)
         except Exception as exc:  # tf2's exceptions have no common base
-            raise CalibrationError(
-                f"no transform from {source!r} to {target!r} at the image's stamp ({exc}); "
-                f'publish it (robot_state_publisher, odometry), or set pose_source: parameters'
-            ) from exc
+            raise CalibrationError(f'no {self._explain(target, source, stamp)} ({exc})') from exc
         place, turn = found.transform.translation, found.transform.rotation
         return Pose.from_quaternion(
             (place.x, place.y, place.z), (turn.x, turn.y, turn.z, turn.w)
         )
+
+    def _explain(self, target: str, source: str, stamp: Time) -> str:
+        """Return what a transform is that is not there, how late the tree is, and the cure."""
+        assert self._buffer is not None
+        name = f'transform from {source!r} to {target!r}'
+        try:
+            newest = self._buffer.get_latest_common_time(target, source)
+        except Exception:  # tf2's exceptions have no common base
+            return (
+                f'{name}: nobody has told it; publish it (robot_state_publisher, odometry), or '
+                f'set pose_source: parameters'
+            )
+        late_s = (stamp.nanoseconds - newest.nanoseconds) * 1e-9
+        if abs(late_s) > APART_S:
+            if late_s < 0:
+                self.forget()
+            return (
+                f"{name} at the mask's stamp: its newest is {abs(late_s):.1f} s "
+                f'{"older" if late_s > 0 else "newer"}; let camera and odometry use one clock '
+                f'(use_sim_time, time synchronisation)'
+            )
+        if late_s <= 0:
+            return (
+                f"{name} at the mask's stamp: its oldest is newer; masks come too late, or it has "
+                f'just begun'
+            )
+        return (
+            f"{name} at the mask's stamp: its newest is {late_s:.2f} s older; raise sync_wait_s "
+            f'above that ({self.wait_s} s now), or have it published sooner'
+        )
+
+    @property
+    def wait_s(self) -> float:
+        """How long a mask waits for transforms: odometry at 10 Hz is 0.1 s late, filters more."""
+        return max(self.values.sync_wait_s, WAIT_S)

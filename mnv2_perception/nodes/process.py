@@ -4,20 +4,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 import json
 import logging
+import os
 import signal
 import sys
 import threading
+import time
+import traceback
 
 import rclpy
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from mnv2_perception.errors import PerceptionError, SetupError
+from mnv2_perception.nodes.overrides import check_params_files
+from mnv2_perception.nodes.shared_memory import reclaim
 
 try:
     from rclpy.experimental import EventsExecutor as Executor
 except ImportError:  # Humble; with many nodes it takes a multiple of the CPU time
     from rclpy.executors import SingleThreadedExecutor as Executor
+
+# launch kills what has not ended 5 s after its signal.
+GRACE_S = 3.0
+# Ctrl-C reaches a process from its terminal and from launch: one signal, twice.
+SECOND_SIGNAL_S = 0.5
 
 
 def tell(event: str, **facts: object) -> None:
@@ -44,50 +54,106 @@ class RosLogHandler(logging.Handler):
 
 
 @contextmanager
-def ros(args: list[str] | None) -> Iterator[threading.Event]:
+def ros(args: list[str] | None, grace_s: float | None = None) -> Iterator[threading.Event]:
     """Initialise rclpy for a block; yield what SIGINT and SIGTERM set.
 
     rclpy's own handlers would end the context under the callbacks that still run.
 
+    Args:
+        args: of the process; None takes sys.argv.
+        grace_s: how long the process may take to end; then, or with a second signal, it is ended
+            with exit code 1, whatever hangs. None lets it take its time.
+
     Raises:
         SetupError: rclpy does not take the arguments.
     """
+    reclaim()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as exc:  # rclpy's RCLError is private
         raise SetupError(f'the ROS arguments cannot be used: {exc}') from exc
     stop = threading.Event()
+    first_s = 0.0
+
+    def on_signal(*_: object) -> None:
+        nonlocal first_s
+        if not stop.is_set():
+            first_s = time.monotonic()
+            if grace_s is not None:
+                timer = threading.Timer(grace_s, end_now, [f'it did not end in {grace_s:.0f} s'])
+                timer.daemon = True
+                timer.start()
+            stop.set()
+        elif grace_s is not None and time.monotonic() - first_s > SECOND_SIGNAL_S:
+            end_now('a second signal came')
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, on_signal)
     try:
         yield stop
     finally:
         rclpy.shutdown()
 
 
+def end_now(reason: str) -> None:
+    """End the process with exit code 1, whatever its threads are at."""
+    os.write(2, f'error: the process was ended by force: {reason}\n'.encode())
+    os._exit(1)
+
+
+def turn(node: Node, stop: threading.Event) -> None:
+    """Run a node's callbacks until the event is set; none of them ends the process."""
+    executor = Executor(context=node.context)
+    executor.add_node(node)
+    # Not spin_until_future_complete: on Jazzy each spin adds a callback to the future.
+    while not stop.is_set():
+        try:
+            executor.spin_once(timeout_sec=0.2)
+        except Exception:  # of one callback, such as a service's
+            node.get_logger().error(
+                f'unexpected, in a callback: {traceback.format_exc()}', throttle_duration_sec=5.0
+            )
+    executor.shutdown()
+
+
 def spin(create: Callable[[], Node | list[Node]], args: list[str] | None = None) -> int:
     """Run one node, or several, until SIGINT or SIGTERM; return the process's exit code.
 
-    Nodes are destroyed in reverse order.
+    Each has a thread, so that a transition of one, such as opening a model, stops no other.
+    Nodes are destroyed in reverse order. What hangs does not keep the process.
     """
     try:
-        with ros(args) as stop:
+        with ros(args, GRACE_S) as stop:
             created = create()
             nodes = created if isinstance(created, list) else [created]
             package_logger = logging.getLogger('mnv2_perception')
             package_logger.setLevel(logging.INFO)
             package_logger.addHandler(RosLogHandler(nodes[0]))
+            threads = [
+                threading.Thread(
+                    target=turn, args=(node, stop), name=node.get_name(), daemon=True
+                ) for node in nodes
+            ]
             try:
-                executor = Executor()
-                for node in nodes:
-                    executor.add_node(node)
-                # Not spin_until_future_complete: on Jazzy each spin adds a callback to the future.
-                while not stop.is_set():
-                    executor.spin_once(timeout_sec=0.2)
-                executor.shutdown()
+                given = sys.argv if args is None else args
+                for warning in check_params_files(given, nodes):
+                    nodes[0].get_logger().warning(warning)
+                for thread in threads:
+                    thread.start()
+                while not stop.is_set():  # wait() has a lock that a signal's set() would wait for
+                    time.sleep(0.1)
+                for thread in threads:
+                    thread.join()  # ended by force if a transition does not end
             finally:
+                names = [node.get_name() for node in nodes]  # which a destroyed node has no more
                 for node in reversed(nodes):
                     node.destroy_node()
+            hung = [
+                name for name, node in zip(names, nodes, strict=True)
+                if getattr(node, 'abandoned', False)
+            ]
+            if hung:
+                end_now(f'the engine of {", ".join(hung)} does not answer')
     except PerceptionError as exc:
         print(f'error: {exc}', file=sys.stderr)
         return 1

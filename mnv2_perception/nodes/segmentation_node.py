@@ -14,6 +14,7 @@ from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes.camera import CameraNode, Outputs
 from mnv2_perception.nodes.greeting import GREET_PERIOD_S, Greeting
 from mnv2_perception.nodes.messages import detections_to_msg, mask_to_msg, rgb_to_msg
+from mnv2_perception.nodes.overrides import did_you_mean
 from mnv2_perception.nodes.parameters import SegmentationParameters
 from mnv2_perception.nodes.process import spin
 from mnv2_perception.nodes.topics import Publisher
@@ -48,7 +49,9 @@ class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
             segmenter = Segmenter(engine, spec, values.min_confidence, values.rotate, ignored)
         self.use_model(segmenter, 'segmentation/label_info')
         self._mask = self.create_result_publisher(Image, 'segmentation/mask')
-        self.greeting = Greeting(self._mask.get_subscription_count, self.publish_label_info)
+        self.greeting = Greeting(
+            self, self._mask, self._label_info, self.publish_label_info
+        )
         self._confidence = self.create_result_publisher(Image, 'segmentation/confidence')
         self._overlay = self.create_result_publisher(Image, 'segmentation/overlay')
         names = segmenter.spec.classes
@@ -56,7 +59,7 @@ class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
         if unknown:
             raise ParameterError(
                 f'detection_classes: {segmenter.spec.name} has no class {", ".join(unknown)}; '
-                f'it has {", ".join(names)}'
+                f'{did_you_mean(unknown[0], names)}'
             )
         self._detected_ids = [names.index(name) for name in values.detection_classes]
         if self._detected_ids:
@@ -69,9 +72,6 @@ class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
         if self.active:
             self.greeting.greet()
 
-    def prepare(self, image: NDArray[uint8]) -> NDArray[uint8] | None:
-        return None if self.greeting.holding() else super().prepare(image)
-
     def publish_result(
         self, image: NDArray[uint8], outputs: Outputs, header: Header
     ) -> bool:
@@ -79,11 +79,10 @@ class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
         values = self.parameters
         segmenter.min_confidence = values.min_confidence
         result = segmenter.finish(image, outputs)
-        if self.greeting.holding():  # a subscriber may have come during the inference
-            return False
+        held = self.greeting.holding()
         # Confidence first: whoever pairs the two has both when the mask arrives.
-        self._confidence.publish(mask_to_msg(result.confidence, header))
-        self._mask.publish(mask_to_msg(result.class_ids, header))
+        self._confidence.publish(mask_to_msg(result.confidence, header), elsewhere=not held)
+        self._mask.publish(mask_to_msg(result.class_ids, header), elsewhere=not held)
         if self._detected_ids:
             found = detections_from_mask(result, self._detected_ids, values.detection_min_area)
             self._detections.publish(
@@ -95,7 +94,7 @@ class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
             colours = segmenter.spec.colours
             overlay = blend_mask(image, result.class_ids, colours, values.overlay_alpha)
             self._overlay.publish(rgb_to_msg(overlay, header))
-        return True
+        return not held or self._mask.get_subscription_count() > self._mask.count_elsewhere()
 
 
 def main(args: list[str] | None = None) -> int:

@@ -1,41 +1,113 @@
-"""StampedQueue: messages of one topic, to be paired with those of another."""
+"""Pairing by stamp: queues of messages, and what to do where stamps are of no use."""
 
 from collections import deque
+from collections.abc import Callable
 import threading
+import time
 from typing import Generic, TypeVar
 
+from rclpy.clock import Clock, JumpHandle, JumpThreshold, TimeJump
+from rclpy.duration import Duration
 from sensor_msgs.msg import Image, PointCloud2
 
 from mnv2_perception.nodes.messages import stamp_to_ns
 
 Stamped = TypeVar('Stamped', Image, PointCloud2, Image | PointCloud2)
 
+# So many frames in a row without a new stamp are no accident.
+STANDING_FRAMES = 3
+JUMP_S = 1.0  # as tf2
+
+
+def on_jump_back(clock: Clock, callback: Callable[[TimeJump], None]) -> JumpHandle:
+    """Call back when /clock has jumped back, as long as the handle and the clock exist."""
+    threshold = JumpThreshold(
+        min_forward=None, min_backward=Duration(seconds=-JUMP_S), on_clock_change=True
+    )
+    return clock.create_jump_callback(threshold, post_callback=callback)
+
 
 class StampedQueue(Generic[Stamped]):
     """The latest messages of a topic, to be found by stamp; any thread may use it."""
 
     def __init__(self, length: int) -> None:
-        self._messages: deque[tuple[int, Stamped]] = deque(maxlen=length)
-        self._arrived = threading.Condition()
+        self._messages: deque[tuple[int, float, Stamped]] = deque(maxlen=length)
+        self._lock = threading.Lock()
 
     def put(self, msg: Stamped) -> None:
         """Keep a message."""
-        with self._arrived:
-            self._messages.append((stamp_to_ns(msg.header.stamp), msg))
-            self._arrived.notify_all()
+        with self._lock:
+            self._messages.append((stamp_to_ns(msg.header.stamp), time.monotonic(), msg))
 
-    def find(self, stamp_ns: int, tolerance_s: float, wait_s: float) -> Stamped | None:
-        """Return the message nearest to a stamp, or None if none comes in time."""
-        found: Stamped | None = None
+    def is_empty(self) -> bool:
+        """Tell whether nothing has come."""
+        return not self._messages
 
-        def look() -> bool:
-            nonlocal found
-            off = [(abs(ns - stamp_ns), msg) for ns, msg in self._messages]
-            off_ns, found = min(off, key=lambda pair: pair[0], default=(0, None))
-            if off_ns > tolerance_s * 1e9:
-                found = None
-            return found is not None
+    def clear(self) -> None:
+        """Forget all messages."""
+        with self._lock:
+            self._messages.clear()
 
-        with self._arrived:
-            self._arrived.wait_for(look, wait_s)
+    def find(
+        self, stamp_ns: int, tolerance_s: float, arrived_s: float, max_age_s: float | None = None
+    ) -> Stamped | None:
+        """Return the message nearest to a stamp; of equals that which came when the other did.
+
+        Args:
+            stamp_ns: of the other message.
+            tolerance_s: largest difference of the stamps.
+            arrived_s: when the other came (time.monotonic).
+            max_age_s: how long before that the message may have come; None: at any time.
+        """
+        with self._lock:
+            kept = list(self._messages)
+        off_ns = min((abs(ns - stamp_ns) for ns, _, _ in kept), default=0)
+        if off_ns > tolerance_s * 1e9:
+            return None
+        equals = [(came_s, msg) for ns, came_s, msg in kept if abs(ns - stamp_ns) == off_ns]
+        came_s, found = min(
+            equals, key=lambda pair: abs(pair[0] - arrived_s), default=(0.0, None)
+        )
+        if max_age_s is not None and came_s < arrived_s - max_age_s:
+            return None
         return found
+
+
+class StampWatch:
+    """Notices a camera whose stamps are zero or stand still: nothing can be paired by them.
+
+    Attributes:
+        newest_ns: stamp of the frame that came last.
+    """
+
+    def __init__(self) -> None:
+        self.newest_ns = 0
+        self._standing_ns = 0
+        self._standing = 0
+
+    def take(self, stamp_ns: int) -> None:
+        """Take the stamp of the newest frame."""
+        standing = stamp_ns in (0, self.newest_ns)
+        if standing:
+            self._standing_ns = stamp_ns
+        self._standing = self._standing + 1 if standing else 0
+        self.newest_ns = stamp_ns
+
+    def is_jump_back(self, stamp_ns: int) -> bool:
+        """Tell whether the next frame would be of another time, as when a bag begins again."""
+        return stamp_ns < self.newest_ns - JUMP_S * 1e9
+
+    def undecided(self, stamp_ns: int) -> bool:
+        """Tell whether several frames came with this stamp."""
+        return stamp_ns in (0, self._standing_ns)
+
+    @property
+    def warning(self) -> str:
+        """What is wrong and the cure, empty if nothing is."""
+        if self._standing < STANDING_FRAMES:
+            return ''
+        what = f'stand still at {self.newest_ns * 1e-9:.9f}' if self.newest_ns else 'are zero'
+        return (
+            f'the stamps of the images {what}: nothing can be paired with them, or placed by tf, '
+            f"for sure; have the camera's driver stamp its images"
+        )

@@ -5,8 +5,10 @@ from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 import threading
-from typing import Any, Protocol
+import time
+from typing import Any
 
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecyclePublisher
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -18,12 +20,8 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
-
-class Lost(Protocol):
-    """What the middleware tells when it lost messages; rclpy's class has moved."""
-
-    total_count: int
-    total_count_change: int
+from mnv2_perception.nodes.losses import Losses
+from mnv2_perception.nodes.rclpy_private import WithMessageInfo
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +34,7 @@ class Subscription:
         topic: its name before remapping.
         callback: called with each message, in the executor's thread, or in that of the node of
             this process that publishes it.
-        on_lost: called with the middleware's event when it lost messages.
+        on_lost: called with how many messages of another process did not arrive, see `Losses`.
         qos: of the DDS subscription.
     """
 
@@ -44,7 +42,7 @@ class Subscription:
     msg_type: Any
     topic: str
     callback: Callable[[Any], None]
-    on_lost: Callable[[Lost], None]
+    on_lost: Callable[[int], None]
     qos: QoSProfile
 
     @cached_property
@@ -89,31 +87,49 @@ class Publisher:
         durability = publisher.qos_profile.durability
         self._latched = durability == DurabilityPolicy.TRANSIENT_LOCAL
 
-    def publish(self, msg: Any) -> None:
-        """Publish a message, which nobody may change any more; nothing while inactive."""
+    def publish(self, msg: Any, elsewhere: bool = True) -> None:
+        """Publish a message, which nobody may change any more; nothing while inactive.
+
+        Args:
+            msg: of the topic's type.
+            elsewhere: False keeps it in this process.
+        """
         if not self.publisher.is_activated:
             return
         if self._latched:
             self.last = msg
-        if self._latched or self.publisher.get_subscription_count():
+        if elsewhere and (self._latched or self.publisher.get_subscription_count()):
             self.publisher.publish(msg)
         self._topics.deliver(self.topic_name, msg)
 
     def get_subscription_count(self) -> int:
         """Return how many subscriptions the topic has, in this process and elsewhere."""
-        return int(self.publisher.get_subscription_count()) + self._topics.count(self.topic_name)
+        return self.count_elsewhere() + self._topics.count(self.topic_name)
+
+    def count_elsewhere(self) -> int:
+        """Return how many subscriptions the topic has in other processes."""
+        return int(self.publisher.get_subscription_count())
+
+    def wait_until_heard(self, count: int, timeout_s: float) -> None:
+        """Wait until as many subscriptions of other processes have all that was published."""
+        until_s = time.monotonic() + timeout_s
+        while self.count_elsewhere() < count and time.monotonic() < until_s:
+            time.sleep(0.005)
+        if self.count_elsewhere():
+            left_s = max(0.0, until_s - time.monotonic())
+            self.publisher.wait_for_all_acked(Duration(seconds=left_s))
 
 
 class Topics:
     """Who publishes and who listens in this process, as rclcpp's intra-process manager knows it.
 
     A topic is received once, however many nodes listen, and not at all where a node of this
-    process publishes it. Any thread may publish; the rest happens in the executor's, or while it
-    waits.
+    process publishes it. Each node has its executor's thread, and its worker's: any may call.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._connecting = threading.Lock()
         self._topics: dict[str, Topic] = {}
 
     def subscribe(self, subscription: Subscription) -> None:
@@ -162,34 +178,50 @@ class Topics:
 
     def _connect(self, topic: Topic) -> None:
         """Subscribe over DDS where somebody listens and nobody here publishes, and only there."""
-        listener = topic.subscriptions[0] if topic.subscriptions and not topic.publishers else None
-        if topic.dds is not None and topic.dds[0] is not listener:
-            owner, subscription = topic.dds
-            owner.node.destroy_subscription(subscription)
-            topic.dds = topic.last = None
-        if topic.dds is None and listener is not None:
-            topic.dds = listener, self._subscribe_over_dds(topic, listener)
+        with self._connecting:
+            with self._lock:
+                heard = topic.subscriptions and not topic.publishers
+                listener = topic.subscriptions[0] if heard else None
+            if topic.dds is not None and topic.dds[0] is not listener:
+                owner, subscription = topic.dds
+                owner.node.destroy_subscription(subscription)
+                topic.dds = topic.last = None
+            if topic.dds is None and listener is not None:
+                topic.dds = listener, self._subscribe_over_dds(topic, listener)
 
     def _subscribe_over_dds(self, topic: Topic, listener: Subscription) -> DdsSubscription:
         topic_name = listener.topic_name
 
-        def deliver(msg: Any) -> None:
+        def on_lost(count: int) -> None:
+            for subscription in list(topic.subscriptions):
+                subscription.on_lost(count)
+
+        def on_mixed(count: int) -> None:
+            listener.node.get_logger().warning(
+                f'{topic_name} has {count} publishers: their messages mix, and not all that are '
+                f'lost can be counted; remap it to one of them'
+            )
+
+        def find_publishers() -> set[tuple[int, ...]]:
+            found = listener.node.get_publishers_info_by_topic(topic_name)
+            return {tuple(info.endpoint_gid) for info in found}
+
+        losses = Losses(on_lost, on_mixed, find_publishers)
+
+        def deliver(msg: Any, info: dict[str, Any]) -> None:
+            losses.on_message(info)
             if listener.latched:
                 topic.last = msg
             self.deliver(topic_name, msg)
 
-        def on_lost(event: Lost) -> None:
-            for subscription in list(topic.subscriptions):
-                subscription.on_lost(event)
-
         # Overrides write into the profile.
-        arguments = (listener.msg_type, listener.topic, deliver, copy(listener.qos))
+        arguments = listener.msg_type, listener.topic, WithMessageInfo(deliver), copy(listener.qos)
         overriding = QoSOverridingOptions.with_default_policies()
         try:
             return listener.node.create_subscription(
                 *arguments,
                 qos_overriding_options=overriding,
-                event_callbacks=SubscriptionEventCallbacks(message_lost=on_lost),
+                event_callbacks=SubscriptionEventCallbacks(message_lost=losses.on_event),
             )
         except UnsupportedEventTypeError:  # not every middleware tells what it lost
             return listener.node.create_subscription(

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import os
 from pathlib import Path
 import sys
+import threading
 
 from mnv2_perception.engines import Engine, ENGINES, open_engine, PRECISIONS
 from mnv2_perception.errors import ModelError, SetupError
@@ -43,11 +44,14 @@ def opening(
 class OpenModels:
     """Models that are opened once in a process, however many pipelines use them.
 
-    Each of these closes its engine; the last one does it.
+    Each of these closes its engine; the last one does it. Any thread may open one, and waits
+    only for another that opens the same.
     """
 
     def __init__(self) -> None:
         self._opened: dict[tuple[object, ...], tuple[Engine, ModelSpec]] = {}
+        self._lock = threading.Lock()
+        self._locks: dict[tuple[object, ...], threading.Lock] = {}
 
     @contextmanager
     def opening(
@@ -62,19 +66,25 @@ class OpenModels:
         path = find_model(model)
         # A file that was replaced since is another model.
         how = (path, path.stat().st_mtime_ns, engine, threads, precision)
-        self._opened = {key: held for key, held in self._opened.items() if not held[0].closed}
-        if how in self._opened:
-            opened, spec = self._opened[how]
-            opened.share()
-            try:
-                yield opened, spec
-            except BaseException:
-                opened.close()
-                raise
-            return
-        with opening(path, engine, threads, build, precision) as (opened, spec):
-            self._opened[how] = opened, spec
-            yield opened, spec
+        with self._lock:
+            opening_it = self._locks.setdefault(how, threading.Lock())
+        with opening_it:
+            with self._lock:
+                self._opened = {
+                    key: held for key, held in self._opened.items() if not held[0].closed
+                }
+                found = self._opened.get(how)
+            if found and found[0].share():
+                try:
+                    yield found
+                except BaseException:
+                    found[0].close()
+                    raise
+                return
+            with opening(path, engine, threads, build, precision) as held:
+                with self._lock:
+                    self._opened[how] = held
+                yield held
 
 
 def find_model(model: str | Path) -> Path:

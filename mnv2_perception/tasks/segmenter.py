@@ -19,6 +19,7 @@ from mnv2_perception.tasks.pipeline import (
     score_planes,
 )
 from mnv2_perception.vision.decode import ids_and_confidence, known_ids, resize_ids
+from mnv2_perception.vision.image_files import check_file
 from mnv2_perception.vision.preprocess import check_image, rotate_image
 
 
@@ -125,9 +126,14 @@ def read_ignore_mask(path: Path) -> NDArray[np.bool_]:
     """Read a PNG whose non-black pixels are to be ignored, as (H, W) bool.
 
     Raises:
-        ImageError: the file is missing or no image.
+        ImageError: the file is missing, no image, or larger than any camera's.
     """
-    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    try:
+        data = path.read_bytes()
+        check_file(data)
+        mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
+    except (OSError, ImageError, cv2.error) as exc:
+        raise ImageError(f'{path}: {exc}; give a PNG, white where to ignore') from exc
     if mask is None:
         raise ImageError(f'{path}: is no readable image; give a PNG, white where to ignore')
     return np.asarray(mask > 0)

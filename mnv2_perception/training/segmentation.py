@@ -1,25 +1,26 @@
 """Train a UNet for segmentation."""
 
 from pathlib import Path
-import sys
 
 import numpy as np
-from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
 from mnv2_perception.data.folders import hash_list, list_pairs, read_folder, read_pair
 from mnv2_perception.errors import DataError
-from mnv2_perception.evaluation.metrics import ConfusionMatrix
+from mnv2_perception.evaluation.metrics import by_class, ConfusionMatrix
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
 from mnv2_perception.nets.unet import check_divisible, UNet
 from mnv2_perception.scenes import street
 from mnv2_perception.training import data
-from mnv2_perception.training.loop import Arrays, fit, Task
+from mnv2_perception.training.loop import fit
 from mnv2_perception.training.recipe import SegmentationRecipe
+from mnv2_perception.training.task import Arrays, Measured, Task
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.preprocess import normalise, resize_image
+
+FLOOR = 'floor'  # the class that mirrors in hard light
 
 
 class SegmentationTask(Task):
@@ -49,6 +50,8 @@ class SegmentationTask(Task):
             )
         self.spec = spec
         self.recipe = recipe
+        known = FLOOR in spec.classes
+        self.floor = spec.classes.index(FLOOR) if known else UNLABELLED
         self.pairs = list_pairs(folder)
         self.samples = read_folder(folder, spec.classes)
         self.val_pairs = list_pairs(val) if val else []
@@ -58,7 +61,6 @@ class SegmentationTask(Task):
         counts = np.zeros(256, np.int64)
         for _, label in self.samples:
             counts += np.bincount(label.ravel(), minlength=256)
-        check_labelled(folder, counts, spec.classes)
         weights = data.class_weights(counts[: len(spec.classes)], recipe.balance)
         self.class_weights = torch.from_numpy(weights)
         height, width = self.samples[0][0].shape[:2]
@@ -70,6 +72,7 @@ class SegmentationTask(Task):
             'encoder': recipe.encoder,
             'encoder_depth': recipe.encoder_depth,
             'decoder_channels': read_channels(recipe.decoder_channels),
+            'shuffle': recipe.head == 'shuffle',
         }
         self.net = UNet(len(spec.classes), **self.architecture)
         self.encoder = self.net.encoder
@@ -82,7 +85,8 @@ class SegmentationTask(Task):
         recipe = self.recipe
         image, label = data.augment(
             self.samples[index], (self.spec.height, self.spec.width), recipe.crop_height,
-            recipe.crop_width, rng, (recipe.min_scale, recipe.max_scale),
+            recipe.crop_width, rng, (recipe.min_scale, recipe.max_scale), recipe.light,
+            self.floor,
         )
         spec = self.spec
         tensor = normalise(image, spec.mean, spec.std, spec.channel_order)
@@ -101,10 +105,10 @@ class SegmentationTask(Task):
             loss = loss + self.recipe.jaccard * soft_jaccard_loss(logits, labels, labelled)
         return loss
 
-    def evaluate(self, net: nn.Module) -> float:
-        """Return the mIoU (0 to 1) on the validation images, at their own size."""
+    def evaluate(self, net: nn.Module) -> Measured:
+        """Return mIoU and IoU of the classes that the validation labels have, at their size."""
         if not self.val_pairs:
-            return float('nan')
+            return Measured(float('nan'))
         spec = self.spec
         matrix = ConfusionMatrix(len(spec.classes))
         device = next(net.parameters()).device
@@ -116,7 +120,11 @@ class SegmentationTask(Task):
                 logits = net(torch.from_numpy(tensor)[None].to(device))
                 ids = logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
                 matrix.add(label, resize_ids(ids, *label.shape))
-        return matrix.miou()
+        alarms = by_class(spec.classes, matrix.false_alarms())
+        return Measured(
+            matrix.miou(), by_class(spec.classes, matrix.iou()),
+            {name: share for name, share in alarms.items() if share},
+        )
 
 
 def read_channels(text: str) -> tuple[int, ...]:
@@ -129,32 +137,6 @@ def read_channels(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) for part in parts):
         raise DataError(f'--decoder-channels is {text!r}, expected numbers such as 64,32,16')
     return tuple(map(int, parts))
-
-
-def check_labelled(
-    folder: Path, counts: NDArray[np.int64], classes: tuple[str, ...]
-) -> None:
-    """Warn of classes that no pixel of a data set has.
-
-    Args:
-        folder: of the data set.
-        counts: (256,) pixels of each id; what is no class was read as UNLABELLED.
-        classes: the spec's.
-
-    Raises:
-        DataError: no class has any.
-    """
-    absent = [name for name, count in zip(classes, counts, strict=False) if not count]
-    if len(absent) == len(classes):
-        raise DataError(
-            f'{folder}/labels: no pixel has an id below {len(classes)}; labels hold class ids, '
-            f'0 to {len(classes) - 1}'
-        )
-    if absent:
-        print(
-            f'{folder}/labels: no pixel is {", ".join(absent)}; are ids 0 to {len(classes) - 1}?',
-            file=sys.stderr,
-        )
 
 
 def soft_jaccard_loss(logits: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.errors import CalibrationError
+from mnv2_perception.errors import CalibrationError, quoted
 from mnv2_perception.vision.pose import Doubles
 
 Floats = NDArray[np.float32]
@@ -27,6 +27,7 @@ _LENGTHS_OF_D = {
     'fisheye': (4,),
 }
 _FISHEYE = ('equidistant', 'fisheye')
+MAX_PIXELS = 16_000_000  # each takes up to 200 bytes while the geometry is worked out
 _ROUND_TRIP_PX = 0.1
 _MAX_FOCAL_RATIO = 4.0  # of fx and fy: no lens squeezes more
 
@@ -95,6 +96,11 @@ class Camera:
         """
         height, width = image_size(info)
         k, p = scaled_matrices(info, height, width)
+        if not rectified and not k.any():
+            raise CalibrationError(
+                'camera_info: K is zero and only P is given, as for a rectified image; set '
+                'rectified to true if it is one, or calibrate the camera (camera_calibration)'
+            )
         matrix = p if rectified else k
         d, r = tuple(map(float, info.d)), tuple(map(float, info.r))
         if len(d) > 8 and not any(d[8:]):
@@ -104,7 +110,7 @@ class Camera:
         elif len(d) not in _LENGTHS_OF_D.get(info.distortion_model, ()):
             known = '; '.join(f'{name}: {counts}' for name, counts in _LENGTHS_OF_D.items())
             raise CalibrationError(
-                f'camera_info: distortion model {info.distortion_model!r} with {len(d)} '
+                f'camera_info: distortion model {quoted(info.distortion_model)} with {len(d)} '
                 f'coefficients, expected one of ({known}); calibrate with one of these, or give '
                 f'the rectified image'
             )
@@ -178,11 +184,13 @@ class Camera:
         """
         return _rays(self)
 
-    def project(self, points: NDArray[Any]) -> Floats:
+    def project(self, points: NDArray[Any], margin_px: float = 0.0) -> Floats:
         """Find the pixels of points.
 
         Args:
             points: (..., 3) in the optical frame, metres.
+            margin_px: so far around the image points are found, too; a few pixels, for beyond
+                them the lens's polynomials may turn back.
 
         Returns:
             (..., 2) float32: column and row; NaN for what is not in the image.
@@ -194,14 +202,16 @@ class Camera:
             x, y = flat[:, 0] / flat[:, 2], flat[:, 1] / flat[:, 2]
             # Polynomials turn back outside of what they were fitted to, and would bring points
             # from far aside into the image.
-            ahead = np.flatnonzero((flat[:, 2] > 0) & (x * x + y * y < _reach(self)))
+            reach = _reach(self) * (1 + 4 * margin_px / max(self.height, self.width)) ** 2
+            ahead = np.flatnonzero((flat[:, 2] > 0) & (x * x + y * y < reach))
         pixels = np.full((len(flat), 2), np.nan, np.float32)
         # As they are returned: rounded after the test, one on the border would lie outside.
         found = self._distort(np.stack([x[ahead], y[ahead]], axis=1)).astype(np.float32)
         column, row = found.T
+        border = 0.5 + margin_px
         inside = (
-            (column > -0.5) & (column < self.width - 0.5)
-            & (row > -0.5) & (row < self.height - 0.5)
+            (column > -border) & (column < self.width - 1 + border)
+            & (row > -border) & (row < self.height - 1 + border)
         )
         pixels[ahead[inside]] = found[inside]
         return pixels.reshape(*np.shape(points)[:-1], 2)
@@ -280,7 +290,7 @@ def image_size(info: CameraInfoFields) -> tuple[int, int]:
     """Return height and width of the image that a camera_info belongs to.
 
     Raises:
-        CalibrationError: it has no size.
+        CalibrationError: it has no size, or one above MAX_PIXELS.
     """
     height, width = info.roi.height or info.height, info.roi.width or info.width
     height, width = height // max(1, info.binning_y), width // max(1, info.binning_x)
@@ -288,6 +298,11 @@ def image_size(info: CameraInfoFields) -> tuple[int, int]:
         raise CalibrationError(
             f'camera_info: size {info.height} × {info.width}, expected that of the image; correct '
             f'the camera driver'
+        )
+    if height * width > MAX_PIXELS:
+        raise CalibrationError(
+            f'camera_info: size {height} × {width}, expected at most {MAX_PIXELS / 1e6:g} '
+            f'megapixels; have the driver publish smaller images'
         )
     return int(height), int(width)
 
@@ -303,14 +318,16 @@ def scaled_matrices(info: CameraInfoFields, height: int, width: int) -> tuple[Do
     """
     k = np.reshape(np.asarray(info.k, np.float64), (3, 3))
     p = np.reshape(np.asarray(info.p, np.float64), (3, 4))
-    if not k.any():
+    if not k.any() and not p.any():
         raise CalibrationError(
-            'camera_info: K is zero, so the camera is not calibrated; calibrate it '
+            'camera_info: K and P are zero, so the camera is not calibrated; calibrate it '
             '(camera_calibration) and have the driver load the result'
         )
     if not p.any():
         p = np.hstack([k, np.zeros((3, 1))])
     for name, matrix in (('K', k), ('P', p)):
+        if not matrix.any():  # K of a camera_info that has P alone
+            continue
         focal_lengths = matrix[0, 0], matrix[1, 1]
         if not np.isfinite(matrix).all() or min(focal_lengths) <= 0 or matrix[2, 2] != 1:
             raise CalibrationError(

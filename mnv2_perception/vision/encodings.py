@@ -11,8 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.errors import ImageError
-from mnv2_perception.vision.image_files import ids_from_png, is_cut_short
+from mnv2_perception.errors import ImageError, quoted
+from mnv2_perception.vision.image_decoder import decode
+from mnv2_perception.vision.image_files import ids_from_png, MAX_PIXELS
+from mnv2_perception.vision.png import check_size
 
 
 class ImageFields(Protocol):
@@ -85,10 +87,14 @@ _LAYOUTS = {
 }
 
 
-def image_from_fields(msg: ImageFields) -> NDArray[np.uint8]:
+def image_from_fields(msg: ImageFields, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Make an RGB image of any camera encoding, padding and byte order.
 
     16 bits scale by type (65535 → 255), never by content. YUV is BT.601 of limited range.
+
+    Args:
+        msg: the message.
+        max_pixels: largest height × width.
 
     Returns:
         (height, width, 3) uint8, RGB. For rgb8 a view of the message's data, strided where the
@@ -97,26 +103,32 @@ def image_from_fields(msg: ImageFields) -> NDArray[np.uint8]:
     Raises:
         ImageError: The encoding is unknown, or size, step and data contradict each other.
     """
-    layout = checked_layout(msg)
+    layout = checked_layout(msg, max_pixels)
     if msg.encoding == 'nv24':
         return _rgb_from_nv24(msg)
     return _rgb(_pixels(msg, layout), layout.to_rgb)
 
 
-def image_from_compressed_msg(msg: CompressedImageFields) -> NDArray[np.uint8]:
+def image_from_compressed_msg(
+    msg: CompressedImageFields, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Make an RGB image of a JPEG or PNG (8 or 16 bits), as image_transport's subscriber does.
 
     The data says what is decoded; `format` only what its channels are: 'rgb8; png compressed '
     without 'bgr' stored them the wrong way round, 'bayer_rggb8; png compressed ' is a mosaic.
     EXIF orientation is ignored, alpha dropped.
 
+    Args:
+        msg: the message.
+        max_pixels: largest height × width; it is read before the data is decoded.
+
     Returns:
         (height, width, 3) uint8, RGB, owned by the caller.
 
     Raises:
-        ImageError: The data is damaged, cut short, depth, or no image.
+        ImageError: The data is damaged, cut short, depth, larger, or no JPEG or PNG.
     """
-    pixels = _decoded(msg)
+    pixels = _decoded(msg, max_pixels)
     encoding, signed, stored = msg.format.partition(';')
     swapped = encoding[:3] in ('rgb', 'bgr') and signed and 'compressed bgr' not in stored
     colours = 'rgb' if swapped else 'bgr'
@@ -129,8 +141,9 @@ def image_from_compressed_msg(msg: CompressedImageFields) -> NDArray[np.uint8]:
     layout = _LAYOUTS.get(name)
     if layout is None or layout.dtype != pixels.dtype or min(pixels.shape[:2]) < layout.least:
         raise ImageError(
-            f'compressed image (format {msg.format!r}): decoded to {pixels.shape} {pixels.dtype}, '
-            'expected 1, 3 or 4 channels of 8 or 16 bits; publish 8-bit JPEG or PNG'
+            f'compressed image (format {quoted(msg.format)}): decoded to {pixels.shape} '
+            f'{pixels.dtype}, expected 1, 3 or 4 channels of 8 or 16 bits; publish 8-bit JPEG or '
+            'PNG'
         )
     return _rgb(pixels, layout.to_rgb)
 
@@ -156,7 +169,7 @@ def labels_from_compressed_msg(msg: CompressedImageFields) -> NDArray[np.uint8]:
     try:
         return ids_from_png(bytes(msg.data))
     except ImageError as exc:
-        raise ImageError(f'compressed labels (format {msg.format!r}): {exc}') from exc
+        raise ImageError(f'compressed labels (format {quoted(msg.format)}): {exc}') from exc
 
 
 _DEPTH = {'16UC1': ('u2', 0.001), 'mono16': ('u2', 0.001), '32FC1': ('f4', 1.0)}
@@ -185,6 +198,7 @@ def depth_from_msg(msg: ImageFields) -> NDArray[np.float32]:
             f'{_described(msg)}: got {got} bytes, expected a step of at least {least} bytes and '
             'height × step of them; correct the camera driver, or what cut the image short'
         )
+    _check_size(msg, MAX_PIXELS)
     strides = (msg.step, dtype.itemsize)
     shape = (msg.height, msg.width)
     stored: NDArray[Any] = np.ndarray(shape, dtype, msg.data, strides=strides)
@@ -194,7 +208,14 @@ def depth_from_msg(msg: ImageFields) -> NDArray[np.float32]:
 
 
 def _described(msg: ImageFields) -> str:
-    return f'image message ({msg.encoding!r}, {msg.height} × {msg.width}, step {msg.step})'
+    return f'image message ({quoted(msg.encoding)}, {msg.height} × {msg.width}, step {msg.step})'
+
+
+def _check_size(msg: ImageFields, max_pixels: int) -> None:
+    try:
+        check_size(msg.height, msg.width, max_pixels)
+    except ImageError as exc:
+        raise ImageError(f'{_described(msg)}: {exc}') from exc
 
 
 def row_bytes(msg: ImageFields, layout: Layout) -> int:
@@ -202,7 +223,7 @@ def row_bytes(msg: ImageFields, layout: Layout) -> int:
     return int(msg.width) * layout.channels * np.dtype(layout.dtype).itemsize
 
 
-def checked_layout(msg: ImageFields) -> Layout:
+def checked_layout(msg: ImageFields, max_pixels: int = MAX_PIXELS) -> Layout:
     """Look the encoding up and check size, step and length against it."""
     layout = _LAYOUTS.get(msg.encoding)
     if layout is None:
@@ -227,6 +248,7 @@ def checked_layout(msg: ImageFields) -> Layout:
             f'{_described(msg)}: got {len(msg.data)} bytes of data, expected {expected}; '
             'the publisher or the transport cut the image short'
         )
+    _check_size(msg, max_pixels)
     return layout
 
 
@@ -261,22 +283,15 @@ def _rgb_from_nv24(msg: ImageFields) -> NDArray[np.uint8]:
     return np.ascontiguousarray(_rgb(yuyv, _YUYV)[:, ::2])
 
 
-def _decoded(msg: CompressedImageFields) -> NDArray[Any]:
+def _decoded(msg: CompressedImageFields, max_pixels: int) -> NDArray[Any]:
     """Decode to what is stored, in OpenCV's channel order."""
-    described = f'compressed image (format {msg.format!r}, {len(msg.data)} bytes)'
+    described = f'compressed image (format {quoted(msg.format)}, {len(msg.data)} bytes)'
     if 'compressedDepth' in msg.format:
         raise ImageError(f'{described}: this is depth; subscribe to the colour image instead')
-    data = bytes(msg.data)
-    cut = is_cut_short(data)
-    pixels: NDArray[Any] | None = None
     try:
-        if data and not cut:
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as exc:
-        raise ImageError(f'{described}: OpenCV cannot decode it') from exc
-    if pixels is None:
+        return decode(bytes(msg.data), cv2.IMREAD_UNCHANGED, max_pixels)
+    except ImageError as exc:
         raise ImageError(
-            f'{described}: {"cut short" if cut else "damaged or no image"}, expected a whole JPEG '
-            'or PNG; see whether the publisher sends video, or the transport loses data'
-        )
-    return pixels
+            f'{described}: {exc}; see whether the publisher sends JPEG or PNG, and whether the '
+            'transport loses data'
+        ) from exc

@@ -2,21 +2,45 @@
 
 from collections.abc import Iterator
 import struct
-import zlib
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.errors import ImageError
+from mnv2_perception.errors import ImageError, quoted
+from mnv2_perception.vision.png import check_size, plain_png, SIGNATURE
 
-PNG, JPEG = b'\x89PNG\r\n\x1a\n', b'\xff\xd8\xff'
-GRAY, COLOURS, PALETTE = 0, 2, 3  # PNG's colour types; 4 and 6 have alpha besides
+PNG, JPEG = SIGNATURE, b'\xff\xd8\xff'
+MAX_PIXELS = 100_000_000  # of files, and of messages whose reader knows no other limit
 ORIENTATION = 0x0112  # EXIF's tag
+MAX_SEGMENTS = 1024  # of a JPEG before its first scan
+MAX_SCANS = 24  # of a JPEG; each goes over the whole image. Encoders write up to 14
+_KINDS = (
+    (0, b'GIF8', 'a GIF'), (8, b'WEBP', 'a WebP'), (0, b'BM', 'a BMP'), (0, b'II*\0', 'a TIFF'),
+    (0, b'MM\0*', 'a TIFF'), (0, b'v/1\x01', 'an OpenEXR image'), (4, b'ftyp', 'AVIF or HEIC'),
+    (4, b'jP  ', 'a JPEG 2000'), (0, b'\xff\x4f\xff\x51', 'a JPEG 2000'),
+    (0, b'#?RADIANCE', 'a Radiance HDR image'), (0, b'\0\0\0\x01', 'video (H.264 or H.265)'),
+    (0, b'\0\0\x01', 'video (H.264 or H.265)'),
+)
+
+
+def kind_of(data: bytes) -> str:
+    """Say what the bytes of a file are by how they begin."""
+    if not data:
+        return 'nothing, cut short'
+    for place, start, kind in _KINDS:
+        if data.startswith(start, place):
+            return kind
+    if data[:1] == b'P' and data[1:2] in b'1234567f' and data[2:3].isspace():
+        return 'a PNM'
+    return f'an unknown kind of file (it begins {quoted(data[:8])})'
 
 
 def encoded_size(data: bytes) -> tuple[int, int] | None:
-    """Return height and width of a JPEG or PNG from its header, None where it does not tell."""
+    """Return height and width of an image file from its header, None where it does not tell.
+
+    Known are JPEG, PNG, WebP, BMP and TIFF.
+    """
     if data.startswith(PNG) and data[12:16] == b'IHDR' and len(data) >= 24:
         width, height = struct.unpack('>II', data[16:24])
         return height, width
@@ -25,22 +49,78 @@ def encoded_size(data: bytes) -> tuple[int, int] | None:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(segment) >= 5:
             height, width = struct.unpack('>HH', segment[1:5])
             return height, width
+    if data.startswith(b'BM') and len(data) >= 26:
+        width, height = struct.unpack('<ii', data[18:26])
+        return abs(height), abs(width)  # rows from the top have a negative height
+    if data[8:12] == b'WEBP' and len(data) >= 30:
+        return _webp_size(data)
+    if data[:4] in (b'II*\0', b'MM\0*'):
+        tags = tiff_tags(data)
+        return (tags[257], tags[256]) if tags.keys() >= {256, 257} else None
     return None
 
 
+def _webp_size(data: bytes) -> tuple[int, int]:
+    if data[12:16] == b'VP8X':  # 24 bits each, less one
+        size = int.from_bytes(data[24:30], 'little')
+        return 1 + (size >> 24), 1 + (size & 0xFFFFFF)
+    if data[12:16] == b'VP8L':  # 14 bits each, less one
+        size = int.from_bytes(data[21:25], 'little')
+        return 1 + (size >> 14 & 0x3FFF), 1 + (size & 0x3FFF)
+    size = int.from_bytes(data[26:30], 'little')
+    return size >> 16 & 0x3FFF, size & 0x3FFF
+
+
+def check_file(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
+    """Raise ImageError if an image file is cut short, or its header claims too many pixels."""
+    if is_cut_short(data):
+        raise ImageError('was cut short')
+    if data.startswith(JPEG):
+        check_jpeg(data, max_pixels)
+    elif size := encoded_size(data):
+        check_size(*size, max_pixels)
+
+
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield marker and content of a JPEG's segments up to its first scan; none of other data."""
+    """Yield marker and content of a JPEG's segments up to its first scan; none of other data.
+
+    It stops where libjpeg might read on in another place.
+    """
     place = 2 if data.startswith(JPEG) else len(data)
-    while place + 4 <= len(data) and data[place] == 0xFF:
+    for _ in range(MAX_SEGMENTS):
+        if place + 4 > len(data) or data[place] != 0xFF:
+            return
         marker = data[place + 1]
+        length = int.from_bytes(data[place + 2:place + 4], 'big')
         if marker == 0xFF:  # padding
             place += 1
             continue
-        if marker == 0xDA:  # the scan
+        # The scan, what has no length, and no marker at all.
+        if marker in (0x00, 0x01, 0xDA) or 0xD0 <= marker <= 0xD9 or length < 2:
             return
-        length = int.from_bytes(data[place + 2:place + 4], 'big')
         yield marker, data[place + 4:place + 2 + length]
-        place += 2 + max(length, 2)
+        place += 2 + length
+
+
+def check_jpeg(data: bytes, max_pixels: int) -> None:
+    """Raise ImageError unless a JPEG may be decoded.
+
+    A code is a bit or more, and each square of 8 × 8 pixels has one: what is shorter holds no
+    image of the size that it claims.
+    """
+    size = encoded_size(data)
+    if size is None:
+        raise ImageError('a damaged JPEG: its header tells no size')
+    height, width = size
+    check_size(height, width, max_pixels)
+    if 8 * len(data) < -(-height // 8) * -(-width // 8):
+        raise ImageError(
+            f'a damaged JPEG: {len(data)} bytes cannot hold {height} × {width} pixels'
+        )
+    begin = data.find(b'\xff\xda')
+    scans = data.count(b'\xff\xda', begin, data.rfind(b'\xff\xd9'))
+    if scans > MAX_SCANS:
+        raise ImageError(f'a JPEG of {scans} scans, expected at most {MAX_SCANS}')
 
 
 def is_cut_short(data: bytes) -> bool:
@@ -54,48 +134,57 @@ def exif_orientation(data: bytes) -> int:
     """Return how a JPEG is to be turned for viewing, 1 to 8 as EXIF numbers it; 1: as stored."""
     for marker, segment in jpeg_segments(data):
         if marker == 0xE1 and segment.startswith(b'Exif\0\0'):
-            tiff = segment[6:]
-            order = '>' if tiff.startswith(b'MM') else '<'
-            try:
-                start, = struct.unpack_from(f'{order}I', tiff, 4)
-                count, = struct.unpack_from(f'{order}H', tiff, start)
-                for index in range(count):
-                    tag, _, _, value = struct.unpack_from(
-                        f'{order}HHIH', tiff, start + 2 + 12 * index
-                    )
-                    if tag == ORIENTATION:
-                        return value if 1 <= value <= 8 else 1
-            except struct.error:
-                return 1
+            value = tiff_tags(segment[6:]).get(ORIENTATION, 1)
+            return value if 1 <= value <= 8 else 1
     return 1
 
 
-def ids_from_png(data: bytes) -> NDArray[np.uint8]:
+def tiff_tags(data: bytes) -> dict[int, int]:
+    """Read the short and long numbers of a TIFF's first directory, such as EXIF's, by tag."""
+    order, found = '>' if data.startswith(b'MM') else '<', {}
+    try:
+        start, = struct.unpack_from(f'{order}I', data, 4)
+        count, = struct.unpack_from(f'{order}H', data, start)
+        for index in range(count):
+            place = start + 2 + 12 * index
+            tag, kind = struct.unpack_from(f'{order}HH', data, place)
+            found[tag], = struct.unpack_from(order + ('H' if kind == 3 else 'I'), data, place + 8)
+    except struct.error:
+        pass  # what was read counts
+    return found
+
+
+def ids_from_png(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Read class ids from a PNG: gray of 1 to 16 bits, or the indices of a palette.
 
     OpenCV would stretch fewer than 8 bits to 0..255 and turn a palette's indices into its
     colours, so a palette is told to it as gray, and what it stretched is divided again. Colours
     whose channels are equal count as gray. Alpha is dropped.
 
+    Args:
+        data: the file.
+        max_pixels: largest height × width.
+
     Returns:
         (H, W) uint8, owned by the caller.
 
     Raises:
-        ImageError: no PNG (JPEG blends neighbouring ids), damaged, coloured, or ids above 255.
+        ImageError: no PNG (JPEG blends neighbouring ids), damaged, coloured, larger, or ids above
+            255.
     """
     if not data.startswith(PNG):
         what = 'JPEG, which blends neighbouring ids' if data.startswith(JPEG) else 'no PNG'
         raise ImageError(f'class ids: got {what}; expected a PNG of ids, gray or palette')
     pixels = None
-    if not is_cut_short(data) and len(data) > 33:
-        depth, colour_type = data[24], data[25]
-        try:
-            gray = np.frombuffer(_without_palette(data), np.uint8)
-            pixels = cv2.imdecode(gray, cv2.IMREAD_UNCHANGED)
-        except cv2.error as exc:
-            raise ImageError('class ids: OpenCV cannot decode the PNG; write it anew') from exc
+    try:
+        header, plain = plain_png(data, max_pixels, palette_as_gray=True)
+        pixels = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)
+    except ImageError as exc:
+        raise ImageError(f'class ids: {exc}; write it anew') from exc
+    except cv2.error as exc:
+        raise ImageError('class ids: OpenCV cannot decode the PNG; write it anew') from exc
     if pixels is None:
-        raise ImageError('class ids: a damaged PNG, or one that was cut short; write it anew')
+        raise ImageError('class ids: OpenCV cannot decode the PNG; write it anew')
     if pixels.ndim == 3:
         planes = pixels[..., :3]
         if not (planes == planes[..., :1]).all():
@@ -109,23 +198,6 @@ def ids_from_png(data: bytes) -> NDArray[np.uint8]:
             f'class ids: the largest is {pixels.max()}, expected 0 to 255; write 8 bits'
         )
     ids = np.ascontiguousarray(pixels, np.uint8)
-    if depth < 8 and colour_type in (GRAY, PALETTE):
-        ids //= np.uint8(255 // (2**depth - 1))
+    if header.depth < 8:  # gray or palette
+        ids //= np.uint8(255 // (2**header.depth - 1))
     return ids
-
-
-def _without_palette(data: bytes) -> bytes:
-    """Return a PNG without all that is not its pixels; a palette's indices as gray."""
-    parts, place = [PNG], len(PNG)
-    while place + 12 <= len(data):
-        length = int.from_bytes(data[place:place + 4], 'big')
-        kind, content = data[place + 4:place + 8], data[place + 8:place + 8 + length]
-        if kind == b'IHDR' and content[9:10] == bytes([PALETTE]):
-            content = content[:9] + bytes([GRAY]) + content[10:]
-        if kind in (b'IHDR', b'IDAT', b'IEND'):
-            crc = data[place + 8 + length:place + 12 + length]
-            if kind == b'IHDR':
-                crc = struct.pack('>I', zlib.crc32(kind + content))
-            parts.append(struct.pack('>I', length) + kind + content + crc)
-        place += 12 + length
-    return b''.join(parts)

@@ -1,5 +1,6 @@
 """What one mask marks and clears: on flat ground, or where its pixels were measured."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +12,13 @@ from mnv2_perception.vision.costmap import (
     FORBIDDEN,
     FREE_CELL,
     Grid,
-    GroundView,
     OBSTACLE,
     OCCUPIED_CELL,
     Scan,
     scan_of_points,
     TRAVERSABLE,
 )
+from mnv2_perception.vision.ground_view import GroundView
 from mnv2_perception.vision.pose import Pose
 from mnv2_perception.vision.projection import depth_points, points_of, register_depth
 
@@ -54,14 +55,14 @@ class Marks:
     """What one mask marks and clears.
 
     Attributes:
-        points: (H, W, 3) float32 in the base frame, organised; NaN where nothing is known.
+        points: returns (H, W, 3) float32 in the base frame, organised; NaN where nothing is known.
         obstacles: (N, 3) float32 in the base frame.
         ground: (N, 3) float32 in the base frame, to drive on.
         scan: in the base frame.
         grid: in its own frame.
     """
 
-    points: Floats
+    points: Callable[[], Floats]
     obstacles: Floats
     ground: Floats
     scan: Scan
@@ -91,7 +92,7 @@ def marks_on_ground(
     obstacles = scene.edges.copy()
     obstacles[:, 2] = limits.obstacle_height_m
     return Marks(
-        points=view.points,
+        points=lambda: view.points,
         obstacles=obstacles,
         ground=scene.clear,
         scan=view.scan(
@@ -135,7 +136,7 @@ def marks_of_points(
         obstacles, ground[far], ground[:0], limits.scan_angle_min_rad, limits.scan_angle_max_rad,
         limits.scan_angle_increment_rad, limits.max_range_m,
     )
-    return Marks(points, obstacles, ground, scan, grid)
+    return Marks(lambda: points, obstacles, ground, scan, grid)
 
 
 def points_of_depth(

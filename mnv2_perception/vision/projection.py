@@ -33,30 +33,36 @@ def ground_points(
     Raises:
         CalibrationError: no pixel sees the ground.
     """
-    height_m = base_from_camera.translation[2]
-    rays = camera.rays.astype(np.float64) @ base_from_camera.rotation.T  # (H, W, 3)
+    x, y, z = cv2.split(cv2.transform(camera.rays, base_from_camera.rotation))  # (H, W) each
     with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
-        scale = height_m / -rays[..., 2:]
-        offsets = rays[..., :2] * np.where(scale > 0, scale, np.nan)  # from the camera's foot
-        steps = np.zeros(offsets.shape[:2])
+        scale = np.float32(-base_from_camera.translation[2]) / z
+        scale[scale <= 0] = np.nan
+        x, y = x * scale, y * scale  # from the camera's foot
+        steps = np.zeros_like(x)
         for axis in (0, 1):
-            step = np.linalg.norm(np.diff(offsets, axis=axis), axis=-1)
+            step = cv2.magnitude(np.diff(x, axis=axis), np.diff(y, axis=axis))
             # At the image's end, the step from the pixel before it.
             last = step[-1:] if axis == 0 else step[:, -1:]
             steps = np.maximum(steps, np.concatenate([step, last], axis=axis))
-        near = np.linalg.norm(offsets, axis=-1) <= max_range_m
-        valid = near & (steps <= max_footprint_m)
+        valid = (cv2.magnitude(x, y) <= max_range_m) & (steps <= max_footprint_m)
     if not valid.any():
-        raise CalibrationError(
-            f'camera at height {height_m:.2f} m, looking along '
-            f'{np.round(base_from_camera.rotation[:, 2], 2).tolist()} (x ahead, y left, z up): no '
-            f'pixel sees ground within {max_range_m} m and {max_footprint_m} m a pixel; correct '
-            f'its pose (a positive pitch looks down) or raise these limits'
-        )
-    points = np.full(rays.shape, np.nan, np.float32)
-    points[valid, :2] = (offsets + base_from_camera.translation[:2])[valid]
-    points[valid, 2] = 0.0
+        raise no_ground(base_from_camera, max_range_m, max_footprint_m)
+    lost = np.where(valid, np.float32(0), np.float32(np.nan))
+    place = base_from_camera.translation.astype(np.float32)
+    points: Floats = cv2.merge([x + (place[0] + lost), y + (place[1] + lost), lost])
     return points
+
+
+def no_ground(
+    base_from_camera: Pose, max_range_m: float, max_footprint_m: float
+) -> CalibrationError:
+    """Return the error of a camera that sees no ground within `ground_points`' limits."""
+    return CalibrationError(
+        f'camera at height {base_from_camera.translation[2]:.2f} m, looking along '
+        f'{np.round(base_from_camera.rotation[:, 2], 2).tolist()} (x ahead, y left, z up): no '
+        f'pixel sees ground within {max_range_m} m and {max_footprint_m} m a pixel; correct '
+        f'its pose (a positive pitch looks down) or raise these limits'
+    )
 
 
 def depth_points(depth_m: Floats, camera: Camera) -> Floats:

@@ -1,12 +1,34 @@
 """What each class of a mask is to a robot: its role, from the names that an operator gives."""
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.errors import ParameterError
 from mnv2_perception.vision.costmap import FORBIDDEN, OBSTACLE, TRAVERSABLE, UNKNOWN
+
+
+def misspelt_classes(
+    classes: Sequence[str], lists: Mapping[str, Sequence[str]]
+) -> dict[str, str]:
+    """Return what looks misspelt among the names that an operator gives.
+
+    Args:
+        classes: names of the mask's classes.
+        lists: names that were given, by parameter.
+
+    Returns:
+        Each name that is none of the classes but nearly one that no list has, and that class.
+    """
+    given = {name for names in lists.values() for name in names}
+    left = [name for name in classes if name not in given]
+    found = {
+        name: get_close_matches(name.lower(), left, 1, 0.75)
+        for name in sorted(given - set(classes))
+    }
+    return {name: close[0] for name, close in found.items() if close}
 
 
 def roles_of(
@@ -37,8 +59,8 @@ def roles_of(
     names = [name for group in given.values() for name in group]
     if not set(traversable) & set(id_of):
         raise ParameterError(
-            f'traversable_classes is {list(traversable)}, expected some of {sorted(id_of)}: the '
-            f'classes of this mask'
+            f'traversable_classes is {list(traversable)}, expected some of '
+            f'{str(sorted(id_of))[:1000]}: the classes of this mask'
         )
     if len(set(names)) < len(names):
         raise ParameterError(

@@ -2,7 +2,7 @@
 
 import threading
 
-from mnv2_perception.bags.playback import READ_AHEAD, read_ahead, schedule
+from mnv2_perception.bags.playback import played_s, READ_AHEAD, read_ahead, schedule
 from mnv2_perception.bags.read import BagMessage
 
 START_NS = 1_700_000_000_000_000_000
@@ -34,6 +34,21 @@ def test_the_clock_runs_on_between_messages_that_are_far_apart() -> None:
 def test_the_clock_is_not_sent_twice_where_a_message_brings_it() -> None:
     steps = list(schedule(iter([message(0), message(20), message(40)]), 1.0, 50.0))
     assert all(step.message for step in steps)
+
+
+def test_of_a_gap_longer_than_a_pause_one_second_is_left_and_the_clock_jumps() -> None:
+    day_ms = 86_400_000
+    messages = [message(after_ms) for after_ms in (0, 900, day_ms, day_ms + 2000)]
+    steps = list(schedule(iter(messages), 2.0, 10.0, 2.0))
+    played = [step for step in steps if step.message]
+    assert [step.after_ns // MS for step in played] == [0, 450, 950, 1950]
+    assert [step.gap_ns // MS for step in played] == [0, 0, day_ms - 1900, 0]
+    assert [step.stamp_ns for step in played] == [each.stamp_ns for each in messages]
+    assert len(steps) < 20  # no clock through the day
+    stamps_ns = [each.stamp_ns for each in messages]
+    assert played_s(stamps_ns, 2.0) == 3.9
+    for no_limit in (0.0, 1e6):
+        assert played_s(stamps_ns, no_limit) == 86_402.0
 
 
 def test_an_empty_bag_has_nothing_due() -> None:

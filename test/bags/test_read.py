@@ -1,13 +1,19 @@
 """mnv2_perception.bags.read: what a bag holds, in order, whatever form it came in."""
 
+from contextlib import closing
 import os
 from pathlib import Path
+import shutil
+import sqlite3
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+import yaml
 
-from mnv2_perception.bags.read import BagReader, header_stamp_ns, TopicQos
+from mnv2_perception.bags.read import BagReader, header_stamp_ns, jazzy_types, TopicQos
 from mnv2_perception.bags.write import BagWriter, compressed_image_cdr, image_cdr
 from mnv2_perception.errors import BagError
 
@@ -166,9 +172,11 @@ def test_an_empty_bag_is_an_error_with_a_cure(tmp_path: Path, storage: str) -> N
         BagReader(tmp_path / 'bag')
 
 
-@pytest.mark.parametrize('storage', STORAGES)
-@pytest.mark.parametrize('kept', [0.0, 0.3, 0.9, 0.99])
-def test_a_bag_cut_short_is_an_error_with_a_cure(
+@pytest.mark.parametrize(
+    ('storage', 'kept'),
+    [('mcap', 0.0), ('mcap', 0.3), *(('sqlite3', kept) for kept in (0.0, 0.3, 0.9, 0.99))],
+)
+def test_a_bag_without_a_whole_chunk_or_table_is_an_error_with_a_cure(
     tmp_path: Path, storage: str, kept: float
 ) -> None:
     folder = write_counts(tmp_path / 'bag', storage, range(2000))
@@ -177,6 +185,182 @@ def test_a_bag_cut_short_is_an_error_with_a_cure(
     for path in (folder, file):
         with pytest.raises(BagError, match='recover'), BagReader(path) as bag:
             list(bag.messages())
+
+
+def storage_file(folder: Path) -> Path:
+    (file,) = (path for path in folder.iterdir() if path.suffix != '.yaml')
+    return file
+
+
+def counts_in(path: Path) -> list[int]:
+    with BagReader(path) as bag:
+        return [count_of(message.cdr) for message in bag.messages()]
+
+
+def edit_metadata(folder: Path, **values: Any) -> None:
+    """Change what a metadata.yaml says of the bag; `qos` and `count` of its first topic."""
+    file = folder / 'metadata.yaml'
+    said = yaml.safe_load(file.read_text())
+    info = said['rosbag2_bagfile_information']
+    topic = info['topics_with_message_count'][0]
+    topic['topic_metadata']['offered_qos_profiles'] = values.pop('qos', '')
+    topic['message_count'] = values.pop('count', topic['message_count'])
+    info.update(values)
+    file.write_text(yaml.safe_dump(said))
+
+
+def write_blocks(path: Path, order: list[int]) -> Path:
+    """Write an mcap of a chunk for each number: messages of 1.2 MB that begin with it."""
+    with BagWriter(path) as bag:
+        bag.add_topic('/block', 'std_msgs/msg/UInt8MultiArray')
+        for value in order:
+            bag.write('/block', START_NS + value, uint32_cdr(value) + bytes(1_200_000))
+    return path
+
+
+@pytest.mark.parametrize('cut_bytes', [1, 100, 1_000_000])
+def test_of_an_unfinished_mcap_all_whole_chunks_are_read_in_time_order(
+    tmp_path: Path, cut_bytes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = storage_file(write_blocks(tmp_path / 'bag', [0, 2, 1, 3, 4]))
+    os.truncate(file, file.stat().st_size - cut_bytes)
+    whole = [0, 1, 2, 3, 4] if cut_bytes < 1_000_000 else [0, 1, 2, 3]
+    assert counts_in(file) == whole
+    assert 'was not finished' in caplog.text
+    assert (' 0 bytes behind that are lost' in caplog.text) == (len(whole) == 5)
+    with BagReader(file) as bag:
+        assert (bag.message_count, bag.end_ns) == (len(whole), START_NS + whole[-1])
+        assert 'uint8[] data' in bag.topics[0].definition
+
+
+def test_of_an_mcap_cut_behind_a_chunk_that_chunk_is_read(tmp_path: Path) -> None:
+    file = storage_file(write_counts(tmp_path / 'bag', values=range(100)))
+    data = file.read_bytes()
+    index = data.index(b'\x07' + (2 + 4 + 100 * 16).to_bytes(8, 'little'))
+    for kept in (index, index + 50):
+        file.write_bytes(data[:kept])
+        assert counts_in(file) == list(range(100))
+
+
+@pytest.mark.parametrize('storage', STORAGES)
+def test_qos_of_metadata_goes_before_the_files_and_hides_no_topic(
+    tmp_path: Path, storage: str
+) -> None:
+    for name, offered in (('lost', TopicQos(transient_local=True, depth=1)), ('edited', None)):
+        with BagWriter(tmp_path / name, storage) as writer:
+            writer.add_topic('/tf_static', UINT32, offered)
+            writer.write('/tf_static', START_NS, uint32_cdr(7))
+    edit_metadata(tmp_path / 'lost', qos='')
+    latched = {
+        'history': 1, 'depth': 5, 'reliability': 1, 'durability': 1, 'liveliness': 1,
+        'avoid_ros_namespace_conventions': False,
+        'deadline': {'sec': 0, 'nsec': 0}, 'lifespan': {'sec': 0, 'nsec': 0},
+        'liveliness_lease_duration': {'sec': 0, 'nsec': 0},
+    }
+    edit_metadata(tmp_path / 'edited', qos=yaml.safe_dump([latched]))
+    for name, depth in (('lost', 1), ('edited', 5)):
+        assert counts_in(tmp_path / name) == [7]
+        with BagReader(tmp_path / name) as bag:
+            assert bag.topics[0].qos == TopicQos(True, True, depth)
+
+
+@pytest.mark.parametrize('storage', STORAGES)
+@pytest.mark.parametrize('mode', [CompressionMode.MESSAGE, CompressionMode.FILE])
+def test_a_compressed_bag_and_its_file_alone_give_the_messages(
+    tmp_path: Path, storage: str, mode: CompressionMode
+) -> None:
+    writer = Writer(tmp_path / 'bag', version=8, storage_plugin=StoragePlugin[storage.upper()])
+    writer.set_compression(mode, CompressionFormat.ZSTD)
+    with writer:
+        connection = writer.add_connection('/count', UINT32, typestore=jazzy_types())
+        for value in range(3):
+            writer.write(connection, START_NS + value, uint32_cdr(value))
+    for path in (tmp_path / 'bag', storage_file(tmp_path / 'bag')):
+        assert counts_in(path) == [0, 1, 2]
+
+
+def test_what_metadata_promises_and_does_not_come_is_counted_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_counts(tmp_path / 'bag')
+    edit_metadata(folder, count=43)
+    with BagReader(folder) as bag:
+        assert bag.missing == {}
+        assert len(list(bag.messages())) == 10
+        assert bag.missing == {'/count': 33}
+    assert 'missing: 33 of /count' in caplog.text
+
+
+def test_splits_come_in_time_order_and_one_that_is_missing_or_not_named_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_counts(tmp_path / 'late', 'sqlite3', range(5, 9))
+    early = storage_file(write_counts(tmp_path / 'early', 'sqlite3', range(5)))
+    shutil.copy(early, folder)
+    edit_metadata(folder, relative_file_paths=['late.db3', 'early.db3'], count=9)
+    assert counts_in(folder) == list(range(9))
+    assert not caplog.text
+    edit_metadata(folder, relative_file_paths=['late.db3'], count=4)
+    assert counts_in(folder) == list(range(5, 9))
+    assert 'does not name early.db3' in caplog.text
+    edit_metadata(folder, relative_file_paths=['late.db3', 'gone.db3'])
+    with pytest.raises(BagError, match=r'names gone\.db3, which is not there; copy it too'):
+        BagReader(folder)
+
+
+@pytest.mark.parametrize('text', ['', 'a: [', '5', 'rosbag2_bagfile_information: {version: 8}'])
+def test_a_metadata_that_says_nothing_is_told_and_left_aside(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_counts(tmp_path / 'bag')
+    (folder / 'metadata.yaml').write_text(text)
+    assert counts_in(folder) == list(range(10))
+    assert 'metadata.yaml: cannot be used' in caplog.text
+
+
+def test_an_empty_storage_id_is_told_and_the_bag_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_counts(tmp_path / 'bag')
+    edit_metadata(folder, storage_identifier='')
+    assert counts_in(folder) == list(range(10))
+    assert 'names no storage' in caplog.text
+
+
+@pytest.mark.parametrize('name', ['drive.mcap', 'drive.db3', 'bag/metadata.yaml'])
+def test_a_git_lfs_pointer_is_named(tmp_path: Path, name: str) -> None:
+    write_counts(tmp_path / 'bag')
+    file = tmp_path / name
+    file.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 4\n')
+    with pytest.raises(BagError, match=r'a Git LFS pointer.*git lfs pull'):
+        BagReader(file if file.suffix != '.yaml' else file.parent)
+
+
+@pytest.mark.parametrize('mode', ['WAL', 'DELETE'])
+def test_what_a_killed_recorder_left_in_sqlite_s_journals_is_taken_in(
+    tmp_path: Path, mode: str
+) -> None:
+    folder = write_counts(tmp_path / 'bag', 'sqlite3')
+    file = storage_file(folder)
+    killed = tmp_path / 'killed'
+    with closing(sqlite3.connect(file)) as database:
+        database.execute(f'PRAGMA journal_mode = {mode}')
+        database.execute('PRAGMA cache_size = 1')  # what is not committed is in the file, too
+        database.executemany(
+            'INSERT INTO messages (topic_id, timestamp, data) VALUES (1, ?, ?)',
+            [(START_NS + 10**9 + k, uint32_cdr(99) + bytes(3000)) for k in range(50)],
+        )
+        if mode == 'WAL':
+            database.commit()
+        shutil.copytree(folder, killed)
+    assert len(list(killed.glob('*.db3-*'))) > 0
+    assert counts_in(killed) == list(range(10)) + ([99] * 50 if mode == 'WAL' else [])
+
+
+def test_a_message_too_short_for_a_header_has_no_stamp() -> None:
+    for cdr in (b'', b'\0', b'\x00\x01\x00\x00\x01'):
+        with pytest.raises(BagError, match=f'a message of {len(cdr)} bytes has no header'):
+            header_stamp_ns(cdr)
 
 
 def test_a_ros1_bag_is_an_error_that_names_the_converter(tmp_path: Path) -> None:

@@ -1,16 +1,20 @@
 """Recorded results, read back: detections, classes, grids, diagnostics."""
 
 from pathlib import Path
+import re
 
 import numpy as np
 import pytest
 
 from mnv2_perception.bags.read import jazzy_types
 from mnv2_perception.bags.results import (
+    is_result,
+    own_results,
     read_classifications,
     read_detections,
     read_grids,
     read_last_diagnostics,
+    RESULTS,
 )
 from mnv2_perception.bags.write import BagWriter
 from mnv2_perception.errors import BagError
@@ -22,6 +26,34 @@ def results_bag(tmp_path: Path) -> Path:
     from results_bag import write_results_bag
 
     return write_results_bag(tmp_path / 'results')
+
+
+def test_the_topics_of_the_nodes_in_the_documentation_are_their_results() -> None:
+    page = (Path(__file__).parents[2] / 'docs' / 'topics.md').read_text(encoding='utf-8')
+    for node, results in RESULTS.items():
+        section = page.partition(f'## {node}_node')[2].partition('\n## ')[0]
+        rows = section.rpartition('It publishes:')[2].splitlines()
+        names = {
+            name for row in rows if row.startswith('| `')
+            for name in re.findall('`(.*?)`', row.split('|')[1])
+        }
+        assert names - {'/diagnostics'} == results.keys()
+
+
+@pytest.mark.ros
+def test_results_of_any_namespace_are_known_and_those_of_some_are_found(
+    results_bag: Path
+) -> None:
+    image, scan = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/LaserScan'
+    for topic, type_name, result in (
+        ('/segmentation/mask', image, True), ('/front/segmentation/overlay', image, True),
+        ('/camera/image_raw', image, False), ('/scan', image, False), ('/scan', scan, True),
+        ('/lidarscan', scan, False),
+    ):
+        assert is_result(topic, type_name) == result
+    assert own_results(results_bag, RESULTS, ['']) == ['/classification', '/detections', '/grid']
+    assert own_results(results_bag, ['costmap', 'unknown'], ['//']) == ['/grid']
+    assert own_results(results_bag, RESULTS, ['/front']) == []
 
 
 @pytest.mark.ros

@@ -1,9 +1,15 @@
 """mnv2_perception.bags.write: bags that rosbag2 of every distro since Humble reads."""
 
+import os
 from pathlib import Path
+import resource
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
+from rosbags.rosbag2 import Reader
 import yaml
 
 from mnv2_perception.bags.read import BagReader, TopicQos
@@ -136,6 +142,69 @@ def test_an_exception_still_leaves_a_readable_bag(tmp_path: Path, storage: str) 
         raise KeyboardInterrupt
     with BagReader(tmp_path / 'bag') as bag:
         assert bag.message_count == 1
+
+
+WRITE_FOR_EVER = """
+import itertools, sys, time
+from mnv2_perception.bags.write import BagWriter
+with BagWriter(sys.argv[1], sys.argv[2]) as bag:
+    bag.add_topic('/count', 'std_msgs/msg/UInt32')
+    for value in itertools.count():
+        bag.write('/count', time.time_ns(), b'\\0\\1\\0\\0' + value.to_bytes(4, 'little'))
+        print(value, flush=True)
+        time.sleep(0.005)
+"""
+
+
+@pytest.mark.parametrize('storage', STORAGES)
+def test_after_kill_9_all_but_the_last_second_is_read_by_us_and_by_rosbags(
+    tmp_path: Path, storage: str
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, '-c', WRITE_FOR_EVER, tmp_path / 'bag', storage],
+        stdout=subprocess.PIPE, text=True,
+        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])},
+    )
+    assert process.stdout
+    begun_s = time.monotonic()
+    written = [int(line) for line in iter(process.stdout.readline, '')
+               if time.monotonic() - begun_s < 2.5 or process.kill()]
+    killed_ns = time.time_ns()
+    process.wait()
+    for reader in (Reader(tmp_path / 'bag'), BagReader(tmp_path / 'bag')):
+        with reader as bag:
+            stamps_ns = [message[-2] for message in bag.messages()]
+            assert 0 < bag.message_count == len(stamps_ns) <= len(written) + 1
+            assert killed_ns - stamps_ns[-1] < 1_000_000_000
+    said = yaml.safe_load((tmp_path / 'bag' / 'metadata.yaml').read_text())
+    assert said['rosbag2_bagfile_information']['message_count'] == len(stamps_ns)
+
+
+@pytest.mark.parametrize('storage', STORAGES)
+def test_on_a_full_disk_what_it_took_is_kept_and_the_error_says_how_much(
+    tmp_path: Path, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('mnv2_perception.bags.write.FLUSH_BYTES', 300_000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    cdr = image_cdr(np.zeros((100, 100, 3), np.uint8), STAMP_NS, 'camera')
+    with BagWriter(tmp_path / 'bag', storage) as writer:
+        writer.add_topic('/image', 'sensor_msgs/msg/Image')
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, limits[1]))
+        try:
+            with pytest.raises(BagError, match=r'cannot be written .* are kept') as caught:
+                for value in range(200):
+                    writer.write('/image', STAMP_NS + value, cdr)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        with pytest.raises(BagError, match='is closed'):
+            writer.write('/image', STAMP_NS, cdr)
+    for reader in (Reader(tmp_path / 'bag'), BagReader(tmp_path / 'bag')):
+        with reader as bag:
+            kept = len(list(bag.messages()))
+            assert kept == bag.message_count
+            assert f' {kept} messages are kept (/image {kept})' in str(caught.value)
+    assert kept >= 50
+    assert not list((tmp_path / 'bag').glob('*.tmp'))
 
 
 def test_camera_messages_made_without_ros_say_what_was_given(tmp_path: Path) -> None:

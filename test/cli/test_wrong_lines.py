@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import cv2
 from identity_network import identity_spec, write_fake
+from mutations import count, generators, HOSTILE, pick
 import numpy as np
 import pytest
 
@@ -254,6 +255,38 @@ def test_a_wrong_line_of_a_bag_node_is_answered_in_words_and_nothing_is_lost(
 def test_there_are_more_than_300_wrong_lines() -> None:
     assert set(COMMANDS) == set(LINES)
     assert sum(len(wrong_lines(name, parser)) for name, parser in COMMANDS.items()) > 300
+
+
+def test_shuffled_lines_end_in_words_and_nothing_is_lost(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Words of lines that work, left out, given twice, and mixed with each other's."""
+    # Those that fetch, train or run nodes would do so.
+    names = [name for name in COMMANDS if name not in ('demo', 'fetch') and 'train' not in name]
+    before = contents(place)
+    codes = set()
+    for seed, rng in generators(count(100, 0.1)):
+        name = pick(rng, names)
+        words = LINES[name].split()
+        options = [each.option_strings[-1] for each in COMMANDS[name]._actions
+                   if each.option_strings and each.dest not in ('help', 'force')]
+        others = [word for each in names for word in LINES[each].split()]
+        for _ in range(int(rng.integers(1, 4))):
+            at = int(rng.integers(len(words) + 1))
+            word = pick(rng, [*options, pick(rng, HOSTILE), pick(rng, others)])
+            words[at:at + int(rng.integers(2))] = [word] * int(rng.integers(3))
+        line = [*name.split(), *words]
+        try:
+            code: object = main(line)
+        except SystemExit as exc:
+            code = exc.code
+        err = capsys.readouterr().err
+        after = contents(place)
+        assert code in (0, 1, 2), (f'FUZZ_SEED={seed}', line, code)
+        assert code == 0 or 'error: ' in err, (f'FUZZ_SEED={seed}', line, err)
+        assert [each for each in before if after.get(each) != before[each]] == [], line
+        codes.add(code)
+    assert codes == {0, 1, 2}
 
 
 def test_every_number_of_an_option_has_a_range() -> None:

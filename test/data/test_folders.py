@@ -223,6 +223,7 @@ def test_images_may_lie_beside_the_file(folder: Path) -> None:
         (coco(annotations=[{'image_id': 20, 'category_id': 5, 'bbox': [1, 2, 3, 4]}]),
          r'of category 5; expected .* \[3, 7\]'),
         (coco(images=[{'id': 20, 'file_name': 'c.png'}]), r'image c\.png is neither in'),
+        (coco(images=[{'id': 20, 'file_name': 'c' * 300}]), r'image c+ is neither in'),
     ],
 )
 def test_a_file_that_is_no_coco_is_refused(folder: Path, values: Any, told: str) -> None:
@@ -318,6 +319,8 @@ def test_a_table_names_files_and_labels(tmp_path: Path, table: str, ids: list[in
         ('', 'lists no image'),
         ('a.jpg 1', ':1: got 1 columns, expected 2'),
         ('a.jpg\t1\nb.jpg\t1', r':2: there is no file .*b\.jpg'),
+        (f'a.jpg\t1\n{"b" * 300}.jpg\t1', r':2: there is no file'),
+        ('a.jpg\t1\na\0.jpg\t1', r':2: there is no file'),
         ('a.jpg\t4', ":1: the label is '4', no class of the model .*an id of 0 to 3 or a name"),
         ('a.jpg\t-1', "the label is '-1', no class"),
         ('a.jpg\tcrane', "'crane', the name of the classes 0 and 2; expected an id"),

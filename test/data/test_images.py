@@ -45,6 +45,24 @@ def test_images_are_spread_over_a_bag(tmp_path: Path) -> None:
     assert np.array_equal(images[1], draw_scene(7, 0.75, 90, 120)[0])
 
 
+def test_images_of_a_bag_are_the_camera_s_or_those_of_a_named_topic(tmp_path: Path) -> None:
+    pytest.importorskip('rosbags', reason='no rosbags: run make setup')
+    from mnv2_perception.bags.write import BagWriter, image_cdr
+
+    colours = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    with BagWriter(tmp_path / 'bag') as bag:
+        for topic, pixels, encoding in (
+            ('/a/confidence', np.full((20, 30), 3, np.uint8), 'mono8'),
+            ('/b/image', colours, 'rgb8'),
+        ):
+            bag.add_topic(topic, 'sensor_msgs/msg/Image')
+            bag.write(topic, 1, image_cdr(pixels, 1, 'camera', encoding))
+    (image,) = spread_images(tmp_path / 'bag', 5)
+    assert np.array_equal(image, colours)
+    (image,) = spread_images(tmp_path / 'bag', 5, '/a/confidence')
+    assert (image == 3).all()
+
+
 def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match='no images; expected a folder'):
         list(spread_images(tmp_path, 3))

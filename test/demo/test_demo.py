@@ -158,7 +158,7 @@ def test_behind_a_slow_engine_no_mask_waits_for_more_than_one_image_of_each_mode
     # Its own inference, the one under way, and one of each of the two other models.
     assert summary['latency_ms']['p95'] < 3.0 * SLOW_MS
     assert summary['frames_in'] == summary['masks_out'] + summary['dropped'] == 150
-    assert summary['masks_out'] >= 0.7 * 5000.0 / summary['bare_inference_ms']
+    assert summary['masks_out'] >= 0.5 * 5000.0 / summary['bare_inference_ms']
 
 
 def test_a_model_without_a_road_is_run_without_the_grid(slow_demo: Path) -> None:

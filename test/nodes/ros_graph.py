@@ -1,18 +1,17 @@
 """A node under test and a peer that is its camera and consumer, over real DDS."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-import itertools
+from contextlib import contextmanager
 import os
 from pathlib import Path
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from typing import Any
 
+from colcon_workspace import free_domain_id
 import numpy as np
 from numpy.typing import NDArray
 import pytest
@@ -31,18 +30,6 @@ from std_msgs.msg import Header
 
 from mnv2_perception.nodes.process import Executor
 from mnv2_perception.nodes.qos import RESULT_QOS
-
-# One for each graph: discovery still knows a little of the one that has just ended.
-_NUMBERS = itertools.count(os.getpid() * 17)
-
-
-def free_domain_id() -> int:
-    """Return a domain that nobody on this machine is in, as another run of these tests may be."""
-    while True:
-        domain_id = 1 + next(_NUMBERS) % 100
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
-            probe.bind(('', 7410 + 250 * domain_id))  # RTPS: of a domain's first participant
-            return domain_id
 
 
 def header(number: int) -> Header:

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 from pathlib import Path
+import resource
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rosbags.rosbag2 import Reader
 
-from mnv2_perception.bags.read import BagMessage, BagReader, TopicQos
+from mnv2_perception.bags.read import BagMessage, BagReader, jazzy_types, TopicQos
 from mnv2_perception.bags.results import read_classifications, read_detections, read_grids
 from mnv2_perception.bags.write import BagWriter, camera_info_cdr, image_cdr
 
@@ -46,10 +48,13 @@ class Processes:
         }
         self.started: list[subprocess.Popen[str]] = []
 
-    def start(self, module: str, *args: str | Path) -> subprocess.Popen[str]:
+    def start(
+        self, module: str, *args: str | Path, file_bytes: int = resource.RLIM_INFINITY
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, '-m', module, *map(str, args)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.environment,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes,) * 2),
         )
         self.started.append(process)
         return process
@@ -351,3 +356,142 @@ def test_waits_for_subscribers_of_the_named_topics_only(
     played = result(player)
     assert 'nobody subscribes' not in played['stderr']
     assert interrupt(recorder)['received'] == {'/count': played['published']['/count']}
+
+
+def test_after_kill_9_a_recording_holds_what_came_a_second_before(
+    tmp_path: Path, processes: Processes
+) -> None:
+    log = tmp_path / 'received.csv'
+    recorder = processes.start(RECORDER, '--out', tmp_path / 'out', '--log', log, '/count')
+    player = processes.start(PLAYER, write_drive(tmp_path / 'drive'), '--topics', '/count',
+                             '--wait-for-subscribers', '60')
+    result(player)
+    wait_for_log(log, '/count', recorder, lines=101)
+    time.sleep(1.0)  # nothing comes any more that would carry the last ones along
+    recorder.kill()
+    for reader in (Reader(tmp_path / 'out'), BagReader(tmp_path / 'out')):
+        with reader as bag:
+            assert [message[-1][4] for message in bag.messages()] == list(range(101))
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_on_a_full_disk_the_recorder_ends_with_one_error_and_a_bag_of_what_it_kept(
+    tmp_path: Path, processes: Processes, storage: str
+) -> None:
+    with BagWriter(tmp_path / 'drive') as bag:
+        bag.add_topic('/image', 'sensor_msgs/msg/Image')
+        for k in range(100):
+            cdr = image_cdr(np.zeros((100, 100), np.uint8), START_NS, 'camera', 'mono8')
+            bag.write('/image', START_NS + k * 30_000_000, cdr)
+    recorder = processes.start(
+        RECORDER, '--out', tmp_path / 'out', '--storage', storage, '/image', file_bytes=600_000
+    )
+    processes.start(
+        PLAYER, tmp_path / 'drive', '--loop', '--wait-for-subscribers', '60'
+    )
+    _, err = recorder.communicate(timeout=90)
+    assert recorder.returncode == 1
+    (sentence,) = [line for line in err.splitlines() if line.startswith('error: ')]
+    assert 'cannot be written' in sentence and 'make room' in sentence
+    assert 'Traceback' not in err
+    for reader in (Reader(tmp_path / 'out'), BagReader(tmp_path / 'out')):
+        with reader as kept:
+            count = len(list(kept.messages()))
+            assert count == kept.message_count > 10
+            assert f' {count} messages are kept (/image {count})' in sentence
+
+
+def test_a_log_on_a_full_disk_and_a_message_without_a_header_end_nothing(
+    tmp_path: Path, processes: Processes
+) -> None:
+    with BagWriter(tmp_path / 'drive') as bag:
+        bag.add_topic('/camera_info', CAMERA_INFO)
+        for k in range(5):
+            bag.write('/camera_info', START_NS + k, b'\x00\x01\x00\x00' + bytes(4))
+    full = Path('/dev/full')
+    for received, published in (
+        (full, full), (tmp_path / 'received.csv', tmp_path / 'published.csv')
+    ):
+        recorder = processes.start(
+            RECORDER, '--out', tmp_path / f'out_{received.name}', '--log', received, '/camera_info'
+        )
+        player = processes.start(
+            PLAYER, tmp_path / 'drive', '--wait-for-subscribers', '60', '--log', published
+        )
+        played = result(player)
+        recorded = interrupt(recorder)
+        assert played['published'] == recorded['received'] == {'/camera_info': 5}
+        for said in (played, recorded):
+            assert said['stderr'].count('--log: /dev/full cannot') == (received == full)
+    for name in ('received.csv', 'published.csv'):
+        assert [row['stamp_ns'] for row in read_log(tmp_path / name)] == [''] * 5
+
+
+def test_a_gap_of_years_is_told_and_left_out_and_excluded_topics_are_silent(
+    tmp_path: Path, processes: Processes
+) -> None:
+    with BagWriter(tmp_path / 'drive') as bag:
+        for topic in ('/count', '/segmentation/mask'):
+            bag.add_topic(topic, UINT32)
+            for stamp_ns in (0, START_NS, START_NS + 10_000_000):
+                bag.write(topic, stamp_ns, uint32_cdr(1))
+    begun_s = time.monotonic()
+    played = result(processes.start(
+        PLAYER, tmp_path / 'drive', '--exclude', '/segmentation/mask', '--max-gap', '5'
+    ))
+    assert time.monotonic() - begun_s < 60
+    assert played['published'] == {'/count': 3}
+    assert '1699999999 s in which nothing was recorded are left out' in played['stderr']
+    assert 'max_gap_s (5)' in played['stderr']
+
+
+def test_who_comes_late_hears_the_static_transforms_of_every_broadcaster(
+    tmp_path: Path, processes: Processes
+) -> None:
+    pytest.importorskip('tf2_msgs')
+    types = jazzy_types().types
+    with BagWriter(tmp_path / 'drive') as bag:
+        bag.add_topic('/tf_static', 'tf2_msgs/msg/TFMessage')  # and no QoS
+        for child, x in (('lidar', 1.0), ('camera', 2.0), ('lidar', 3.0)):
+            transform = types['geometry_msgs/msg/TransformStamped'](
+                types['std_msgs/msg/Header'](types['builtin_interfaces/msg/Time'](0, 0), 'base'),
+                child,
+                types['geometry_msgs/msg/Transform'](
+                    types['geometry_msgs/msg/Vector3'](x, 0.0, 0.0),
+                    types['geometry_msgs/msg/Quaternion'](0.0, 0.0, 0.0, 1.0),
+                ),
+            )
+            message = types['tf2_msgs/msg/TFMessage']([transform])
+            cdr = bytes(jazzy_types().serialize_cdr(message, 'tf2_msgs/msg/TFMessage'))
+            bag.write('/tf_static', START_NS + int(x), cdr)
+        bag.add_topic('/count', UINT32)
+        for k in range(600):
+            bag.write('/count', START_NS + 4 + k * SECOND_NS // 10, uint32_cdr(k))
+    log = tmp_path / 'early.csv'
+    early = processes.start(RECORDER, '--out', tmp_path / 'early', '--log', log, '/count')
+    player = processes.start(PLAYER, tmp_path / 'drive')
+    wait_for_log(log, '/count', early)
+    log = tmp_path / 'late.csv'
+    late = processes.start(RECORDER, '--out', tmp_path / 'late', '--log', log, '/tf_static')
+    wait_for_log(log, '/tf_static', late)
+    interrupt(late)
+    assert interrupt(player)['published']['/tf_static'] == 3
+    with BagReader(tmp_path / 'late') as bag:
+        (message,) = map(bag.deserialize, bag.messages())
+    found = {each.child_frame_id: each.transform.translation.x for each in message.transforms}
+    assert found == {'lidar': 3.0, 'camera': 2.0}
+
+
+def test_a_bag_of_fewer_messages_than_it_promises_is_played_told_and_ends_with_code_1(
+    tmp_path: Path, processes: Processes
+) -> None:
+    drive = write_drive(tmp_path / 'drive')
+    metadata = drive / 'metadata.yaml'
+    metadata.write_text(metadata.read_text().replace('message_count: 101', 'message_count: 143'))
+    player = processes.start(PLAYER, drive)
+    out, err = player.communicate(timeout=90)
+    assert player.returncode == 1
+    said = json.loads(out.splitlines()[-1])
+    assert (said['published']['/count'], said['missing']) == (101, {'/count': 42})
+    assert 'missing: 42 of /count' in err
+    assert 'Traceback' not in err

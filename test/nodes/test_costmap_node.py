@@ -15,7 +15,6 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TransformStamped
 from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import OccupancyGrid
-from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from ros_graph import eventually, Graph, header
@@ -321,8 +320,19 @@ class Tf2:
     asked: list[Any] = []
 
     class Buffer:
+        def clear(self) -> None: ...
+
+        def can_transform(self, target_frame: str, source_frame: str, time: Time) -> bool:
+            try:
+                return bool(self.lookup_transform(target_frame, source_frame, time))
+            except LookupError:
+                return False
+
+        def get_latest_common_time(self, target_frame: str, source_frame: str) -> Time:
+            raise LookupError
+
         def lookup_transform(
-            self, target_frame: str, source_frame: str, time: Time, timeout: Duration
+            self, target_frame: str, source_frame: str, time: Time
         ) -> TransformStamped:
             Tf2.asked.append((target_frame, source_frame, time.nanoseconds))
             if (target_frame, source_frame) == ('odom', 'base_link'):

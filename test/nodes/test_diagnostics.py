@@ -19,23 +19,45 @@ pytestmark = pytest.mark.ros
 WELL = Health('active', True, '', '', 0.0, {}, [])
 
 
-def test_a_node_that_works_is_ok() -> None:
-    assert judge(WELL, 0) == (DiagnosticStatus.OK, 'working')
+QUIET = dict.fromkeys(('received', 'published', 'passed_over', 'rejected', 'lost'), 0)
+SOME = {**QUIET, 'received': 10, 'published': 10}
+NONE = {**QUIET, 'received': 10, 'passed_over': 10}
+REJECTED = {**QUIET, 'received': 10, 'published': 8, 'rejected': 2}
+WAITING = replace(WELL, waiting='/camera_info')
+REASON = replace(WELL, rejection='no transform')
+
+# The rows of the table in docs/topics.md, worst first.
+STATES = [
+    (replace(WELL, state='configuring', active=False, busy_s=61.0), QUIET, 'ERROR', 'answer'),
+    (replace(WELL, state='configuring', active=False, busy_s=61.0, builds=True), QUIET, 'OK',
+     'opening the model for 61 s'),
+    (replace(WELL, state='configuring', active=False, busy_s=11.0), QUIET, 'WARN', 'opening'),
+    (replace(WELL, state='configuring', active=False, busy_s=1.0), QUIET, 'OK', 'opening'),
+    (replace(WELL, busy_s=6.0), SOME, 'ERROR', 'the engine has not answered for 6 s'),
+    (replace(WELL, state='inactive', active=False, busy_s=6.0), QUIET, 'ERROR', 'not answered'),
+    (replace(WELL, failure='configure failed: no model'), SOME, 'ERROR', 'no model'),
+    (replace(WELL, state='inactive', active=False, silent_s=9.0), QUIET, 'OK', 'not working'),
+    (replace(WELL, fault='no class'), SOME, 'ERROR', 'no class'),
+    (replace(WELL, silent_s=3.5, silence='/image has no publisher'), QUIET, 'WARN',
+     'no image for 3 s or more: /image has no publisher'),
+    (WAITING, NONE, 'ERROR', 'no result of 10 images in 5 s: it waits for /camera_info'),
+    (replace(WELL, passing='held back'), NONE, 'ERROR', 'held back'),
+    (REASON, {**QUIET, 'received': 10, 'rejected': 10}, 'ERROR',
+     '10 rejected, the last: no transform'),
+    (replace(WELL, max_rate_hz=0.1), NONE, 'OK', 'working'),
+    (REASON, REJECTED, 'WARN', '8 results of 10 images: 2 rejected, the last: no transform'),
+    (WAITING, QUIET, 'WARN', 'it waits for /camera_info'),
+    (replace(WELL, warning='no tf2'), SOME, 'WARN', 'no tf2'),
+    (WELL, SOME, 'OK', 'working'),
+]
 
 
-def test_the_worst_is_told_first() -> None:
-    poor = replace(WELL, warning='no tf2')
-    assert judge(poor, 0) == (DiagnosticStatus.WARN, 'no tf2')
-    assert judge(poor, 2) == (DiagnosticStatus.WARN, '2 frames rejected, see the log')
-    silent = replace(poor, silent_s=3.5)
-    assert silent.silent
-    assert judge(silent, 2) == (DiagnosticStatus.WARN, 'no image for 3 s or more')
-    inactive = replace(silent, active=False, state='inactive')
-    assert not inactive.silent
-    assert judge(inactive, 2) == (DiagnosticStatus.OK, 'inactive, not working')
-    failed = replace(silent, failure='configure failed: no model')
-    assert not failed.silent
-    assert judge(failed, 2) == (DiagnosticStatus.ERROR, 'configure failed: no model')
+@pytest.mark.parametrize(('health', 'new', 'level', 'text'), STATES)
+def test_each_state_has_its_level(
+    health: Health, new: dict[str, int], level: str, text: str
+) -> None:
+    found, message = judge(health, new, 5.0)
+    assert (found, text in message) == (getattr(DiagnosticStatus, level), True), message
 
 
 def test_the_analyzers_look_for_the_names_that_the_nodes_publish() -> None:

@@ -15,9 +15,11 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
+from vision_msgs.msg import LabelInfo, VisionClass
 
 from mnv2_perception.errors import ImageError
 from mnv2_perception.nodes import messages
+from mnv2_perception.nodes.costmap_inputs import CostmapInputs
 from mnv2_perception.vision.costmap import Grid, Scan
 
 pytestmark = pytest.mark.ros
@@ -574,3 +576,18 @@ def test_a_resized_camera_info_has_scaled_matrices_and_the_same_lens() -> None:
     assert list(msg.d) == [0.1] * 5
     assert list(msg.k) == [250.0, 0.0, 159.5, 0.0, 250.0, 119.5, 0.0, 0.0, 1.0]
     assert list(msg.p[:4]) == [250.0, 0.0, 159.5, 0.0]  # P is K where the driver left it out
+
+
+def test_names_and_fields_of_strangers_are_bounded() -> None:
+    inputs = CostmapInputs(1)
+    classes = [VisionClass(class_id=i % 300, class_name=f'c{i}') for i in range(100_000)]
+    classes.append(VisionClass(class_id=3, class_name='x' * 1_000_000))
+    assert inputs.take_label_info(LabelInfo(class_map=classes))
+    assert inputs.label_info is not None
+    held = inputs.label_info.class_map
+    assert len(held) == 255 and held[3].class_name == 'c99903'
+    cloud = messages.cloud_to_msg(np.zeros((2, 3, 3), np.float32), Header())
+    cloud.fields = [PointField(name='w\n' * 1000, datatype=PointField.FLOAT32)] * 100_000
+    with pytest.raises(ImageError, match=r"fields 'w\\nw.* …\): expected an organised") as caught:
+        messages.points_from_msg(cloud)
+    assert len(str(caught.value)) < 500

@@ -1,14 +1,12 @@
 """perception over real DDS: several nodes in one process, one camera and several."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, ExitStack
 import os
 from pathlib import Path
 import signal
 import subprocess
 import sys
-import threading
 import time
 from typing import Any
 
@@ -39,7 +37,7 @@ from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes.messages import label_info_to_msg, mask_to_msg, rgb_to_msg
 from mnv2_perception.nodes.perception import Perception
 from mnv2_perception.nodes.qos import LATCHED_QOS
-from mnv2_perception.nodes.worker import NewestFrameWorker
+from mnv2_perception.nodes.worker import NewestFrameWorker, Turns
 
 pytestmark = pytest.mark.ros
 
@@ -193,9 +191,9 @@ def test_an_image_is_received_once_and_decoded_once(
     decoded: list[Any] = []
     decode = shared.image_from_msg
 
-    def count(msg: Any) -> Any:
+    def count(msg: Any, max_pixels: int) -> Any:
         decoded.append(msg)
-        return decode(msg)
+        return decode(msg, max_pixels)
 
     monkeypatch.setattr(shared, 'image_from_msg', count)
     path = write_detector(tmp_path / 'detector.onnx', HEIGHT, WIDTH)
@@ -334,27 +332,27 @@ def test_cameras_share_fairly_where_a_model_has_not_room_for_all(
 
 
 def test_a_worker_waits_for_one_turn_however_often_its_item_is_taken() -> None:
-    turns: list[Any] = []
+    taken: list[None] = []
 
-    class Thread(ThreadPoolExecutor):
-        def submit(self, *args: Any, **kwargs: Any) -> Any:
-            turns.append(args)
-            return super().submit(*args, **kwargs)
+    class Counting(Turns):
+        def turn(self, patience_s: float = 5.0) -> Any:
+            taken.append(None)
+            return super().turn(patience_s)
 
     worked: list[int] = []
-    with Thread(1) as thread:
-        busy = threading.Event()
-        thread.submit(busy.wait)
-        worker = NewestFrameWorker(worked.append, thread)
+    turns = Counting()
+    worker = NewestFrameWorker(worked.append, turns)
+    with turns.turn():
         for number in range(10):  # as in a batch that another worker began
             worker.put(number)
             assert worker.take() == number
         worker.put(10)
-        busy.set()
-        worker.run(lambda: None)
-        worker.put(11)
+    worker.run(lambda: None)
+    worker.put(11)
+    worker.run(lambda: None)
+    worker.close()
     assert worked == [10, 11]
-    assert len(turns) == len(['busy', 'the ten and 10', 'run', '11'])
+    assert len(taken) == len(['here', 'the ten and 10', '11'])
 
 
 def test_rules_for_the_process_leave_its_nodes_their_names(stack: ExitStack) -> None:

@@ -537,3 +537,66 @@ def test_what_an_engine_logs_is_in_the_node_s_log(tmp_path: Path) -> None:
                 process.send_signal(signal.SIGINT)
     told = [line for line in lines if 'no TensorRT plan of it' in line]
     assert len(told) == 1 and '[INFO]' in told[0] and '[segmentation_node]' in told[0], lines
+
+
+def test_images_that_a_busy_process_overwrites_or_cannot_read_are_counted_as_lost(
+    graph: Graph,
+) -> None:
+    node = graph.start()
+    ready(graph, node)
+
+    def show(number: int) -> None:
+        graph.camera.publish(rgb_to_msg(picture(), header(number)))
+
+    show(0)
+    eventually(lambda: node.counts['received'] == 1)
+    busy, go_on = threading.Event(), threading.Event()
+    timer = node.create_steady_timer(0.0, lambda: (busy.set(), go_on.wait(20.0), timer.cancel()))
+    assert busy.wait(10.0)
+    for number in range(1, 40):  # for a queue of 5
+        show(number)
+    graph.camera.publish(b'\x00\x01\x00\x00 no image at all')
+    show(41)
+    time.sleep(0.3)
+    go_on.set()
+    eventually(lambda: node.counts['received'] + node.counts['lost'] == 42)
+    assert 30 <= node.counts['lost'] < 41
+    graph.camera.publish(b'\x00\x01\x00\x00 no image at all')
+    show(43)
+    eventually(lambda: node.counts['received'] + node.counts['lost'] == 44)
+    counts = node.counts
+    eventually(lambda: counts['published'] + counts['passed_over'] == counts['received'])
+
+
+def test_a_second_camera_on_the_topic_is_told_and_no_loss_is_made_up(
+    graph: Graph, capfd: pytest.CaptureFixture[str]
+) -> None:
+    node = graph.start()
+    ready(graph, node)
+    other = graph.peer.create_publisher(Image, 'image', 5)
+    eventually(other.get_subscription_count)
+    for number in range(5):
+        graph.camera.publish(rgb_to_msg(picture(), header(2 * number)))
+        eventually(lambda n=number: node.counts['received'] == 4 * n + 1)
+        for _ in range(3):
+            seen = node.counts['received']
+            other.publish(rgb_to_msg(picture(), header(2 * number + 1)))
+            eventually(lambda n=seen: node.counts['received'] == n + 1)
+    assert node.counts['lost'] == 0
+    assert capfd.readouterr().err.count('has 2 publishers: their messages mix') == 1
+
+
+def test_a_camera_that_starts_anew_has_lost_nothing(graph: Graph) -> None:
+    node = graph.start()
+    ready(graph, node)
+    for number in range(3):
+        seen = node.counts['received']
+        for count in range(3 + 5 * number):  # each time more than the last one sent
+            graph.camera.publish(rgb_to_msg(picture(), header(count)))
+            eventually(lambda n=seen + count + 1: node.counts['received'] == n)
+        graph.peer.destroy_publisher(graph.camera)
+        eventually(lambda: node.count_publishers('image') == 0)
+        graph.camera = graph.peer.create_publisher(Image, 'image', 5)
+        eventually(graph.camera.get_subscription_count)
+        time.sleep(0.3)
+    assert node.counts['lost'] == 0

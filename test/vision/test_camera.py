@@ -73,6 +73,30 @@ def test_focal_lengths_that_no_lens_has_are_refused() -> None:
         Camera.from_info(Info(k=k))
 
 
+@pytest.mark.parametrize('rectified', [False, True])
+def test_p_alone_calibrates_a_rectified_image_and_no_other(rectified: bool) -> None:
+    info = Info(k=(0.0,) * 9)
+    if rectified:
+        assert Camera.from_info(info, rectified=True) == Camera.from_info(Info(), rectified=True)
+    else:
+        with pytest.raises(CalibrationError, match=r'only P is given.*rectified to true'):
+            Camera.from_info(info)
+    with pytest.raises(CalibrationError, match='K and P are zero, so the camera is not calibr'):
+        Camera.from_info(Info(k=(0.0,) * 9, p=(0.0,) * 12), rectified)
+
+
+def test_a_size_that_no_camera_has_is_refused() -> None:
+    with pytest.raises(CalibrationError, match='size 60000 × 60000, expected at most 16 mega'):
+        Camera.from_info(Info(height=60000, width=60000))
+
+
+def test_a_distortion_model_is_quoted_on_one_line() -> None:
+    info = Info(d=PLUMB_BOB, distortion_model='a\nb' + 'c' * 10**6)
+    with pytest.raises(CalibrationError, match=r"model 'a\\nbc+' … with 5") as caught:
+        Camera.from_info(info)
+    assert len(str(caught.value)) < 500
+
+
 def test_a_rectified_image_goes_by_p_alone() -> None:
     camera = Camera.from_info(Info(d=PLUMB_BOB, r=(0, -1, 0, 1, 0, 0, 0, 0, 1)), rectified=True)
     np.testing.assert_allclose(camera.rays[240, 330 + 45], [0.1, 0.0, 1.0], atol=1e-6)
@@ -141,7 +165,7 @@ def test_binning_and_window_look_where_the_whole_image_does() -> None:
 @pytest.mark.parametrize(
     ('changes', 'reason'),
     [
-        ({'k': (0.0,) * 9}, 'not calibrated'),
+        ({'k': (0.0,) * 9, 'p': (0.0,) * 12}, 'not calibrated'),
         ({'k': (math.nan,) * 9}, 'K is'),
         ({'p': (-1.0, *Info.p[1:])}, 'P is'),
         ({'distortion_model': 'ftheta', 'd': (0.1,) * 4}, "'ftheta' with 4"),

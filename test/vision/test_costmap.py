@@ -1,6 +1,7 @@
 """A mask on the ground: the right cell, point and beam for a known box, and no smear."""
 
 import math
+import time
 from typing import Any
 
 from camera_scene import BOX, draw_box, FISHEYE, Info, PLUMB_BOB, ROAD, SKY
@@ -13,12 +14,12 @@ from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.costmap import (
     FORBIDDEN,
     Grid,
-    GroundView,
     OBSTACLE,
     Scan,
     scan_of_points,
     TRAVERSABLE,
 )
+from mnv2_perception.vision.ground_view import GroundView
 from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 
 PLAIN = Info(height=240, width=320, k=(250.0, 0.0, 160.0, 0.0, 250.0, 119.0, 0.0, 0.0, 1.0))
@@ -110,6 +111,37 @@ def test_a_camera_of_more_pixels_than_indices_is_refused() -> None:
 
 
 @pytest.mark.parametrize(('info', 'base_from_camera'), CAMERAS)
+def test_the_samples_of_a_view_are_where_the_camera_sees_them_to_1_cm(
+    info: Info, base_from_camera: Pose
+) -> None:
+    view = view_of(info, base_from_camera)
+    column, row, footprint_m = view._pixels_of_samples()
+    ground = view._ground(*np.mgrid[:view._beams, :view._samples])
+    exact = view.camera.project(base_from_camera.inverse().apply(ground.astype(np.float64)))
+    seen = np.isfinite(exact[..., 0])
+    off = np.hypot(column - exact[..., 0], row - exact[..., 1])[seen]
+    assert seen.sum() > 20_000 and off.max() < 0.1  # no NaN, at the image's border neither
+    distance_m = np.linalg.norm(ground[seen] - [0.2, -0.1, 0.0], axis=-1)
+    assert (off * footprint_m[seen])[distance_m < 5.0].max() < 0.01
+
+
+def test_the_view_of_a_camera_that_nods_costs_little_more_than_a_mask() -> None:
+    camera = Camera.from_info(LENS).resized(480, 640)
+    ids = draw_box(camera, camera_pose(), *BOX_AT)[0]
+    place_ms, view_ms = [], []
+    for number in range(8):  # the first works out what holds for any pose
+        begin_s = time.perf_counter()
+        view = GroundView(camera, camera_pose(pitch=0.2 + 0.002 * number), 10.0, 0.25)
+        viewed_s = time.perf_counter()
+        scene = view.look(ids, ROLES)
+        view.grid(scene, STANDING, 10.0, 0.05)
+        view.scan(scene, -1.57, 1.57, 0.01)
+        place_ms.append((time.perf_counter() - viewed_s) * 1e3)
+        view_ms.append((viewed_s - begin_s) * 1e3)
+    assert np.median(view_ms) < 10 * np.median(place_ms)  # 2 on a quiet machine; it was 200
+
+
+@pytest.mark.parametrize(('info', 'base_from_camera'), CAMERAS)
 def test_a_box_at_a_known_place_gives_the_right_point_cell_and_beam(
     info: Info, base_from_camera: Pose
 ) -> None:
@@ -124,7 +156,7 @@ def test_a_box_at_a_known_place_gives_the_right_point_cell_and_beam(
     assert abs(np.median(x[on_face]) - 3.0) < 0.02
     # The others lie at its corners and along the other side that the camera sees.
     aside = np.minimum(np.abs(y - 0.4), np.abs(y - 0.9))[~on_face]
-    assert aside.max() < 0.08
+    assert aside.max() < 0.1  # two pixels, where they fall well apart
     assert x.max() < 3.85 and not z.any()
 
     grid = view.grid(scene, STANDING, 10.0, 0.1)

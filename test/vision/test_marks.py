@@ -12,10 +12,10 @@ from mnv2_perception.vision.costmap import (
     FORBIDDEN,
     FREE_CELL,
     Grid,
-    GroundView,
     OCCUPIED_CELL,
     UNSEEN_CELL,
 )
+from mnv2_perception.vision.ground_view import GroundView
 from mnv2_perception.vision.marks import (
     Limits,
     Marks,
@@ -64,7 +64,7 @@ def test_on_flat_ground_a_box_is_marked_at_its_base() -> None:
     view = GroundView(CAMERA, POSE, 10.0, 0.25)
     marks = marks_on_ground(view, ids, ROLES, IN_PLACE, LIMITS)
     check_box(marks, 0.25)
-    assert marks.points.shape == (240, 320, 3)
+    assert marks.points().shape == (240, 320, 3)
 
 
 def test_measured_points_mark_the_box_itself_within_height_and_range() -> None:
@@ -78,7 +78,8 @@ def test_measured_points_mark_the_box_itself_within_height_and_range() -> None:
     assert low.obstacles[:, 2].max() <= 0.3
     near = marks_of_points(points, ids, ROLES, IN_PLACE, replace(LIMITS, max_range_m=2.0))
     assert len(near.obstacles) == 0
-    seen = near.points[np.isfinite(near.points[..., 0])]
+    points = near.points()
+    seen = points[np.isfinite(points[..., 0])]
     assert np.hypot(seen[:, 0], seen[:, 1]).max() <= 2.0
 
 

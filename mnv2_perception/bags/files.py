@@ -1,0 +1,185 @@
+"""Which files a bag consists of, how each is opened, and what metadata.yaml says of them."""
+
+from collections import Counter
+from contextlib import closing, ExitStack
+from dataclasses import dataclass, field
+from functools import cache
+import logging
+from pathlib import Path, PurePath
+import shutil
+import sqlite3
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+from rosbags.interfaces import Qos
+from rosbags.rosbag2 import Reader
+from rosbags.rosbag2.metadata import parse_qos
+import yaml
+
+from mnv2_perception.bags.unfinished import Completed, is_indexed
+from mnv2_perception.bags.zstandard import zstd
+from mnv2_perception.errors import BagError
+
+logger = logging.getLogger(__name__)
+SUFFIXES = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd')
+LFS_POINTER = b'version https://git-lfs'
+
+
+@dataclass
+class Metadata:
+    """What a bag's metadata.yaml says beyond its storage files; empty where there is none.
+
+    Attributes:
+        files: names of the storage files.
+        counts: messages of each topic.
+        qos: what the publishers of each topic offered, where it is told.
+        type_hashes: of each topic's type, where it is told.
+    """
+
+    files: tuple[str, ...] = ()
+    counts: Counter[str] = field(default_factory=Counter)
+    qos: dict[str, list[Qos]] = field(default_factory=dict)
+    type_hashes: dict[str, str] = field(default_factory=dict)
+
+
+@cache
+def warn_once(text: str) -> None:
+    """Log a warning; a bag is opened several times, and is as it is."""
+    logger.warning(text)
+
+
+def find_files(path: Path) -> tuple[list[Path], Metadata]:
+    """Return a bag's storage files, and what its metadata.yaml says.
+
+    Args:
+        path: a bag folder, or a single storage file.
+
+    Raises:
+        BagError: there is none, a part of it is missing, or it is a ROS 1 bag.
+    """
+    if not path.exists():
+        raise BagError(f'{path}: no such bag; expected a bag folder, or a .mcap or .db3 file')
+    if path.is_file():
+        if path.suffix == '.bag':
+            raise BagError(_ros1_cure(path))
+        if not path.name.endswith(SUFFIXES):
+            raise BagError(
+                f'{path}: not a bag by its name; expected a folder, or a .mcap or .db3 file'
+            )
+        return [path], Metadata()
+    present = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
+    metadata = _read_metadata(path / 'metadata.yaml')
+    listed = [path / PurePath(name).name for name in metadata.files]
+    if missing := [file.name for file in listed if not file.exists()]:
+        raise BagError(
+            f'{path}: metadata.yaml names {", ".join(missing)}, which is not there; copy it too, '
+            'or take metadata.yaml away to read the rest'
+        )
+    if not (listed or present):
+        if ros1_bags := sorted(path.glob('*.bag')):
+            raise BagError(_ros1_cure(ros1_bags[0]))
+        raise BagError(
+            f'{path}: not a bag; expected a folder with a metadata.yaml, or with .mcap or .db3 '
+            'files'
+        )
+    if listed and (others := [file.name for file in present if file not in listed]):
+        warn_once(f'{path}: metadata.yaml does not name {", ".join(others)}: left out')
+    return listed or present, metadata
+
+
+def open_file(file: Path, stack: ExitStack) -> Reader:
+    """Open a storage file, whatever state its recorder left it in.
+
+    Args:
+        file: .mcap or .db3, or that compressed as a whole (.zstd).
+        stack: closes it.
+
+    Raises:
+        BagError: it is a Git LFS pointer, or holds what is not CDR.
+        Exception: of rosbags or a decompressor, where it is damaged.
+    """
+    _refuse_pointer(file)
+    if file.suffix == '.zstd':
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        with zstd.open(file, 'rb') as packed, (folder / file.stem).open('wb') as unpacked:
+            shutil.copyfileobj(packed, unpacked)
+        file = folder / file.stem
+    path: Any = file
+    if file.suffix == '.mcap' and not is_indexed(file):
+        path = completed = Completed(file)
+        if completed.whole:
+            warn_once(
+                f'{file}: was not finished (recorder killed, disk full, copied in part?); what is '
+                f'whole of it is read, {completed.lost_bytes} bytes behind that are lost'
+            )
+    elif file.suffix == '.db3':
+        _roll_back(file)
+    reader = Reader(path)
+    reader.open()
+    stack.callback(reader.close)
+    formats = {cast(Any, each.ext).serialization_format for each in reader.connections}
+    if others := formats - {'cdr'}:
+        raise BagError(
+            f'{file}: its messages are serialised as {", ".join(sorted(map(repr, others)))}, '
+            "expected 'cdr'; record the bag again with an rmw of ROS 2's default"
+        )
+    return reader
+
+
+def _refuse_pointer(file: Path) -> None:
+    with file.open('rb') as opened:
+        if opened.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise BagError(
+                f'{file}: a Git LFS pointer, not the recording itself; fetch that with '
+                "'git lfs pull'"
+            )
+
+
+def _roll_back(file: Path) -> None:
+    """Let SQLite end what a killed recorder had begun: rosbags leaves its journals unread."""
+    journals = [file.with_name(f'{file.name}-{what}') for what in ('journal', 'wal')]
+    if not any(journal.exists() for journal in journals):
+        return
+    try:
+        with closing(sqlite3.connect(file)) as database:
+            database.execute('SELECT count(*) FROM topics').fetchone()
+    except sqlite3.Error as exc:
+        raise BagError(
+            f'{file}: its recorder was killed, and what it left in {file.name}-* cannot be taken '
+            f'in ({exc}); copy the bag with these files to where it can be written'
+        ) from exc
+
+
+def _read_metadata(file: Path) -> Metadata:
+    """Read a metadata.yaml; one that says nothing useful is told, and left aside."""
+    if not file.exists():
+        return Metadata()
+    _refuse_pointer(file)
+    metadata = Metadata()
+    try:
+        loaded = yaml.safe_load(file.read_text(encoding='utf-8'))
+        said = loaded['rosbag2_bagfile_information']
+        metadata.files = tuple(map(str, said['relative_file_paths']))
+        for topic in said['topics_with_message_count']:
+            about = topic['topic_metadata']
+            name = str(about['name'])
+            metadata.counts[name] += int(topic['message_count'])
+            metadata.qos[name] = parse_qos(about.get('offered_qos_profiles') or [])
+            metadata.type_hashes[name] = str(about.get('type_description_hash') or '')
+    except OSError:
+        raise
+    except Exception as exc:  # whatever YAML, or a field of another kind, leads to
+        reason = ' '.join(str(exc).split())[:200]
+        warn_once(f'{file}: cannot be used ({type(exc).__name__}: {reason}); read without it')
+        return Metadata()
+    if not said.get('storage_identifier'):
+        warn_once(f'{file}: names no storage; the names of the files tell it')
+    return metadata
+
+
+def _ros1_cure(path: Path) -> str:
+    return (
+        f'{path}: a ROS 1 bag; expected a ROS 2 bag; convert it with '
+        f"'rosbags-convert --src {path} --dst {path.with_suffix('')} --dst-storage mcap "
+        "--dst-typestore ros2_jazzy'"
+    )

@@ -1,0 +1,136 @@
+"""rosbags' writers, made so that the files on the disk are a readable bag at any moment.
+
+As rosbags has them, an mcap has no end and a database no message until they are closed. Here
+each flush leaves both, and metadata.yaml, as a reader wants them; nothing that it left is touched
+by what comes after until that is complete, save an mcap's end, which the next chunks overwrite.
+"""
+
+from contextlib import suppress
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
+from rosbags.rosbag2.storage_mcap import McapWriter
+from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
+
+from mnv2_perception.bags.unfinished import UNINDEXED_END
+
+
+class _Waiting(io.BytesIO):
+    """What is to lie in a file from `start` on; its places count from the file's beginning."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__()
+        self._start = start
+
+    def tell(self) -> int:
+        return self._start + super().tell()
+
+    def close(self) -> None:
+        """Stay open: rosbags closes what it has written to, and only then it is written."""
+
+
+class _Mcap(McapWriter):
+    """Gathers chunks in memory, and puts them, with an end behind them, into the file at once."""
+
+    bio: Any
+    finishing = False
+
+    def __init__(self, path: Path, compression: CompressionMode) -> None:
+        super().__init__(path, compression)
+        self.bio.flush()
+        self._file, self._end = self.bio, self.bio.tell()
+        self.bio = _Waiting(self._end)
+        self._put(UNINDEXED_END)
+
+    def close(self, version: int, metadata: str) -> None:
+        if self.finishing:
+            super().close(version, metadata)
+            self._put(b'')
+            self._file.close()
+        else:
+            if self.chunk.bio.tell():
+                self.close_chunk()
+            self._put(UNINDEXED_END)
+
+    def abort(self) -> None:
+        self._file.close()
+
+    def _put(self, end: bytes) -> None:
+        """Write what waits, and an end, where the last end is; restore that if it fails."""
+        data = memoryview(self.bio.getvalue() + end)
+        try:
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self._file.fileno(), data[written:], self._end + written)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._file.fileno(), self._end + len(UNINDEXED_END))
+                os.pwrite(self._file.fileno(), UNINDEXED_END, self._end)
+            raise
+        self._end += len(data) - len(end)
+        self.bio = _Waiting(self._end)
+
+
+class _Sqlite3(Sqlite3Writer):
+    """Commits at each flush."""
+
+    finishing = False
+
+    def __init__(self, path: Path, compression: CompressionMode) -> None:
+        super().__init__(path, compression)
+        # Until a commit nothing may reach the file: rosbags reads it without its journal.
+        self.conn.execute('PRAGMA cache_spill = OFF')
+        # As rosbag2: what the kernel has, it writes, unless power fails.
+        self.conn.execute('PRAGMA synchronous = OFF')
+
+    def close(self, version: int, metadata: str) -> None:
+        self.cursor.execute('DELETE FROM metadata')
+        if self.finishing:
+            super().close(version, metadata)
+        else:
+            self.cursor.execute(
+                'INSERT INTO metadata(metadata_version, metadata) VALUES(?, ?)',
+                (version, metadata),
+            )
+            self.conn.commit()
+
+
+class SteadyWriter(Writer):
+    """rosbags' writer, whose bag is complete after each `flush`."""
+
+    STORAGE_PLUGINS = {
+        StoragePlugin.MCAP: _Mcap, StoragePlugin.SQLITE3: _Sqlite3,
+    }
+
+    def open(self) -> None:
+        """Create the bag's folder and files."""
+        super().open()
+        self._storage: Any = self.storage
+
+    def flush(self) -> None:
+        """Bring all that was written into the files, metadata.yaml last.
+
+        Raises:
+            OSError, sqlite3.Error: the disk took no more; the bag is as the last flush left it.
+        """
+        self.close()
+        self.storage = self._storage
+
+    def finish(self) -> None:
+        """Write the index, where there is one, and close the files.
+
+        Raises:
+            OSError, sqlite3.Error: the disk took no more; the bag is as the last flush left it.
+        """
+        self._storage.finishing = True
+        self.close()
+
+    def abandon(self) -> None:
+        """Close the files as the last flush left them."""
+        with suppress(Exception):
+            self._storage.abort()
+        with suppress(OSError):
+            self.metapath.with_suffix('.yaml.tmp').unlink(missing_ok=True)

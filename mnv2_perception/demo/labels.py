@@ -1,0 +1,84 @@
+"""How good a replay's masks are, by the bag's labels: classes are compared by their names."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mnv2_perception.bags.camera import Frame, read_ids
+from mnv2_perception.bags.read import BagReader
+from mnv2_perception.errors import quoted
+from mnv2_perception.evaluation.metrics import ConfusionMatrix
+from mnv2_perception.evaluation.recording import accuracy
+from mnv2_perception.model_spec import UNLABELLED
+
+LABEL_INFO = 'vision_msgs/msg/LabelInfo'
+
+
+def read_names(bag: Path, label: str) -> dict[int, str] | None:
+    """Return the names of a label topic's ids, from the LabelInfo beside it; None without one."""
+    place = label.removesuffix('/compressed').rpartition('/')[0]
+    with BagReader(bag) as reader:
+        infos = [
+            topic.name for topic in reader.topics
+            if topic.type_name == LABEL_INFO and topic.message_count
+            and topic.name.startswith(f'{place}/')
+        ]
+        if not infos:
+            return None
+        msg = reader.deserialize(next(iter(reader.messages(infos[:1]))))
+    return {int(item.class_id): str(item.class_name) for item in msg.class_map}
+
+
+def compare(
+    bag: Path, label: str, masks: Path, mask: str, classes: Sequence[str],
+    names: Mapping[int, str] | None,
+) -> tuple[ConfusionMatrix | None, str]:
+    """Compare a replay's masks with the bag's labels.
+
+    Args:
+        bag: that was replayed.
+        label: topic of its labels.
+        masks: the recording.
+        mask: topic of the masks.
+        classes: names of the model's.
+        names: of the labels' ids; None where nobody tells them.
+
+    Returns:
+        What was counted, None where that would say nothing; and in words, what was compared.
+
+    Raises:
+        BagError: a label or a mask cannot be read.
+    """
+    count = len(classes)
+    table = np.full(256, UNLABELLED, np.uint8)
+    if names is None:
+        how = f'by number: nothing in the bag names the classes of {label} (LabelInfo beside it)'
+        table = np.arange(256, dtype=np.uint8)
+    else:
+        known = {i: name for i, name in names.items() if name in classes and 0 <= i < UNLABELLED}
+        if not known:
+            named = quoted(', '.join(names.values()))
+            return None, f'none: {label} has {named}, of which the model knows none'
+        for class_id, name in known.items():
+            table[class_id] = classes.index(name)
+        left = sorted(set(names.values()) - set(classes))
+        how = 'by name' + (f', without {quoted(", ".join(left))}' if left else '')
+    largest = 0
+
+    def renumbered() -> Iterator[Frame]:
+        nonlocal largest
+        for stamp_ns, stored in read_ids(bag, label):
+            labelled = stored[stored != UNLABELLED]
+            largest = max(largest, int(labelled.max(initial=0)))
+            yield stamp_ns, table[stored]
+
+    matrix = accuracy(renumbered(), read_ids(masks, mask), count)
+    if names is None and largest >= count:
+        return None, (
+            f'none: {label} has ids up to {largest}, the model has {count} classes, and nothing '
+            f'in the bag names those of the labels (LabelInfo beside them)'
+        )
+    if not matrix.counts.any():
+        return None, f'none: no mask has the stamp and size of a label on {label}'
+    return matrix, how

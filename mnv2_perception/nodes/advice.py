@@ -1,0 +1,54 @@
+"""What to do about a topic from which nothing comes."""
+
+from rclpy.node import Node
+
+from mnv2_perception.errors import quoted
+
+RAW, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
+SUFFIX = '/compressed'
+
+
+def types_on(node: Node, topic: str) -> set[str]:
+    """Return the types that publishers of a topic have."""
+    return {info.topic_type for info in node.get_publishers_info_by_topic(topic)}
+
+
+def wrong_topic(node: Node, topic: str, compressed: bool) -> str:
+    """Say which topic or transport is the camera's, where `topic` can bring no image of it.
+
+    Args:
+        node: that listens.
+        topic: resolved; of the compressed transport, with its suffix.
+        compressed: whether it expects CompressedImage.
+
+    Returns:
+        A sentence, empty where a publisher of the right type is there.
+    """
+    expected, other = (COMPRESSED, RAW) if compressed else (RAW, COMPRESSED)
+    found = types_on(node, topic)
+    if expected in found:
+        return ''
+    base = topic.removesuffix(SUFFIX)
+    if other in found:
+        said = f'{topic} brings {other}, expected {expected}'
+        if compressed:
+            return f'{said}; set image_transport to raw and remap image to {topic}'
+        if base != topic:
+            return f'{said}; set image_transport to compressed and remap image to {base}'
+        return (
+            f'{said}; set image_transport to compressed and remap image{SUFFIX}, instead of '
+            f'image, to {topic}'
+        )
+    if found:
+        names = quoted(', '.join(sorted(found)))
+        return f"{topic} brings {names}, expected {expected}; remap image to the camera's topic"
+    if compressed and COMPRESSED in types_on(node, base):
+        image = base.removesuffix(SUFFIX)
+        return f'{topic} has no publisher, but {base} has; remap image to {image}'
+    if compressed and RAW in types_on(node, base):
+        return f'{topic} has no publisher, but {base} brings {RAW}; set image_transport to raw'
+    if not compressed and COMPRESSED in types_on(node, topic + SUFFIX):
+        return (
+            f'{topic} has no publisher, but {topic}{SUFFIX} has; set image_transport to compressed'
+        )
+    return f"{topic} has no publisher; remap image to the camera's topic"

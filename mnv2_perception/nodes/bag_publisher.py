@@ -1,0 +1,62 @@
+"""One topic of a bag, published again."""
+
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.serialization import deserialize_message, serialize_message
+
+from mnv2_perception.bags.read import BagTopic
+from mnv2_perception.nodes.bag_topics import (
+    begins_with_header,
+    is_static_tf,
+    message_class,
+    publisher_qos,
+)
+
+
+class BagPublisher:
+    """Publishes a topic's messages as they were recorded; of static transforms all so far.
+
+    Each static broadcaster latches its own message. Here one publisher stands for all of them, and
+    who comes late hears its last one.
+
+    Attributes:
+        ros: the publisher.
+        stamped: whether messages begin with a header.
+    """
+
+    ros: Publisher
+
+    def __init__(self, node: Node, topic: BagTopic, name: str) -> None:
+        """Create the publisher.
+
+        Args:
+            node: publishes.
+            topic: of the bag.
+            name: what it is called now.
+
+        Raises:
+            BagError: its type is not installed.
+        """
+        self._node, self._type = node, message_class(topic.type_name)
+        self.stamped = begins_with_header(self._type)
+        self.ros = node.create_publisher(self._type, name, publisher_qos(topic))
+        self._static = is_static_tf(topic)
+        self._transforms: dict[str, object] = {}  # the last of each child frame
+
+    def publish(self, cdr: bytes) -> None:
+        """Publish a serialised message."""
+        self.ros.publish(self._with_earlier(cdr) if self._static else cdr)
+
+    def _with_earlier(self, cdr: bytes) -> bytes:
+        try:
+            message = deserialize_message(cdr, self._type)
+        except Exception as exc:  # rclpy's is private
+            self._node.get_logger().warning(
+                f'{self.ros.topic_name}: a message is damaged ({exc}); played as it is',
+                throttle_duration_sec=10.0,
+            )
+            return cdr
+        for transform in message.transforms:
+            self._transforms[transform.child_frame_id] = transform
+        message.transforms = list(self._transforms.values())
+        return bytes(serialize_message(message))

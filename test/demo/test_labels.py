@@ -1,0 +1,69 @@
+"""Masks and labels are compared by the names of their classes, or it is said why not."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mnv2_perception.bags.write import BagWriter, compressed_image_cdr, image_cdr
+from mnv2_perception.demo.labels import compare, read_names
+
+LABEL, MASK = '/camera/label/compressed', '/segmentation/mask'
+ROAD, SKY, CAR = 0, 1, 2  # of the model
+CLASSES = ('road', 'sky', 'car')
+
+
+@pytest.fixture
+def bags(tmp_path: Path) -> tuple[Path, Path]:
+    """Write labels whose ids are 0 car, 1 tree, 3 road, and masks that are right everywhere."""
+    labels = np.array([[3, 3, 3, 0], [1, 1, 255, 0]], np.uint8)
+    masks = np.array([[ROAD, ROAD, ROAD, CAR], [SKY, SKY, SKY, CAR]], np.uint8)
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.add_topic(LABEL, 'sensor_msgs/msg/CompressedImage')
+        png = cv2.imencode('.png', labels)[1].tobytes()
+        bag.write(LABEL, 5, compressed_image_cdr(png, 5, 'camera', 'mono8; png compressed '))
+    with BagWriter(tmp_path / 'masks') as bag:
+        bag.add_topic(MASK, 'sensor_msgs/msg/Image')
+        bag.write(MASK, 6, image_cdr(masks, 5, 'camera', 'mono8'))
+    return tmp_path / 'bag', tmp_path / 'masks'
+
+
+@pytest.mark.parametrize(
+    ('names', 'miou', 'told'),
+    [
+        ({0: 'car', 1: 'tree', 3: 'road'}, 1.0, "by name, without 'tree'"),
+        ({0: 'car', 1: 'sky', 3: 'road'}, 1.0, 'by name'),
+        ({0: 'dog', 1: 'tree'}, None, "none: /camera/label/compressed has 'dog, tree', of which"),
+        (None, None, 'none: /camera/label/compressed has ids up to 3, the model has 3 classes'),
+    ],
+)
+def test_classes_are_compared_by_name(
+    bags: tuple[Path, Path], names: Mapping[int, str] | None, miou: float | None, told: str
+) -> None:
+    matrix, compared = compare(bags[0], LABEL, bags[1], MASK, CLASSES, names)
+    assert compared.startswith(told)
+    assert (None if matrix is None else matrix.miou()) == miou
+
+
+def test_by_number_only_where_nobody_names_them_and_said_so(bags: tuple[Path, Path]) -> None:
+    matrix, compared = compare(bags[0], LABEL, bags[1], MASK, (*CLASSES, 'tree'), None)
+    assert compared.startswith('by number: nothing in the bag names the classes')
+    assert matrix is not None and matrix.miou() < 1.0
+    assert read_names(bags[0], LABEL) is None
+
+
+def test_names_stand_in_the_label_info_beside_the_labels(tmp_path: Path) -> None:
+    rclpy = pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
+    assert rclpy
+    from rclpy.serialization import serialize_message
+    from vision_msgs.msg import LabelInfo, VisionClass
+
+    msg = LabelInfo(class_map=[VisionClass(class_id=3, class_name='road')])
+    with BagWriter(tmp_path / 'bag') as bag:
+        for topic in ('/other/label_info', '/camera/label_info'):
+            bag.add_topic(topic, 'vision_msgs/msg/LabelInfo')
+        bag.write('/other/label_info', 4, serialize_message(LabelInfo()))
+        bag.write('/camera/label_info', 5, serialize_message(msg))
+    assert read_names(tmp_path / 'bag', LABEL) == {3: 'road'}

@@ -1,0 +1,288 @@
+"""costmap_node where time is not kind: late transforms, loops, stamps that stand still."""
+
+from collections.abc import Iterator
+import math
+import threading
+import time
+from typing import Any
+
+from camera_scene import draw_box
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
+pytest.importorskip('tf2_msgs', reason='no tf2_msgs: run make setup, or source a ROS distro')
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from nav_msgs.msg import OccupancyGrid
+from rclpy.clock import Clock
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.time import Time
+from ros_graph import eventually
+from rosgraph_msgs.msg import Clock as ClockMsg
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+from test_costmap_node import (
+    BOX_AT,
+    CAMERA,
+    camera_info,
+    depth_msg,
+    POSE,
+    Scene,
+    xyz,
+)
+from tf2_msgs.msg import TFMessage
+import tf2_stand_in
+from tf2_stand_in import transform
+
+from mnv2_perception.nodes import poses
+from mnv2_perception.nodes.messages import mask_to_msg, stamp_to_ns
+from mnv2_perception.nodes.sync import StampedQueue, StampWatch
+from mnv2_perception.vision.pose import Pose
+
+pytestmark = pytest.mark.ros
+
+IDS = draw_box(CAMERA, POSE, *BOX_AT)[0]
+STANDING = Pose.from_rpy(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    scene = Scene()
+    yield scene
+    scene.close()
+
+
+class Tree:
+    """A robot's transforms: the camera's, which stands still, and odometry, told when asked."""
+
+    def __init__(self, scene: Scene) -> None:
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._moving = scene.peer.create_publisher(TFMessage, '/tf', 100)
+        self._static = scene.peer.create_publisher(TFMessage, '/tf_static', latched)
+        mount = transform('base_link', 'camera_optical', POSE, 0)
+        self._static.publish(TFMessage(transforms=[mount]))
+
+    def wait(self) -> None:
+        eventually(self._moving.get_subscription_count)
+        eventually(self._static.get_subscription_count)
+        time.sleep(0.2)
+
+    def tell(self, stamp_ns: int, pose: Pose = STANDING) -> None:
+        msg = transform('odom', 'base_link', pose, stamp_ns)
+        self._moving.publish(TFMessage(transforms=[msg]))
+
+
+@pytest.fixture
+def tree(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Tree:
+    monkeypatch.setattr(poses, 'tf2_ros', poses.tf2_ros or tf2_stand_in)
+    return Tree(scene)
+
+
+def mask(stamp_ns: int) -> Image:
+    stamp = Time(nanoseconds=stamp_ns).to_msg()
+    return mask_to_msg(IDS, Header(stamp=stamp, frame_id='camera_optical'))
+
+
+def stamps(messages: list[Any]) -> list[int]:
+    return [stamp_to_ns(msg.header.stamp) for msg in messages]
+
+
+@pytest.mark.parametrize('late_ms', [0, 50, 200])
+def test_every_mask_is_placed_however_late_its_transforms_are(
+    scene: Scene, tree: Tree, late_ms: int
+) -> None:
+    node = scene.start(pose_source='tf', sync_wait_s=0.05)
+    grids = scene.subscribe(OccupancyGrid, 'grid', QoSProfile(depth=50))
+    scene.calibrate(node)
+    tree.wait()
+    clock = Clock()
+    ended = threading.Event()
+    began_ns = clock.now().nanoseconds
+
+    def move() -> None:
+        told_ns = began_ns - 200_000_000
+        while not ended.wait(0.005):  # odometry at 20 Hz
+            while told_ns + 50_000_000 < clock.now().nanoseconds - late_ms * 1_000_000:
+                told_ns += 50_000_000
+                tree.tell(told_ns)
+
+    odometry = threading.Thread(target=move)
+    odometry.start()
+    try:
+        shown = []
+        for _ in range(20):
+            shown.append(clock.now().nanoseconds)
+            scene.camera.publish(mask(shown[-1]))
+            time.sleep(0.1)
+        eventually(lambda: len(grids) == 20, 5.0)
+    finally:
+        ended.set()
+        odometry.join()
+    assert stamps(grids) == shown
+    assert node.counts['published'] == 20 and node.describe()['waiting_for'] == ''
+
+
+def test_a_mask_whose_transform_never_comes_holds_up_no_newer_one_and_says_what_it_lacks(
+    scene: Scene, tree: Tree, capfd: pytest.CaptureFixture[str]
+) -> None:
+    node = scene.start(pose_source='tf', sync_wait_s=3.0)
+    scene.calibrate(node)
+    tree.wait()
+    second = 10**9
+    scene.camera.publish(mask(1000 * second))  # before odometry began
+    eventually(lambda: len(node._room._frames) == 1)
+    tree.tell(1001 * second)
+    begin_s = time.monotonic()
+    scene.camera.publish(mask(1001 * second))
+    eventually(lambda: node.counts['published'] == 1)
+    assert time.monotonic() - begin_s < 1.5
+    assert node.counts['rejected'] == 1  # results never go back in time
+    assert 'its oldest is newer' in capfd.readouterr().err
+    # Later than all that comes:
+    node.set_parameters([Parameter('sync_wait_s', value=0.6)])
+    scene.camera.publish(mask(1001 * second + second // 2))
+    eventually(lambda: node.counts['rejected'] == 2)
+    expected = 'its newest is 0.50 s older; raise sync_wait_s above that (0.6 s now)'
+    assert expected in node.describe()['waiting_for']
+    tree.tell(1002 * second)
+    scene.camera.publish(mask(1002 * second))
+    eventually(lambda: node.counts['published'] == 2)
+    assert node.describe()['waiting_for'] == ''
+
+
+def test_a_transform_that_nobody_tells_is_what_the_diagnostics_wait_for(
+    scene: Scene, tree: Tree
+) -> None:
+    node = scene.start(pose_source='tf', grid_frame='map')
+    scene.calibrate(node)
+    tree.wait()
+    scene.camera.publish(mask(1000 * 10**9))
+    eventually(lambda: node.counts['rejected'] == 1)
+    waiting = node.describe()['waiting_for']
+    assert waiting.startswith("transform from 'base_link' to 'map': nobody has told it")
+
+
+@pytest.mark.parametrize('sim_time', [True, False], ids=['with /clock', 'by stamps'])
+def test_a_bag_that_loops_keeps_its_grid(scene: Scene, tree: Tree, sim_time: bool) -> None:
+    node = scene.start(pose_source='tf', use_sim_time=sim_time)
+    clock = scene.peer.create_publisher(ClockMsg, '/clock', 1)
+    grids = scene.subscribe(OccupancyGrid, 'grid', QoSProfile(depth=50))
+    scene.calibrate(node)
+    tree.wait()
+    assert not sim_time or clock.get_subscription_count()
+    for loop in range(3):
+        grids.clear()
+        for number in range(15):  # a second each: beyond what tf2 keeps
+            now_ns = (1000 + number) * 10**9
+            clock.publish(ClockMsg(clock=Time(nanoseconds=now_ns).to_msg()))
+            if sim_time:
+                eventually(lambda ns=now_ns: node.get_clock().now().nanoseconds == ns)
+            tree.tell(now_ns - 10**8)
+            scene.camera.publish(mask(now_ns))
+            time.sleep(0.05)
+            tree.tell(now_ns + 10**8)
+            if number:  # of the first, the transform may be forgotten with those of before
+                eventually(lambda ns=now_ns: stamps(grids)[-1:] == [ns])
+        assert len(grids) >= 14, f'loop {loop}'
+    assert node.counts['rejected'] <= 2
+
+
+@pytest.mark.parametrize('stamp_s', [0, 36], ids=['zero stamps', 'a stamp that stands still'])
+def test_where_stamps_cannot_decide_a_mask_goes_with_the_depth_that_came_with_it(
+    scene: Scene, stamp_s: int
+) -> None:
+    depth = scene.peer.create_publisher(Image, 'depth/image', 1)
+    depth_info = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
+    reports = scene.subscribe(DiagnosticArray, '/diagnostics', QoSProfile(depth=10))
+    node = scene.start(source='depth', sync_tolerance_s=2.0, sync_wait_s=0.1)
+    scene.calibrate(node)
+    depth_info.publish(camera_info())
+    eventually(lambda: node.inputs.depth_info)
+    stamp = Header(stamp=Time(seconds=stamp_s).to_msg(), frame_id='camera_optical')
+    obstacles = scene.results['obstacles']
+    for number in range(8):  # a wall comes nearer
+        x = 5.6 - 0.4 * number
+        ids, depth_m = draw_box(CAMERA, POSE, (x, -3.0, 0.0), (x + 0.5, 3.0, 1.0))
+        heard = len(node.inputs.measured._messages)
+        depth.publish(depth_msg(depth_m, stamp, '32FC1'))
+        eventually(lambda n=heard: len(node.inputs.measured._messages) > n or n == 10)
+        obstacles.clear()
+        scene.camera.publish(mask_to_msg(ids, stamp))
+        eventually(lambda: obstacles)
+        assert xyz(obstacles[0])[:, 0].min() == pytest.approx(x, abs=0.05)
+    assert x == pytest.approx(2.8)
+    time.sleep(2.1)  # without depth of its own time, nothing is guessed
+    scene.camera.publish(mask_to_msg(ids, stamp))
+    eventually(lambda: node.counts['unpaired'] == 1)
+    warned = 'are zero' if stamp_s == 0 else 'stand still at 36.000'
+
+    def told() -> list[Any]:
+        return [msg.status[0] for msg in reports if warned in msg.status[0].message]
+
+    eventually(told)
+    assert told()[0].level == DiagnosticStatus.WARN
+    assert "have the camera's driver stamp its images" in told()[0].message
+
+
+def test_of_equal_stamps_the_queue_gives_what_came_with_the_mask() -> None:
+    queue: StampedQueue[Image] = StampedQueue(10)
+    messages = [Image(width=number) for number in range(3)]
+    came_s = []
+    for msg in messages:
+        queue.put(msg)
+        came_s.append(time.monotonic())
+        time.sleep(0.02)
+    assert [queue.find(0, 0.02, at_s) for at_s in came_s] == messages
+    assert queue.find(0, 0.02, came_s[2] + 1.0) is messages[2]
+    assert queue.find(0, 0.02, came_s[2] + 1.0, max_age_s=0.5) is None
+    queue.clear()
+    assert queue.find(0, 0.02, came_s[2]) is None
+
+
+def test_a_stamp_that_comes_twice_by_accident_is_no_warning() -> None:
+    watch = StampWatch()
+    for stamp_ns in (5, 6, 6, 7):
+        watch.take(stamp_ns)
+    assert watch.warning == '' and watch.undecided(6) and not watch.undecided(7)
+    for _ in range(3):
+        watch.take(7)
+    assert 'stand still' in watch.warning
+    watch.take(8)
+    assert watch.warning == ''
+
+
+@pytest.mark.parametrize('node', [True, False], ids=['node=', 'without'])
+def test_the_stand_in_refuses_old_transforms_and_forgets_only_with_a_node(
+    scene: Scene, node: bool
+) -> None:
+    buffer = tf2_stand_in.Buffer(node=scene.peer if node else None)
+    second = 10**9
+    buffer.set_transform(transform('odom', 'base_link', STANDING, 100 * second), '')
+    buffer.set_transform(transform('odom', 'base_link', STANDING, 80 * second), '')
+    assert buffer.refused == 1
+    assert buffer.can_transform('odom', 'base_link', Time(seconds=100))
+    assert not buffer.can_transform('odom', 'base_link', Time(seconds=101))
+    turned = Pose.from_rpy(1.0, 2.0, 3.0, 0.1, -0.2, 2.5)
+    buffer.set_transform_static(transform('base_link', 'camera', turned, 0), '')
+    found = tf2_stand_in._values(buffer.lookup_transform('odom', 'camera', Time(seconds=100)))
+    np.testing.assert_allclose(
+        Pose.from_quaternion(found[:3], found[3:]).rotation, turned.rotation, atol=1e-9
+    )
+    assert math.isclose(found[0], 1.0)
+
+
+def test_obstacles_do_not_wait_for_a_confidence_that_nobody_publishes(
+    scene: Scene, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scene.subscribe(Image, 'semantic/mask')
+    node = scene.start(sync_wait_s=5.0)
+    scene.calibrate(node)
+    eventually(lambda: not node.greeting.holding())
+    begin_s = time.monotonic()
+    scene.camera.publish(mask(1000 * 10**9))
+    eventually(lambda: scene.results['obstacles'])
+    assert time.monotonic() - begin_s < 2.0
+    eventually(lambda: node.counts['unpaired'] == 1)
+    assert "masks wait for segmentation/confidence of a mask's stamp" in capfd.readouterr().err
