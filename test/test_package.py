@@ -26,7 +26,9 @@ PARAMETER_FILES = [
 # What is imported under another name than package.xml's, and what is taken by choice (README).
 ROSDEP_KEYS = {
     'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'onnxruntime': 'python3-onnxruntime-pip',
-    'rosbags': 'python3-rosbags-pip', 'tf2_ros': 'tf2_ros_py', 'yaml': 'python3-yaml',
+    'rosbags': 'python3-rosbags-pip', 'lz4': 'python3-rosbags-pip',  # which brings it
+    'backports': 'python3-rosbags-pip', 'compression': 'python3-rosbags-pip',  # zstd's
+    'tf2_ros': 'tf2_ros_py', 'yaml': 'python3-yaml',
 }
 BY_CHOICE = {
     'cuda', 'matplotlib', 'onnx', 'openvino', 'pycocotools', 'tensorrt', 'torch', 'tqdm',
