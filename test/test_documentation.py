@@ -148,7 +148,7 @@ def test_commands_told_in_passing_exist(page: str) -> None:
         words = re.sub(r'[][…]', '', snippet).split()
         if words[:1] != ['mnv2'] or words == ['mnv2'] or words[1:] == ['']:
             continue
-        names = [word for word in words[1:] if re.fullmatch('[a-z]+', word)]
+        names = [word for word in words[1:] if re.fullmatch('[a-z][a-z-]*', word)]
         lead = max(
             (tuple(names[:count]) for count in range(len(names) + 1)
              if tuple(names[:count]) in known), key=len,

@@ -86,7 +86,7 @@ def read_detections(bag: Path, topic: str) -> Iterator[tuple[int, NamedBoxes]]:
     """Yield (header stamp in ns, boxes) of a bag's vision_msgs/Detection2DArray.
 
     Raises:
-        BagError: the topic is not in the bag, or of another type.
+        BagError: the topic is not in the bag, or of another type; a detection has no class.
     """
     for stamp_ns, msg in _read_messages(bag, topic, DETECTIONS):
         boxes = np.array([
@@ -94,6 +94,8 @@ def read_detections(bag: Path, topic: str) -> Iterator[tuple[int, NamedBoxes]]:
             for box in (detection.bbox for detection in msg.detections)
         ], np.float64).reshape(-1, 4)
         centres, halves = boxes[:, :2], boxes[:, 2:] / 2
+        if not all(len(detection.results) for detection in msg.detections):
+            raise BagError(f'{bag}: {topic} has a detection without a class; name another topic')
         best = [detection.results[0].hypothesis for detection in msg.detections]
         yield stamp_ns, NamedBoxes(
             np.hstack([centres - halves, centres + halves]).astype(np.float32),
@@ -118,10 +120,16 @@ def read_grids(bag: Path, topic: str) -> Iterator[tuple[int, Grid]]:
     """Yield (header stamp in ns, grid) of a bag's nav_msgs/OccupancyGrid without a rotation.
 
     Raises:
-        BagError: the topic is not in the bag, or of another type.
+        BagError: the topic is not in the bag, or of another type; a grid contradicts itself.
     """
     for stamp_ns, msg in _read_messages(bag, topic, GRID):
-        cells = np.asarray(msg.data, np.int8).reshape(msg.info.height, msg.info.width)
+        height, width = msg.info.height, msg.info.width
+        if len(msg.data) != height * width:
+            raise BagError(
+                f'{bag}: {topic} has a grid of {len(msg.data)} cells, expected '
+                f'{height} × {width}; record it again'
+            )
+        cells = np.asarray(msg.data, np.int8).reshape(height, width)
         origin = msg.info.origin.position
         yield stamp_ns, Grid(cells, float(origin.x), float(origin.y), float(msg.info.resolution))
 

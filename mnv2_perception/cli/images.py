@@ -50,7 +50,14 @@ def add(commands: 'Commands') -> None:
         "CLASS/*.jpg, or a TSV file of images and labels; detection: boxes in COCO's JSON, which "
         "also measures the objects in a segmentation's masks",
     )
-    evaluate.add_argument('--json', action='store_true')
+    evaluate.add_argument(
+        '--by-prefix', default='', metavar='END',
+        help="measure the files of each prefix of their names apart too; END is what ends it: '_' "
+        'makes one place of hall_0012.jpg and hall_0013.jpg',
+    )
+    evaluate.add_argument(
+        '--json', action='store_true', help='as JSON, with the confusion matrix'
+    )
 
 
 def run_command(arguments: argparse.Namespace) -> None:
@@ -127,5 +134,9 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     with opening(
         arguments.model, arguments.engine, arguments.threads, precision=arguments.precision
     ) as (engine, spec):
-        result = evaluate_model(engine, spec, arguments.data)
-    print(json.dumps(result, indent=2) if arguments.json else table(result))
+        result = evaluate_model(engine, spec, arguments.data, arguments.by_prefix)
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+        return
+    result.pop('confusion', None)  # too wide for a terminal
+    print(table(result))

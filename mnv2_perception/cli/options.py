@@ -1,7 +1,7 @@
 """What the commands' options share: the ranges of numbers, which model, which files to write."""
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 import math
 import os
@@ -139,12 +139,17 @@ def check_output(
 
 def table(values: dict[str, Any]) -> str:
     """Return names and values in two columns; inner mappings as `outer.inner`."""
-    rows: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        inner = value.items() if isinstance(value, dict) else [('', value)]
-        rows += [(f'{key}.{name}' if name else key, item) for name, item in inner]
+    rows = list(_flat(values))
     width = max(len(key) for key, _ in rows)
     return '\n'.join(
         f'{key:<{width}}  ' + (f'{value:.3f}' if isinstance(value, float) else str(value))
         for key, value in rows
     )
+
+
+def _flat(values: dict[str, Any], outer: str = '') -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f'{outer}{key}.')
+        else:
+            yield f'{outer}{key}', value

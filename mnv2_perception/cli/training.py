@@ -3,7 +3,6 @@
 import argparse
 from dataclasses import fields
 import importlib
-import math
 from pathlib import Path
 import sys
 from typing import get_args, get_type_hints, TYPE_CHECKING
@@ -20,8 +19,9 @@ TASKS = (
      'camvid_surface.yaml'),
     ('detection', 'Train an SSDLite.', "boxes in COCO's JSON", 'camvid_boxes.yaml'),
 )
-WEIGHTS_HELP = """what the network starts from: torchvision's ImageNet weights (.pth), a checkpoint
-(.pt) or an exported model (.onnx) of the family; of its head, what fits"""
+WEIGHTS_HELP = """what the network starts from: a name of `mnv2 fetch` (mobilenet_v2) or of a
+shipped model, torchvision's ImageNet weights (.pth), a checkpoint (.pt) or an exported model
+(.onnx) of the family; of its head, what fits"""
 
 
 def add(commands: 'Commands') -> None:
@@ -40,12 +40,15 @@ def add(commands: 'Commands') -> None:
         sub.add_argument('data', type=Path, help=data_help)
         sub.add_argument('--out', type=Path, required=True, help='folder of the run')
         sub.add_argument('--val', type=Path, help='the same, to measure on only')
-        sub.add_argument('--weights', type=Path, help=WEIGHTS_HELP)
+        sub.add_argument('--weights', nargs='?', const='', help=WEIGHTS_HELP)
         sub.add_argument(
             '--spec', type=Path, default=Path(__file__).parents[1] / 'training' / spec,
             help='YAML with classes, colours, size, licence (default: CamVid)',
         )
-        sub.add_argument('--resume', action='store_true', help='go on with a broken-off run')
+        sub.add_argument(
+            '--resume', action='store_true',
+            help='go on with a run that was broken off, or prolong it with more --epochs',
+        )
         sub.add_argument(
             '--workers', type=Number(int, 0, 256), default=0,
             help='processes that read and augment (%(default)s)',
@@ -62,17 +65,47 @@ def add(commands: 'Commands') -> None:
 
 def add_recipe_options(parser: argparse.ArgumentParser, task: str) -> None:
     """Add an option for each field of a task's training recipe."""
-    from mnv2_perception.training.recipe import RANGES, RECIPES
+    from mnv2_perception.training.recipe import RECIPES
 
     hints = get_type_hints(RECIPES[task])
     for item in fields(RECIPES[task]):
-        kind = type(item.default)
-        low, high = RANGES.get(item.name, (0, math.inf))
+        kind, known = type(item.default), item.metadata
+        default = item.default if item.default != '' else 'none'
         parser.add_argument(
             f'--{item.name.replace("_", "-")}', default=item.default,
-            type=Number(kind, low, high) if kind in (int, float) else kind,
-            choices=get_args(hints[item.name]) or None, help='(%(default)s)',
+            type=Number(kind, known['low'], known['high']) if kind in (int, float) else kind,
+            choices=get_args(hints[item.name]) or None,
+            help=f'{known["meaning"]} ({default})',
         )
+
+
+def find_weights(name: str) -> Path:
+    """Return the file that `--weights` names: a path, published weights, or a shipped model.
+
+    Raises:
+        SetupError: the name is empty, as of a command in $(…) that failed; or the fetch failed.
+        ModelError: there is nothing of that name.
+    """
+    from mnv2_perception.errors import ModelError
+    from mnv2_perception.tasks.models import find_model
+    from mnv2_perception.training.fetch import cache_folder, fetch, PUBLISHED
+
+    if not name:
+        raise SetupError(
+            '--weights is empty; if it was to come from a command in $(...), that has failed: '
+            'see its error above'
+        )
+    if Path(name).is_file():
+        return Path(name)
+    if name in PUBLISHED:
+        return fetch(name, cache_folder())
+    try:
+        return find_model(name)
+    except ModelError as exc:
+        raise ModelError(
+            f'--weights {name}: is no file, no name of `mnv2 fetch` ({", ".join(PUBLISHED)}) and '
+            f'no shipped model ({exc})'
+        ) from exc
 
 
 def fetch_command(arguments: argparse.Namespace) -> None:
@@ -113,10 +146,17 @@ def train_command(arguments: argparse.Namespace) -> None:
     recipe = recipe_type(
         **{item.name: getattr(arguments, item.name) for item in fields(recipe_type)}
     )
-    best = task.train(
-        arguments.data, arguments.out, spec, recipe, arguments.weights, arguments.val,
-        arguments.resume, arguments.workers,
-    )
+    weights = None if arguments.weights is None else find_weights(arguments.weights)
+    last = arguments.out / 'last.pt'
+    try:
+        best = task.train(
+            arguments.data, arguments.out, spec, recipe, weights, arguments.val,
+            arguments.resume, arguments.workers,
+        )
+    except KeyboardInterrupt:
+        how = f'{last} has what is done: the same command with --resume goes on from there'
+        print(f'\nstopped; {how if last.exists() else "no epoch was done"}', file=sys.stderr)
+        raise
     if arguments.val:
         print(f'best on {arguments.val}: {best:.3f}')
     checkpoint = arguments.out / ('best.pt' if arguments.val else 'last.pt')

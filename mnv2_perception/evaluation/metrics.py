@@ -1,6 +1,6 @@
 """Accuracy in numpy; serves training, evaluation and reports alike."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import contextlib
 import io
 from typing import Any, NamedTuple
@@ -12,6 +12,8 @@ from mnv2_perception.data.coco import BoxSample
 from mnv2_perception.errors import DataError, SetupError
 
 Ids = NDArray[np.integer[Any]]
+
+MOST_CLASSES_LISTED = 50
 
 
 class ConfusionMatrix:
@@ -46,14 +48,24 @@ class ConfusionMatrix:
         self.counts += np.bincount(pairs, minlength=n * (n + 1)).reshape(n, n + 1)
 
     def iou(self) -> NDArray[np.float64]:
-        """Return the intersection over union of each class, NaN where a class never occurs."""
+        """Return the intersection over union of each class, NaN where the truth has none of it.
+
+        What is taken for such a class is missed elsewhere, and told by `false_alarms`: as an IoU
+        of 0 a single pixel would take a whole class's share from the mean.
+        """
         true_positive = np.diag(self.counts).astype(np.float64)
         union = self.counts.sum(1) + self.counts[:, : self.num_classes].sum(0) - true_positive
-        with np.errstate(invalid='ignore'):
-            return np.asarray(true_positive / union)
+        occurs = self.counts.sum(1) > 0
+        return np.where(occurs, true_positive / np.maximum(union, 1), np.nan)
+
+    def false_alarms(self) -> NDArray[np.float64]:
+        """Return which share is taken for each class the truth has none of, NaN for others."""
+        predicted = self.counts[:, : self.num_classes].sum(0)
+        occurs = self.counts.sum(1) > 0
+        return np.where(occurs, np.nan, predicted / max(1, self.counts.sum()))
 
     def miou(self) -> float:
-        """Return the mean IoU over the classes that occur, NaN if none does."""
+        """Return the mean IoU over the classes that the truth has, NaN if none."""
         iou = self.iou()
         return float(np.nanmean(iou)) if not np.isnan(iou).all() else float('nan')
 
@@ -66,6 +78,26 @@ class ConfusionMatrix:
         """Return the share of what is labelled with the right class, NaN if nothing is."""
         total = self.counts.sum()
         return float(np.trace(self.counts) / total) if total else float('nan')
+
+
+def sum_of(matrices: Iterable[ConfusionMatrix], num_classes: int) -> ConfusionMatrix:
+    """Return what they count together."""
+    total = ConfusionMatrix(num_classes)
+    for matrix in matrices:
+        total.counts += matrix.counts
+    return total
+
+
+def by_class(classes: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, float | None]:
+    """Return a figure by class name, None for NaN, which is not JSON."""
+    return {
+        name: json_number(value) for name, value in zip(classes, values.tolist(), strict=True)
+    }
+
+
+def json_number(value: float) -> float | None:
+    """Return a figure, None for NaN, which is not JSON."""
+    return None if value != value else value
 
 
 class AveragePrecision(NamedTuple):

@@ -26,6 +26,7 @@ from mnv2_perception.vision.pose import Pose
 from mnv2_perception.vision.roles import misspelt_classes, roles_of
 
 RAISE = 'raise sync_tolerance_s, sync_queue or sync_wait_s'
+NO_CONFIDENCE = f"segmentation/confidence of a mask's stamp; {RAISE}"
 
 LONGEST_NAME = 1000  # of a class
 
@@ -73,6 +74,10 @@ class CostmapInputs:
         """Return the confidence of a mask, None if there is none."""
         stamp_ns = stamp_to_ns(frame.msg.header.stamp)
         return self.confidences.find(stamp_ns, 0.0, frame.received_s)
+
+    def awaits_confidence(self, frame: Frame) -> bool:
+        """Tell whether the confidence of a mask may still come; there may be none at all."""
+        return not self.confidences.is_empty() and not self.confidence_of(frame)
 
     def lack(
         self, frame: Frame, values: CostmapParameters, stamps: StampWatch, poses: Poses

@@ -5,12 +5,11 @@ import sys
 import time
 from typing import Any
 
-from rclpy.clock import JumpHandle
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
-from mnv2_perception.nodes.costmap_inputs import CostmapInputs, RAISE, Views
+from mnv2_perception.nodes.costmap_inputs import CostmapInputs, NO_CONFIDENCE, Views
 from mnv2_perception.nodes.costmap_results import CostmapResults
 from mnv2_perception.nodes.greeting import GREET_PERIOD_S, Greeting
 from mnv2_perception.nodes.lifecycle import LOG_PERIOD_S, PerceptionNode
@@ -42,9 +41,9 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         self._room = WaitingRoom(self._find_lack)
         self._lack = ''
         self._forgot_s = 0.0
-        self._jumps: JumpHandle | None = None
         super().__init__('costmap_node', **kwargs)
         self.create_steady_timer(GREET_PERIOD_S, self.greet)
+        self._jumps = on_jump_back(self.get_clock(), self._forget)
 
     # Lifecycle
 
@@ -56,15 +55,11 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
             self, self._results.mask, self._results.label_info, self._publish_label_info
         )
         self.inputs = CostmapInputs(values.sync_queue)
-        self._jumps = on_jump_back(self.get_clock(), self._forget)
 
     def release(self) -> None:
-        if self._jumps:
-            self._jumps.unregister()
         if self._poses:
             self._poses.close()
-        self._poses = self._jumps = None
-        self._lack = ''
+        self._poses, self._lack = None, ''
         self.inputs = CostmapInputs(0)
 
     def announce(self) -> None:
@@ -130,8 +125,8 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         assert poses
         poses.values = values
         lack = inputs.lack(frame, values, self.stamps, poses)
-        if lack is None and self._has_semantic() and not inputs.confidence_of(frame):
-            return Lack(f"segmentation/confidence of a mask's stamp; {RAISE}", values.sync_wait_s)
+        if lack is None and self._has_semantic() and inputs.awaits_confidence(frame):
+            lack = Lack(NO_CONFIDENCE, values.sync_wait_s)
         return lack if frame.received_s >= self._forgot_s else None
 
     def _has_semantic(self) -> bool:
@@ -173,6 +168,7 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
                     ids, labels_from_msg(found), marks.points(), info, size, msg.header, in_base
                 )
             else:
+                self._lack = NO_CONFIDENCE
                 self._tell_missing(unpaired=1)
         return True
 

@@ -25,7 +25,7 @@ except ImportError:  # Humble; with many nodes it takes a multiple of the CPU ti
     from rclpy.executors import SingleThreadedExecutor as Executor
 
 # launch kills what has not ended 5 s after its signal.
-GRACE_S = 4.0
+GRACE_S = 3.0
 # Ctrl-C reaches a process from its terminal and from launch: one signal, twice.
 SECOND_SIGNAL_S = 0.5
 
@@ -79,11 +79,11 @@ def ros(args: list[str] | None, grace_s: float | None = None) -> Iterator[thread
         nonlocal first_s
         if not stop.is_set():
             first_s = time.monotonic()
-            stop.set()
             if grace_s is not None:
                 timer = threading.Timer(grace_s, end_now, [f'it did not end in {grace_s:.0f} s'])
                 timer.daemon = True
                 timer.start()
+            stop.set()
         elif grace_s is not None and time.monotonic() - first_s > SECOND_SIGNAL_S:
             end_now('a second signal came')
 
@@ -140,13 +140,18 @@ def spin(create: Callable[[], Node | list[Node]], args: list[str] | None = None)
                     nodes[0].get_logger().warning(warning)
                 for thread in threads:
                     thread.start()
-                stop.wait()
+                while not stop.is_set():  # wait() has a lock that a signal's set() would wait for
+                    time.sleep(0.1)
                 for thread in threads:
                     thread.join()  # ended by force if a transition does not end
             finally:
+                names = [node.get_name() for node in nodes]  # which a destroyed node has no more
                 for node in reversed(nodes):
                     node.destroy_node()
-            hung = [node.get_name() for node in nodes if getattr(node, 'abandoned', False)]
+            hung = [
+                name for name, node in zip(names, nodes, strict=True)
+                if getattr(node, 'abandoned', False)
+            ]
             if hung:
                 end_now(f'the engine of {", ".join(hung)} does not answer')
     except PerceptionError as exc:

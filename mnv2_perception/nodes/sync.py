@@ -20,7 +20,7 @@ JUMP_S = 1.0  # as tf2
 
 
 def on_jump_back(clock: Clock, callback: Callable[[TimeJump], None]) -> JumpHandle:
-    """Call back when /clock has jumped back, until the handle is unregistered."""
+    """Call back when /clock has jumped back, as long as the handle and the clock exist."""
     threshold = JumpThreshold(
         min_forward=None, min_backward=Duration(seconds=-JUMP_S), on_clock_change=True
     )
@@ -38,6 +38,10 @@ class StampedQueue(Generic[Stamped]):
         """Keep a message."""
         with self._lock:
             self._messages.append((stamp_to_ns(msg.header.stamp), time.monotonic(), msg))
+
+    def is_empty(self) -> bool:
+        """Tell whether nothing has come."""
+        return not self._messages
 
     def clear(self) -> None:
         """Forget all messages."""

@@ -10,11 +10,13 @@ from torch.nn import functional
 from mnv2_perception.data.folders import hash_list, list_classified
 from mnv2_perception.data.images import read_image
 from mnv2_perception.errors import DataError
+from mnv2_perception.evaluation.metrics import by_class, ConfusionMatrix, MOST_CLASSES_LISTED
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.backbones import make_backbone
 from mnv2_perception.training import data
-from mnv2_perception.training.loop import Arrays, fit, Task
+from mnv2_perception.training.loop import fit
 from mnv2_perception.training.recipe import ClassificationRecipe
+from mnv2_perception.training.task import Arrays, Measured, Task
 from mnv2_perception.vision.preprocess import crop_to_aspect, fit_image, normalise
 
 
@@ -67,7 +69,10 @@ class ClassificationTask(Task):
         spec = self.spec
         if spec.fit == 'crop':
             image = crop_to_aspect(image, spec.height, spec.width)
-        image = data.augment_picture(image, spec.height, spec.width, self.recipe.min_crop, rng)
+        recipe = self.recipe
+        image = data.augment_picture(
+            image, spec.height, spec.width, recipe.min_crop, rng, recipe.light
+        )
         return normalise(image, spec.mean, spec.std, spec.channel_order), np.array(label)
 
     def loss(self, outputs: Tensor, *targets: Tensor) -> Tensor:
@@ -77,13 +82,13 @@ class ClassificationTask(Task):
             label_smoothing=self.recipe.label_smoothing,
         )
 
-    def evaluate(self, net: nn.Module) -> float:
-        """Return the share (0 to 1) of the validation images whose best class is right."""
+    def evaluate(self, net: nn.Module) -> Measured:
+        """Return the share of the validation images whose best class is right, and recalls."""
         if not self.val_images:
-            return float('nan')
+            return Measured(float('nan'))
         spec = self.spec
         device = next(net.parameters()).device
-        right = 0
+        matrix = ConfusionMatrix(len(spec.classes))
         with torch.inference_mode():
             for path, label in self.val_images:
                 image = fit_image(
@@ -91,8 +96,11 @@ class ClassificationTask(Task):
                 )
                 tensor = normalise(image, spec.mean, spec.std, spec.channel_order)
                 logits = net(torch.from_numpy(tensor)[None].to(device))
-                right += int(logits.argmax(1)) == label
-        return right / len(self.val_images)
+                matrix.add(np.array([label]), logits.argmax(1).cpu().numpy())
+        listed = len(spec.classes) <= MOST_CLASSES_LISTED
+        return Measured(
+            matrix.accuracy(), by_class(spec.classes, matrix.recall()) if listed else {}
+        )
 
 
 def train(

@@ -14,6 +14,7 @@ from mnv2_perception.data.folders import Sample
 from mnv2_perception.errors import DataError
 from mnv2_perception.model_spec import UNLABELLED
 from mnv2_perception.scenes.street import draw_scene
+from mnv2_perception.training.light import relight
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.preprocess import resize_image
 
@@ -126,15 +127,20 @@ def augment(
     width: int,
     rng: np.random.Generator,
     scales: tuple[float, float] = (0.6, 1.8),
+    light: float = 0.0,
+    floor: int = UNLABELLED,
 ) -> Sample:
-    """Return a random (height, width) crop: scaled, mirrored, recoloured, sometimes gray or soft.
+    """Return a random (height, width) crop: scaled, mirrored, in another light.
 
     Where the scaled image is smaller than the crop, the rest is black and unlabelled. See
-    `choose_view` for the arguments.
+    `choose_view` and `vary_light` for the arguments; `floor` is the id of the class that may
+    mirror what stands on it.
     """
     image, label = sample
     view = choose_view(whole, height, width, rng, scales)
-    return recolour(view.cut(image, 0), rng), view.cut(label, UNLABELLED)
+    cut = view.cut(label, UNLABELLED)
+    mirror = cut == floor if floor != UNLABELLED else None
+    return vary_light(view.cut(image, 0), rng, light, mirror), cut
 
 
 def augment_boxes(
@@ -145,6 +151,7 @@ def augment_boxes(
     width: int,
     rng: np.random.Generator,
     scales: tuple[float, float] = (0.6, 1.8),
+    light: float = 0.0,
 ) -> tuple[NDArray[np.uint8], BoxSample]:
     """Return a random (height, width) crop as `augment` does, and the boxes that it shows.
 
@@ -152,7 +159,7 @@ def augment_boxes(
     side below MIN_SIDE pixels, is ignored: neither object nor background.
     """
     view = choose_view(whole, height, width, rng, scales)
-    crop = recolour(view.cut(image, 0), rng)
+    crop = vary_light(view.cut(image, 0), rng, light)
     count = len(sample.boxes)
     boxes = np.concatenate([sample.boxes, sample.ignored])
     moved = view.move(boxes, image.shape[0], image.shape[1])
@@ -167,15 +174,28 @@ def augment_boxes(
 
 
 def augment_picture(
-    image: NDArray[np.uint8], height: int, width: int, min_crop: float, rng: np.random.Generator
+    image: NDArray[np.uint8], height: int, width: int, min_crop: float, rng: np.random.Generator,
+    light: float = 0.0,
 ) -> NDArray[np.uint8]:
-    """Return a random crop stretched to (height, width), mirrored and recoloured."""
+    """Return a random crop stretched to (height, width), mirrored, in another light."""
     rows, columns = (round(side * rng.uniform(min_crop, 1.0)) for side in image.shape[:2])
     top = rng.integers(0, image.shape[0] - rows + 1)
     left = rng.integers(0, image.shape[1] - columns + 1)
     image = resize_image(image[top : top + rows, left : left + columns], height, width)
     if rng.random() < 0.5:
         image = np.ascontiguousarray(image[:, ::-1])
+    return vary_light(image, rng, light)
+
+
+def vary_light(
+    image: NDArray[np.uint8],
+    rng: np.random.Generator,
+    light: float,
+    mirror: NDArray[np.bool_] | None = None,
+) -> NDArray[np.uint8]:
+    """Return the image in hard light with a probability of `light`, else mildly recoloured."""
+    if light and rng.random() < light:
+        return relight(image, rng, mirror)
     return recolour(image, rng)
 
 

@@ -11,14 +11,15 @@ from mnv2_perception.data.coco import BoxSample, read_coco
 from mnv2_perception.data.folders import hash_list
 from mnv2_perception.data.images import read_image
 from mnv2_perception.errors import DataError
-from mnv2_perception.evaluation.metrics import average_precision, check_pycocotools
+from mnv2_perception.evaluation.metrics import average_precision, by_class, check_pycocotools
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.ssdlite import make_anchors, SSDLite, TopBoxes
 from mnv2_perception.nets.unet import check_divisible
 from mnv2_perception.training import data
 from mnv2_perception.training.boxes import match_anchors, multibox_loss
-from mnv2_perception.training.loop import Arrays, fit, Task
+from mnv2_perception.training.loop import fit
 from mnv2_perception.training.recipe import DetectionRecipe
+from mnv2_perception.training.task import Arrays, Measured, Task
 from mnv2_perception.vision.detections import boxes_on_image, select_boxes
 from mnv2_perception.vision.preprocess import normalise, resize_image
 
@@ -80,6 +81,7 @@ class DetectionTask(Task):
         image, found = data.augment_boxes(
             self.images[index], self.samples[index], (spec.height, spec.width),
             recipe.crop_height, recipe.crop_width, rng, (recipe.min_scale, recipe.max_scale),
+            recipe.light,
         )
         matches = match_anchors(
             self.anchors, torch.from_numpy(found.boxes), torch.from_numpy(found.ignored)
@@ -97,10 +99,10 @@ class DetectionTask(Task):
         logits, offsets = outputs
         return multibox_loss(logits, offsets, self.anchors.to(boxes.device), class_ids, boxes)
 
-    def evaluate(self, net: nn.Module) -> float:
-        """Return COCO's average precision (0 to 1) on the validation images."""
+    def evaluate(self, net: nn.Module) -> Measured:
+        """Return COCO's average precision on the validation images; of classes at IoU 0.5."""
         if not self.val_samples:
-            return float('nan')
+            return Measured(float('nan'))
         spec = self.spec
         device = next(net.parameters()).device
         top = TopBoxes(spec.height, spec.width, self.architecture['strides']).to(device)
@@ -115,7 +117,10 @@ class DetectionTask(Task):
                 boxes = boxes_on_image(candidates, image.shape[0], image.shape[1])
                 kept = select_boxes(boxes, scores, class_ids, 0.0, NMS_IOU)
                 found.append((boxes[kept], scores[kept], class_ids[kept]))
-        return average_precision(self.val_samples, found, len(spec.classes)).ap
+        precision = average_precision(self.val_samples, found, len(spec.classes))
+        return Measured(
+            precision.ap, by_class(spec.classes, np.array(precision.ap50_per_class))
+        )
 
 
 def read_boxes(path: Path, spec: ModelSpec) -> list[BoxSample]:

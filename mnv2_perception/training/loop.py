@@ -1,26 +1,24 @@
 """The training loop of every task: schedule, mixed precision, running mean, resume, early stop."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 import hashlib
 import json
 import math
 from pathlib import Path
 import sys
+import time
 from typing import Any
+import warnings
 
-import cv2
 import numpy as np
 import torch
 from torch import nn, Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mnv2_perception.errors import DataError, ModelError
 from mnv2_perception.model_spec import ModelSpec
-from mnv2_perception.nets.backbone import Backbone
 from mnv2_perception.nets.checkpoint import (
     check_spec,
     Checkpoint,
@@ -29,76 +27,18 @@ from mnv2_perception.nets.checkpoint import (
     Loaded,
     save_checkpoint,
 )
+from mnv2_perception.training.batch_norm import (
+    freeze_batch_statistics,
+    gathering_layers,
+    reestimate,
+    unfold,
+)
 from mnv2_perception.training.curves import draw_curves
 from mnv2_perception.training.recipe import Recipe
+from mnv2_perception.training.task import Samples, split, Task
 
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 CALIBRATION_STEPS = 8
-
-Arrays = tuple[np.ndarray[Any, Any], ...]
-
-
-class Task(ABC):
-    """What differs from task to task.
-
-    Attributes:
-        spec: the exported model's.
-        net: maps a batch of image tensors (N, 3, H, W) to what `loss` takes.
-        encoder: the part of it that can start from other weights.
-        architecture: what `nets.checkpoint.make_network` needs to make it again.
-        metric: name of what `evaluate` returns.
-    """
-
-    spec: ModelSpec
-    net: nn.Module
-    encoder: Backbone
-    architecture: dict[str, Any]
-    metric: str
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Return the number of training samples."""
-
-    @abstractmethod
-    def sample(self, index: int, rng: np.random.Generator) -> Arrays:
-        """Return an augmented image tensor (3, H, W) float32 and its targets, of fixed shapes."""
-
-    @abstractmethod
-    def loss(self, outputs: Any, *targets: Tensor) -> Tensor:
-        """Return the mean loss of a batch; it must be finite even where nothing is labelled."""
-
-    @abstractmethod
-    def evaluate(self, net: nn.Module) -> float:
-        """Return the metric on the validation images, higher is better; NaN without any."""
-
-
-@dataclass
-class Samples(Dataset[Arrays]):
-    """The samples of one epoch, each with a random generator of its own.
-
-    So a resumed run, and one with another number of workers, sees what any other would.
-    """
-
-    task: Task
-    seed: int
-    epoch: int
-
-    def __len__(self) -> int:
-        return len(self.task)
-
-    def __getitem__(self, index: int) -> Arrays:
-        return self.task.sample(index, np.random.default_rng((self.seed, self.epoch + 1, index)))
-
-    def loader(self, order: Sequence[int], batch: int, workers: int) -> 'DataLoader[Arrays]':
-        """Return batches in an order."""
-        return DataLoader(
-            self, batch, sampler=order, num_workers=workers, worker_init_fn=use_one_thread
-        )
-
-
-def use_one_thread(_worker: int) -> None:
-    """Keep OpenCV's threads out of a worker: there are as many workers as wanted."""
-    cv2.setNumThreads(0)
 
 
 def fit(
@@ -115,12 +55,14 @@ def fit(
     Writes, into `out`: `last.pt` after each epoch, from which a run goes on; `best.pt`, the
     weights with the best metric so far, if there is one; `log.jsonl` and `curves.png`. With
     `weights` the encoder's batch statistics stay as they are: a batch of 8 estimates worse ones.
+    Those of the other layers are estimated anew for the running mean of the weights, each epoch.
 
     Args:
         task: what to train.
         out: folder of the run; made if missing.
         recipe: how.
-        facts: what it is trained on, for the model card; a resumed run must have the same.
+        facts: what it is trained on, for the model card; a resumed run must have the same, and
+            the same recipe but for the number of epochs.
         weights: checkpoint or exported model that the network starts from, see `load_weights`.
         resume: go on from `out/last.pt`.
         workers: processes that read and augment; 0 does it in this one.
@@ -134,7 +76,7 @@ def fit(
     """
     check_spec(task.spec)
     if weights and not weights.is_file():
-        raise ModelError(f'{weights}: no such file; --weights $(mnv2 fetch mobilenet_v2), say')
+        raise ModelError(f'{weights}: no such file; --weights mobilenet_v2, say')
     last, kept = out / 'last.pt', out / 'best.pt'
     for path in () if resume else (last, kept, out / 'log.jsonl', out / 'curves.png'):
         if path.exists():
@@ -149,7 +91,7 @@ def fit(
     if weights and not resume:
         loaded = load_weights(net, task.encoder, weights)
         tell_loaded(weights, loaded)
-        estimate_batch_statistics(task, loaded.folded, recipe)
+        unfold(net, loaded.folded, calibration(task, recipe, device))
     average = copy.deepcopy(net).eval().requires_grad_(False)
 
     frozen = recipe.frozen_stages if weights else 0
@@ -168,7 +110,7 @@ def fit(
         [{'params': group, 'lr': rate} for group, rate in zip(groups, rates, strict=True)],
         weight_decay=recipe.weight_decay,
     )
-    steps = math.ceil(len(task) / recipe.batch)
+    steps = len(split(list(range(len(task))), recipe.batch))
     schedule = make_schedule(optimizer, rates, recipe, steps)
     precision = PRECISIONS[recipe.precision]
     # A larger first scale only skips the first steps of a short run.
@@ -181,30 +123,37 @@ def fit(
     first_epoch, best, worse = 0, float('nan'), 0
     if resume:
         checkpoint = load_run(last, task.spec, facts)
-        for name, part in state.items():
-            part.load_state_dict(checkpoint.training[name])
         first_epoch, best = checkpoint.epoch, checkpoint.training['best']
+        prolonged = checkpoint.facts['recipe']['epochs'] != recipe.epochs
+        for name, part in state.items():
+            if not (prolonged and name == 'schedule'):
+                part.load_state_dict(checkpoint.training[name])
+        if prolonged:
+            schedule = make_schedule(optimizer, rates, recipe, steps, first_epoch * steps)
+            state['schedule'] = schedule
         worse = checkpoint.training['worse']
         if not math.isnan(best) and not kept.exists():
             raise DataError(f'{kept} is missing, which belongs to {last}; put both there')
     out.mkdir(parents=True, exist_ok=True)
+    start_s = time.monotonic()
     for epoch in range(first_epoch, recipe.epochs):
         if recipe.patience and worse >= recipe.patience:
             break
         net.train()
         if weights:
             freeze_batch_statistics(task.encoder)
+        gathering = gathering_layers(net)
         for stage in warming_up:
             stage.requires_grad_(not weights or epoch >= recipe.warm_up)
         order = np.random.default_rng((recipe.seed, epoch)).permutation(len(task)).tolist()
         torch.manual_seed(recipe.seed * 100_000 + epoch)  # dropout
-        loader = Samples(task, recipe.seed, epoch).loader(order, recipe.batch, workers)
+        loader = Samples(task, recipe.seed, epoch).loader(split(order, recipe.batch), workers)
         progress = tqdm(loader, desc=f'epoch {epoch + 1}/{recipe.epochs}', unit='batch')
         total = 0.0
         for step, batch in enumerate(progress):
             images, *targets = (part.to(device) for part in batch)
             with torch.autocast(device.type, precision, enabled=recipe.precision != 'fp32'):
-                outputs = net(images.contiguous(memory_format=torch.channels_last))
+                outputs = infer(net, images, recipe)
             loss = task.loss(outputs, *targets)
             optimizer.zero_grad()
             scaler.scale(loss).backward()
@@ -223,15 +172,21 @@ def fit(
             'epoch': epoch + 1, 'loss': total / steps,
             'learning_rate': optimizer.param_groups[-1]['lr'],
         }
+        with torch.autocast(device.type, precision, enabled=recipe.precision != 'fp32'):
+            reestimate(average, gathering, calibration(task, recipe, device))
         final = epoch + 1 == recipe.epochs
         improved = False
         if final or (epoch + 1) % recipe.evaluate_every == 0:
-            metric = task.evaluate(average)
-            improved = metric > best or (math.isnan(best) and not math.isnan(metric))
-            if not math.isnan(metric):
-                entry[f'val_{task.metric}'] = metric
+            measured = task.evaluate(average)
+            value = measured.value
+            improved = value > best or (math.isnan(best) and not math.isnan(value))
+            if not math.isnan(value):
+                entry[f'val_{task.metric}'] = value
+                entry.update(
+                    per_class=measured.per_class, false_alarms=measured.false_alarms
+                )
                 worse = 0 if improved else worse + 1
-                best = metric if improved else best
+                best = value if improved else best
         checkpoint = Checkpoint(
             task.spec, task.architecture, average.state_dict(), facts, epoch + 1
         )
@@ -244,7 +199,54 @@ def fit(
             log.write(json.dumps(entry) + '\n')
         save_checkpoint(checkpoint, last)
         draw_curves(out / 'log.jsonl', out / 'curves.png')
+        spent_s = time.monotonic() - start_s
+        left_s = spent_s / (epoch + 1 - first_epoch) * (recipe.epochs - epoch - 1)
+        tell_epoch(task.metric, entry, improved, left_s)
     return best
+
+
+def infer(net: nn.Module, images: Tensor, recipe: Recipe) -> Any:
+    """Return a network's outputs in training.
+
+    Raises:
+        DataError: batch normalisation has one value of a channel only.
+    """
+    try:
+        return net(images.contiguous(memory_format=torch.channels_last))
+    except ValueError as exc:
+        if 'more than 1 value per channel' not in str(exc):
+            raise
+        raise DataError(
+            f'a batch of one image of {images.shape[-2]}x{images.shape[-1]} pixels leaves one '
+            f'value a channel, which has no variance to normalise with; give more images, a '
+            f'larger --batch than {recipe.batch}, or larger crops'
+        ) from exc
+
+
+def calibration(task: Task, recipe: Recipe, device: torch.device) -> Iterator[Tensor]:
+    """Yield the same training images in batches, each time: to estimate batch statistics with."""
+    order = np.random.default_rng(recipe.seed).permutation(len(task)).tolist()
+    batches = split(order[: CALIBRATION_STEPS * recipe.batch], recipe.batch)
+    for images, *_ in Samples(task, recipe.seed, -1).loader(batches, 0):
+        yield images.to(device, memory_format=torch.channels_last)
+
+
+def tell_epoch(metric: str, entry: dict[str, Any], improved: bool, left_s: float) -> None:
+    """Say how an epoch went, if it was measured, and how long the rest will take."""
+    if f'val_{metric}' not in entry:
+        return
+    figures = [
+        f'{name} {value:.3f}' for name, value in entry['per_class'].items() if value is not None
+    ]
+    alarms = [f'{100 * share:.2g} % are {name}' for name, share in entry['false_alarms'].items()]
+    more = [f' ({", ".join(figures)})'] if figures else []
+    more += [f'; there is none, but {", ".join(alarms)}'] if alarms else []
+    minutes = f'{left_s / 60:.0f} min' if left_s >= 90 else f'{left_s:.0f} s'
+    print(
+        f'epoch {entry["epoch"]}: val {metric} {entry[f"val_{metric}"]:.3f}'
+        f'{", the best so far" if improved else ""}{"".join(more)}; {minutes} left',
+        file=sys.stderr,
+    )
 
 
 def tell_loaded(weights: Path, loaded: Loaded) -> None:
@@ -256,52 +258,25 @@ def tell_loaded(weights: Path, loaded: Loaded) -> None:
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, rates: list[float], recipe: Recipe, steps: int
+    optimizer: torch.optim.Optimizer, rates: list[float], recipe: Recipe, steps: int, done: int = 0
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return the recipe's schedule over all steps of a run."""
+    """Return the recipe's schedule over all steps of a run, of which some are `done`."""
     total = recipe.epochs * steps
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group['lr'] = rate
+        group.pop('initial_lr', None)
+    schedule: torch.optim.lr_scheduler.LRScheduler
     if recipe.schedule == 'cosine':
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=total, pct_start=0.15)
-
-
-def freeze_batch_statistics(module: nn.Module) -> None:
-    """Let batch normalisation use its stored statistics; scale and offset still learn."""
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.eval()
-
-
-@torch.no_grad()  # type: ignore[untyped-decorator]
-def estimate_batch_statistics(
-    task: Task, layers: list[nn.BatchNorm2d], recipe: Recipe
-) -> None:
-    """Give batch normalisation that was folded into its convolution statistics again.
-
-    Scale and offset make up for them: the network computes what it computed before.
-    """
-    if not layers:
-        return
-    sums: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
-
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        sums[layer].append(torch.stack([inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3))]))
-
-    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
-    order = np.random.default_rng(recipe.seed).permutation(len(task))
-    device = next(task.net.parameters()).device
-    chosen = order[: CALIBRATION_STEPS * recipe.batch].tolist()
-    for images, *_ in Samples(task, recipe.seed, -1).loader(chosen, recipe.batch, 0):
-        task.net.eval()(images.to(device))
-    for hook in hooks:
-        hook.remove()
-    for layer in layers:
-        mean, var = torch.stack(sums[layer]).mean(0)
-        old_std, new_std = ((v + layer.eps).sqrt() for v in (layer.running_var, var))
-        layer.bias += layer.weight * (mean - layer.running_mean) / old_std
-        layer.weight *= new_std / old_std
-        layer.running_mean.copy_(mean)
-        layer.running_var.copy_(var)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+    else:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, rates, total_steps=total, pct_start=0.15
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)  # that no step was taken before it
+        for _ in range(done):
+            schedule.step()
+    return schedule
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -320,15 +295,30 @@ def load_run(path: Path, spec: ModelSpec, facts: dict[str, Any]) -> Checkpoint:
     """Read the checkpoint that a run goes on from.
 
     Raises:
-        DataError: it is of another spec, recipe or training list.
+        DataError: it is of another spec, recipe (but for the epochs) or training list, or has
+            more epochs than are asked for.
     """
     checkpoint = load_checkpoint(path)
-    differing = [key for key in facts if facts[key] != checkpoint.facts.get(key)]
+
+    asked, had = facts['recipe'], checkpoint.facts.get('recipe', {})
+    differing = [
+        f'{name} ({had.get(name)!r}, now {asked.get(name)!r})'
+        for name in dict.fromkeys([*asked, *had])
+        if asked.get(name) != had.get(name) and name != 'epochs'
+    ]
+    differing += [
+        key for key in facts if key != 'recipe' and facts[key] != checkpoint.facts.get(key)
+    ]
     if checkpoint.spec != spec:
         differing.append('spec')
     if differing:
         raise DataError(
             f'{path}: was trained with another {", ".join(differing)}; '
             f'resume with the same arguments, or choose another --out'
+        )
+    if checkpoint.epoch > facts['recipe']['epochs']:
+        raise DataError(
+            f'{path}: has {checkpoint.epoch} epochs behind it, more than --epochs '
+            f'{facts["recipe"]["epochs"]}; ask for more, or export it as it is'
         )
     return checkpoint

@@ -9,15 +9,18 @@ from torch.nn import functional
 
 from mnv2_perception.data.folders import hash_list, list_pairs, read_folder, read_pair
 from mnv2_perception.errors import DataError
-from mnv2_perception.evaluation.metrics import ConfusionMatrix
+from mnv2_perception.evaluation.metrics import by_class, ConfusionMatrix
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
 from mnv2_perception.nets.unet import check_divisible, UNet
 from mnv2_perception.scenes import street
 from mnv2_perception.training import data
-from mnv2_perception.training.loop import Arrays, fit, Task
+from mnv2_perception.training.loop import fit
 from mnv2_perception.training.recipe import SegmentationRecipe
+from mnv2_perception.training.task import Arrays, Measured, Task
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.preprocess import normalise, resize_image
+
+FLOOR = 'floor'  # the class that mirrors in hard light
 
 
 class SegmentationTask(Task):
@@ -47,6 +50,8 @@ class SegmentationTask(Task):
             )
         self.spec = spec
         self.recipe = recipe
+        known = FLOOR in spec.classes
+        self.floor = spec.classes.index(FLOOR) if known else UNLABELLED
         self.pairs = list_pairs(folder)
         self.samples = read_folder(folder, spec.classes)
         self.val_pairs = list_pairs(val) if val else []
@@ -67,6 +72,7 @@ class SegmentationTask(Task):
             'encoder': recipe.encoder,
             'encoder_depth': recipe.encoder_depth,
             'decoder_channels': read_channels(recipe.decoder_channels),
+            'shuffle': recipe.head == 'shuffle',
         }
         self.net = UNet(len(spec.classes), **self.architecture)
         self.encoder = self.net.encoder
@@ -79,7 +85,8 @@ class SegmentationTask(Task):
         recipe = self.recipe
         image, label = data.augment(
             self.samples[index], (self.spec.height, self.spec.width), recipe.crop_height,
-            recipe.crop_width, rng, (recipe.min_scale, recipe.max_scale),
+            recipe.crop_width, rng, (recipe.min_scale, recipe.max_scale), recipe.light,
+            self.floor,
         )
         spec = self.spec
         tensor = normalise(image, spec.mean, spec.std, spec.channel_order)
@@ -98,10 +105,10 @@ class SegmentationTask(Task):
             loss = loss + self.recipe.jaccard * soft_jaccard_loss(logits, labels, labelled)
         return loss
 
-    def evaluate(self, net: nn.Module) -> float:
-        """Return the mIoU (0 to 1) on the validation images, at their own size."""
+    def evaluate(self, net: nn.Module) -> Measured:
+        """Return mIoU and IoU of the classes that the validation labels have, at their size."""
         if not self.val_pairs:
-            return float('nan')
+            return Measured(float('nan'))
         spec = self.spec
         matrix = ConfusionMatrix(len(spec.classes))
         device = next(net.parameters()).device
@@ -113,7 +120,11 @@ class SegmentationTask(Task):
                 logits = net(torch.from_numpy(tensor)[None].to(device))
                 ids = logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
                 matrix.add(label, resize_ids(ids, *label.shape))
-        return matrix.miou()
+        alarms = by_class(spec.classes, matrix.false_alarms())
+        return Measured(
+            matrix.miou(), by_class(spec.classes, matrix.iou()),
+            {name: share for name, share in alarms.items() if share},
+        )
 
 
 def read_channels(text: str) -> tuple[int, ...]:

@@ -46,7 +46,7 @@ def test_evaluate_prints_json(
     result = json.loads(capsys.readouterr().out)
     assert set(result) == {
         'model', 'engine', 'precision', 'images', 'miou', 'per_class', 'pixel_accuracy',
-        'ms_per_image', 'unlabelled', 'absent',
+        'ms_per_image', 'unlabelled', 'absent', 'false_alarms', 'confusion',
     }
     assert result['pixel_accuracy'] == 0.75
     assert result['per_class'] == {'road': 0.5, 'sky': pytest.approx(2 / 3)}

@@ -28,6 +28,7 @@ LINES = {
     'benchmark': 'model.yaml --engine fake --runs 1',
     'run': 'set/images/a.png --model model.yaml --engine fake --out out.png',
     'evaluate': 'model.yaml set --engine fake',
+    'camera-pose': 'set/images/a.png --camera-fov 1 --floor-line 6 1 --camera-height 0.5',
     'boxes': 'set --classes road --spec spec.yaml --out out.json',
     'patches': 'set --groups any=road,sky --spec spec.yaml --out out --height 8 --width 9 --top 0',
     'bag draw': 'out --seconds 0.1 --height 64 --width 64',
@@ -40,13 +41,14 @@ LINES = {
 # Of the options whose value is a file: these are read, these written, and these a folder's name.
 READ = {
     'model', 'image', 'data', 'spec', 'bag', 'calibrate', 'labels', 'val', 'weights',
-    'checkpoint', 'folder', 'models',
+    'checkpoint', 'folder', 'models', 'camera_info',
 }
 NO_FILES = ['absent', 'absent/file.png', 'text.png/below', 'text.png', 'empty', 'x' * 300, '']
 NO_PLACES = {
     'boxes': ['absent/o.json', 'text.png/o.json', 'mine.json', 'folder.json', 'o.png', 'empty'],
     'quantize': ['absent/o.onnx', 'text.png/o.onnx', 'model.onnx', 'folder.onnx', 'o.png', '.'],
     'run': ['absent/o.png', 'text.png/o.png', 'text.png', 'set/images/a.png', 'folder.png', 'o.x'],
+    'camera-pose': ['absent/o.png', 'text.png/o.png', 'text.png', 'set/images/a.png', 'o.x'],
     'export': ['absent/o.onnx', 'text.png/o.onnx', 'model.onnx', 'folder.onnx', 'o.png', 'o.pt'],
     'patches': ['text.png', 'text.png/below', 'set', 'x' * 300],
     'bag draw': ['text.png', 'text.png/below', 'set', 'street', '.', 'x' * 300],
@@ -101,6 +103,7 @@ def wrong_values(command: str, action: argparse.Action) -> list[str]:
         'engine': ['tpu', ''], 'precision': ['fp7', ''], 'classes': ['tram', ''],
         'groups': ['any', 'any=tram', '=road', ''], 'topic': ['/absent', 'no topic'],
         'encoder': ['resnet', ''], 'decoder_channels': ['0', '1,x', '-1'],
+        'board': ['8', '2x6', '0x0', '-3x4', '9999x9999', ''],
         'cache': ['text.png', 'text.png/below'], 'timing_cache': ['model.yaml', 'empty'],
     }.get(action.dest, [])
 

@@ -46,10 +46,30 @@ def test_figures_are_those_worked_out_by_hand(make_model: MakeModel, tmp_path: P
         'per_class': {
             'road': pytest.approx(2 / 3), 'sky': pytest.approx(2 / 3), 'car': 0.0, 'tram': None,
         },
+        'false_alarms': {},
         'pixel_accuracy': pytest.approx(4 / 6),
         'unlabelled': 10 / 16,
         'absent': ['tram'],
+        'confusion': {
+            'road': {'road': 2, 'sky': 1}, 'sky': {'sky': 2}, 'car': {'no class': 1},
+        },
     }
+
+
+def test_each_prefix_is_measured_apart_over_the_classes_that_it_has(tmp_path: Path) -> None:
+    truth = np.array([[0, 0], [1, 1]], np.uint8)
+    write_pair(tmp_path, 'hall_1', truth, truth)
+    write_pair(tmp_path, 'hall_2', truth, truth)
+    write_pair(tmp_path, 'yard_1', np.array([[2, 2], [0, 3]], np.uint8), truth * 0 + 2)
+    model = write_fake(tmp_path / 'm.yaml', identity_spec(2, 2, classes=CLASSES))
+    result = evaluate_segmentation(Segmenter.open(model, 'fake'), tmp_path, by_prefix='_')
+    hall, yard = result['by_prefix']['hall'], result['by_prefix']['yard']
+    assert (hall['images'], hall['miou'], hall['pixel_accuracy']) == (2, 1.0, 1.0)
+    assert hall['per_class'] == {'road': 1.0, 'sky': 1.0, 'car': None, 'tram': None}
+    assert (yard['images'], yard['miou']) == (1, 0.5)
+    assert yard['false_alarms'] == {'road': 0.25, 'tram': 0.25}
+    assert result['false_alarms'] == {'tram': pytest.approx(1 / 12)}
+    assert result['miou'] == pytest.approx((4 / 5 + 1.0 + 0.5) / 3)
 
 
 def test_masks_are_compared_at_the_images_size(tmp_path: Path) -> None:
@@ -112,6 +132,26 @@ def test_a_detectors_classes_are_found_by_name(tmp_path: Path) -> None:
         'ap': pytest.approx(1.0), 'ap50': pytest.approx(1.0),
         'ap50_per_class': {'dog': pytest.approx(1.0), 'car': pytest.approx(1.0)},
     }
+
+
+def test_a_detectors_prefixes_are_measured_apart(tmp_path: Path) -> None:
+    pytest.importorskip('pycocotools', reason='no pycocotools: run make setup-train')
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    detector = Detector.open(
+        write_detector(tmp_path / 'm.onnx', 32, 64), 'onnx_runtime', min_score=0.0
+    )
+    samples = []
+    for name, box in (('hall_1', [40.0, 10.0, 80.0, 20.0]), ('yard_1', [0.0, 0.0, 5.0, 5.0])):
+        cv2.imwrite(str(tmp_path / f'{name}.png'), np.zeros((40, 80, 3), np.uint8))
+        samples.append(BoxSample(
+            tmp_path / f'{name}.png', np.array([box], np.float32), np.array([0]),
+            np.empty((0, 4), np.float32), np.empty(0, np.int64),
+        ))
+    write_coco(tmp_path / 'coco.json', ['car'], samples)
+    result = evaluate_detection(detector, tmp_path / 'coco.json', by_prefix='_')
+    hall, yard = result['by_prefix']['hall'], result['by_prefix']['yard']
+    assert (hall['images'], yard['images'], result['images']) == (1, 1, 2)
+    assert hall['ap50'] > 0.4 and yard['ap50'] == 0.0
 
 
 def test_a_class_that_the_detector_lacks_is_named(tmp_path: Path) -> None:

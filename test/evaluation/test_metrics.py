@@ -56,10 +56,12 @@ def test_a_class_that_never_occurs_does_not_count() -> None:
     assert matrix.miou() == 1.0
 
 
-def test_a_class_that_is_only_predicted_counts_as_missed() -> None:
+def test_a_class_that_is_only_predicted_is_a_false_alarm_and_takes_no_share_of_the_mean() -> None:
     matrix = ConfusionMatrix(3)
-    matrix.add(ids(0, 0), ids(0, 2))
-    assert matrix.miou() == pytest.approx((0.5 + 0.0) / 2)
+    matrix.add(ids(0, 0, 0, 1), ids(0, 0, 2, 1))
+    assert matrix.miou() == pytest.approx((2 / 3 + 1) / 2)
+    assert math.isnan(matrix.iou()[2])
+    assert matrix.false_alarms()[2] == 1 / 4 and np.isnan(matrix.false_alarms()[:2]).all()
 
 
 def test_without_a_labelled_pixel_there_is_no_figure() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from mutations import count, generators, mutate, pick, survivors
@@ -11,7 +12,20 @@ import pytest
 pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
 
 from messages import camera_info, cloud, compressed, depth, image, label_info, mask
+from rclpy.serialization import deserialize_message, serialize_message
+from results_bag import write_results_bag
 
+from mnv2_perception.bags.read import BagReader
+from mnv2_perception.bags.results import (
+    CLASSIFICATION,
+    DETECTIONS,
+    GRID,
+    read_classifications,
+    read_detections,
+    read_grids,
+)
+from mnv2_perception.bags.write import BagWriter
+from mnv2_perception.nodes.bag_topics import message_class
 from mnv2_perception.nodes.costmap_inputs import CostmapInputs
 from mnv2_perception.nodes.messages import (
     camera_info_to_msg,
@@ -23,7 +37,7 @@ from mnv2_perception.nodes.messages import (
     points_from_msg,
 )
 from mnv2_perception.vision.camera import Camera
-from mnv2_perception.vision.costmap import GroundView
+from mnv2_perception.vision.ground_view import GroundView
 from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 
 pytestmark = pytest.mark.ros
@@ -75,3 +89,31 @@ def test_a_mutated_message_gives_a_result_or_a_perception_error(
         for reader in readers:
             refused += not survivors(lambda m=msg, r=reader: r(m), f'{kind}, FUZZ_SEED={seed}')
     assert kind == 'label_info' or 0 < refused < inputs * len(readers)
+
+
+def test_mutated_results_in_a_bag_are_read_or_refused(tmp_path: Path) -> None:
+    whole = write_results_bag(tmp_path / 'whole')
+    with BagReader(whole) as reader:
+        kinds = {topic.name: message_class(topic.type_name) for topic in reader.topics}
+        stored = [(message, deserialize_message(message.cdr, kinds[message.topic]))
+                  for message in reader.messages()]
+    refused, inputs = 0, count(100, 0.1)
+    for seed, rng in generators(inputs):
+        path = tmp_path / f'bag{seed}'
+        with BagWriter(path) as writer:
+            for topic, kind in (
+                ('/detections', DETECTIONS), ('/classification', CLASSIFICATION), ('/grid', GRID)
+            ):
+                writer.add_topic(topic, kind)
+            for message, msg in stored:
+                changed = deepcopy(msg)
+                mutate(rng, changed)
+                writer.write(message.topic, message.stamp_ns, serialize_message(changed))
+        for read, topic in (
+            (read_detections, '/detections'), (read_classifications, '/classification'),
+            (read_grids, '/grid'),
+        ):
+            refused += not survivors(
+                lambda p=path, r=read, t=topic: list(r(p, t)), f'{topic}, FUZZ_SEED={seed}'
+            )
+    assert 0 < refused < 3 * inputs

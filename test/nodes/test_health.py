@@ -205,12 +205,18 @@ def test_a_signal_ends_a_process_whose_engine_hangs_at_an_image(
 
 
 def test_a_second_signal_ends_a_hanging_process_at_once(tmp_path: Path) -> None:
+    graph = Graph()
     process = Process(
         'segmentation_node', '-p', 'engine:=fake',
-        '-p', f'model:={model(tmp_path, opening_s=1e6)}',
+        '-p', f'model:={model(tmp_path, opening_s=1e6)}', domain_id=graph.domain_id,
     )
-    time.sleep(3.0)
-    assert process.end(signal.SIGINT, signal.SIGTERM, within_s=2.5) == 1
+    try:
+        reports = reports_of(graph)
+        eventually(lambda: 'opening the model' in last(reports, 'segmentation_node')[1], 30.0)
+        assert process.end(signal.SIGINT, signal.SIGTERM, within_s=2.7) == 1
+    finally:
+        process.end(signal.SIGKILL)
+        graph.close()
     assert any('second signal' in line for line in process.lines)
 
 

@@ -63,8 +63,10 @@ def lead(run: Running, step: str) -> None:
             time.sleep(0.5)
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize('state', STATES)
+@pytest.mark.parametrize(('state', 'number'), [
+    *((state, signal.SIGTERM) for state in STATES),
+    ('active', signal.SIGINT), ('hanging', signal.SIGINT),  # which go the same way
+])
 def test_a_signal_ends_the_process_in_every_state(
     state: str, number: signal.Signals, tmp_path: Path
 ) -> None:

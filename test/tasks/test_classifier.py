@@ -167,6 +167,11 @@ def test_figures_are_those_worked_out_by_hand(tmp_path: Path) -> None:
         'model': 'foreign', 'engine': 'onnx_runtime', 'precision': 'fp32', 'images': 4,
         'top1': 0.75,
         'per_class': {'red': pytest.approx(2 / 3), 'green': 1.0, 'blue': None},
+        'confusion': {'red': {'red': 2, 'green': 1}, 'green': {'green': 1}},
+    }
+    apart = evaluate_classification(Classifier.open(model, 'onnx_runtime'), folder, '_')
+    assert apart['by_prefix']['0'] == {
+        'images': 2, 'top1': 1.0, 'per_class': {'red': 1.0, 'green': 1.0, 'blue': None},
     }
 
 

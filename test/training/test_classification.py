@@ -1,5 +1,6 @@
 """Training a classifier for real, on red and green pictures."""
 
+import copy
 from dataclasses import replace
 import json
 from pathlib import Path
@@ -15,9 +16,12 @@ pytest.importorskip('matplotlib', reason='no matplotlib: run make setup-train')
 from mnv2_perception.errors import DataError
 from mnv2_perception.evaluation.evaluate import evaluate_classification
 from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.nets.checkpoint import load_checkpoint, make_network
 from mnv2_perception.nets.export import export_model
 from mnv2_perception.tasks.classifier import Classifier
-from mnv2_perception.training.classification import train
+from mnv2_perception.training import loop
+from mnv2_perception.training.batch_norm import gathering_layers, reestimate
+from mnv2_perception.training.classification import ClassificationTask, train
 from mnv2_perception.training.recipe import ClassificationRecipe
 
 pytestmark = [
@@ -65,6 +69,23 @@ def test_it_learns_and_the_export_measures_as_at_training(folder: Path, tmp_path
     export_model(tmp_path / 'run/best.pt', tmp_path / 'lamps.onnx')
     classifier = Classifier.open(tmp_path / 'lamps.onnx')
     assert evaluate_classification(classifier, val)['top1'] == pytest.approx(best)
+
+
+def test_the_average_has_the_statistics_of_its_own_weights(folder: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, epochs=1, ema=0.9)
+    train(folder, tmp_path, SPEC, recipe)
+    checkpoint = load_checkpoint(tmp_path / 'last.pt')
+    net = make_network(checkpoint.spec, checkpoint.architecture)
+    net.load_state_dict(checkpoint.state_dict)
+    task = ClassificationTask(folder, SPEC, recipe, None)
+    again = copy.deepcopy(net).eval()
+    reestimate(
+        again, gathering_layers(net.train()),
+        loop.calibration(task, recipe, torch.device('cpu')),
+    )
+    for key, value in again.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(value, checkpoint.state_dict[key], atol=1e-5), key
 
 
 def test_a_class_without_an_image_is_named(folder: Path, tmp_path: Path) -> None:

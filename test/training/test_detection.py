@@ -1,6 +1,7 @@
 """Training a detector for real, on a few drawn scenes: it learns, is measured, and exports."""
 
 from collections.abc import Iterator
+import copy
 from dataclasses import replace
 import json
 from pathlib import Path
@@ -18,10 +19,13 @@ from mnv2_perception.data.from_masks import boxes_from_labels
 from mnv2_perception.errors import DataError
 from mnv2_perception.evaluation.evaluate import evaluate_detection
 from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.nets.checkpoint import load_checkpoint, make_network
 from mnv2_perception.nets.export import export_model
 from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
 from mnv2_perception.scenes.street import CLASSES, draw_scene
 from mnv2_perception.tasks.detector import Detector
+from mnv2_perception.training import loop
+from mnv2_perception.training.batch_norm import gathering_layers, reestimate
 from mnv2_perception.training.boxes import BACKGROUND, IGNORED
 from mnv2_perception.training.detection import DetectionTask, train
 from mnv2_perception.training.recipe import DetectionRecipe
@@ -89,6 +93,21 @@ def test_training_lowers_the_loss(run: Path) -> None:
     assert len(losses) == 2
     assert losses[1] < 0.95 * losses[0]
     assert json.loads(lines[-1])['val_ap'] >= 0.0
+
+
+def test_the_average_has_the_statistics_of_its_own_weights(run: Path, data: Path) -> None:
+    checkpoint = load_checkpoint(run / 'last.pt')
+    net = make_network(checkpoint.spec, checkpoint.architecture)
+    net.load_state_dict(checkpoint.state_dict)
+    task = DetectionTask(data, SPEC, RECIPE, None)
+    again = copy.deepcopy(net).eval()
+    reestimate(
+        again, gathering_layers(net.train()),
+        loop.calibration(task, RECIPE, torch.device('cpu')),
+    )
+    for key, value in again.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(value, checkpoint.state_dict[key], atol=1e-5), key
 
 
 def test_a_checkpoint_becomes_a_detector(run: Path, val: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Training for real, on six drawn scenes: it learns, goes on where it stopped, and exports."""
 
 from collections.abc import Iterator
+import copy
 from dataclasses import replace
 import json
 from pathlib import Path
@@ -21,10 +22,11 @@ pytest.importorskip('matplotlib', reason='no matplotlib: run make setup-train')
 
 from mnv2_perception.errors import DataError, ModelError
 from mnv2_perception.model_spec import METADATA_KEY, ModelSpec
-from mnv2_perception.nets.checkpoint import load_checkpoint
+from mnv2_perception.nets.checkpoint import load_checkpoint, make_network
 from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
 from mnv2_perception.scenes.street import CLASSES, draw_scene
 from mnv2_perception.training import loop
+from mnv2_perception.training.batch_norm import gathering_layers, reestimate
 from mnv2_perception.training.recipe import SegmentationRecipe
 from mnv2_perception.training.segmentation import (
     SegmentationTask,
@@ -137,7 +139,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(
 @pytest.mark.parametrize(
     ('recipe', 'spec', 'told'),
     [
-        (replace(RECIPE, learning_rate=1e-3), SPEC, 'another recipe'),
+        (replace(RECIPE, learning_rate=1e-3), SPEC, r'learning_rate \(0\.01, now 0\.001\)'),
         (RECIPE, replace(SPEC, mean=(0.0, 0.0, 0.0)), 'another .*spec'),
     ],
 )
@@ -154,6 +156,77 @@ def test_a_run_is_not_resumed_on_other_images(run: Path, tmp_path: Path) -> None
     shutil.copy(run / 'last.pt', tmp_path)
     with pytest.raises(DataError, match='another training_list_sha256'):
         train(folder, tmp_path, SPEC, RECIPE, resume=True)
+
+
+def test_a_finished_run_is_prolonged_at_the_rate_of_a_longer_one(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    for name in ('last.pt', 'best.pt', 'log.jsonl'):
+        shutil.copy(run / name, tmp_path)
+    train(folder, tmp_path, SPEC, replace(RECIPE, epochs=4), val=run / 'val', resume=True)
+    train(folder, tmp_path / 'whole', SPEC, replace(RECIPE, epochs=4))
+    prolonged, whole = read_log(tmp_path), read_log(tmp_path / 'whole')
+    assert [entry['epoch'] for entry in prolonged] == [1, 2, 3, 4]
+    for longer, entry in zip(prolonged[2:], whole[2:], strict=True):
+        assert longer['learning_rate'] == pytest.approx(entry['learning_rate'])
+    assert load_checkpoint(tmp_path / 'last.pt').facts['recipe']['epochs'] == 4
+
+
+def test_a_run_is_not_resumed_with_fewer_epochs_than_it_has(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(run / 'last.pt', tmp_path)
+    with pytest.raises(DataError, match=r'has 2 epochs behind it, more than --epochs 1'):
+        train(
+            folder, tmp_path, SPEC, replace(RECIPE, epochs=1), val=run / 'val', resume=True
+        )
+
+
+def test_the_average_has_the_statistics_of_its_own_weights(folder: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, epochs=1, ema=0.9)
+    train(folder, tmp_path, SPEC, recipe)
+    checkpoint = load_checkpoint(tmp_path / 'last.pt')
+    net = make_network(checkpoint.spec, checkpoint.architecture)
+    net.load_state_dict(checkpoint.state_dict)
+    task = SegmentationTask(folder, SPEC, recipe, None)
+    again = copy.deepcopy(net).eval()
+    reestimate(
+        again, gathering_layers(net.train()),
+        loop.calibration(task, recipe, torch.device('cpu')),
+    )
+    for key, value in again.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(value, checkpoint.state_dict[key], atol=1e-5), key
+
+
+def test_a_measured_epoch_is_told_with_its_classes_and_the_time_left(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    val = write_folder(tmp_path / 'val', range(100, 101))
+    train(folder, tmp_path / 'run', SPEC, replace(RECIPE, evaluate_every=1), val=val)
+    told = [line for line in capsys.readouterr().err.splitlines() if 'val miou' in line]
+    assert len(told) == 2 and 'epoch 1: val miou 0.' in told[0]
+    assert 'road 0.' in told[0] and told[0].endswith('s left')
+    entry = read_log(tmp_path / 'run')[-1]
+    assert set(entry['per_class']) == set(CLASSES)
+
+
+def test_one_image_left_over_joins_the_last_batch(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / 'data', range(4))
+    recipe = replace(RECIPE, epochs=1, drawn=0, crop_height=32, crop_width=32)
+    train(folder, tmp_path / 'run', SPEC, recipe)
+    assert load_checkpoint(tmp_path / 'run/last.pt').epoch == 1
+    with pytest.raises(DataError, match=r'a batch of one image of 32x32 .* larger --batch than 1'):
+        train(folder, tmp_path / 'alone', SPEC, replace(recipe, batch=1))
+
+
+def test_hard_light_is_part_of_the_recipe(folder: Path) -> None:
+    def samples(light: float) -> list[Any]:
+        task = SegmentationTask(folder, SPEC, replace(RECIPE, drawn=0, light=light), None)
+        return [task.sample(index, np.random.default_rng(index)) for index in range(6)]
+
+    for (mild, label), (hard, same) in zip(samples(0.0), samples(1.0), strict=True):
+        assert np.array_equal(label, same) and not np.array_equal(mild, hard)
 
 
 def test_an_existing_run_is_not_overwritten(run: Path, folder: Path) -> None:
@@ -334,7 +407,7 @@ def test_labels_without_a_class_are_refused_and_an_absent_class_is_told(
     assert 'no pixel of building, pole, road' in caplog.text
     for label in labels:
         cv2.imwrite(str(label), np.full((96, 128), 255, np.uint8))
-    with pytest.raises(DataError, match='no pixel has an id below 11'):
+    with pytest.raises(DataError, match='no pixel has an id below 11, the number of classes'):
         SegmentationTask(tmp_path / 'data', SPEC, recipe, None)
 
 

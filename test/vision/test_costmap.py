@@ -357,4 +357,3 @@ def test_a_camera_that_looks_straight_down_sees_all_around() -> None:
     assert {cell(grid, 0.28, 0.4), cell(grid, 0.32, 0.4)} == {100, -1}
     rows, columns = np.nonzero(grid.cells == 100)
     assert min(rows.min(), columns.min()) >= 45 and max(rows.max(), columns.max()) <= 51
-

@@ -1,0 +1,159 @@
+"""`mnv2 camera-pose`: where a camera sits, from one picture."""
+
+import argparse
+import json
+import math
+from pathlib import Path
+import re
+from types import SimpleNamespace
+from typing import Any, TYPE_CHECKING
+
+import cv2
+import numpy as np
+import yaml
+
+from mnv2_perception.cli.images import write_picture
+from mnv2_perception.cli.options import add_command, add_force, check_output, Number
+from mnv2_perception.errors import CalibrationError, ImageError
+
+if TYPE_CHECKING:
+    from mnv2_perception.cli.options import Commands
+    from mnv2_perception.vision.camera import Camera
+
+# Of a CameraInfo, and in the YAML of camera_calibration.
+MATRICES = {
+    'd': 'distortion_coefficients', 'k': 'camera_matrix', 'r': 'rectification_matrix',
+    'p': 'projection_matrix',
+}
+METRES = Number(float, 0.0, 1000.0, above=True)
+
+
+def add(commands: 'Commands') -> None:
+    """Add the command."""
+    pose = add_command(
+        commands, 'camera-pose', camera_pose_command,
+        "Work out a camera's height, pitch and roll from a picture of a checkerboard that lies on "
+        'the floor, or its height and pitch from lines on the floor at known distances.',
+    )
+    pose.add_argument('image', type=Path, help='a picture of the camera, of its full size')
+    calibration = pose.add_mutually_exclusive_group(required=True)
+    calibration.add_argument(
+        '--camera-info', type=Path, metavar='FILE',
+        help="the camera's calibration: the YAML of camera_calibration, or what "
+        '`ros2 topic echo --once …/camera_info` prints',
+    )
+    calibration.add_argument(
+        '--camera-fov', type=Number(float, 0.0, 3.1, above=True), metavar='RADIANS',
+        help='horizontal field of view of a camera without calibration',
+    )
+    known = pose.add_mutually_exclusive_group(required=True)
+    known.add_argument(
+        '--board', type=board_size, metavar='COLUMNSxROWS', help='inner corners, such as 8x6'
+    )
+    known.add_argument(
+        '--floor-line', type=Number(float, 0.0, 100_000.0), nargs=2, action='append',
+        metavar=('ROW', 'METRES'),
+        help="of a line across the view: the picture's row where it crosses the middle, and how "
+        'far it lies from the point below the camera; two or more, or one with --camera-height',
+    )
+    pose.add_argument(
+        '--square', type=METRES, default=0.03, metavar='METRES',
+        help="side of the board's squares, measured on paper (%(default)s)",
+    )
+    pose.add_argument(
+        '--camera-height', type=METRES, metavar='METRES', help='measured, for lines on the floor'
+    )
+    pose.add_argument(
+        '--rectified', action='store_true', help='the picture is rectified (image_rect)'
+    )
+    pose.add_argument('--out', type=Path, help='also draw the floor over the picture')
+    pose.add_argument('--json', action='store_true')
+    add_force(pose)
+
+
+def board_size(text: str) -> tuple[int, int]:
+    """Read columns and rows of inner corners.
+
+    Raises:
+        ArgumentTypeError: they are none.
+    """
+    found = re.fullmatch(r'(\d{1,3})[x×](\d{1,3})', text)
+    size = (int(found[1]), int(found[2])) if found else (0, 0)
+    if min(size) < 3:
+        raise argparse.ArgumentTypeError(
+            f'got {text[:40]!r}, expected inner corners as COLUMNSxROWS, 3 or more each'
+        )
+    return size
+
+
+def camera_pose_command(arguments: argparse.Namespace) -> None:
+    """Print the pose as parameters of costmap_node, and draw it."""
+    from mnv2_perception.vision import camera_pose
+    from mnv2_perception.vision.camera import Camera
+
+    if not arguments.image.is_file():
+        raise ImageError(f'{arguments.image}: there is no such file')
+    if arguments.out:
+        check_output(arguments.out, arguments.force, [arguments.image], ['.png', '.jpg'])
+    picture = cv2.imread(str(arguments.image), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise ImageError(f'{arguments.image}: is no readable picture')
+    image = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+    height, width = image.shape[:2]
+    if arguments.camera_info:
+        camera = read_camera(arguments.camera_info, arguments.rectified)
+        camera.require_size(height, width)
+    else:
+        camera = Camera.from_fov(height, width, arguments.camera_fov)
+    if arguments.board:
+        columns, rows = arguments.board
+        corners = camera_pose.find_board(image, columns, rows)
+        found = camera_pose.pose_from_board(camera, corners, columns, rows, arguments.square)
+    else:
+        rows_px, distances_m = zip(*arguments.floor_line, strict=True)
+        found = camera_pose.pose_from_lines(
+            camera, rows_px, distances_m, arguments.camera_height
+        )
+    if arguments.json:
+        print(json.dumps(vars(found), indent=2))
+    else:
+        print(f'# {math.degrees(found.pitch_rad):.1f}° down, rolled by '
+              f'{math.degrees(found.roll_rad):.1f}°; {found.error_px:.2f} pixels unexplained')
+        print(f'camera_z_m: {found.height_m:.3f}')
+        print(f'camera_pitch_rad: {found.pitch_rad:.4f}')
+        print(f'camera_roll_rad: {found.roll_rad:.4f}')
+    if arguments.out:
+        overlay = camera_pose.draw_floor(image, camera, found)
+        write_picture(arguments.out, cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
+
+
+def read_camera(path: Path, rectified: bool) -> 'Camera':
+    """Read a calibration that camera_calibration or `ros2 topic echo` wrote.
+
+    Raises:
+        CalibrationError: it is none.
+    """
+    from mnv2_perception.vision.camera import Camera
+
+    try:
+        values: Any = next(yaml.safe_load_all(path.read_text(encoding='utf-8')), None)
+        if 'camera_matrix' in values:
+            values = {'height': values['image_height'], 'width': values['image_width'],
+                      'distortion_model': values['distortion_model'],
+                      **{short: values[name]['data'] for short, name in MATRICES.items()}}
+        roi = {**dict.fromkeys(('x_offset', 'y_offset', 'height', 'width'), 0),
+               **values.get('roi', {})}
+        info: Any = SimpleNamespace(
+            distortion_model=values['distortion_model'],
+            roi=SimpleNamespace(**{name: int(value) for name, value in roi.items()}),
+            **{name: int(values[name]) for name in ('height', 'width')},
+            **{name: int(values.get(name, 0)) for name in ('binning_x', 'binning_y')},
+            **{name: [float(value) for value in values[name]] for name in MATRICES},
+        )
+        return Camera.from_info(info, rectified)
+    except (AttributeError, KeyError, OSError, TypeError, ValueError, yaml.YAMLError) as exc:
+        reason = f'{type(exc).__name__}: {" ".join(str(exc).split())}'
+        raise CalibrationError(
+            f'{path}: is no calibration ({reason}); give the YAML of camera_calibration, or what '
+            f'`ros2 topic echo --once camera_info` prints'
+        ) from exc

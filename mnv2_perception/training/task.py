@@ -1,0 +1,102 @@
+"""What differs from task to task in training, and its samples in batches."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from torch import nn, Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.nets.backbone import Backbone
+
+Arrays = tuple[np.ndarray[Any, Any], ...]
+
+
+class Measured(NamedTuple):
+    """What a network does on the validation images.
+
+    Attributes:
+        value: the task's metric, higher is better; NaN without any images.
+        per_class: name: figure, None for a class that does not occur.
+        false_alarms: name of a class that does not occur: the share that is taken for it.
+    """
+
+    value: float
+    per_class: dict[str, float | None] = {}
+    false_alarms: dict[str, float] = {}
+
+
+class Task(ABC):
+    """What differs from task to task.
+
+    Attributes:
+        spec: the exported model's.
+        net: maps a batch of image tensors (N, 3, H, W) to what `loss` takes.
+        encoder: the part of it that can start from other weights.
+        architecture: what `nets.checkpoint.make_network` needs to make it again.
+        metric: name of what `evaluate` returns.
+    """
+
+    spec: ModelSpec
+    net: nn.Module
+    encoder: Backbone
+    architecture: dict[str, Any]
+    metric: str
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of training samples."""
+
+    @abstractmethod
+    def sample(self, index: int, rng: np.random.Generator) -> Arrays:
+        """Return an augmented image tensor (3, H, W) float32 and its targets, of fixed shapes."""
+
+    @abstractmethod
+    def loss(self, outputs: Any, *targets: Tensor) -> Tensor:
+        """Return the mean loss of a batch; it must be finite even where nothing is labelled."""
+
+    @abstractmethod
+    def evaluate(self, net: nn.Module) -> Measured:
+        """Measure a network on the validation images."""
+
+
+@dataclass
+class Samples(Dataset[Arrays]):
+    """The samples of one epoch, each with a random generator of its own.
+
+    So a resumed run, and one with another number of workers, sees what any other would.
+    """
+
+    task: Task
+    seed: int
+    epoch: int
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    def __getitem__(self, index: int) -> Arrays:
+        return self.task.sample(index, np.random.default_rng((self.seed, self.epoch + 1, index)))
+
+    def loader(self, batches: list[list[int]], workers: int) -> 'DataLoader[Arrays]':
+        """Return batches of these indices."""
+        return DataLoader(
+            self, batch_sampler=batches, num_workers=workers, worker_init_fn=use_one_thread
+        )
+
+
+def split(order: list[int], batch: int) -> list[list[int]]:
+    """Return batches of an order; one sample left over joins the last: it has no variance."""
+    starts = list(range(0, len(order), batch))
+    if batch > 1 and len(starts) > 1 and len(order) % batch == 1:
+        starts.pop()
+    return [
+        order[start:end] for start, end in zip(starts, [*starts[1:], len(order)], strict=True)
+    ]
+
+
+def use_one_thread(_worker: int) -> None:
+    """Keep OpenCV's threads out of a worker: there are as many workers as wanted."""
+    cv2.setNumThreads(0)
