@@ -56,8 +56,8 @@ def draw_board(
 @pytest.mark.parametrize(
     ('height_m', 'pitch_rad', 'roll_rad', 'square_m', 'ahead_m', 'turn_rad'),
     [
-        (0.6, 0.5, 0.02, 0.06, 1.0, 0.0), (0.3, 0.35, -0.03, 0.05, 0.55, 0.3),
-        (1.2, 0.6, 0.0, 0.1, 1.7, 0.7), (1.5, 0.2, 0.05, 0.15, 3.0, -0.4),
+        (0.6, 0.5, 0.02, 0.08, 1.0, 0.0), (0.3, 0.35, -0.03, 0.05, 0.55, 0.3),
+        (1.2, 0.6, 0.0, 0.1, 1.7, 0.7), (1.5, 0.2, 0.05, 0.2, 2.6, -0.4),
     ],
 )
 def test_a_board_tells_height_within_one_percent_and_tilt_within_a_third_of_a_degree(
@@ -89,7 +89,7 @@ def test_corners_that_are_of_no_flat_board_are_refused() -> None:
 
 def test_of_a_board_too_small_to_tell_anything_the_size_is_told() -> None:
     image = draw_board(CAMERAS['fisheye'], FloorPose(0.3, 0.35, 0.0, 0.0), 0.05, 0.7, 0.3)
-    with pytest.raises(CalibrationError, match=r'only [0-9.]+ pixels high, expected 4 or more'):
+    with pytest.raises(CalibrationError, match=r'only [0-9.]+ pixels high, expected 7 or more'):
         find_board(image, 8, 6)
 
 
