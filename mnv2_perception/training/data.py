@@ -13,7 +13,8 @@ from mnv2_perception.data.coco import BoxSample
 from mnv2_perception.data.folders import Sample
 from mnv2_perception.errors import DataError
 from mnv2_perception.model_spec import UNLABELLED
-from mnv2_perception.scenes.street import draw_scene
+from mnv2_perception.scenes import street
+from mnv2_perception.scenes.hall import draw_hall, HALL_CLASSES
 from mnv2_perception.training.light import relight
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.preprocess import resize_image
@@ -22,12 +23,25 @@ MIN_VISIBLE = 0.4  # share of a box's area
 MIN_SIDE = 3.0  # px
 
 
-def draw_samples(count: int, seed: int, height: int, width: int) -> list[Sample]:
-    """Draw `count` street scenes, each from a drive of its own."""
-    return [
-        draw_scene(1000 * seed + index, time_s=2.5 * (index % 9), height=height, width=width)
-        for index in range(count)
-    ]
+def can_draw(classes: Sequence[str]) -> bool:
+    """Whether scenes can be drawn for these classes: all of CamVid's, or those of a hall."""
+    return tuple(classes) == street.CLASSES or set(HALL_CLASSES) <= set(classes)
+
+
+def draw_samples(
+    count: int, seed: int, height: int, width: int, classes: Sequence[str]
+) -> list[Sample]:
+    """Draw `count` street scenes, each from a drive of its own, or halls for other classes."""
+    if tuple(classes) == street.CLASSES:
+        return [
+            street.draw_scene(1000 * seed + index, 2.5 * (index % 9), height, width)
+            for index in range(count)
+        ]
+    if not count:
+        return []
+    ids = np.array([classes.index(name) for name in HALL_CLASSES], np.uint8)
+    halls = [draw_hall(100_003 * seed + index, height, width) for index in range(count)]
+    return [(image, ids[label]) for image, label in halls]
 
 
 def class_weights(counts: NDArray[np.int64], balance: float = 1.0) -> NDArray[np.float32]:

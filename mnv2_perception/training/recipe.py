@@ -97,7 +97,8 @@ class SegmentationRecipe(Recipe):
     min_scale: float = setting(0.6, MIN_SCALE, 0.05, 20)
     max_scale: float = setting(1.8, 'largest one', 0.05, 20)
     drawn: int = setting(
-        60, 'street scenes drawn and mixed in, for the classes of CamVid only'
+        60, 'scenes drawn and mixed in: streets for the classes of CamVid, halls for classes with '
+        'floor, obstacle and background; 0 for others'
     )
     jaccard: float = setting(
         0.0, 'weight of the soft Jaccard loss, the metric itself, beside the cross entropy'

@@ -13,6 +13,7 @@ from mnv2_perception.evaluation.metrics import by_class, ConfusionMatrix
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
 from mnv2_perception.nets.unet import check_divisible, UNet
 from mnv2_perception.scenes import street
+from mnv2_perception.scenes.hall import HALL_CLASSES
 from mnv2_perception.training import data
 from mnv2_perception.training.loop import fit
 from mnv2_perception.training.recipe import SegmentationRecipe
@@ -43,10 +44,10 @@ class SegmentationTask(Task):
         self, folder: Path, spec: ModelSpec, recipe: SegmentationRecipe, val: Path | None
     ) -> None:
         check_divisible(recipe.crop_height, recipe.crop_width, 2**recipe.encoder_depth)
-        if recipe.drawn and spec.classes != street.CLASSES:
+        if recipe.drawn and not data.can_draw(spec.classes):
             raise DataError(
-                f'drawn scenes have the classes {", ".join(street.CLASSES)}, the spec '
-                f'{", ".join(spec.classes)}; give --drawn 0'
+                f'drawn scenes have the classes {", ".join(street.CLASSES)}, or '
+                f'{", ".join(HALL_CLASSES)}, the spec {", ".join(spec.classes)}; give --drawn 0'
             )
         self.spec = spec
         self.recipe = recipe
@@ -64,7 +65,9 @@ class SegmentationTask(Task):
         weights = data.class_weights(counts[: len(spec.classes)], recipe.balance)
         self.class_weights = torch.from_numpy(weights)
         height, width = self.samples[0][0].shape[:2]
-        self.samples += data.draw_samples(recipe.drawn, recipe.seed, height, width)
+        self.samples += data.draw_samples(
+            recipe.drawn, recipe.seed, height, width, spec.classes
+        )
         torch.manual_seed(recipe.seed)
         self.architecture = {
             'width_mult': recipe.width_mult,

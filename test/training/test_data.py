@@ -7,10 +7,12 @@ import pytest
 
 from mnv2_perception.data.coco import BoxSample
 from mnv2_perception.model_spec import UNLABELLED
+from mnv2_perception.scenes.street import CLASSES as STREET
 from mnv2_perception.scenes.street import draw_scene
 from mnv2_perception.training.data import (
     augment,
     augment_boxes,
+    can_draw,
     class_weights,
     draw_samples,
     recolour,
@@ -111,11 +113,20 @@ def test_rare_classes_weigh_more_and_weights_have_mean_one() -> None:
 
 
 def test_drawn_samples_are_seeded_and_each_of_another_street() -> None:
-    first, again = draw_samples(3, 1, 64, 96), draw_samples(3, 1, 64, 96)
-    other = draw_samples(1, 2, 64, 96)
+    first, again = (draw_samples(3, 1, 64, 96, STREET) for _ in range(2))
+    other = draw_samples(1, 2, 64, 96, STREET)
     assert all(np.array_equal(a[0], b[0]) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[0][1], first[1][1])
     assert not np.array_equal(first[0][0], other[0][0])
+
+
+def test_halls_are_drawn_for_classes_that_have_theirs_at_their_ids() -> None:
+    classes = ('background', 'sidewalk', 'floor', 'obstacle')
+    assert can_draw(classes) and can_draw(STREET) and not can_draw(('floor', 'wall'))
+    assert draw_samples(0, 1, 64, 96, ('floor', 'wall')) == []
+    labels = np.stack([label for _, label in draw_samples(4, 1, 64, 96, classes)])
+    assert set(np.unique(labels)) == {0, 2, 3}
+    assert np.isin(labels[:, -1], (2, 3)).mean() > 0.5
 
 
 def box_sample(boxes: list[list[float]], ignored: int = 0) -> BoxSample:
