@@ -63,7 +63,7 @@ NUMBERS = ['nan', 'inf', '-inf', '1e999', 'ten', '', '0x10', '1,5']
 ZERO_HAS_A_MEANING = {
     'threads', 'workers', 'min_area', 'per_class', 'top', 'seed', 'tolerance', 'min_confidence',
     'min_score', 'camera_pitch', 'dla', 'learning_rate', 'encoder_rate', 'weight_decay',
-    'warm_up', 'frozen_stages', 'ema', 'patience', 'balance', 'drawn', 'jaccard',
+    'warm_up', 'frozen_stages', 'ema', 'patience', 'balance', 'drawn', 'jaccard', 'light',
     'label_smoothing',
 }
 

@@ -103,6 +103,25 @@ def test_the_shipped_models_find_the_classes_of_camvid(
     assert result['pixel_accuracy'] > 0.8
 
 
+@pytest.mark.parametrize(
+    ('model', 'mious'),
+    [
+        ('unet_mobilenetv2_ground', {'hall': 0.92, 'library': 0.75, 'campus': 0.80}),
+        ('unet_mobilenetv2_ground_fast', {'hall': 0.915, 'library': 0.75, 'campus': 0.79}),
+    ],
+)
+def test_the_ground_models_find_floor_and_obstacles_in_each_place(
+    model: str, mious: dict[str, float], mnv2_data: Path
+) -> None:
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    result = evaluate_segmentation(Segmenter.open(model), mnv2_data / 'ground/val', '_')
+    assert result['images'] == 113
+    for place, miou in mious.items():
+        figures = result['by_prefix'][place]
+        assert figures['miou'] >= miou, result
+        assert figures['per_class']['floor'] > (0.99 if place == 'hall' else 0.925)
+
+
 def write_boxes(
     folder: Path, classes: list[str], boxes: list[list[float]], ids: list[int]
 ) -> Path:

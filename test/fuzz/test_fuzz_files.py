@@ -169,7 +169,7 @@ def test_damaged_bags(tmp_path: Path, storage: str) -> None:
         if topics.label:
             list(read_ids(broken, topics.label))
 
-    refused, inputs = 0, count(100, 0.1)
+    refused, inputs = 0, count(30, 0.1)
     for seed, rng in generators(inputs):
         shutil.rmtree(broken, ignore_errors=True)
         shutil.copytree(whole, broken)

@@ -97,7 +97,7 @@ def test_mutated_results_in_a_bag_are_read_or_refused(tmp_path: Path) -> None:
         kinds = {topic.name: message_class(topic.type_name) for topic in reader.topics}
         stored = [(message, deserialize_message(message.cdr, kinds[message.topic]))
                   for message in reader.messages()]
-    refused, inputs = 0, count(100, 0.1)
+    refused, inputs = 0, count(15, 0.1)
     for seed, rng in generators(inputs):
         path = tmp_path / f'bag{seed}'
         with BagWriter(path) as writer:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 import json
 from pathlib import Path
 import shutil
@@ -20,6 +20,7 @@ torch = pytest.importorskip('torch', reason='no torch: run make setup-train')
 pytest.importorskip('tqdm', reason='no tqdm: run make setup-train')
 pytest.importorskip('matplotlib', reason='no matplotlib: run make setup-train')
 
+from mnv2_perception.cli.main import main
 from mnv2_perception.errors import DataError, ModelError
 from mnv2_perception.model_spec import METADATA_KEY, ModelSpec
 from mnv2_perception.nets.checkpoint import load_checkpoint, make_network
@@ -27,7 +28,7 @@ from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
 from mnv2_perception.scenes.street import CLASSES, draw_scene
 from mnv2_perception.training import loop
 from mnv2_perception.training.batch_norm import gathering_layers, reestimate
-from mnv2_perception.training.recipe import SegmentationRecipe
+from mnv2_perception.training.recipe import RECIPES, SegmentationRecipe
 from mnv2_perception.training.segmentation import (
     SegmentationTask,
     soft_jaccard_loss,
@@ -227,6 +228,61 @@ def test_hard_light_is_part_of_the_recipe(folder: Path) -> None:
 
     for (mild, label), (hard, same) in zip(samples(0.0), samples(1.0), strict=True):
         assert np.array_equal(label, same) and not np.array_equal(mild, hard)
+
+
+def command(folder: Path, out: Path, *more: str) -> list[str]:
+    spec = folder.parent / 'spec.yaml'
+    spec.write_text(yaml.safe_dump(json.loads(SPEC.to_metadata()[METADATA_KEY])))
+    return [
+        'train', 'segmentation', str(folder), '--out', str(out), '--spec', str(spec), '--drawn',
+        '0', '--crop-height', '64', '--crop-width', '96', '--batch', '3', '--epochs', '1', *more,
+    ]
+
+
+def test_a_run_that_the_user_stops_says_how_to_go_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        assert main(command(folder, tmp_path, '--width-mult', '0.35')) == 130
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == (
+        f'stopped; {tmp_path}/last.pt has what is done: the same command with --resume goes on '
+        f'from there'
+    )
+
+
+def test_weights_are_taken_from_a_shipped_model_by_its_name(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('onnx', reason='no onnx: run make setup-train')
+    name = 'unet_mobilenetv2_camvid_fast'
+    options = ('--weights', name, '--encoder-depth', '4', '--decoder-channels', '64,32,16')
+    assert main(command(folder, tmp_path / 'run', *options)) == 0
+    assert f'{name}.onnx: not used: nothing' in capsys.readouterr().err
+    assert main(command(folder, tmp_path / 'other', '--weights', 'absent')) == 1
+    told = capsys.readouterr().err
+    assert told.count('\n') == 1 and name in told and 'mobilenet_v2,' in told
+
+
+def test_weights_of_a_command_that_failed_are_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(folder, tmp_path / 'run', '--weights')) == 1  # --weights $(false)
+    told = capsys.readouterr().err
+    assert told.startswith('error: --weights is empty') and told.count('\n') == 1
+
+
+@pytest.mark.parametrize('task', RECIPES)
+def test_help_says_what_each_option_means(
+    task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(['train', task, '--help'])
+    told = ' '.join(capsys.readouterr().out.split()).replace('- ', '-')
+    for item in fields(RECIPES[task]):
+        assert f'{item.metadata["meaning"]} (' in told.replace('-  ', '-'), item.name
 
 
 def test_an_existing_run_is_not_overwritten(run: Path, folder: Path) -> None:

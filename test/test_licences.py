@@ -1,0 +1,52 @@
+"""What the cards of the shipped models say of where they come from, and of who may use them."""
+
+from pathlib import Path
+import re
+
+import pytest
+
+from mnv2_perception.model_spec import ModelSpec
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / 'mnv2_perception/models'
+FREE = ('unet_mobilenetv2_ground', 'unet_mobilenetv2_ground_fast', 'mobilenetv2_ground_ahead')
+IMAGENET = '9e4eabccc92dedcc6fdcf2a77daf92e71412849c95bc4013a6d64cbede6349e9'
+GROUND = 'a7713f0e2cc91a9e92700a7d82d50efc0d332a22db9b2a92d1a4af1738b2a0b4'
+
+
+def section(card: str, title: str) -> str:
+    found = re.search(rf'^## {title}\n(.*?)(?=^## |\Z)', card, re.M | re.S)
+    assert found, title
+    return found[1]
+
+
+@pytest.mark.parametrize('name', FREE)
+def test_nothing_of_camvid_flowed_into_a_model_that_may_be_sold(name: str) -> None:
+    card = (MODELS / f'{name}.md').read_text(encoding='utf-8')
+    data, training = section(card, 'Data'), section(card, 'How it was trained')
+    assert IMAGENET in data and 'Apache-2.0' in data and GROUND in data
+    for part in (data, training):
+        assert not re.search('camvid|pascal|cityscapes|non-commercial|BY-NC', part, re.I)
+    # What it started from, and what taught it, are models of the same lineage.
+    named = re.findall(r'\b(?:unet|ssdlite)_mobilenet\w+|mobilenetv2_\w+', data + training)
+    assert set(named) <= set(FREE)
+    weights = re.findall(r'--weights (\S+)', training)
+    assert set(weights) <= {'mobilenet_v2'}
+
+
+@pytest.mark.parametrize('name', FREE)
+def test_its_licence_asks_for_the_attribution_that_the_card_gives(name: str) -> None:
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    from mnv2_perception.engines import open_engine
+
+    card = (MODELS / f'{name}.md').read_text(encoding='utf-8')
+    path = MODELS / f'{name}.onnx'
+    with open_engine(path) as engine:
+        spec = ModelSpec.from_metadata(engine.metadata, path)
+    assert spec.licence == 'CC-BY-4.0' and spec.name == name
+    for source in ('DHCN_dataset', 'TQBdataset', 'buinghia3101', 'LUMS', 'Faizan Ali'):
+        assert source in spec.description and source in card
+
+
+def test_the_shipped_models_together_stay_small() -> None:
+    assert sum(path.stat().st_size for path in MODELS.glob('*.onnx')) <= 45e6
