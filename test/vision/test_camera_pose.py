@@ -88,7 +88,7 @@ def test_corners_that_are_of_no_flat_board_are_refused() -> None:
 
 
 def test_of_a_board_too_small_to_tell_anything_the_size_is_told() -> None:
-    image = draw_board(CAMERAS['fisheye'], FloorPose(0.3, 0.35, 0.0, 0.0), 0.05, 0.75, 0.3)
+    image = draw_board(CAMERAS['fisheye'], FloorPose(0.3, 0.35, 0.0, 0.0), 0.05, 0.72, 0.3)
     with pytest.raises(CalibrationError, match=r'only [0-9.]+ pixels high, expected 7 or more'):
         find_board(image, 8, 6)
 
