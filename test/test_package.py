@@ -81,9 +81,11 @@ def test_bloom_can_read_the_changelog(manifest: Any) -> None:
     assert all(date for _, date, _ in changelog.foreach_version())
 
 
-def test_manifest_names_both_licences(manifest: Any) -> None:
+def test_manifest_names_all_licences(manifest: Any) -> None:
     assert manifest.package_format == 3
-    assert [str(licence) for licence in manifest.licenses] == ['Apache-2.0', 'CC-BY-NC-4.0']
+    licences = [str(licence) for licence in manifest.licenses]
+    assert licences == ['Apache-2.0', 'CC-BY-NC-4.0', 'CC-BY-4.0']
+    assert all((ROOT / f'LICENSES/{licence}.txt').is_file() for licence in licences)
     assert manifest.licenses[0].file == 'LICENSE'
     assert (ROOT / 'LICENSE').is_file()
 
