@@ -211,7 +211,7 @@ class ModelSpec:
                 if not values[name].isprintable():  # it would forge lines of logs
                     raise ValueError(f'{name} is {values[name]!r}, expected one printable line')
             return cls(**values)
-        except (TypeError, ValueError, ModelError) as exc:
+        except (TypeError, ValueError, OverflowError, ModelError) as exc:
             raise ModelError(f'{source}: {exc}') from exc
 
     @classmethod

@@ -40,7 +40,9 @@ _RANGES = {
 
 def count(short: int, share: float = 1.0) -> int:
     """Return how many inputs to make: few in `make test`, in `make fuzz` a share of FUZZ_COUNT."""
-    return round(share * int(os.environ['FUZZ_COUNT'])) if 'FUZZ_COUNT' in os.environ else short
+    if 'FUZZ_COUNT' not in os.environ:
+        return short
+    return max(1, round(share * int(os.environ['FUZZ_COUNT'])))
 
 
 def generators(inputs: int) -> Iterator[tuple[int, np.random.Generator]]:
@@ -181,3 +183,8 @@ def survivors(read: Callable[[], object], what: str) -> bool:
         read()
         return True
     return False
+
+
+def check_share(refused: int, inputs: int) -> None:
+    """Check that some inputs were refused and some were not: else they were all of one kind."""
+    assert inputs < 50 or 0 < refused < inputs, (refused, inputs)

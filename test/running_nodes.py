@@ -1,5 +1,6 @@
 """Nodes in a process of their own, what that process holds, and a peer over DDS beside it."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 import os
@@ -21,10 +22,9 @@ rclpy = pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
-
-from mnv2_perception.nodes.process import Executor
 
 MEMORY_LIMIT = 3 * 2**30  # bytes: what a bomb may take before it is an error and no full machine
 
@@ -45,7 +45,8 @@ class Peer:
         self.node.create_subscription(DiagnosticArray, '/diagnostics', self._on_status, 50)
 
     def _spin(self) -> None:
-        executor = Executor(context=self.context)
+        # Not the events executor: it may crash when what it listens to is destroyed.
+        executor = SingleThreadedExecutor(context=self.context)
         executor.add_node(self.node)
         while not self._closing.is_set():
             executor.spin_once(timeout_sec=0.1)
@@ -116,13 +117,20 @@ class Running:
     def log(self) -> str:
         return (self.folder / 'stderr').read_text(errors='replace')
 
-    def lines(self) -> int:
-        """Return how many lines it has logged.
+    def lines(self) -> Counter[str]:
+        """Return how many lines each node has logged, and nobody ('').
 
-        Without what the C below rclpy says of each message that does not deserialise.
+        Without what rclpy, and the C below it, say of each message that does not deserialise and
+        of each callback of their own that fails.
         """
-        theirs = r'\n>>> \[rcutils.*?<<<\n|sequence size exceeds remaining buffer\n'
-        return re.sub(theirs, '', self.log(), flags=re.DOTALL).count('\n')
+        theirs = (
+            r'\n>>> \[rcutils.*?<<<\n', r'sequence size exceeds remaining buffer\n',
+            r"\[FATAL\] [^\n]* Exception in '\w+' callback: .*?\n\n",
+            r'(?<=in a callback: )Traceback.*?\n\n',
+        )
+        own = re.sub('|'.join(theirs), '', self.log(), flags=re.DOTALL)
+        names = [re.match(r'\[\w+\] \[[\d.]+\] \[([\w.]+)\]: ', line) for line in own.splitlines()]
+        return Counter(name[1] if name else '' for name in names)
 
     def active(self, nodes: int) -> None:
         """Wait until so many nodes are active."""
@@ -188,7 +196,7 @@ def running(
         run.alive()
         process.send_signal(signal.SIGINT)
         assert process.wait(20.0) == 0, run.log()[-3000:]
-        assert 'Traceback' not in run.log()
+        assert '\nTraceback' not in run.log()  # one that was not logged by a node
     finally:
         process.kill()
         process.wait()

@@ -22,7 +22,7 @@ from mnv2_perception.model_spec import ModelSpec
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'mnv2_perception'
 PAGES = [
-    'README.md', 'CONTRIBUTING.md', 'SECURITY.md',
+    'README.md', 'CONTRIBUTING.md', 'QUALITY_DECLARATION.md', 'SECURITY.md',
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'docs').glob('*.md')),
 ]
 CARDS = sorted(str(path.relative_to(ROOT)) for path in (PACKAGE / 'models').glob('*.md'))
@@ -274,6 +274,32 @@ def test_topics_are_those_of_the_nodes() -> None:
     )
     assert len(created) > 20
     assert topics_told() == created | {'image/compressed'}
+
+
+def texts_of_nodes() -> str:
+    """Return all texts that the nodes put together, … for what they put in."""
+    found = []
+    for folder in ('nodes', 'vision'):
+        for path in (PACKAGE / folder).glob('*.py'):
+            for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+                if isinstance(node, ast.JoinedStr):
+                    found.append(''.join(
+                        str(part.value) if isinstance(part, ast.Constant) else '…'
+                        for part in node.values
+                    ))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return '\n'.join(found)
+
+
+def test_messages_told_by_symptom_are_those_of_the_nodes() -> None:
+    texts = texts_of_nodes()
+    rows = re.findall(r'^\| ([^|]*) \|', section('docs/troubleshooting.md', 'No mask')
+                      + section('docs/troubleshooting.md', 'The grid is empty'), re.M)
+    told = [text for row in rows for text in re.findall('`([^`]+)`', row) if '…' in text]
+    assert len(told) > 12
+    pieces = {piece.strip(' ;:,') for text in told for piece in text.split('…')}
+    assert [piece for piece in sorted(pieces) if piece not in texts] == []
 
 
 # CONTRIBUTING

@@ -1,6 +1,6 @@
 """What the cards of the shipped models say of where they come from, and of who may use them."""
 
-from pathlib import Path
+from pathlib import Path, PurePath
 import re
 
 import pytest
@@ -50,3 +50,15 @@ def test_its_licence_asks_for_the_attribution_that_the_card_gives(name: str) -> 
 
 def test_the_shipped_models_together_stay_small() -> None:
     assert sum(path.stat().st_size for path in MODELS.glob('*.onnx')) <= 45e6
+
+
+@pytest.mark.parametrize('card', sorted(MODELS.glob('*.md')), ids=lambda path: path.stem)
+def test_the_table_of_licences_says_what_the_card_says(card: Path) -> None:
+    table = (ROOT / 'REUSE.toml').read_text(encoding='utf-8')
+    licences = [
+        licence for pattern, licence in re.findall(
+            r"path = '(.*?)'\n.*?License-Identifier = '(.*?)'", table, re.S
+        ) if PurePath(f'mnv2_perception/models/{card.stem}.onnx').match(pattern)
+    ]
+    assert licences[-1].startswith('CC-BY')
+    assert f'**{licences[-1].replace("CC-", "CC ").replace("-4", " 4")}' in card.read_text('utf-8')

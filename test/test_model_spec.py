@@ -69,6 +69,7 @@ def test_a_missing_fact_is_named(name: str) -> None:
         ({'channel_order': 'gbr'}, "channel_order is 'gbr'"),
         ({'height': 0}, 'must be positive, got 0 and 96'),
         ({'height': 'tall'}, 'm.yaml: .*tall'),
+        ({'height': float('inf')}, 'm.yaml: .*infinity'),
         ({'height': 100000, 'width': 100000}, '10000 megapixels, expected at most 16'),
         ({'classes': []}, 'got 0 classes'),
         ({'classes': 'road'}, "classes is 'road', expected a list"),

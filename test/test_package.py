@@ -20,12 +20,15 @@ MODEL = 'unet_mobilenetv2_camvid'
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
 PARAMETER_FILES = [
     path for path in sorted((ROOT / 'config').glob('*.yaml'))
-    if not path.name.startswith('nav2_') and 'ros__parameters' in path.read_text(encoding='utf-8')
+    if not path.name.startswith(('nav2_', 'diagnostics_'))
+    and 'ros__parameters' in path.read_text(encoding='utf-8')
 ]
 # What is imported under another name than package.xml's, and what is taken by choice (README).
 ROSDEP_KEYS = {
     'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'onnxruntime': 'python3-onnxruntime-pip',
-    'rosbags': 'python3-rosbags-pip', 'tf2_ros': 'tf2_ros_py', 'yaml': 'python3-yaml',
+    'rosbags': 'python3-rosbags-pip', 'lz4': 'python3-rosbags-pip',  # which brings it
+    'backports': 'python3-rosbags-pip', 'compression': 'python3-rosbags-pip',  # zstd's
+    'tf2_ros': 'tf2_ros_py', 'yaml': 'python3-yaml',
 }
 BY_CHOICE = {
     'cuda', 'matplotlib', 'onnx', 'openvino', 'pycocotools', 'tensorrt', 'torch', 'tqdm',
@@ -68,12 +71,21 @@ def executable(workspace: tuple[Path, dict[str, str]], name: str) -> str:
     return str(workspace[0] / 'install' / PACKAGE / 'lib' / PACKAGE / name)
 
 
-# package.xml
+# package.xml, CHANGELOG.rst
 
 
-def test_manifest_names_both_licences(manifest: Any) -> None:
+def test_bloom_can_read_the_changelog(manifest: Any) -> None:
+    changelog = pytest.importorskip('catkin_pkg.changelog').get_changelog_from_path(str(ROOT))
+    versions = [version for version, _, _ in changelog.foreach_version()]
+    assert versions[0] == '0.1.0' and manifest.version in versions
+    assert all(date for _, date, _ in changelog.foreach_version())
+
+
+def test_manifest_names_all_licences(manifest: Any) -> None:
     assert manifest.package_format == 3
-    assert [str(licence) for licence in manifest.licenses] == ['Apache-2.0', 'CC-BY-NC-4.0']
+    licences = [str(licence) for licence in manifest.licenses]
+    assert licences == ['Apache-2.0', 'CC-BY-NC-4.0', 'CC-BY-4.0']
+    assert all((ROOT / f'LICENSES/{licence}.txt').is_file() for licence in licences)
     assert manifest.licenses[0].file == 'LICENSE'
     assert (ROOT / 'LICENSE').is_file()
 

@@ -7,6 +7,7 @@ by what comes after until that is complete, save an mcap's end, which the next c
 
 from contextlib import suppress
 import io
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from typing import Any
 from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
 from rosbags.rosbag2.storage_mcap import McapWriter
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
+import yaml
 
 from mnv2_perception.bags.unfinished import UNINDEXED_END
+
+INFORMATION = 'rosbag2_bagfile_information'
 
 
 class _Waiting(io.BytesIO):
@@ -99,7 +103,11 @@ class _Sqlite3(Sqlite3Writer):
 
 
 class SteadyWriter(Writer):
-    """rosbags' writer, whose bag is complete after each `flush`."""
+    """rosbags' writer, whose bag is complete after each `flush`.
+
+    Attributes:
+        kept: messages of each connection's id that the last flush brought into the file.
+    """
 
     STORAGE_PLUGINS = {
         StoragePlugin.MCAP: _Mcap, StoragePlugin.SQLITE3: _Sqlite3,
@@ -109,6 +117,8 @@ class SteadyWriter(Writer):
         """Create the bag's folder and files."""
         super().open()
         self._storage: Any = self.storage
+        self._said: dict[str, Any] = {}
+        self.kept: dict[int, int] = {}
 
     def flush(self) -> None:
         """Bring all that was written into the files, metadata.yaml last.
@@ -116,8 +126,31 @@ class SteadyWriter(Writer):
         Raises:
             OSError, sqlite3.Error: the disk took no more; the bag is as the last flush left it.
         """
-        self.close()
-        self.storage = self._storage
+        topics = self._said.get(INFORMATION, {}).get('topics_with_message_count', [])
+        if len(topics) != len(self.connections):
+            try:
+                self.close()
+            finally:
+                if self.storage is None:  # the file has it, whatever became of metadata.yaml
+                    self.kept, self.storage = dict(self.counts), self._storage
+            self._said = yaml.safe_load(self.metapath.read_text(encoding='utf-8'))
+            return
+        # rosbags takes 20 ms to write this. JSON is YAML, too.
+        span: dict[str, Any] = {
+            'duration': {'nanoseconds': max(0, self.max_timestamp - self.min_timestamp)},
+            'starting_time': {'nanoseconds_since_epoch': self.min_timestamp},
+            'message_count': sum(self.counts.values()),
+        }
+        said = self._said[INFORMATION]
+        said |= span
+        said['files'][0] |= span
+        for topic, connection in zip(topics, self.connections, strict=True):
+            topic['message_count'] = self.counts[connection.id]
+        self._storage.close(self.version, json.dumps(said))
+        self.kept = dict(self.counts)
+        waiting = self.metapath.with_suffix('.yaml.tmp')
+        waiting.write_text(json.dumps(self._said, indent=1), encoding='utf-8')
+        waiting.replace(self.metapath)
 
     def finish(self) -> None:
         """Write the index, where there is one, and close the files.

@@ -166,7 +166,7 @@ class BagWriter:
             )
         self.message_counts: dict[str, int] = {}
         self._connections: dict[str, Connection] = {}
-        self._kept_counts: dict[str, int] = {}
+        self._flushed_counts: dict[str, int] = {}
         self._waiting_bytes, self._flushed_s = 0, time.monotonic()
         self._writer = SteadyWriter(
             self.path,
@@ -261,20 +261,21 @@ class BagWriter:
 
     def _flush(self) -> None:
         try:
-            if self._waiting_bytes or self._kept_counts != self.message_counts:
+            if self._waiting_bytes or self._flushed_counts != self.message_counts:
                 self._writer.flush()
         except (OSError, sqlite3.Error) as exc:
             raise self._ended_by(exc) from exc
-        self._kept_counts = dict(self.message_counts)
+        self._flushed_counts = dict(self.message_counts)
         self._waiting_bytes, self._flushed_s = 0, time.monotonic()
 
     def _ended_by(self, exc: Exception) -> BagError:
         """Close the bag as it was before the disk took no more; return what to tell of it."""
         self._open = False
         self._writer.abandon()
-        kept = ', '.join(f'{name} {count}' for name, count in self._kept_counts.items() if count)
+        counts = {name: self._writer.kept.get(c.id, 0) for name, c in self._connections.items()}
+        kept = ', '.join(f'{name} {count}' for name, count in counts.items() if count)
         return BagError(
-            f'{self.path}: cannot be written ({exc}); {sum(self._kept_counts.values())} messages '
+            f'{self.path}: cannot be written ({exc}); {sum(counts.values())} messages '
             f'are kept{f" ({kept})" if kept else ""}, those of the last moment are lost; '
             'make room and record anew'
         )

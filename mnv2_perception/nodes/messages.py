@@ -270,7 +270,7 @@ def points_from_msg(msg: PointCloud2) -> NDArray[np.float32]:
     names = ', '.join(f.name for f in msg.fields[:16])
     described = f'cloud ({msg.height} × {msg.width}, fields {quoted(names)})'
     offset_of = {f.name: f.offset for f in msg.fields if f.datatype == PointField.FLOAT32}
-    if msg.height < 2 or not offset_of.keys() >= {'x', 'y', 'z'}:
+    if msg.height < 2 or not msg.width or not offset_of.keys() >= {'x', 'y', 'z'}:
         raise ImageError(
             f'{described}: expected an organised cloud (a height of more than 1) with float32 x, '
             'y and z; switch the camera driver to organised clouds'

@@ -21,7 +21,7 @@ ACROSS_M = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
 ALONG_M = (-2.0, -1.0, 0.0, 1.0, 2.0)
 LINE = (255, 220, 0)
 MAX_ERROR_PX = 2.0
-MIN_SQUARE_PX = 4.0
+MIN_SQUARE_PX = 7.0
 CORNER_PX = 0.2  # no corner is found better
 
 
@@ -71,10 +71,10 @@ def find_board(image: NDArray[np.uint8], columns: int, rows: int) -> Doubles:
             f'four squares meet, show the whole board with its white rim, sharp, without glare, '
             f'and from near'
         )
-    spacing_px = min(
-        np.hypot(*np.diff(corners.reshape(rows, columns, 2), axis=axis).T).min()
-        for axis in (0, 1)
-    )
+    grid = np.asarray(corners, np.float64).reshape(rows, columns, 2)
+    across, down = np.diff(grid, axis=1)[:-1], np.diff(grid, axis=0)[:, :-1]
+    area = np.abs(across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0])
+    spacing_px = (area / np.maximum(*(np.hypot(*side.T).T for side in (across, down)))).min()
     if spacing_px < MIN_SQUARE_PX:
         raise CalibrationError(
             f'the squares are only {spacing_px:.1f} pixels high, expected {MIN_SQUARE_PX:g} or '

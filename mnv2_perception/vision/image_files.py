@@ -72,9 +72,15 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def check_file(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
-    """Raise ImageError if an image file is cut short, or its header claims too many pixels."""
+    """Raise ImageError if an image file is cut short, or claims too many pixels or bytes."""
     if is_cut_short(data):
         raise ImageError('was cut short')
+    place = len(PNG) if data.startswith(PNG) else len(data)
+    while place + 12 <= len(data) and data[place + 4:place + 8] != b'IEND':
+        length = int.from_bytes(data[place:place + 4], 'big')
+        place += 12 + length
+        if place > len(data):  # libpng would take so much memory before it finds out
+            raise ImageError(f'a part of it claims {length} bytes, the file has {len(data)}')
     if data.startswith(JPEG):
         check_jpeg(data, max_pixels)
     elif size := encoded_size(data):

@@ -6,8 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from mnv2_perception.bags.read import jazzy_types
+from mnv2_perception.bags.read import BagReader, jazzy_types
 from mnv2_perception.bags.results import (
+    DETECTIONS,
+    GRID,
     is_result,
     own_results,
     read_classifications,
@@ -108,3 +110,26 @@ def test_the_last_diagnostics_of_the_node_count(tmp_path: Path) -> None:
     assert values == {'received': '2'}
     with pytest.raises(BagError, match='no status of absent'):
         read_last_diagnostics(tmp_path / 'bag', '/diagnostics', 'absent')
+
+
+@pytest.mark.ros
+def test_results_that_contradict_themselves_are_refused(results_bag: Path, tmp_path: Path) -> None:
+    from nav_msgs.msg import OccupancyGrid
+    from rclpy.serialization import deserialize_message, serialize_message
+    from vision_msgs.msg import Detection2DArray
+
+    with BagReader(results_bag) as whole, BagWriter(tmp_path / 'bag') as bag:
+        for topic, type_name in (('/detections', DETECTIONS), ('/grid', GRID)):
+            bag.add_topic(topic, type_name)
+        for message in whole.messages(['/detections', '/grid']):
+            kind = {'/detections': Detection2DArray, '/grid': OccupancyGrid}[message.topic]
+            msg = deserialize_message(message.cdr, kind)
+            if message.topic == '/grid':
+                msg.info.height += 1
+            elif msg.detections:
+                msg.detections[0].results = []
+            bag.write(message.topic, message.stamp_ns, serialize_message(msg))
+    with pytest.raises(BagError, match='/detections has a detection without a class'):
+        list(read_detections(tmp_path / 'bag', '/detections'))
+    with pytest.raises(BagError, match='/grid has a grid of 100 cells, expected 5 × 25'):
+        list(read_grids(tmp_path / 'bag', '/grid'))

@@ -174,10 +174,11 @@ def test_after_kill_9_all_but_the_last_second_is_read_by_us_and_by_rosbags(
     for reader in (Reader(tmp_path / 'bag'), BagReader(tmp_path / 'bag')):
         with reader as bag:
             stamps_ns = [message[-2] for message in bag.messages()]
-            assert 0 < bag.message_count == len(stamps_ns) <= len(written) + 1
+            # Killed between a file and its metadata.yaml, that promises less than there is.
+            assert 0 < bag.message_count <= len(stamps_ns) <= len(written) + 1
             assert killed_ns - stamps_ns[-1] < 1_000_000_000
     said = yaml.safe_load((tmp_path / 'bag' / 'metadata.yaml').read_text())
-    assert said['rosbag2_bagfile_information']['message_count'] == len(stamps_ns)
+    assert 0 < said['rosbag2_bagfile_information']['message_count'] <= len(stamps_ns)
 
 
 @pytest.mark.parametrize('storage', STORAGES)

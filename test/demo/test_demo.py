@@ -91,6 +91,9 @@ def test_the_summary_has_what_a_user_reads(drawn_demo: Path) -> None:
     assert summary['fps'] > 0 and summary['bare_inference_ms'] > 0
     assert summary['miou'] > 0.3 and summary['road_iou'] >= 0.5
     assert summary['camera'].startswith('known: camera_info, 1.55 m')
+    assert summary['image'] == '/camera/image_raw'
+    assert 'called label' in summary['images_passed_over']['/camera/label/compressed']
+    assert summary['duration_s'] == pytest.approx(89 / 15)
 
 
 def test_each_node_s_results_are_recorded_with_the_frames_stamps(drawn_demo: Path) -> None:

@@ -7,7 +7,7 @@ import shutil
 
 import cv2
 from identity_network import identity_spec, write_fake
-from mutations import count, damage, damage_text, generators, pick, survivors
+from mutations import check_share, count, damage, damage_text, generators, pick, survivors
 import numpy as np
 import pytest
 import yaml
@@ -79,7 +79,7 @@ def test_damaged_images_and_labels(tmp_path: Path) -> None:
         label, pngs, [lambda: read_folder(tmp_path, CLASSES), lambda: read_ignore_mask(label)],
         INPUTS,
     )
-    assert 0 < refused < 2 * INPUTS
+    check_share(refused, 2 * INPUTS)
     label.write_bytes(encoded(ids, '.png'))
     jpegs = [encoded(picture(), suffix) for suffix in ('.jpg', '.png', '.bmp', '.webp', '.tif')]
     refused = run(
@@ -88,7 +88,7 @@ def test_damaged_images_and_labels(tmp_path: Path) -> None:
          lambda: list(spread_images(tmp_path, 2))],
         INPUTS,
     )
-    assert 0 < refused < 3 * INPUTS
+    check_share(refused, 3 * INPUTS)
 
 
 def test_damaged_tables_of_labels(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_damaged_tables_of_labels(tmp_path: Path) -> None:
     refused += run(
         table, b'a.png\troad\na.png\t1\n', [lambda: list_classified(table, CLASSES)], INPUTS
     )
-    assert 0 < refused < 2 * INPUTS
+    check_share(refused, 2 * INPUTS)
 
 
 def test_damaged_coco_files(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_damaged_coco_files(tmp_path: Path) -> None:
     }, indent=1).encode()
     refused = run(path, whole, [lambda: read_coco(path)], INPUTS, text=True)
     refused += run(path, whole, [lambda: read_coco(path)], INPUTS)
-    assert 0 < refused < 2 * INPUTS
+    check_share(refused, 2 * INPUTS)
 
 
 def test_damaged_model_specs(tmp_path: Path) -> None:
@@ -134,10 +134,10 @@ def test_damaged_model_specs(tmp_path: Path) -> None:
 
     refused = run(path, whole, [lambda: ModelSpec.from_yaml(path)], INPUTS, text=True)
     refused += run(path, whole, [lambda: ModelSpec.from_yaml(path)], INPUTS)
-    assert 0 < refused < 2 * INPUTS
+    check_share(refused, 2 * INPUTS)
     spec = json.dumps(yaml.safe_load(whole), indent=1).encode()
     refused = run(path, spec, [from_metadata], INPUTS, text=True)
-    assert 0 < refused < INPUTS
+    check_share(refused, INPUTS)
 
 
 def test_damaged_models_of_the_fake_engine(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_damaged_models_of_the_fake_engine(tmp_path: Path) -> None:
     refused = run(
         path, path.read_bytes(), [lambda: FakeEngine(path, Opening('fake'))], INPUTS, text=True
     )
-    assert 0 < refused < INPUTS
+    check_share(refused, INPUTS)
 
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
@@ -169,7 +169,7 @@ def test_damaged_bags(tmp_path: Path, storage: str) -> None:
         if topics.label:
             list(read_ids(broken, topics.label))
 
-    refused, inputs = 0, count(100, 0.1)
+    refused, inputs = 0, count(30, 0.1)
     for seed, rng in generators(inputs):
         shutil.rmtree(broken, ignore_errors=True)
         shutil.copytree(whole, broken)
@@ -181,4 +181,4 @@ def test_damaged_bags(tmp_path: Path, storage: str) -> None:
             file.write_bytes(damage(rng, content))
         for reader in (read_all, read_camera):
             refused += not survivors(reader, f'{file.name}, FUZZ_SEED={seed}')
-    assert 0 < refused < 2 * inputs
+    check_share(refused, 2 * inputs)

@@ -5,7 +5,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from mutations import count, generators, mutate, pick, survivors
+from mutations import check_share, count, generators, mutate, pick, survivors
 import numpy as np
 import pytest
 
@@ -88,7 +88,8 @@ def test_a_mutated_message_gives_a_result_or_a_perception_error(
         mutate(rng, msg)
         for reader in readers:
             refused += not survivors(lambda m=msg, r=reader: r(m), f'{kind}, FUZZ_SEED={seed}')
-    assert kind == 'label_info' or 0 < refused < inputs * len(readers)
+    if kind != 'label_info':
+        check_share(refused, inputs * len(readers))
 
 
 def test_mutated_results_in_a_bag_are_read_or_refused(tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_mutated_results_in_a_bag_are_read_or_refused(tmp_path: Path) -> None:
         kinds = {topic.name: message_class(topic.type_name) for topic in reader.topics}
         stored = [(message, deserialize_message(message.cdr, kinds[message.topic]))
                   for message in reader.messages()]
-    refused, inputs = 0, count(100, 0.1)
+    refused, inputs = 0, count(15, 0.1)
     for seed, rng in generators(inputs):
         path = tmp_path / f'bag{seed}'
         with BagWriter(path) as writer:
@@ -116,4 +117,4 @@ def test_mutated_results_in_a_bag_are_read_or_refused(tmp_path: Path) -> None:
             refused += not survivors(
                 lambda p=path, r=read, t=topic: list(r(p, t)), f'{topic}, FUZZ_SEED={seed}'
             )
-    assert 0 < refused < 3 * inputs
+    check_share(refused, 3 * inputs)

@@ -1,6 +1,7 @@
 """Mutated messages to live nodes: none dies, each good frame is answered, the counts are exact."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 import time
@@ -16,6 +17,7 @@ pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS d
 import messages
 from nav_msgs.msg import OccupancyGrid
 from rclpy.serialization import deserialize_message, serialize_message
+from rosgraph_msgs.msg import Clock
 from running_nodes import Running, running, wait
 from sensor_msgs.msg import Image
 
@@ -66,28 +68,32 @@ class Camera:
         for topic, publisher in self.publishers.items():
             wait(publisher.get_subscription_count, 30.0, f'{topic} is heard')
         deadline_s = time.monotonic() + 20.0
-        while not self.good(within_s=0.5):  # held back after a new subscriber
+        while self.good(within_s=0.5):  # held back after a new subscriber
             assert time.monotonic() < deadline_s, 'no good frame is answered at the beginning'
-        # What was sent before the node knew its sender is lost.
-        self.sent = self.run.peer.settled(self.node)['received']
+        # What was sent before the node knew its sender is in no count.
+        counts = self.run.peer.settled(self.node)
+        self.sent = counts['received'] + counts['lost']
 
-    def good(self, within_s: float = 5.0) -> bool:
-        """Send a good frame; return whether all of its answers came."""
+    def good(self, within_s: float = 5.0, pause_s: float = 0.003) -> set[str]:
+        """Send a good frame; return the topics on which no answer came.
+
+        Args:
+            within_s: how long an answer may take.
+            pause_s: before the last part: topics have no order among themselves.
+        """
         self.number += 1
         stamp = messages.stamped(self.number)
         for topic, make in self.parts.items():
             if topic == self.frame_topic:
                 self.sent += 1
-                time.sleep(0.003)  # topics have no order among themselves
+                time.sleep(pause_s)
             self.publishers[topic].publish(make(stamp))
-        try:
-            wait(
-                lambda: all((self.number, 7) in seen for seen in self.answers.values()), within_s,
-                'all answers',
-            )
-        except AssertionError:
-            return False
-        return True
+        with suppress(AssertionError):
+            wait(lambda: not self.missing(), within_s, 'all answers')
+        return self.missing()
+
+    def missing(self) -> set[str]:
+        return {name for name, seen in self.answers.items() if (self.number, 7) not in seen}
 
     def bad(self, rng: np.random.Generator) -> None:
         """Send one message with a few fields, or bytes, changed."""
@@ -102,7 +108,8 @@ class Camera:
                 deserialize_message(content, type(msg))
             except Exception:  # nothing that the node's callback would ever see
                 self.unreadable += 1
-                self.sent -= topic == self.frame_topic
+        if topic == 'clock':
+            content = content[:12]  # the middleware sends no more of a type of fixed size
         self.sent += topic == self.frame_topic
         self.publishers[topic].publish(content)
         time.sleep(0.001)  # frames overwritten in the reader's queue would be in no count
@@ -112,7 +119,7 @@ def attack(run: Running, cameras: list[Camera], frames: int) -> None:
     """Send good frames and mutated messages in turn; hold what a robot relies on."""
     for camera in cameras:
         camera.ready()
-    unanswered = []
+    unanswered, late = [], 0
     begun_s, lines = time.monotonic(), run.lines()
     settled_mb = 0.0
     for seed, rng in generators(frames):
@@ -122,25 +129,32 @@ def attack(run: Running, cameras: list[Camera], frames: int) -> None:
         for _ in range(BAD_EACH):
             camera.bad(rng)
         run.alive()
-        if not camera.good():
-            unanswered.append(f'FUZZ_SEED={seed}')
+        missing = camera.good(within_s=2.0)
+        if missing == {'grid'}:  # a good camera_info may have come after the frame
+            late += 1
+            missing = camera.good(pause_s=0.2)
+        if missing:
+            unanswered.append((f'FUZZ_SEED={seed}', missing))
             assert len(unanswered) < 5, f'{unanswered}: {run.log()[-2000:]}'
     assert unanswered == [], run.log()[-2000:]
+    assert late <= 2 + 0.1 * frames  # on a busy machine
     took_s = time.monotonic() - begun_s
     for camera in cameras:
         counts = run.peer.settled(camera.node)
         ended = counts['published'] + counts['passed_over'] + counts['rejected']
         assert counts['received'] == ended, counts
-        assert counts['received'] == camera.sent, (counts, camera.sent)
-        assert counts['rejected'] > 0
+        assert counts['received'] + counts['lost'] == camera.sent, (counts, camera.sent)
+        assert counts['rejected'] > 0, counts
     holds = run.holds()
     print(
         f'{frames} good frames, {frames * BAD_EACH} mutated messages, '
         f'{sum(camera.unreadable for camera in cameras)} of them not readable, in {took_s:.0f} s; '
+        f'{late} frames came before their calibration; '
         f'{holds}, {settled_mb:.1f} MB before'
     )
     assert holds['rss_mb'] < settled_mb * 1.05, holds
-    assert run.lines() - lines <= took_s + 20, run.log()[-3000:]
+    told = run.lines() - lines
+    assert max(told.values()) <= took_s + 10, told  # a line a second from each node
 
 
 def test_perception_survives_mutated_messages_of_its_cameras(tmp_path: Path) -> None:
@@ -174,11 +188,13 @@ def test_perception_survives_mutated_messages_of_its_cameras(tmp_path: Path) -> 
         attack(run, cameras, count(FRAMES * BAD_EACH) // BAD_EACH)
 
 
-def test_costmap_node_survives_mutated_masks_and_label_info(tmp_path: Path) -> None:
-    with running(tmp_path / 'run', 'costmap_node', {'costmap_node': PLACED}) as run:
+def test_costmap_node_survives_mutated_masks_label_info_and_clocks(tmp_path: Path) -> None:
+    parameters = {**PLACED, 'use_sim_time': True}
+    with running(tmp_path / 'run', 'costmap_node', {'costmap_node': parameters}) as run:
         run.active(1)
         cameras = [
             Camera(run, '', {
+                'clock': lambda stamp: Clock(clock=stamp.stamp),
                 'segmentation/label_info': messages.label_info,
                 'camera_info': lambda stamp: messages.camera_info(header=stamp),
                 'segmentation/confidence': messages.mask,

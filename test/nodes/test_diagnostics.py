@@ -1,14 +1,18 @@
-"""Level and message of a node's status, worst first."""
+"""Level and message of a node's status, worst first; the names that an aggregator looks for."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
 
-from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from ros_graph import eventually, Graph
 
-from mnv2_perception.nodes.diagnostics import Health, judge
+from mnv2_perception.nodes.diagnostics import Diagnostics, Health, judge
+from mnv2_perception.nodes.parameters import SHARING_NODES
 
 pytestmark = pytest.mark.ros
 
@@ -54,3 +58,18 @@ def test_each_state_has_its_level(
 ) -> None:
     found, message = judge(health, new, 5.0)
     assert (found, text in message) == (getattr(DiagnosticStatus, level), True), message
+
+
+def test_the_analyzers_look_for_the_names_that_the_nodes_publish() -> None:
+    file = Path(__file__).parents[2] / 'config/diagnostics_analyzers.yaml'
+    settings = yaml.safe_load(file.read_text(encoding='utf-8'))['analyzers']['ros__parameters']
+    looked_for = [name for group in SHARING_NODES for name in settings[group]['contains']]
+    graph = Graph()
+    try:
+        heard = graph.subscribe(DiagnosticArray, '/diagnostics')
+        publisher = Diagnostics(graph.peer)
+        eventually(lambda: publisher.publish(WELL, {}) or heard)
+        assert heard[0].status[0].name == 'peer: frames'
+    finally:
+        graph.close()
+    assert looked_for == [f'{name}_node: frames' for name in SHARING_NODES]

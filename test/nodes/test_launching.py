@@ -3,14 +3,16 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
 
 import rclpy
 
 from mnv2_perception.errors import ParameterError
-from mnv2_perception.nodes import launching
+from mnv2_perception.nodes import launching, overrides
 from mnv2_perception.nodes.perception import NODES, Perception
+from mnv2_perception.tasks.models import opening
 
 pytestmark = pytest.mark.ros
 
@@ -172,3 +174,17 @@ def test_tf_is_the_robot_s_in_a_camera_s_namespace(
     node.destroy_node()
     rclpy.shutdown(context=context)
     assert found == topics
+
+
+def test_the_parameters_for_ground_are_known_and_name_classes_of_their_model() -> None:
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    file = Path(SHIPPED).with_name('ground.yaml')
+    for section, values in overrides.read_sections(str(file)):
+        overrides.check_section(str(file), section, values)
+    tree = yaml.safe_load(file.read_text(encoding='utf-8'))
+    of = {name.rpartition('/')[2]: values['ros__parameters'] for name, values in tree.items()}
+    with opening(of['segmentation_node']['model'], 'onnx_runtime') as (engine, spec):
+        engine.close()
+    lists = [value for name, value in of['costmap_node'].items() if name.endswith('_classes')]
+    assert {name for names in lists for name in names if name} <= set(spec.classes)
+    assert spec.licence == 'CC-BY-4.0'

@@ -532,6 +532,7 @@ def test_a_drivers_cloud_with_colour_and_padded_rows_is_read() -> None:
     ('change', 'told'),
     [
         ({'height': 1}, 'expected an organised cloud'),
+        ({'width': 0, 'point_step': 2**32 - 1}, 'expected an organised cloud'),
         ({'fields': []}, 'expected an organised cloud'),
         ({'row_step': 3}, 'row_step 3'),
         ({'point_step': 8}, 'point_step 8'),

@@ -281,6 +281,14 @@ def test_the_size_of_every_file_is_known_before_it_is_decoded(suffix: str) -> No
         check_file(data, 31 * 47 - 1)
 
 
+def test_a_png_whose_part_claims_more_bytes_than_the_file_has_is_refused() -> None:
+    data = bytearray(cv2.imencode('.png', np.zeros((24, 32), np.uint8))[1].tobytes())
+    check_file(bytes(data))
+    data[data.index(b'IDAT') - 4] = 0x40  # libpng would take a gigabyte for it
+    with pytest.raises(ImageError, match='a part of it claims 10737'):
+        check_file(bytes(data))
+
+
 def test_what_is_held_does_not_grow(capfd: pytest.CaptureFixture[str]) -> None:
     quiet = image_decoder._libraries_silenced
     for _ in range(300):
