@@ -1,5 +1,6 @@
 """What a launch file has to know before there is a node: which ones, on which topics."""
 
+from dataclasses import fields
 import json
 import re
 from tempfile import NamedTemporaryFile
