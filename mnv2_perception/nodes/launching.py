@@ -11,15 +11,9 @@ from rclpy.context import Context
 from rclpy.node import Node
 
 from mnv2_perception.errors import ParameterError
+from mnv2_perception.nodes import parameters
 from mnv2_perception.nodes.declare import check_names, declare, read
-from mnv2_perception.nodes.parameters import (
-    CAMERA_NAME,
-    PerceptionParameters,
-    SHARING_NODES,
-)
-from mnv2_perception.nodes.parameters import (
-    NODES as ALL_NODES,
-)
+from mnv2_perception.nodes.parameters import CAMERA_NAME, PerceptionParameters, SHARING_NODES
 
 NODES = tuple(SHARING_NODES)
 TOPICS = {
@@ -154,7 +148,7 @@ def write_parameters(sections: dict[str, dict[str, Any]]) -> list[str]:
     """
     tree = {}
     for name, values in sections.items():
-        known = {item.name for item in fields(ALL_NODES[name.rpartition('/')[2]])}
+        known = {item.name for item in fields(parameters.NODES[name.rpartition('/')[2]])}
         own = {key: value for key, value in values.items() if key in {*known, 'use_sim_time'}}
         if own:
             tree[name] = {'ros__parameters': own}
