@@ -1,5 +1,6 @@
 """What a launch file has to know before there is a node: which ones, on which topics."""
 
+from dataclasses import fields
 import json
 import re
 from tempfile import NamedTemporaryFile
@@ -10,6 +11,7 @@ from rclpy.context import Context
 from rclpy.node import Node
 
 from mnv2_perception.errors import ParameterError
+from mnv2_perception.nodes import parameters
 from mnv2_perception.nodes.declare import check_names, declare, read
 from mnv2_perception.nodes.parameters import CAMERA_NAME, PerceptionParameters, SHARING_NODES
 
@@ -142,9 +144,14 @@ def write_parameters(sections: dict[str, dict[str, Any]]) -> list[str]:
 
     Args:
         sections: parameters by the node's full name, for such a section goes before those of
-            other files, whatever these match.
+            other files, whatever these match. What a node does not have is left out.
     """
-    tree = {name: {'ros__parameters': values} for name, values in sections.items() if values}
+    tree = {}
+    for name, values in sections.items():
+        known = {item.name for item in fields(parameters.NODES[name.rpartition('/')[2]])}
+        own = {key: value for key, value in values.items() if key in {*known, 'use_sim_time'}}
+        if own:
+            tree[name] = {'ros__parameters': own}
     if not tree:
         return []
     with NamedTemporaryFile('w', prefix='launch_params_', suffix='.yaml', delete=False) as file:

@@ -188,3 +188,17 @@ def test_the_parameters_for_ground_are_known_and_name_classes_of_their_model() -
     lists = [value for name, value in of['costmap_node'].items() if name.endswith('_classes')]
     assert {name for names in lists for name in names if name} <= set(spec.classes)
     assert spec.licence == 'CC-BY-4.0'
+
+
+def test_a_node_gets_only_what_it_has() -> None:
+    given = {'image_transport': 'compressed', 'use_sim_time': True, 'autostart': False}
+    names = ('/a/segmentation_node', '/a/costmap_node', '/a/perception')
+    file, = launching.write_parameters(dict.fromkeys(names, given))
+    for section, values in overrides.read_sections(file):
+        overrides.check_section(file, section, values)
+    written = {name: set(values) for name, values in overrides.read_sections(file)}
+    Path(file).unlink()
+    assert written == {
+        '/a/segmentation_node': {'image_transport', 'use_sim_time', 'autostart'},
+        '/a/costmap_node': {'use_sim_time', 'autostart'}, '/a/perception': {'use_sim_time'},
+    }
