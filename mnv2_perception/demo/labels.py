@@ -12,6 +12,8 @@ from mnv2_perception.evaluation.metrics import ConfusionMatrix
 from mnv2_perception.evaluation.recording import accuracy
 from mnv2_perception.model_spec import UNLABELLED
 
+# Of the labelled pixels, in ids that the model has not: more, and the labels are of other classes.
+MOST_BEYOND = 0.1
 LABEL_INFO = 'vision_msgs/msg/LabelInfo'
 
 
@@ -64,17 +66,17 @@ def compare(
             table[class_id] = classes.index(name)
         left = sorted(set(names.values()) - set(classes))
         how = 'by name' + (f', without {quoted(", ".join(left))}' if left else '')
-    largest = 0
+    pixels = np.zeros(256, np.int64)  # of each id
 
     def renumbered() -> Iterator[Frame]:
-        nonlocal largest
         for stamp_ns, stored in read_ids(bag, label):
-            labelled = stored[stored != UNLABELLED]
-            largest = max(largest, int(labelled.max(initial=0)))
+            pixels[:] += np.bincount(stored.ravel(), minlength=256)
             yield stamp_ns, table[stored]
 
     matrix = accuracy(renumbered(), read_ids(masks, mask), count)
-    if names is None and largest >= count:
+    beyond = pixels[count:UNLABELLED]  # as evaluate has it, they are unlabelled
+    if names is None and beyond.sum() > MOST_BEYOND * pixels[:UNLABELLED].sum():
+        largest = count + int(np.flatnonzero(beyond).max())
         return None, (
             f'none: {label} has ids up to {largest}, the model has {count} classes, and nothing '
             f'in the bag names those of the labels (LabelInfo beside them)'

@@ -28,12 +28,14 @@ except ImportError:  # Humble; with many nodes it takes a multiple of the CPU ti
 GRACE_S = 3.0
 # Ctrl-C reaches a process from its terminal and from launch: one signal, twice.
 SECOND_SIGNAL_S = 0.5
+TELLING = threading.Lock()  # nodes have threads, and each event a line
 
 
 def tell(event: str, **facts: object) -> None:
     """Print an event as one line of JSON on stdout, for the program that started this process."""
-    with suppress(OSError):  # it may have stopped reading: no reason to stop working
-        print(json.dumps({'event': event, **facts}), flush=True)
+    line = json.dumps({'event': event, **facts}) + '\n'
+    with suppress(OSError), TELLING:  # it may have stopped reading: no reason to stop working
+        print(line, end='', flush=True)
 
 
 class RosLogHandler(logging.Handler):

@@ -54,6 +54,22 @@ def test_by_number_only_where_nobody_names_them_and_said_so(bags: tuple[Path, Pa
     assert read_names(bags[0], LABEL) is None
 
 
+def test_a_few_pixels_of_an_id_that_the_model_has_not_are_unlabelled(tmp_path: Path) -> None:
+    labels = np.full((4, 8), SKY, np.uint8)
+    labels[0, :3] = 3  # as CamVid numbers what is no class
+    with BagWriter(tmp_path / 'bag') as bag:
+        for topic in (LABEL.removesuffix('/compressed'), MASK):
+            bag.add_topic(topic, 'sensor_msgs/msg/Image')
+            ids = labels if topic != MASK else np.full((4, 8), SKY, np.uint8)
+            bag.write(topic, 5, image_cdr(ids, 5, 'camera', 'mono8'))
+    where = tmp_path / 'bag'
+    matrix, compared = compare(
+        where, LABEL.removesuffix('/compressed'), where, MASK, CLASSES, None
+    )
+    assert compared.startswith('by number')
+    assert matrix is not None and matrix.accuracy() == 1.0
+
+
 def test_names_stand_in_the_label_info_beside_the_labels(tmp_path: Path) -> None:
     rclpy = pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
     assert rclpy

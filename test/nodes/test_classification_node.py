@@ -124,7 +124,7 @@ def test_a_region_is_all_that_is_looked_at(graph: Graph) -> None:
 def test_an_impossible_region_fails_to_configure_with_the_reason(graph: Graph) -> None:
     node = graph.start(wait=False, autostart=False, region=[0.5, 0.0, 0.5, 1.0])
     assert not graph.transition(Transition.TRANSITION_CONFIGURE)
-    assert 'expected x1, y1, x2, y2 from 0 to 1' in node._failure
+    assert 'x1 of region is 0.5 and x2 is 0.5, expected the first below' in node._failure
 
 
 def test_rotate_sets_the_image_upright_for_the_network(graph: Graph, tmp_path: Path) -> None:
