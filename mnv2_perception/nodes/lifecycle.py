@@ -36,7 +36,7 @@ from mnv2_perception.nodes.sync import StampWatch
 from mnv2_perception.nodes.topics import Publisher, Subscription
 from mnv2_perception.nodes.worker import Frame, NewestFrameWorker, Turns
 
-LOG_PERIOD_S = 5.0
+LOG_PERIOD_S = 10.0
 LATENCY_WINDOW = 256
 # How long a transition waits for the work under way.
 IDLE_S = 2.0
@@ -390,7 +390,7 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
             )
         if health.silent and (why := self.explain_silence()):
             health = replace(health, silence=why)
-            self.get_logger().warning(why, throttle_duration_sec=10 * LOG_PERIOD_S)
+            self.get_logger().warning(why, throttle_duration_sec=5 * LOG_PERIOD_S)
         self._diagnostics.publish(health, facts)
 
     def explain_silence(self) -> str:

@@ -113,7 +113,7 @@ def turn(node: Node, stop: threading.Event) -> None:
             executor.spin_once(timeout_sec=0.2)
         except Exception:  # of one callback, such as a service's
             node.get_logger().error(
-                f'unexpected, in a callback: {traceback.format_exc()}', throttle_duration_sec=5.0
+                f'unexpected, in a callback: {traceback.format_exc()}', throttle_duration_sec=10.0
             )
     executor.shutdown()
 

@@ -61,7 +61,7 @@ class ToughNode(Node):
             except Exception as exc:
                 self.get_logger().warning(
                     f'{srv_name}: request refused: {type(exc).__name__}: {str(exc)[:300]!r}',
-                    throttle_duration_sec=5.0,
+                    throttle_duration_sec=10.0,
                 )
                 return answer_failure(request, response, str(exc)[:300])
 

@@ -154,7 +154,8 @@ def attack(run: Running, cameras: list[Camera], frames: int) -> None:
     )
     assert holds['rss_mb'] < settled_mb * 1.05, holds
     told = run.lines() - lines
-    assert max(told.values()) <= took_s + 10, told  # a line a second from each node
+    # A line a second of the whole process, beside what each node says at first.
+    assert sum(told.values()) <= took_s + 10 * len(told), told
 
 
 def test_perception_survives_mutated_messages_of_its_cameras(tmp_path: Path) -> None:
