@@ -32,10 +32,23 @@ def opening(
         ModelError: there is no such model, or nothing says what it takes and gives.
         EngineError: the runtime is missing or refuses the model.
     """
-    path = find_model(model)
+    opened, spec = _open(find_model(model), engine, threads, build, precision)
+    with _closed_on_failure(opened):
+        yield opened, spec
+
+
+def _open(
+    path: Path, engine: str, threads: int, build: bool, precision: str
+) -> tuple[Engine, ModelSpec]:
     opened = open_engine(path, engine, threads, build, precision)
+    with _closed_on_failure(opened):
+        return opened, ModelSpec.from_metadata(opened.metadata, path)
+
+
+@contextmanager
+def _closed_on_failure(opened: Engine) -> Iterator[None]:
     try:
-        yield opened, ModelSpec.from_metadata(opened.metadata, path)
+        yield
     except BaseException:
         opened.close()
         raise
@@ -68,23 +81,18 @@ class OpenModels:
         how = (path, path.stat().st_mtime_ns, engine, threads, precision)
         with self._lock:
             opening_it = self._locks.setdefault(how, threading.Lock())
-        with opening_it:
+        with opening_it:  # not while it is used: the user may open it once more
             with self._lock:
                 self._opened = {
                     key: held for key, held in self._opened.items() if not held[0].closed
                 }
                 found = self._opened.get(how)
-            if found and found[0].share():
-                try:
-                    yield found
-                except BaseException:
-                    found[0].close()
-                    raise
-                return
-            with opening(path, engine, threads, build, precision) as held:
+            if found is None or not found[0].share():
+                found = _open(path, engine, threads, build, precision)
                 with self._lock:
-                    self._opened[how] = held
-                yield held
+                    self._opened[how] = found
+        with _closed_on_failure(found[0]):
+            yield found
 
 
 def find_model(model: str | Path) -> Path:
