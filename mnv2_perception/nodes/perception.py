@@ -29,6 +29,7 @@ class Perception(ToughNode):
     """Owns what its process's nodes share, and tells which these are."""
 
     def __init__(self, **kwargs: Any) -> None:
+        self.shared = Shared()  # first: Kilted destroys a node that cannot be made
         super().__init__('perception', **kwargs)
         declare(self, PerceptionParameters, read_only=True)
         check_overrides(self, PerceptionParameters, alone=False)
@@ -37,7 +38,6 @@ class Perception(ToughNode):
         self.cameras = check_names('cameras', values.cameras, CAMERA_NAME)
         if not self.names:
             raise ParameterError(f'nodes is empty, expected some of {", ".join(NODES)}')
-        self.shared = Shared()
 
     def create_nodes(self, **kwargs: Any) -> list[PerceptionNode[Any]]:
         """Create the nodes of each camera; `kwargs` go to each."""

@@ -169,7 +169,9 @@ def test_a_late_mask_subscriber_hears_label_info_before_its_first_mask(graph: Gr
 def test_masks_are_reliable_and_volatile_of_depth_one(graph: Graph) -> None:
     ready(graph, graph.start())
     for topic in ('mask', 'confidence', 'overlay'):
-        (info,) = graph.peer.get_publishers_info_by_topic(f'/segmentation/{topic}')
+        name = f'/segmentation/{topic}'
+        eventually(lambda name=name: graph.peer.get_publishers_info_by_topic(name))
+        (info,) = graph.peer.get_publishers_info_by_topic(name)
         assert info.qos_profile.reliability == ReliabilityPolicy.RELIABLE
         assert info.qos_profile.durability == DurabilityPolicy.VOLATILE
 
@@ -177,6 +179,9 @@ def test_masks_are_reliable_and_volatile_of_depth_one(graph: Graph) -> None:
 def test_qos_of_a_topic_can_be_overridden_by_parameters(graph: Graph) -> None:
     key = 'qos_overrides./segmentation/mask.publisher.reliability'
     ready(graph, graph.start('-p', f'{key}:=best_effort'))
+    for topic in ('mask', 'confidence'):
+        name = f'/segmentation/{topic}'
+        eventually(lambda name=name: graph.peer.get_publishers_info_by_topic(name))
     (info,) = graph.peer.get_publishers_info_by_topic('/segmentation/mask')
     assert info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
     (other,) = graph.peer.get_publishers_info_by_topic('/segmentation/confidence')
@@ -253,7 +258,7 @@ def test_a_malformed_image_is_rejected_counted_and_forgotten(graph: Graph) -> No
 def test_with_a_slow_engine_the_newest_frame_wins_and_no_queue_grows(
     tmp_path: Path,
 ) -> None:
-    inference_s = 0.25
+    inference_s = 0.5  # so long that a busy machine's hundredths do not count
     model = fake_model(tmp_path, 1000 * inference_s)
     graph = Graph(SegmentationNode, model=model, engine='fake')
     try:
@@ -279,7 +284,7 @@ def test_with_a_slow_engine_the_newest_frame_wins_and_no_queue_grows(
     finally:
         graph.close()
     latencies_s = [arrived_s[stamp] - sent_s[stamp] for stamp in arrived_s]
-    assert len(latencies_s) >= 12
+    assert len(latencies_s) >= 6
     assert np.quantile(latencies_s, 0.95) < 2.2 * inference_s
     assert node.counts['passed_over'] > node.counts['published']
     assert list(arrived_s) == sorted(arrived_s)
