@@ -42,7 +42,7 @@ class BagPlayerNode(ToughNode):
             BagError: The bag cannot be read, or nothing of it can be played.
         """
         super().__init__('bag_player')
-        logging.getLogger('mnv2_perception').addHandler(RosLogHandler(self))
+        self._log_handler = RosLogHandler(self)
         self.settings = player_settings(self, arguments)
         self.published: Counter[str] = Counter()
         self.skipped: dict[str, str] = {}
@@ -53,6 +53,9 @@ class BagPlayerNode(ToughNode):
         self._stop = threading.Event()
         self._log: MessageLog | None = None
         with ExitStack() as files:
+            logger = logging.getLogger('mnv2_perception')
+            logger.addHandler(self._log_handler)
+            files.callback(logger.removeHandler, self._log_handler)
             self.reader = files.enter_context(BagReader(self.settings.bag))
             self._create_publishers()
             if self.settings.log:

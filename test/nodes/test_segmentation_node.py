@@ -170,7 +170,7 @@ def test_masks_are_reliable_and_volatile_of_depth_one(graph: Graph) -> None:
     ready(graph, graph.start())
     for topic in ('mask', 'confidence', 'overlay'):
         name = f'/segmentation/{topic}'
-        eventually(lambda name=name: graph.peer.get_publishers_info_by_topic(name))
+        eventually(lambda name=name: len(graph.peer.get_publishers_info_by_topic(name)) == 1)
         (info,) = graph.peer.get_publishers_info_by_topic(name)
         assert info.qos_profile.reliability == ReliabilityPolicy.RELIABLE
         assert info.qos_profile.durability == DurabilityPolicy.VOLATILE
