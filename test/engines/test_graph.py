@@ -75,7 +75,7 @@ def test_half_precision_gives_the_same_answers(
     if spec.output == 'ids_confidence':
         assert (whole[0] == half[0]).mean() >= 0.998
         # At a border between classes a few pixels are as sure of one as of the other.
-        assert np.quantile(np.abs(whole[1] - half[1]), 0.999) <= 10.0
+        assert np.quantile(np.abs(whole[1] - half[1]), 0.99) <= 5.0
     else:  # logits, or the scores of boxes, best first
         scores = [answer[0 if spec.output == 'logits' else 1] for answer in answers]
         assert np.abs(np.subtract(*scores)).max() <= 0.02 * np.abs(scores[0]).max()
