@@ -26,7 +26,7 @@ import time
 from typing import Any
 
 # The camera's process is this one: its transport and domain are set before rclpy is loaded.
-from mnv2_perception.demo.run import ros_environment
+from mnv2_perception.demo.processes import ros_environment
 
 os.environ.update(ros_environment(os.environ))
 
