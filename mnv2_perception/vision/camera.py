@@ -30,6 +30,7 @@ _FISHEYE = ('equidistant', 'fisheye')
 MAX_PIXELS = 16_000_000  # each takes up to 200 bytes while the geometry is worked out
 _ROUND_TRIP_PX = 0.1
 _MAX_FOCAL_RATIO = 4.0  # of fx and fy: no lens squeezes more
+_LONGEST = 100  # coefficients of a lens, and letters of its model's name
 
 
 class RegionOfInterestFields(Protocol):
@@ -94,6 +95,12 @@ class Camera:
         Raises:
             CalibrationError: it is of an uncalibrated camera, or contradicts itself.
         """
+        if max(len(info.d), len(info.distortion_model)) > _LONGEST:
+            raise CalibrationError(
+                f'camera_info: {len(info.d)} coefficients of the distortion model '
+                f'{quoted(info.distortion_model)}, expected at most {_LONGEST}, and as many '
+                f'letters; correct the camera driver'
+            )
         height, width = image_size(info)
         k, p = scaled_matrices(info, height, width)
         if not rectified and not k.any():

@@ -237,8 +237,16 @@ def test_of_equal_stamps_the_queue_gives_what_came_with_the_mask() -> None:
     assert [queue.find(0, 0.02, at_s) for at_s in came_s] == messages
     assert queue.find(0, 0.02, came_s[2] + 1.0) is messages[2]
     assert queue.find(0, 0.02, came_s[2] + 1.0, max_age_s=0.5) is None
-    queue.clear()
-    assert queue.find(0, 0.02, came_s[2]) is None
+
+
+def test_when_time_jumps_back_what_has_come_of_the_new_time_stays() -> None:
+    queue: StampedQueue[Image] = StampedQueue(10)
+    for stamp_s in (1, 5, 9, 2):  # 1 is of the loop before
+        queue.put(mask(stamp_s * 10**9))
+    queue.forget(3 * 10**9)
+    assert [queue.find(s * 10**9, 0.0, 0.0) is not None for s in (1, 5, 9, 2)] == [
+        False, False, False, True
+    ]
 
 
 def test_a_stamp_that_comes_twice_by_accident_is_no_warning() -> None:
