@@ -95,12 +95,6 @@ class Camera:
         Raises:
             CalibrationError: it is of an uncalibrated camera, or contradicts itself.
         """
-        if max(len(info.d), len(info.distortion_model)) > _LONGEST:
-            raise CalibrationError(
-                f'camera_info: {len(info.d)} coefficients of the distortion model '
-                f'{quoted(info.distortion_model)}, expected at most {_LONGEST}, and as many '
-                f'letters; correct the camera driver'
-            )
         height, width = image_size(info)
         k, p = scaled_matrices(info, height, width)
         if not rectified and not k.any():
@@ -120,6 +114,12 @@ class Camera:
                 f'camera_info: distortion model {quoted(info.distortion_model)} with {len(d)} '
                 f'coefficients, expected one of ({known}); calibrate with one of these, or give '
                 f'the rectified image'
+            )
+        if max(len(info.d), len(info.distortion_model)) > _LONGEST:
+            raise CalibrationError(
+                f'camera_info: {len(info.d)} coefficients of the distortion model '
+                f'{quoted(info.distortion_model)}, expected at most {_LONGEST}, and as many '
+                f'letters; correct the camera driver'
             )
         if not np.isfinite(d + r).all():
             raise CalibrationError(

@@ -19,7 +19,7 @@ from rclpy.clock import Clock
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.time import Time
-from ros_graph import eventually
+from ros_graph import eventually, header
 from rosgraph_msgs.msg import Clock as ClockMsg
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
@@ -187,6 +187,26 @@ def test_a_bag_that_loops_keeps_its_grid(scene: Scene, tree: Tree, sim_time: boo
                 eventually(lambda ns=now_ns: stamps(grids)[-1:] == [ns])
         assert len(grids) >= 14, f'loop {loop}'
     assert node.counts['rejected'] <= 2
+
+
+def test_the_first_mask_after_a_jump_back_keeps_the_depth_that_came_before_it(
+    scene: Scene
+) -> None:
+    depth = scene.peer.create_publisher(Image, 'depth/image', 1)
+    depth_info = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
+    node = scene.start(source='depth', sync_wait_s=0.2)
+    scene.calibrate(node)
+    depth_info.publish(camera_info())
+    eventually(lambda: node.inputs.depth_info)
+    ids, depth_m = draw_box(CAMERA, POSE, *BOX_AT)
+    for number in (30, 1):
+        depth.publish(depth_msg(depth_m, header(number), '32FC1'))
+        eventually(lambda n=number: node.inputs.measured.find(
+            (1000 + n) * 10**9 + 7, 0.0, 0.0
+        ))
+        scene.camera.publish(mask_to_msg(ids, header(number)))
+        scene.wait_for_results(number)
+    assert node.counts['unpaired'] == 0
 
 
 @pytest.mark.parametrize('stamp_s', [0, 36], ids=['zero stamps', 'a stamp that stands still'])
