@@ -168,7 +168,7 @@ class CostmapInputs:
             return 'horizontal_fov_rad'
         return 'camera_info' if self.camera_info else ''
 
-    def refusals(self, values: CostmapParameters) -> str:
+    def refused(self, values: CostmapParameters) -> str:
         """Return what is wrong with a camera_info that came last, empty if nothing is."""
         found = [self.camera_info.refusal, self.depth_info.refusal]
         if self.calibration(values) == 'horizontal_fov_rad':

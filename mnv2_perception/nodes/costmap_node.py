@@ -54,9 +54,10 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         self.greeting = Greeting(
             self, self._results.mask, self._results.label_info, self._publish_label_info
         )
-        tell = partial(self.get_logger().warning, throttle_duration_sec=LOG_PERIOD_S)
-        self.inputs = CostmapInputs(values.sync_queue, values.rectified, tell)
-        self._views = Views(partial(self.get_logger().info, throttle_duration_sec=LOG_PERIOD_S))
+        log, rarely = self.get_logger(), {'throttle_duration_sec': 5 * LOG_PERIOD_S}
+        warn = partial(log.warning, **rarely)
+        self.inputs = CostmapInputs(values.sync_queue, values.rectified, warn)
+        self._views = Views(partial(log.info, **rarely))
 
     def release(self) -> None:
         if self._poses:
@@ -204,8 +205,7 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         return self._missing() + ': start what publishes it, or remap it' * unheard
 
     def warning(self) -> str:
-        refusals = self.inputs.refusals(self.parameters)
-        return refusals or (self._poses.warning if self._poses else '')
+        return self.inputs.refused(self.parameters) or (self._poses.warning if self._poses else '')
 
     def explain_silence(self) -> str:
         return f'{self._mask.topic_name} is silent; start segmentation_node, or remap it'
