@@ -227,8 +227,8 @@ class CostmapParameters:
     )
     sync_queue: int = parameter(10, 'Depth images, clouds and confidences kept.', 1, 1000)
     sync_wait_s: float = parameter(
-        0.05, 'How long a mask waits for them; for transforms 0.5 s at least.', 0.0, 10.0,
-        live=True,
+        0.05, 'How long a mask waits for them, and its own camera_info; for transforms 0.5 s at '
+        'least.', 0.0, 10.0, live=True,
     )
     max_rate_hz: float = parameter(
         0.0, 'Process at most so many masks a second; 0 takes all it can.', 0.0, 1000.0, live=True

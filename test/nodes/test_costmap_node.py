@@ -15,6 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TransformStamped
 from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import OccupancyGrid
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from ros_graph import eventually, Graph, header
@@ -480,3 +481,16 @@ def test_no_traversable_class_of_the_mask_is_refused_with_the_names(
     scene.camera.publish(mask_to_msg(ids, header(1)))
     eventually(lambda: node.counts['rejected'] == 1)
     assert "['box', 'road', 'sky']" in capfd.readouterr().err
+
+
+def test_a_range_that_was_set_while_the_node_was_not_configured_counts(scene: Scene) -> None:
+    node = scene.start()
+    scene.calibrate(node)
+    assert xyz(scene.show(1)['ground'])[:, 0].max() > 6.0
+    for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
+        assert scene.transition(transition)
+    node.set_parameters([Parameter('max_range_m', value=4.0)])
+    for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+        assert scene.transition(transition)
+    scene.calibrate(node)
+    assert xyz(scene.show(2)['ground'])[:, 0].max() < 4.5
