@@ -1,16 +1,16 @@
-"""Accuracy and latency of what is shipped: `python benchmark/shipped.py CAMVID/val`.
+"""Accuracy and latency of what is shipped: `python benchmark/shipped.py GROUND/val CAMVID/val`.
 
 Each model is measured on the same images, and so is the simple alternative to it:
 
-* segmentation: the two sizes, by mIoU.
+* ground, street: the two sizes of segmentation, by mIoU.
 * detection: the detector, and boxes around the objects in a segmenter's masks, by AP50.
-* surface: what fills the middle of a window, by accuracy. The classifier sees the window;
+* ahead, surface: what fills the middle of a window, by accuracy. The classifier sees the window;
   `in the window` is the vote of a segmenter's pixels there when it sees the window alone, and `in
   the image` when it sees the whole image (whose time then serves all windows of it).
 
-Latency is the median of one image (surface: one window) through the pipeline, preprocessing and
-decoding included, the models taking turns on each, the first tenth not counted. Writes
-results/shipped.json and the picture.
+Latency is the median of one CamVid image (ahead, surface: one window of them) through the
+pipeline, preprocessing and decoding included, the models taking turns on each, the first tenth
+not counted. Writes results/shipped.json and the picture.
 """
 
 import argparse
@@ -45,8 +45,11 @@ from mnv2_perception.tasks.detector import Detector
 from mnv2_perception.tasks.segmenter import Segmenter
 
 ROOT = Path(__file__).resolve().parents[1]
-ACCURATE, FAST = 'unet_mobilenetv2_camvid', 'unet_mobilenetv2_camvid_fast'
-DETECTOR, CLASSIFIER = 'ssdlite_mobilenetv2_camvid', 'mobilenetv2_camvid_surface'
+STREET = 'unet_mobilenetv2_camvid', 'unet_mobilenetv2_camvid_fast'
+GROUND = 'unet_mobilenetv2_ground', 'unet_mobilenetv2_ground_fast'
+DETECTOR, AHEAD, SURFACE = (
+    'ssdlite_mobilenetv2_camvid', 'mobilenetv2_ground_ahead', 'mobilenetv2_camvid_surface'
+)
 SURFACES = {
     'road': ['road'],
     'pavement': ['pavement'],
@@ -55,7 +58,10 @@ SURFACES = {
     'traffic': ['car', 'pedestrian', 'bicyclist'],
 }
 ENGINE = 'onnx_runtime'
-METRICS = {'segmentation': 'mIoU', 'detection': 'AP50', 'surface': 'accuracy'}
+METRICS = {
+    'ground': 'mIoU', 'ahead': 'accuracy', 'street': 'mIoU', 'detection': 'AP50',
+    'surface': 'accuracy',
+}
 
 
 def median_ms(
@@ -72,17 +78,17 @@ def median_ms(
     return {name: statistics.median(values[first:]) for name, values in times_ms.items()}
 
 
-def measure_surface(
-    folder: Path, windows: Path, classifier: Classifier, segmenters: dict[str, Segmenter]
+def measure_windows(
+    folder: Path, windows: Path, classifier: Classifier, segmenters: dict[str, Segmenter],
+    groups: dict[str, list[str]],
 ) -> dict[str, float]:
-    """Return the accuracy of each way to tell the windows' surfaces."""
-    classes = segmenters[ACCURATE].spec.classes
-    assert classifier.spec.classes == tuple(SURFACES)
-    ids = {name: [classes.index(part) for part in parts] for name, parts in SURFACES.items()}
+    """Return the accuracy of each way to tell what fills the windows' middle."""
+    classes = next(iter(segmenters.values())).spec.classes
+    assert classifier.spec.classes == tuple(groups)
+    ids = {name: [classes.index(part) for part in parts] for name, parts in groups.items()}
     height, width = classifier.spec.height, classifier.spec.width
     write_patches(folder, windows, ids, (height, width), top=48, step=56)
     labelled = sorted(list_classified(windows / 'labels.tsv', list(ids)))
-    groups = list(ids.values())
     images = {image.stem: image for image, _ in list_pairs(folder)}
     right: Counter[str] = Counter()
     masks: dict[str, dict[str, NDArray[np.uint8]]] = {}
@@ -92,58 +98,75 @@ def measure_surface(
             image = read_image(images[name])
             masks = {name: {key: segment(image).class_ids for key, segment in segmenters.items()}}
         window = read_image(path)
-        right[CLASSIFIER] += int(classifier(window).class_ids[0]) == label
+        right[classifier.spec.name] += int(classifier(window).class_ids[0]) == label
         for key, segment in segmenters.items():
             whole = masks[name][key][int(y) : int(y) + height, int(x) : int(x) + width]
+            voters = list(ids.values())
             right[f'{key} in the window'] += (
-                vote(middle(segment(window).class_ids), groups)[0] == label
+                vote(middle(segment(window).class_ids), voters)[0] == label
             )
-            right[f'{key} in the image'] += vote(middle(whole), groups)[0] == label
+            right[f'{key} in the image'] += vote(middle(whole), voters)[0] == label
     commonest = max(Counter(label for _, label in labelled).values())
     result = {way: count / len(labelled) for way, count in right.items()}
     return {**result, 'always the commonest': commonest / len(labelled)}
 
 
+def measure_masks(segmenters: dict[str, Segmenter], folder: Path) -> dict[str, float]:
+    """Return the mIoU of each."""
+    return {
+        name: evaluate_segmentation(segmenter, folder)['miou']
+        for name, segmenter in segmenters.items()
+    }
+
+
 def main() -> None:
     """Measure, print, write the results and the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('folder', type=Path, help='images/ and labels/ of CamVid')
+    parser.add_argument('ground', type=Path, help='images/ and labels/ of the ground models')
+    parser.add_argument('camvid', type=Path, help='images/ and labels/ of CamVid')
     parser.add_argument('--threads', type=int, default=0, help='0: one for each core')
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmark/results/shipped.json')
     parser.add_argument('--picture', type=Path, default=ROOT / 'docs/shipped.png')
     arguments = parser.parse_args()
-    folder, threads = arguments.folder, arguments.threads
-    segmenters = {name: Segmenter.open(name, ENGINE, threads) for name in (ACCURATE, FAST)}
+    threads, camvid = arguments.threads, arguments.camvid
+    ground, street = (
+        {name: Segmenter.open(name, ENGINE, threads) for name in names}
+        for names in (GROUND, STREET)
+    )
+    segmenters = ground | street
     detector = Detector.open(DETECTOR, ENGINE, threads, min_score=0.0)
-    classifier = Classifier.open(CLASSIFIER, ENGINE, threads)
+    ahead, surface = (Classifier.open(name, ENGINE, threads) for name in (AHEAD, SURFACE))
 
-    images = [read_image(path) for path, _ in list_pairs(folder)]
+    images = [read_image(path) for path, _ in list_pairs(camvid)]
     pixels_ms = median_ms({**segmenters, DETECTOR: detector}, images)
     with tempfile.TemporaryDirectory() as scratch:
-        boxes = Path(scratch, 'boxes.json')
+        boxes, windows = Path(scratch, 'boxes.json'), Path(scratch, 'windows')
         names = detector.spec.classes
-        ids = [segmenters[ACCURATE].spec.classes.index(name) for name in names]
-        write_coco(boxes, names, boxes_from_labels(folder, ids))
+        classes = street[STREET[0]].spec.classes
+        write_coco(boxes, names, boxes_from_labels(camvid, [classes.index(n) for n in names]))
         accuracy = {
-            'segmentation': {
-                name: evaluate_segmentation(segmenter, folder)['miou']
-                for name, segmenter in segmenters.items()
-            },
+            'ground': measure_masks(ground, arguments.ground),
+            'ahead': measure_windows(
+                arguments.ground, Path(scratch, 'ahead'), ahead, ground,
+                {name: [name] for name in ahead.spec.classes},
+            ),
+            'street': measure_masks(street, camvid),
             'detection': {
                 DETECTOR: evaluate_detection(detector, boxes)['ap50'],
                 **{
                     f'objects of {name}': evaluate_components(segmenter, boxes)['ap50']
-                    for name, segmenter in segmenters.items()
+                    for name, segmenter in street.items()
                 },
             },
-            'surface': measure_surface(folder, Path(scratch, 'windows'), classifier, segmenters),
+            'surface': measure_windows(camvid, windows, surface, street, SURFACES),
         }
-        windows = [read_image(path) for path in sorted(Path(scratch).glob('windows/images/*'))]
-        window_ms = median_ms({CLASSIFIER: classifier, **segmenters}, windows[::15])
+        views = [read_image(path) for path in sorted(windows.glob('images/*'))]
+        window_ms = median_ms({AHEAD: ahead, SURFACE: surface, **segmenters}, views[::15])
     latency_ms = {
         **pixels_ms,
-        CLASSIFIER: window_ms[CLASSIFIER],
-        **{f'objects of {name}': pixels_ms[name] for name in segmenters},
+        AHEAD: window_ms[AHEAD],
+        SURFACE: window_ms[SURFACE],
+        **{f'objects of {name}': pixels_ms[name] for name in street},
         **{f'{name} in the window': window_ms[name] for name in segmenters},
         **{f'{name} in the image': pixels_ms[name] for name in segmenters},
     }
@@ -166,10 +189,12 @@ def draw(
     accuracy: dict[str, dict[str, float]], latency_ms: dict[str, float], picture: Path
 ) -> None:
     """Draw a panel for each task: latency to the right, accuracy up."""
-    figure = Figure(figsize=(13, 4.2), layout='constrained')
+    figure = Figure(figsize=(16, 8.4), layout='constrained')
     FigureCanvasAgg(figure)
-    shipped = {ACCURATE, FAST, DETECTOR, CLASSIFIER}
-    for axes, (task, values) in zip(figure.subplots(1, 3), accuracy.items(), strict=True):
+    shipped = {*GROUND, *STREET, DETECTOR, AHEAD, SURFACE}
+    panels = figure.subplots(2, 3).ravel()
+    panels[-1].axis('off')
+    for axes, (task, values) in zip(panels[:-1], accuracy.items(), strict=True):
         axes.set_title(task)
         axes.set_xlabel('ms an image, median')
         axes.set_ylabel(METRICS[task])

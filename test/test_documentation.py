@@ -409,10 +409,15 @@ def test_card_and_readme_tell_a_shipped_model_s_licence(model: Path) -> None:
 
 def test_figures_of_the_shipped_models_are_those_that_were_measured() -> None:
     measured = json.loads(read('benchmark/results/shipped.json'))
-    for path in (PACKAGE / 'models').glob('*camvid*.onnx'):
+    for path in (PACKAGE / 'models').glob('*.onnx'):
         name = path.stem
         value = next(values[name] for values in measured['accuracy'].values() if name in values)
-        assert re.search(rf'`{name}`.* {value:.3f} on CamVid val \|', read('README.md'))
+        if 'camvid' in name:
+            assert re.search(rf'`{name}`.* {value:.3f} on CamVid val \|', read('README.md'))
+        else:
+            card = path.with_suffix('.md').read_text(encoding='utf-8')
+            assert re.search(rf'^\| .* of ground val.* \| {value:.3f}|'
+                             rf'^\| .* on ground val.* \| {value:.3f}', card, re.M), name
         ms = measured['latency_ms'][name]
         assert f'| `{name}` | {ms:.1f} ms' in read('docs/performance.md')
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mnv2_perception.bags.camera import Frame, read_ids
+from mnv2_perception.bags.label_info import LABEL_INFO
 from mnv2_perception.bags.read import BagReader
 from mnv2_perception.errors import quoted
 from mnv2_perception.evaluation.metrics import ConfusionMatrix
@@ -14,7 +15,6 @@ from mnv2_perception.model_spec import UNLABELLED
 
 # Of the labelled pixels, in ids that the model has not: more, and the labels are of other classes.
 MOST_BEYOND = 0.1
-LABEL_INFO = 'vision_msgs/msg/LabelInfo'
 
 
 def read_names(bag: Path, label: str) -> dict[int, str] | None:

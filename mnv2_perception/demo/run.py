@@ -16,28 +16,26 @@ from typing import Any
 
 from mnv2_perception.bags.camera import CameraTopics, find_camera, read_stamps
 from mnv2_perception.bags.playback import played_s
-from mnv2_perception.demo.camera import AssumedCamera, place_camera
+from mnv2_perception.demo.camera import AssumedCamera, GROUNDS, place_camera
 from mnv2_perception.demo.folder import clear
 from mnv2_perception.demo.pictures import draw_pictures
 from mnv2_perception.demo.processes import DemoError, Process
 from mnv2_perception.demo.summary import measure_bare_inference, summarise
 from mnv2_perception.demo.topics import (
     CLASSIFICATION,
-    CLASSIFICATION_MODEL,
     CONFIDENCE,
-    DETECTION_MODEL,
     DETECTIONS,
     DIAGNOSTICS,
     GRID,
-    GROUND,
     LABEL_INFO,
     MASK,
 )
 from mnv2_perception.errors import SetupError
-from mnv2_perception.scenes.bag import draw_bag, IMAGE_TOPIC
+from mnv2_perception.scenes.bag import draw_bag, IMAGE_TOPIC, SCENES
+from mnv2_perception.tasks.models import CLASSIFICATION_MODEL, DETECTION_MODEL
 from mnv2_perception.tasks.segmenter import Segmenter
 
-MIN_ROAD_IOU = 0.5
+MIN_IOU = {'street': 0.5, 'hall': 0.8}  # of the ground; nothing but ground would have less
 MAX_GAP_S = 10.0  # nobody waits longer in a demo
 
 
@@ -59,7 +57,7 @@ def run_demo(
         model: of segmentation_node.
         engine: of segmentation_node; that of the other nodes is `auto`.
         threads: CPU threads for one inference; 0 uses one for each core.
-        assumed: of the bag's camera; that of a drawn street is known.
+        assumed: of the bag's camera; that of a drawn one is known.
 
     Returns:
         The summary that is also in `out/summary.json`.
@@ -68,39 +66,43 @@ def run_demo(
         SetupError: rclpy is missing, or `out` holds something else.
         BagError: the bag cannot be used.
         ModelError: there is no such model.
-        DemoError: no mask came, or a drawn road was not found.
+        DemoError: no mask came, or the ground of a drawn bag was not found.
     """
     if importlib.util.find_spec('rclpy') is None:
         raise SetupError('the demo needs ROS 2: run `make setup`, or source a ROS distro')
     if bag is not None:
         find_camera(bag, topic)  # fails sooner than a model opens
-    drawn = bag is None
+    scene = ''  # that is drawn
     # The earlier demo's results go last: where something is wrong they stay.
     with closing(Segmenter.open(model, engine, threads)) as segmenter:
         spec = segmenter.spec
         if bag is None:
             clear(out, None)
-            bag, topic = out / 'drawn_street', IMAGE_TOPIC
-            print('drawing a street …', flush=True)
-            draw_bag(bag)
+            # A street for those that know nothing but roads.
+            scene = 'hall' if 'floor' in spec.classes or 'road' not in spec.classes else 'street'
+            bag, topic = out / f'drawn_{scene}', IMAGE_TOPIC
+            print(f'drawing a {scene} …', flush=True)
+            draw_bag(bag, scene=scene)
         camera = find_camera(bag, topic)
         bare_ms = measure_bare_inference(segmenter, bag, camera.image)
+    drawn = SCENES[scene] if scene else None
     if not drawn:
         clear(out, bag)
     stamps_ns = [recorded_ns for recorded_ns, _ in read_stamps(bag, camera.image)]
     duration_s = played_s(stamps_ns, MAX_GAP_S)
     results = [MASK, CONFIDENCE, DETECTIONS, CLASSIFICATION]
-    if GROUND in spec.classes:
+    if set(GROUNDS) & set(spec.classes):
         results.append(GRID)
-        costmap, placed = place_camera(camera, None if drawn else assumed)
+        costmap, placed = place_camera(camera, assumed, drawn)
     else:
-        costmap, placed = {}, f'none, and no grid: {spec.name} has no class {GROUND}'
+        costmap = {}
+        placed = f'none, and no grid: {spec.name} has none of the classes {", ".join(GROUNDS)}'
     chosen = ['segmentation', 'detection', 'classification', *(['costmap'] if costmap else [])]
     values = node_parameters(camera, model, engine, threads, costmap)
     print(f'replaying {bag} ({duration_s:.1f} s) through the live nodes …', flush=True)
     counts = replay(out, bag, camera, chosen, values, results, bare_ms)
     note = '' if drawn else f'grid: camera assumed {assumed.height_m:.2f} m above flat ground'
-    summary = summarise(out, bag, camera, spec, counts, drawn)
+    summary = summarise(out, bag, camera, spec, counts, drawn.ground if drawn else '')
     draw_pictures(out, bag, camera, spec, note if counts['grids'] else '')
     recording = out / 'recording'
     shutil.move(next(recording.glob('*.mcap')), out / 'masks.mcap')  # says all that the folder did
@@ -110,10 +112,10 @@ def run_demo(
         'image': camera.image, 'images_passed_over': camera.passed_over,
     }
     (out / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')
-    if drawn and not (summary.get('road_iou') or 0.0) >= MIN_ROAD_IOU:
+    if drawn and not (found := summary.get(f'{drawn.ground}_iou') or 0.0) >= MIN_IOU[scene]:
         raise DemoError(
-            f'the road of the drawn street was found with an IoU of {summary.get("road_iou")}, '
-            f'expected {MIN_ROAD_IOU} or more; was another model given?'
+            f'the {drawn.ground} of the drawn {scene} was found with an IoU of {found:.3f}, '
+            f'expected {MIN_IOU[scene]} or more; was another model given?'
         )
     return summary
 

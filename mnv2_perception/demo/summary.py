@@ -14,7 +14,6 @@ from mnv2_perception.demo.topics import DIAGNOSTICS, MASK, NODE
 from mnv2_perception.errors import BagError
 from mnv2_perception.evaluation.recording import account, latencies_ms, percentile
 from mnv2_perception.model_spec import ModelSpec
-from mnv2_perception.scenes.street import CLASSES
 from mnv2_perception.tasks.segmenter import Segmenter
 
 
@@ -43,9 +42,17 @@ def summarise(
     camera: CameraTopics,
     spec: ModelSpec,
     counts: Mapping[str, int],
-    drawn: bool,
+    ground: str,
 ) -> dict[str, Any]:
     """Return the summary of a recorded run.
+
+    Args:
+        out: where the recording lies.
+        bag: what was replayed.
+        camera: its topics.
+        spec: of the segmentation model.
+        counts: what player and recorder counted.
+        ground: name of the class of a drawn bag whose IoU is told; empty for none.
 
     Raises:
         DemoError: no mask came.
@@ -70,11 +77,11 @@ def summarise(
         'model': node['model'],
     }
     if camera.label:
-        names = dict(enumerate(CLASSES)) if drawn else read_names(bag, camera.label)
+        names = read_names(bag, camera.label)
         matrix, compared = compare(bag, camera.label, masks_bag, MASK, spec.classes, names)
         summary['compared'] = compared
         if matrix is not None:
             summary['miou'] = matrix.miou()
-            if drawn and spec.classes == CLASSES:
-                summary['road_iou'] = float(matrix.iou()[CLASSES.index('road')])
+            if ground in spec.classes:
+                summary[f'{ground}_iou'] = float(matrix.iou()[spec.classes.index(ground)])
     return summary

@@ -30,12 +30,14 @@ from mnv2_perception.engines import ENGINES
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.scenes.bag import draw_bag
 from mnv2_perception.scenes.street import CLASSES
+from mnv2_perception.tasks.models import SEGMENTATION_MODEL
 from mnv2_perception.vision.overlay import FREE, OCCUPIED
 
 pytestmark = pytest.mark.ros
 
 SLOW_MS = 200.0
-CAR_COLOUR = 64, 160, 255  # of the detector's boxes
+STREET_MODEL = 'unet_mobilenetv2_camvid_fast'
+GROUND_CLASSES = ('floor', 'sidewalk', 'speed_bump', 'stairs', 'obstacle', 'background')
 
 
 def run_demo(out: Path, *args: str) -> 'subprocess.CompletedProcess[str]':
@@ -68,7 +70,7 @@ def fake_model(path: Path, latency_ms: float, classes: tuple[str, ...] = CLASSES
 
 @pytest.fixture(scope='module')
 def drawn_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run the demo once, on its own drawn street, with the shipped model."""
+    """Run the demo once, on its own drawn hall, with the default model."""
     out = tmp_path_factory.mktemp('demo')
     done = run_demo(out)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -86,11 +88,12 @@ def test_every_frame_is_accounted_for_and_none_is_lost(drawn_demo: Path) -> None
 def test_the_summary_has_what_a_user_reads(drawn_demo: Path) -> None:
     summary = summary_of(drawn_demo)
     assert summary['engine'] in ENGINES
-    assert summary['model'] == 'unet_mobilenetv2_camvid_fast'
+    assert summary['model'] == SEGMENTATION_MODEL
     assert 0 < summary['latency_ms']['p50'] <= summary['latency_ms']['p95']
     assert summary['fps'] > 0 and summary['bare_inference_ms'] > 0
-    assert summary['miou'] > 0.3 and summary['road_iou'] >= 0.5
-    assert summary['camera'].startswith('known: camera_info, 1.55 m')
+    assert summary['miou'] > 0.6 and summary['floor_iou'] >= 0.8
+    assert summary['compared'] == 'by name'
+    assert summary['camera'].startswith('known: camera_info, 0.')
     assert summary['image'] == '/camera/image_raw'
     assert 'called label' in summary['images_passed_over']['/camera/label/compressed']
     assert summary['duration_s'] == pytest.approx(89 / 15)
@@ -102,7 +105,7 @@ def test_each_node_s_results_are_recorded_with_the_frames_stamps(drawn_demo: Pat
         topic: [stamp_ns for _, stamp_ns in read_stamps(drawn_demo / 'masks.mcap', topic)]
         for topic in (MASK, DETECTIONS, CLASSIFICATION, GRID)
     }
-    frames = {ns for _, ns in read_stamps(drawn_demo / 'drawn_street', '/camera/image_raw')}
+    frames = {ns for _, ns in read_stamps(drawn_demo / 'drawn_hall', '/camera/image_raw')}
     assert len(stamps[DETECTIONS]) == summary['detections'] >= 4  # of about twelve
     assert len(stamps[CLASSIFICATION]) == summary['classifications'] >= 4
     assert set(stamps[DETECTIONS]) | set(stamps[CLASSIFICATION]) <= frames
@@ -113,16 +116,16 @@ def test_each_node_s_results_are_recorded_with_the_frames_stamps(drawn_demo: Pat
 def test_masks_confidence_and_label_info_are_recorded_with_the_frames_stamps(
     drawn_demo: Path,
 ) -> None:
-    with BagReader(drawn_demo / 'drawn_street') as bag:
+    with BagReader(drawn_demo / 'drawn_hall') as bag:
         stamps = {message.stamp_ns for message in bag.messages(['/camera/image_raw'])}
     masks = dict(read_ids(drawn_demo / 'masks.mcap', MASK))
     confidences = dict(read_ids(drawn_demo / 'masks.mcap', CONFIDENCE))
     assert masks and set(masks) == set(confidences) and set(masks) <= stamps
     assert all(ids.shape == (360, 480) for ids in masks.values())
-    assert all((ids < len(CLASSES)).all() for ids in masks.values())
+    assert all((ids < len(GROUND_CLASSES)).all() for ids in masks.values())
     with BagReader(drawn_demo / 'masks.mcap') as bag:
         info = bag.deserialize(next(iter(bag.messages([LABEL_INFO]))))
-    assert tuple(item.class_name for item in info.class_map) == CLASSES
+    assert tuple(item.class_name for item in info.class_map) == GROUND_CLASSES
 
 
 def test_the_pictures_show_mask_and_boxes_beside_the_grid(drawn_demo: Path) -> None:
@@ -164,10 +167,12 @@ def test_behind_a_slow_engine_no_mask_waits_for_more_than_one_image_of_each_mode
     assert summary['masks_out'] >= 0.5 * 5000.0 / summary['bare_inference_ms']
 
 
-def test_a_model_without_a_road_is_run_without_the_grid(slow_demo: Path) -> None:
+def test_a_model_without_ground_is_run_without_the_grid(slow_demo: Path) -> None:
     summary = summary_of(slow_demo)
     assert summary['grids'] == 0 and summary['detections'] > 0
-    assert summary['camera'] == 'none, and no grid: fake has no class road'
+    assert summary['camera'] == (
+        'none, and no grid: fake has none of the classes floor, sidewalk, road'
+    )
     picture = cv2.imread(str(slow_demo / 'frame_00.png'))
     assert picture.shape[1] == 160 + 4
 
