@@ -22,7 +22,7 @@ setup:            ## make .venv: ROS 2 from PyPI (unless a distro is sourced) an
 setup-train:      ## the same with torch, onnx and OpenVINO, for training and export
 	@$(SETUP) --train
 
-demo: setup       ## replay BAG=path (or a drawn hall) through the live nodes
+demo: setup       ## replay BAG=path (or a drawn street) through the live nodes
 	@$(VENV)/bin/mnv2 demo --out $(OUT) $(if $(BAG),--bag "$(BAG)") $(DEMO_ARGS)
 
 test: setup-train ## all tests; each skip says why

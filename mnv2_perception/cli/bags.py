@@ -24,12 +24,9 @@ def add(commands: 'Commands') -> None:
     for name, what in (('play', 'Play a bag with /clock.'), ('record', 'Record topics.')):
         bag_commands.add_parser(name, help=what)  # become_node() hands these over whole
     draw = add_command(
-        bag_commands, 'draw', draw_command, 'Draw a drive through a street or a hall, with labels.'
+        bag_commands, 'draw', draw_command, 'Draw a drive through a street, with labels.'
     )
     draw.add_argument('out', type=Path, help="the new bag's folder")
-    draw.add_argument(
-        '--scene', choices=('street', 'hall'), default='street', help='(%(default)s)'
-    )
     draw.add_argument('--seed', type=COUNT, default=7, help='one seed is one drive (%(default)s)')
     draw.add_argument(
         '--seconds', type=Number(float, 0.0, 86400.0, above=True), default=6.0,
@@ -73,6 +70,6 @@ def draw_command(arguments: argparse.Namespace) -> None:
 
     draw_bag(
         arguments.out, arguments.seed, arguments.seconds, arguments.rate_hz, arguments.height,
-        arguments.width, arguments.scene,
+        arguments.width,
     )
     print(arguments.out)

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from mnv2_perception.bags.camera import CameraTopics
-from mnv2_perception.scenes.bag import Scene, SEED
+from mnv2_perception.scenes.bag import SEED
+from mnv2_perception.scenes.street import camera_height_m
 
-# Of the shipped models, and of others that name theirs alike. Without any of the first there is
-# no grid.
+# Classes of the shipped models, and of others that name theirs alike. Without any of the first
+# there is no grid.
 ROLES = {
     'traversable_classes': ['floor', 'sidewalk', 'road'],
     'forbidden_classes': ['speed_bump', 'stairs', 'pavement'],
@@ -31,28 +32,22 @@ class AssumedCamera:
 
 
 def place_camera(
-    camera: CameraTopics, assumed: AssumedCamera, drawn: Scene | None
+    camera: CameraTopics, assumed: AssumedCamera | None
 ) -> tuple[dict[str, object], str]:
     """Return costmap_node's parameters for a camera, and in words what they rest on.
 
     Args:
         camera: its topics.
-        assumed: of a bag that does not tell.
-        drawn: what the bag was drawn of, and so known; None for another bag.
+        assumed: None for that of the drawn street.
     """
     values: dict[str, object] = {
         **ROLES, 'pose_source': 'parameters', 'max_range_m': 20.0, 'grid_size_m': 40.0,
         'grid_resolution_m': 0.2,
     }
-    if drawn is not None:
-        height_m, pitch_rad = drawn.camera_height_m(SEED), drawn.camera_pitch_rad(SEED)
-        values |= {
-            'camera_z_m': height_m, 'camera_pitch_rad': pitch_rad, 'max_footprint_m': 0.7,
-        }
-        if height_m < 1.0:  # it sees less far
-            values |= {'max_range_m': 8.0, 'grid_size_m': 16.0, 'grid_resolution_m': 0.1}
-        pose = f'{height_m:.2f} m above flat ground, pitch {pitch_rad:.2f} rad'
-        return values, f'known: camera_info, {pose}'
+    if assumed is None:
+        height_m = camera_height_m(SEED)
+        values |= {'camera_z_m': height_m, 'max_footprint_m': 0.7}
+        return values, f'known: camera_info, {height_m:.2f} m above flat ground, level'
     values |= {
         'camera_z_m': assumed.height_m, 'camera_pitch_rad': assumed.pitch_rad,
         'max_footprint_m': 0.5, 'rectified': 'image_rect' in camera.image,

@@ -8,8 +8,7 @@ from mnv2_perception.errors import BagError, SetupError
 
 LOGS = {'bag_player_node.log', 'bag_recorder_node.log', 'perception.log'}
 RESULTS = {
-    *LOGS, 'summary.json', 'masks.mcap', 'sent.csv', 'received.csv', 'recording', 'drawn_hall',
-    'drawn_street',
+    *LOGS, 'summary.json', 'masks.mcap', 'sent.csv', 'received.csv', 'recording', 'drawn_street',
 }
 
 

@@ -31,11 +31,11 @@ from mnv2_perception.demo.topics import (
     MASK,
 )
 from mnv2_perception.errors import SetupError
-from mnv2_perception.scenes.bag import draw_bag, IMAGE_TOPIC, SCENES
+from mnv2_perception.scenes.bag import draw_bag, IMAGE_TOPIC
 from mnv2_perception.tasks.models import CLASSIFICATION_MODEL, DETECTION_MODEL
 from mnv2_perception.tasks.segmenter import Segmenter
 
-MIN_IOU = {'street': 0.5, 'hall': 0.8}  # of the ground; nothing but ground would have less
+MIN_ROAD_IOU = 0.8
 MAX_GAP_S = 10.0  # nobody waits longer in a demo
 
 
@@ -57,7 +57,7 @@ def run_demo(
         model: of segmentation_node.
         engine: of segmentation_node; that of the other nodes is `auto`.
         threads: CPU threads for one inference; 0 uses one for each core.
-        assumed: of the bag's camera; that of a drawn one is known.
+        assumed: of the bag's camera; that of a drawn street is known.
 
     Returns:
         The summary that is also in `out/summary.json`.
@@ -66,26 +66,23 @@ def run_demo(
         SetupError: rclpy is missing, or `out` holds something else.
         BagError: the bag cannot be used.
         ModelError: there is no such model.
-        DemoError: no mask came, or the ground of a drawn bag was not found.
+        DemoError: no mask came, or a drawn road was not found.
     """
     if importlib.util.find_spec('rclpy') is None:
         raise SetupError('the demo needs ROS 2: run `make setup`, or source a ROS distro')
     if bag is not None:
         find_camera(bag, topic)  # fails sooner than a model opens
-    scene = ''  # that is drawn
+    drawn = bag is None
     # The earlier demo's results go last: where something is wrong they stay.
     with closing(Segmenter.open(model, engine, threads)) as segmenter:
         spec = segmenter.spec
         if bag is None:
             clear(out, None)
-            # A street for those that know nothing but roads.
-            scene = 'hall' if 'floor' in spec.classes or 'road' not in spec.classes else 'street'
-            bag, topic = out / f'drawn_{scene}', IMAGE_TOPIC
-            print(f'drawing a {scene} …', flush=True)
-            draw_bag(bag, scene=scene)
+            bag, topic = out / 'drawn_street', IMAGE_TOPIC
+            print('drawing a street …', flush=True)
+            draw_bag(bag)
         camera = find_camera(bag, topic)
         bare_ms = measure_bare_inference(segmenter, bag, camera.image)
-    drawn = SCENES[scene] if scene else None
     if not drawn:
         clear(out, bag)
     stamps_ns = [recorded_ns for recorded_ns, _ in read_stamps(bag, camera.image)]
@@ -93,7 +90,7 @@ def run_demo(
     results = [MASK, CONFIDENCE, DETECTIONS, CLASSIFICATION]
     if set(GROUNDS) & set(spec.classes):
         results.append(GRID)
-        costmap, placed = place_camera(camera, assumed, drawn)
+        costmap, placed = place_camera(camera, None if drawn else assumed)
     else:
         costmap = {}
         placed = f'none, and no grid: {spec.name} has none of the classes {", ".join(GROUNDS)}'
@@ -102,7 +99,7 @@ def run_demo(
     print(f'replaying {bag} ({duration_s:.1f} s) through the live nodes …', flush=True)
     counts = replay(out, bag, camera, chosen, values, results, bare_ms)
     note = '' if drawn else f'grid: camera assumed {assumed.height_m:.2f} m above flat ground'
-    summary = summarise(out, bag, camera, spec, counts, drawn.ground if drawn else '')
+    summary = summarise(out, bag, camera, spec, counts, drawn)
     draw_pictures(out, bag, camera, spec, note if counts['grids'] else '')
     recording = out / 'recording'
     shutil.move(next(recording.glob('*.mcap')), out / 'masks.mcap')  # says all that the folder did
@@ -112,10 +109,10 @@ def run_demo(
         'image': camera.image, 'images_passed_over': camera.passed_over,
     }
     (out / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')
-    if drawn and not (found := summary.get(f'{drawn.ground}_iou') or 0.0) >= MIN_IOU[scene]:
+    if drawn and not (summary.get('road_iou') or 0.0) >= MIN_ROAD_IOU:
         raise DemoError(
-            f'the {drawn.ground} of the drawn {scene} was found with an IoU of {found:.3f}, '
-            f'expected {MIN_IOU[scene]} or more; was another model given?'
+            f'the road of the drawn street was found with an IoU of {summary.get("road_iou")}, '
+            f'expected {MIN_ROAD_IOU} or more; was another model given?'
         )
     return summary
 

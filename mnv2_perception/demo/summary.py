@@ -8,7 +8,7 @@ from typing import Any
 
 from mnv2_perception.bags.camera import CameraTopics, read_images, read_stamps
 from mnv2_perception.bags.results import read_last_diagnostics
-from mnv2_perception.demo.labels import compare, read_names
+from mnv2_perception.demo.labels import compare, known_as, read_names
 from mnv2_perception.demo.processes import DemoError
 from mnv2_perception.demo.topics import DIAGNOSTICS, MASK, NODE
 from mnv2_perception.errors import BagError
@@ -42,17 +42,9 @@ def summarise(
     camera: CameraTopics,
     spec: ModelSpec,
     counts: Mapping[str, int],
-    ground: str,
+    drawn: bool,
 ) -> dict[str, Any]:
     """Return the summary of a recorded run.
-
-    Args:
-        out: where the recording lies.
-        bag: what was replayed.
-        camera: its topics.
-        spec: of the segmentation model.
-        counts: what player and recorder counted.
-        ground: name of the class of a drawn bag whose IoU is told; empty for none.
 
     Raises:
         DemoError: no mask came.
@@ -82,6 +74,6 @@ def summarise(
         summary['compared'] = compared
         if matrix is not None:
             summary['miou'] = matrix.miou()
-            if ground in spec.classes:
-                summary[f'{ground}_iou'] = float(matrix.iou()[spec.classes.index(ground)])
+            if drawn and (road := known_as('road', spec.classes)):
+                summary['road_iou'] = float(matrix.iou()[spec.classes.index(road)])
     return summary

@@ -36,27 +36,7 @@ def draw_hall(seed: int, height: int, width: int) -> tuple[Bytes, Bytes]:
     rng = np.random.default_rng(seed)
     hall = Hall(rng)
     eye = np.array([rng.uniform(-0.6, 0.6) * hall.half, rng.uniform(0.15, 1.3), rng.uniform(0, 4)])
-    focal_px = width / 2 / math.tan(math.radians(rng.uniform(50, 95)) / 2)
-    angles = rng.uniform(-40, 40), rng.uniform(-8, 18), rng.uniform(-3, 3)
-    rays = camera_rays(height, width, focal_px, *np.radians(angles))
-    return draw_view(hall, rng, eye, rays)
-
-
-def draw_view(
-    hall: 'Hall', rng: np.random.Generator, eye: Floats, rays: Floats
-) -> tuple[Bytes, Bytes]:
-    """Draw what one camera sees of a hall, and its labels.
-
-    Args:
-        hall: the hall.
-        rng: chooses how much the floor shines, the light and the lens.
-        eye: where the camera is, (3,).
-        rays: where each pixel looks, (H, W, 3).
-
-    Returns:
-        The image and its class ids, see `draw_hall`.
-    """
-    height, width, _ = rays.shape
+    rays = camera_rays(rng, height, width)
     image, label, far = hall.trace(np.broadcast_to(eye, rays.shape), rays)
     points = eye + rays * far[..., None]
     floor = label == FLOOR
@@ -81,21 +61,12 @@ def draw_view(
     return (np.asarray(cv2.blur(done, (3, 3)), np.uint8) if rng.random() < 0.7 else done), label
 
 
-def camera_rays(
-    height: int, width: int, focal_px: float, yaw: float, pitch: float, roll: float
-) -> Floats:
-    """Return where each pixel looks, (height, width, 3).
-
-    Args:
-        height: of the picture, pixels.
-        width: of the picture, pixels.
-        focal_px: focal length; the principal point is the middle.
-        yaw: radians, positive looks right.
-        pitch: radians, positive looks down.
-        roll: radians, about the view.
-    """
+def camera_rays(rng: np.random.Generator, height: int, width: int) -> Floats:
+    """Return where each pixel looks, (height, width, 3)."""
+    focal = width / 2 / math.tan(math.radians(rng.uniform(50, 95)) / 2)
+    yaw, pitch, roll = np.radians([rng.uniform(-40, 40), rng.uniform(-8, 18), rng.uniform(-3, 3)])
     y, x = np.mgrid[:height, :width] + 0.5
-    a, b = (x - width / 2) / focal_px, (height / 2 - y) / focal_px
+    a, b = (x - width / 2) / focal, (height / 2 - y) / focal
     a, b = a * np.cos(roll) - b * np.sin(roll), a * np.sin(roll) + b * np.cos(roll)
     ahead, up = np.cos(pitch) + b * np.sin(pitch), b * np.cos(pitch) - np.sin(pitch)
     rays = np.stack(

@@ -35,9 +35,7 @@ from mnv2_perception.scenes.roadside import (
 from mnv2_perception.scenes.sky import draw_sky, draw_skyline
 from mnv2_perception.scenes.vehicles import draw_car
 
-__all__ = [
-    'CLASSES', 'MIN_SIDE_PX', 'camera_height_m', 'camera_matrix', 'check_view', 'draw_scene',
-]
+__all__ = ['CLASSES', 'MIN_SIDE_PX', 'camera_height_m', 'camera_matrix', 'draw_scene']
 
 MIN_SIDE_PX = 64
 
@@ -62,7 +60,12 @@ def draw_scene(seed: int, time_s: float, height: int, width: int) -> tuple[Bytes
     Raises:
         ImageError: the size is too small, or ``seed`` or ``time_s`` is negative or not finite.
     """
-    check_view(seed, time_s, height, width)
+    if height < MIN_SIDE_PX or width < MIN_SIDE_PX:
+        raise ImageError(f'drawn scene: got a size of {height}x{width} (height x width), expected '
+                         f'at least {MIN_SIDE_PX}x{MIN_SIDE_PX}; ask for a larger frame')
+    if seed < 0 or not math.isfinite(time_s) or time_s < 0:
+        raise ImageError(f'drawn scene: got seed {seed} at {time_s} s, expected a seed of 0 or '
+                         'more and a finite time of 0 s or more')
     canvas = Canvas(drive_of(seed), time_s, height, width)
     draw_sky(canvas)
     draw_ground(canvas)
@@ -76,16 +79,6 @@ def draw_scene(seed: int, time_s: float, height: int, width: int) -> tuple[Bytes
     for _, draw in sorted(tasks, key=lambda task: -task[0]):
         draw()
     return expose(canvas), np.ascontiguousarray(canvas.pixels[..., 3])
-
-
-def check_view(seed: int, time_s: float, height: int, width: int) -> None:
-    """Raise ImageError unless a drawn drive has such a frame."""
-    if height < MIN_SIDE_PX or width < MIN_SIDE_PX:
-        raise ImageError(f'drawn scene: got a size of {height}x{width} (height x width), expected '
-                         f'at least {MIN_SIDE_PX}x{MIN_SIDE_PX}; ask for a larger frame')
-    if seed < 0 or not math.isfinite(time_s) or time_s < 0:
-        raise ImageError(f'drawn scene: got seed {seed} at {time_s} s, expected a seed of 0 or '
-                         'more and a finite time of 0 s or more')
 
 
 def camera_matrix(seed: int, height: int, width: int) -> NDArray[np.float64]:
