@@ -2,8 +2,8 @@
 
 import json
 import os
-import re
 from pathlib import Path
+import re
 import subprocess
 import sys
 

@@ -47,6 +47,19 @@ def test_classes_are_compared_by_name(
     assert (None if matrix is None else matrix.miou()) == miou
 
 
+def test_classes_of_a_street_are_compared_with_what_the_ground_models_call_them(
+    bags: tuple[Path, Path]
+) -> None:
+    names = {0: 'car', 1: 'tree', 3: 'road'}
+    classes = ('floor', 'background', 'obstacle')
+    matrix, compared = compare(bags[0], LABEL, bags[1], MASK, classes, names)
+    assert compared == "by name, 'car' as obstacle, 'tree' as background, 'road' as floor"
+    assert matrix is not None and matrix.miou() == 1.0
+    matrix, compared = compare(bags[0], LABEL, bags[1], MASK, ('road', 'floor', 'car'), names)
+    assert compared == "by name, without 'tree'"  # its own name goes first
+    assert matrix is not None and matrix.miou() == 1.0
+
+
 def test_by_number_only_where_nobody_names_them_and_said_so(bags: tuple[Path, Path]) -> None:
     matrix, compared = compare(bags[0], LABEL, bags[1], MASK, (*CLASSES, 'tree'), None)
     assert compared.startswith('by number: nothing in the bag names the classes')

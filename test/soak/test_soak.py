@@ -306,5 +306,6 @@ def test_nothing_grows_over_frames_faults_and_transitions(tmp_path: Path) -> Non
 def test_nothing_grows_with_the_model_that_is_shipped(tmp_path: Path) -> None:
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
     check(soaked(
-        tmp_path, 'soak_shipped', FRAMES // 10, {'model': SEGMENTATION_MODEL, 'threads': 1}, (120, 160), 255
+        tmp_path, 'soak_shipped', FRAMES // 10, {'model': SEGMENTATION_MODEL, 'threads': 1},
+        (120, 160), 255,
     ))

@@ -107,7 +107,8 @@ def test_facts_that_a_spec_leaves_out_are_missing() -> None:
 @pytest.mark.parametrize(
     ('licence', 'told'),
     [
-        ('CC-BY-4.0', 'CC-BY-4.0'), ('cc-by-nc-sa-4.0', 'cc-by-nc-sa-4.0 (not for commercial use)'),
+        ('CC-BY-4.0', 'CC-BY-4.0'),
+        ('cc-by-nc-sa-4.0', 'cc-by-nc-sa-4.0 (not for commercial use)'),
         ('unknown', 'not stated'), ('', 'not stated'),
     ],
 )
