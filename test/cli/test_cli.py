@@ -274,7 +274,7 @@ def test_bag_draw_writes_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert cli.main(args.split()) == 0
     assert capsys.readouterr().out == f'{tmp_path}/street\n'
     with BagReader(tmp_path / 'street') as bag:
-        assert [topic.message_count for topic in bag.topics] == [3, 3, 3]
+        assert [topic.message_count for topic in bag.topics] == [3, 3, 3, 1]
 
 
 @pytest.mark.parametrize(
