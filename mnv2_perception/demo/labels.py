@@ -13,7 +13,8 @@ from mnv2_perception.evaluation.metrics import ConfusionMatrix
 from mnv2_perception.evaluation.recording import accuracy
 from mnv2_perception.model_spec import UNLABELLED
 
-# Of the labelled pixels, in ids that the model has not: more, and the labels are of other classes.
+# Of the labelled pixels, in one id that the model has not, as some number what is no class. More,
+# or more such ids, and the labels are of other classes.
 MOST_BEYOND = 0.1
 # What the ground models call the classes of streets, where those have no such name of their own.
 AS_GROUND = {
@@ -98,7 +99,8 @@ def compare(
 
     matrix = accuracy(renumbered(), read_ids(masks, mask), count)
     beyond = pixels[count:UNLABELLED]  # as evaluate has it, they are unlabelled
-    if names is None and beyond.sum() > MOST_BEYOND * pixels[:UNLABELLED].sum():
+    share = beyond.sum() / max(1, pixels[:UNLABELLED].sum())
+    if names is None and (share > MOST_BEYOND or np.count_nonzero(beyond) > 1):
         largest = count + int(np.flatnonzero(beyond).max())
         return None, (
             f'none: {label} has ids up to {largest}, the model has {count} classes, and nothing '
