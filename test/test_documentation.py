@@ -18,6 +18,7 @@ import yaml
 
 from mnv2_perception.cli.main import build_parser
 from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.tasks.model_info import missing_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'mnv2_perception'
@@ -402,6 +403,7 @@ def test_card_and_readme_tell_a_shipped_model_s_licence(model: Path) -> None:
     assert model.stat().st_size <= 12e6
     with open_engine(model) as engine:
         spec = ModelSpec.from_metadata(engine.metadata, model)
+    assert not {'licence', 'attribution'} & set(missing_facts(spec))
     row: Any = re.search(rf'^\| \[`{model.stem}`\].*$', read('README.md'), re.M)
     licence = spec.licence.replace('-', ' ')  # SPDX writes CC-BY-NC-4.0
     assert row and licence in row[0].replace('-', ' ') and licence in card.replace('-', ' ')

@@ -21,6 +21,8 @@ def missing_facts(spec: ModelSpec) -> list[str]:
     missing = []
     if spec.licence in UNSTATED:
         missing.append('licence')
+    if 'BY' in spec.licence.upper().split('-') and not spec.attribution:
+        missing.append('attribution')
     if not spec.description:
         missing.append('description')
     if spec.task != 'classification' and list(spec.colours) == distinct_colours(len(spec.classes)):

@@ -1,5 +1,6 @@
 """`mnv2 info`: what a model lacks, and the YAML that it drafts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,9 @@ def test_facts_that_a_spec_leaves_out_are_missing() -> None:
         'licence', 'description', 'colours',
     ]
     assert missing_facts(identity_spec(4, 4, description='it', colours=colours)) == []
+    by = identity_spec(4, 4, description='it', colours=colours, licence='CC-BY-NC-4.0')
+    assert missing_facts(by) == ['attribution']
+    assert missing_facts(replace(by, attribution='Ada')) == []
     assert missing_facts(  # a classification draws no colours
         identity_spec(4, 4, description='it', task='classification', output='logits')
     ) == []
