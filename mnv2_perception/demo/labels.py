@@ -19,10 +19,8 @@ MOST_BEYOND = 0.1
 # What the ground models call the classes of streets, where those have no such name of their own.
 AS_GROUND = {
     'road': 'floor', 'pavement': 'sidewalk',
-    **dict.fromkeys(
-        ('car', 'pedestrian', 'bicyclist', 'pole', 'sign_symbol', 'fence'), 'obstacle'
-    ),
-    **dict.fromkeys(('sky', 'building', 'tree'), 'background'),
+    **dict.fromkeys(('car', 'pedestrian', 'bicyclist', 'fence'), 'obstacle'),
+    **dict.fromkeys(('sky', 'building', 'pole', 'tree', 'sign_symbol'), 'background'),
 }
 
 
