@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mnv2_perception.cli.main import build_parser
 from mnv2_perception.model_spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,6 +67,11 @@ def test_a_robot_that_sets_no_parameter_runs_models_that_may_be_sold() -> None:
         licence, = re.findall(r'^\| \*\*Licence of the weights\*\* \| (.*) \|$', card, re.M)
         assert licence.startswith('**CC BY 4.0**') and 'commercial' in licence, model
         assert model in FREE  # of which the tests above hold the lineage
+
+
+@pytest.mark.parametrize('line', [['run', 'picture.png'], ['demo']])
+def test_commands_that_are_told_no_model_take_one_that_may_be_sold(line: list[str]) -> None:
+    assert build_parser().parse_args(line).model in FREE
 
 
 @pytest.mark.parametrize('path', sorted(MODELS.glob('*.onnx')), ids=lambda path: path.stem)
