@@ -180,11 +180,15 @@ def test_a_model_without_ground_is_run_without_the_grid(slow_demo: Path) -> None
     assert picture.shape[1] == 160 + 4
 
 
-def test_a_model_that_finds_no_road_fails_the_demo_with_a_sentence(tmp_path: Path) -> None:
-    model = fake_model(tmp_path / 'fake.yaml', 1.0)
+@pytest.mark.parametrize('classes', [CLASSES, GROUND_CLASSES])
+def test_a_model_that_finds_no_road_fails_the_demo_with_a_sentence(
+    tmp_path: Path, classes: tuple[str, ...]
+) -> None:
+    model = fake_model(tmp_path / 'fake.yaml', 1.0, classes)
     done = run_demo(tmp_path / 'out', '--model', model, '--engine', 'fake')
     assert done.returncode == 1
-    assert 'road' in done.stderr and 'Traceback' not in done.stderr
+    assert 'the road of the drawn street was found with an IoU of 0' in done.stderr
+    assert 'Traceback' not in done.stderr
 
 
 def test_a_bag_without_images_fails_the_demo_with_a_sentence(tmp_path: Path) -> None:
