@@ -48,8 +48,8 @@ BOX_AT = (3.0, 0.4, 0.0), (3.6, 0.9, 0.3)
 PLACED = {
     'camera_x_m': 0.2, 'camera_y_m': -0.1, 'camera_z_m': 1.0, 'camera_pitch_rad': 0.2,
     'pose_source': 'parameters', 'traversable_classes': ['road'], 'max_footprint_m': 0.5,
-    'forbidden_classes': [''], 'sync_wait_s': 1.0, 'grid_resolution_m': 0.1,
-    'max_range_m': 8.0,
+    'forbidden_classes': [''], 'ignored_classes': ['sky'], 'sync_wait_s': 1.0,
+    'grid_resolution_m': 0.1, 'max_range_m': 8.0,
 }
 
 
