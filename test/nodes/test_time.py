@@ -1,6 +1,7 @@
 """costmap_node where time is not kind: late transforms, loops, stamps that stand still."""
 
 from collections.abc import Iterator
+import itertools
 import math
 import threading
 import time
@@ -162,6 +163,41 @@ def test_a_transform_that_nobody_tells_is_what_the_diagnostics_wait_for(
     eventually(lambda: node.counts['rejected'] == 1)
     waiting = node.describe()['waiting_for']
     assert waiting.startswith("transform from 'base_link' to 'map': nobody has told it")
+
+
+def test_masks_whose_transform_nobody_tells_are_an_error_that_names_it(
+    scene: Scene, tree: Tree
+) -> None:
+    reports = scene.subscribe(DiagnosticArray, '/diagnostics', QoSProfile(depth=50))
+    node = scene.start(pose_source='tf', grid_frame='map')
+    scene.calibrate(node)
+    tree.wait()
+    sent = itertools.count()
+
+    def error() -> str:
+        scene.camera.publish(mask((1000 + next(sent)) * 10**8))
+        time.sleep(0.1)
+        status = reports[-1].status[0] if reports else None
+        return status.message if status and status.level == DiagnosticStatus.ERROR else ''
+
+    eventually(error, 20.0)
+    text = error()
+    assert text.startswith('no result of ')
+    assert "transform from 'base_link' to 'map': nobody has told it; publish it" in text
+
+
+def test_a_frame_of_a_megabyte_is_cut_and_cannot_forge_a_line_of_the_log(
+    scene: Scene, tree: Tree
+) -> None:
+    node = scene.start(pose_source='tf', grid_frame='base_link')
+    scene.calibrate(node)
+    tree.wait()
+    msg = mask(1000 * 10**9)
+    msg.header.frame_id = 'camera\n[ERROR] forged' + 'x' * 1_000_000
+    scene.camera.publish(msg)
+    eventually(lambda: node.counts['rejected'] == 1)
+    for text in (node._rejection, str(node.describe()['waiting_for'])):
+        assert r"'camera\n[ERROR] forgedx" in text and len(text) < 1200 and '\n' not in text
 
 
 @pytest.mark.parametrize('sim_time', [True, False], ids=['with /clock', 'by stamps'])
