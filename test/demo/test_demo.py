@@ -96,6 +96,12 @@ def test_the_summary_has_what_a_user_reads(drawn_demo: Path) -> None:
     assert summary['duration_s'] == pytest.approx(89 / 15)
 
 
+def test_a_demo_that_lost_nothing_warns_of_no_buffers(drawn_demo: Path) -> None:
+    log = (drawn_demo / 'perception.log').read_text(encoding='utf-8')
+    assert 'active' in log
+    assert ('fastdds.xml' in log) == (summary_of(drawn_demo)['lost'] > 0), log
+
+
 def test_each_node_s_results_are_recorded_with_the_frames_stamps(drawn_demo: Path) -> None:
     summary = summary_of(drawn_demo)
     stamps = {
