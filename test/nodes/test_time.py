@@ -225,6 +225,43 @@ def test_a_bag_that_loops_keeps_its_grid(scene: Scene, tree: Tree, sim_time: boo
     assert node.counts['rejected'] <= 2
 
 
+@pytest.mark.parametrize('sim_time', [True, False], ids=['with /clock', 'by stamps'])
+def test_depth_of_before_a_jump_places_no_mask_of_after_it(scene: Scene, sim_time: bool) -> None:
+    depth = scene.peer.create_publisher(Image, 'depth/image', 1)
+    depth_info = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
+    clock = scene.peer.create_publisher(ClockMsg, '/clock', 1)
+    node = scene.start(source='depth', use_sim_time=sim_time, sync_wait_s=0.2)
+    scene.calibrate(node)
+    scene.heard(depth)
+    depth_info.publish(camera_info())
+    eventually(lambda: node.inputs.depth_info)
+    obstacles = scene.results['obstacles']
+    near, far = (draw_box(CAMERA, POSE, (x, -3.0, 0.0), (x + 0.5, 3.0, 1.0)) for x in (3.0, 5.0))
+
+    def show(second: int, ids: Any, depth_m: Any = None) -> None:
+        stamp = Header(stamp=Time(seconds=second).to_msg(), frame_id='camera_optical')
+        if sim_time:
+            clock.publish(ClockMsg(clock=stamp.stamp))
+            eventually(lambda: node.get_clock().now().nanoseconds == second * 10**9)
+        if depth_m is not None:
+            heard = len(node.inputs.measured._messages)
+            depth.publish(depth_msg(depth_m, stamp, '32FC1'))
+            eventually(lambda: len(node.inputs.measured._messages) > heard)
+        scene.camera.publish(mask_to_msg(ids, stamp))
+
+    for number, second in enumerate((1000, 1010), 1):
+        show(second, *far)
+        eventually(lambda number=number: node.counts['published'] == number)
+    eventually(lambda: len(obstacles) == 2)
+    obstacles.clear()
+    show(1000, near[0])  # time begins again, and this mask's depth has not come
+    eventually(lambda: node.counts['unpaired'] == 1)
+    assert not obstacles
+    show(1001, *near)
+    eventually(lambda: obstacles)
+    assert xyz(obstacles[0])[:, 0].min() == pytest.approx(3.0, abs=0.05)
+
+
 @pytest.mark.parametrize('stamp_s', [0, 36], ids=['zero stamps', 'a stamp that stands still'])
 def test_where_stamps_cannot_decide_a_mask_goes_with_the_depth_that_came_with_it(
     scene: Scene, stamp_s: int
