@@ -52,7 +52,7 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         self._poses = Poses(self, values)
         self._results = CostmapResults(self.create_result_publisher)
         self.greeting = Greeting(
-            self, self._results.mask, self._results.label_info, self._publish_label_info
+            self, [self._results.mask], self._results.label_info, self._publish_label_info
         )
         self.inputs = CostmapInputs(values.sync_queue)
 
@@ -141,6 +141,8 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
             return False
         ids = labels_from_msg(msg)
         roles = inputs.roles(values)
+        if frame.received_s < inputs.renamed_s:  # its ids are of other classes
+            return False
         measured = inputs.measured_of(frame, values, self.stamps)
         if measured is None and values.source != 'ground':
             self._tell_missing(unpaired=1)
