@@ -287,8 +287,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
                 with self._lock:
                     self.counts['passed_over'] += 1
             try:
-                # In a turn: another node's worker may have one of its frames.
-                self._worker.run(lambda: None, IDLE_S, turn=True)
+                self._worker.run(lambda: None, IDLE_S)
             except TimeoutError as exc:
                 self._log_failure('waiting for the engine', exc)
                 return False
