@@ -77,6 +77,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         self._in_use = ''  # the parameter's value that the model was opened with
         self._refusal = ''  # of the last model that did not take its place
         self._refused_s = 0.0
+        self._setting = threading.RLock()
         self._loader: Loader[Model] = Loader(self._on_loaded, self._on_not_loaded)
         self._label_info: Publisher
         self._label_info_lock = threading.Lock()
@@ -228,6 +229,16 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             done = self.publish_result(entry.image, outputs, entry.frame.msg.header)
             self.count(entry.frame, 'published' if done else 'passed_over', '' if done else HELD)
 
+    # A model may be refused before rclpy has stored the value that names it.
+
+    def set_parameters(self, parameter_list: list[Parameter]) -> list[SetParametersResult]:
+        with self._setting:
+            return super().set_parameters(parameter_list)
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        with self._setting:
+            return super().set_parameters_atomically(parameter_list)
+
     def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         other = next((each.value for each in changes if each.name == 'model'), None)
         if other is not None and self._values is not None:
@@ -301,8 +312,9 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         self._refusal = f'model {name} is not taken, {self._in_use} works on: {kind}{exc}'
         self._refused_s = time.monotonic()
         self.get_logger().error(self._refusal)
-        if self.parameters.model == name:
-            self.set_parameters([Parameter('model', value=self._in_use)])
+        with self._setting:
+            if self._values and self._values.model == name:
+                self.set_parameters([Parameter('model', value=self._in_use)])
 
     def describe(self) -> dict[str, object]:
         model = self._model
