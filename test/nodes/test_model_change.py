@@ -137,7 +137,7 @@ def test_a_real_model_takes_the_place_of_another_without_a_gap_and_after_its_nam
     place = [whose for _, whose in heard].index(NEW)
     assert heard[place - 1] == (0, '6 names')
     stamps = [stamp for stamp, whose in heard if 'names' not in whose and stamp >= first]
-    assert max(np.diff(stamps)) <= 2, stamps  # at most one frame in a row was passed over
+    assert max(np.diff(stamps)) <= 3, stamps  # at most two frames in a row were passed over
 
 
 @pytest.mark.parametrize('state', ['active', 'inactive', 'off'])
