@@ -55,10 +55,9 @@ class Entry:
 class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
     """A node that runs one model on a camera's images and tells the names of its classes.
 
-    A subclass implements `open_model` and `publish_result` instead of `work`, and creates its
-    publishers in `acquire`, save that of label_info, whose topic is `names_topic`. `Parameters`
-    derives from CameraParameters; `threshold` names the one that label_info tells, and sending
-    it again follows each change.
+    A subclass has its model in `acquire` with `acquire_model`, and implements `open_model`, and
+    `publish_result` instead of `work`. `Parameters` derives from CameraParameters; `threshold`
+    names the one that label_info tells, and sending it again follows each change.
 
     The parameter `model` may be set at any time: the other model is opened beside the one in
     use, in a thread of its own, and takes its place between two frames. Where it cannot, the
@@ -69,7 +68,6 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
     """
 
     task: str
-    names_topic: str
     threshold: str
 
     def __init__(self, name: str, **kwargs: Any) -> None:
@@ -121,12 +119,13 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         )
         self.get_logger().info(f'licence of the model {spec.name}: {spec.licence}')
 
-    def acquire(self) -> None:
+    def acquire_model(self, label_info_topic: str) -> None:
+        """Open the model that the parameters name; its classes are told on a latched topic."""
         values = self.parameters
         self.use_model(self.open_model(values))
         self._in_use, self._refusal = values.model, ''
         self.shared.model_nodes.append(self)
-        self._label_info = self.create_result_publisher(LabelInfo, self.names_topic, LATCHED_QOS)
+        self._label_info = self.create_result_publisher(LabelInfo, label_info_topic, LATCHED_QOS)
 
     @contextmanager
     def opening(self, values: Values) -> Iterator[tuple[Engine, ModelSpec]]:
@@ -233,7 +232,8 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
 
     def set_parameters(self, parameter_list: list[Parameter]) -> list[SetParametersResult]:
         with self._setting:
-            return super().set_parameters(parameter_list)
+            results: list[SetParametersResult] = super().set_parameters(parameter_list)
+        return results
 
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
         with self._setting:

@@ -35,7 +35,6 @@ class ClassificationNode(CameraNode[ClassificationParameters, Classifier]):
 
     Parameters = ClassificationParameters
     task = Classifier.task
-    names_topic = 'classification/label_info'
     threshold = 'min_confidence'
 
     def __init__(self, **kwargs: Any) -> None:
@@ -53,9 +52,9 @@ class ClassificationNode(CameraNode[ClassificationParameters, Classifier]):
         self._debounce = Debounce()
 
     def acquire(self) -> None:
-        super().acquire()
-        create = self.create_result_publisher
-        self._classification = create(Classification, 'classification')
+        self.acquire_model('classification/label_info')
+        publisher = self.create_result_publisher
+        self._classification = publisher(Classification, 'classification')
 
     def subscribe(self) -> None:
         self._debounce = Debounce()

@@ -26,7 +26,6 @@ class DetectionNode(CameraNode[DetectionParameters, Detector]):
 
     Parameters = DetectionParameters
     task = Detector.task
-    names_topic = 'detections/label_info'
     threshold = 'min_score'
 
     def __init__(self, **kwargs: Any) -> None:
@@ -39,10 +38,10 @@ class DetectionNode(CameraNode[DetectionParameters, Detector]):
             return Detector(engine, spec, values.min_score, values.nms_iou, values.rotate)
 
     def acquire(self) -> None:
-        super().acquire()
-        create = self.create_result_publisher
-        self._detections = create(Detection2DArray, 'detections')
-        self._overlay = create(Image, 'detections/overlay')
+        self.acquire_model('detections/label_info')
+        publisher = self.create_result_publisher
+        self._detections = publisher(Detection2DArray, 'detections')
+        self._overlay = publisher(Image, 'detections/overlay')
 
     def publish_result(
         self, image: NDArray[uint8], outputs: Outputs, header: Header

@@ -37,7 +37,6 @@ class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
 
     Parameters = SegmentationParameters
     task = Segmenter.task
-    names_topic = 'segmentation/label_info'
     threshold = 'min_confidence'
 
     def __init__(self, **kwargs: Any) -> None:
@@ -71,18 +70,18 @@ class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
         self._detected_ids = [names.index(name) for name in self.parameters.detection_classes]
 
     def acquire(self) -> None:
-        super().acquire()
-        create = self.create_result_publisher
-        self._mask = create(Image, 'segmentation/mask')
+        self.acquire_model('segmentation/label_info')
+        publisher = self.create_result_publisher
+        self._mask = publisher(Image, 'segmentation/mask')
         # As image_transport does: the transport's name is appended to the remapped name.
-        self._compressed = create(CompressedImage, f'{self._mask.topic_name}/compressed')
+        self._compressed = publisher(CompressedImage, f'{self._mask.topic_name}/compressed')
         self.greeting = Greeting(
             self, [self._mask, self._compressed], self._label_info, self.publish_label_info
         )
-        self._confidence = create(Image, 'segmentation/confidence')
-        self._overlay = create(Image, 'segmentation/overlay')
+        self._confidence = publisher(Image, 'segmentation/confidence')
+        self._overlay = publisher(Image, 'segmentation/overlay')
         if self.parameters.detection_classes:
-            self._detections = create(Detection2DArray, 'detections')
+            self._detections = publisher(Detection2DArray, 'detections')
 
     def announce(self) -> None:
         self.greeting.announce()
