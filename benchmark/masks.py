@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from mnv2_perception.scenes.street import draw_scene
+from mnv2_perception.tasks.models import SEGMENTATION_MODEL
 from mnv2_perception.tasks.segmenter import Segmenter
 from mnv2_perception.vision.image_files import ids_from_png, mask_to_png
 
@@ -23,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def main() -> None:
     """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--model', default='unet_mobilenetv2_camvid_fast')
+    parser.add_argument('--model', default=SEGMENTATION_MODEL)
     parser.add_argument('--runs', type=int, default=20)
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmark/results/masks.json')
     arguments = parser.parse_args()

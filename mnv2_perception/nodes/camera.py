@@ -28,6 +28,7 @@ from mnv2_perception.nodes.qos import LATCHED_QOS
 from mnv2_perception.nodes.topics import Publisher, Subscription
 from mnv2_perception.nodes.worker import Frame, Turns
 from mnv2_perception.tasks.contract import images_at_once
+from mnv2_perception.tasks.model_info import licence_of
 from mnv2_perception.tasks.models import Engine, find_model
 from mnv2_perception.tasks.onnx_spec import read_spec
 from mnv2_perception.tasks.pipeline import infer_images, Pipeline, require_task
@@ -117,7 +118,8 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             f'{spec.name}: {spec.width}×{spec.height}, {len(spec.classes)} classes, engine '
             f'{model.engine.name} in {model.engine.precision}, images through {IMAGE_CONVERTER}'
         )
-        self.get_logger().info(f'licence of the model {spec.name}: {spec.licence}')
+        by = f'; made by {spec.attribution}' if spec.attribution else ''
+        self.get_logger().info(f'licence of the model {spec.name}: {licence_of(spec)}{by}')
 
     def acquire_model(self, label_info_topic: str) -> None:
         """Open the model that the parameters name; its classes are told on a latched topic."""
@@ -327,7 +329,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             'last_refusal': self._refusal,
             'engine': model.engine.name,
             'precision': model.engine.precision,
-            'licence': model.spec.licence,
+            'licence': licence_of(model.spec),
         }
 
     def warning(self) -> str:
