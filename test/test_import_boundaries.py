@@ -21,7 +21,7 @@ RUNTIMES = {
 ROS = {
     'rclpy', 'cv_bridge', 'tf2_ros', 'ament_index_python', 'builtin_interfaces',
     'diagnostic_msgs', 'geometry_msgs', 'lifecycle_msgs', 'nav_msgs', 'rcl_interfaces',
-    'rosgraph_msgs', 'sensor_msgs', 'std_msgs', 'vision_msgs',
+    'rosgraph_msgs', 'sensor_msgs', 'std_msgs', 'std_srvs', 'vision_msgs',
 }
 HEAVY = {'torch', 'onnx', *(root for roots in RUNTIMES.values() for root in roots)}
 

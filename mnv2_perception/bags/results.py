@@ -22,6 +22,7 @@ CLOUD = 'sensor_msgs/msg/PointCloud2'
 RESULTS = {
     'segmentation': {
         'segmentation/mask': IMAGE, 'segmentation/confidence': IMAGE,
+        'segmentation/mask/compressed': 'sensor_msgs/msg/CompressedImage',
         'segmentation/overlay': IMAGE, 'segmentation/label_info': LABEL_INFO,
         'detections': DETECTIONS,
     },

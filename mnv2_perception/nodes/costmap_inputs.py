@@ -1,6 +1,7 @@
 """CostmapInputs: what costmap_node has heard, and places masks with."""
 
 from collections.abc import Callable
+import time
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,7 @@ class CostmapInputs:
         label_info: names of the mask's classes.
         camera_info: calibrations of the mask's camera.
         depth_info: calibrations of the depth camera.
+        renamed_s: when the classes last became others; masks of before had the former.
         confidences: of masks.
         measured: depth images or clouds.
     """
@@ -55,6 +57,7 @@ class CostmapInputs:
         self.label_info: LabelInfo | None = None
         self.camera_info = Calibrations('camera_info', rectified, tell)
         self.depth_info = Calibrations('depth/camera_info', rectified, tell)
+        self.renamed_s = 0.0
         self.confidences: StampedQueue[Image] = StampedQueue(sync_queue)
         self.measured: StampedQueue[Image | PointCloud2] = StampedQueue(sync_queue)
 
@@ -123,6 +126,8 @@ class CostmapInputs:
             if item.class_id < UNLABELLED and len(item.class_name) <= LONGEST_NAME
         }.values())
         known = self.label_info
+        if known and known.class_map != held:
+            self.renamed_s = time.monotonic()  # first: who sees the new names knows since when
         self.label_info = LabelInfo(header=msg.header, class_map=held, threshold=msg.threshold)
         return known is None or bool(known.class_map != held)
 

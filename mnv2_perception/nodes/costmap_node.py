@@ -52,7 +52,7 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         self._poses = Poses(self, values)
         self._results = CostmapResults(self.create_result_publisher)
         self.greeting = Greeting(
-            self, self._results.mask, self._results.label_info, self._publish_label_info
+            self, [self._results.mask], self._results.label_info, self._publish_label_info
         )
         log, rarely = self.get_logger(), {'throttle_duration_sec': 5 * LOG_PERIOD_S}
         warn = partial(log.warning, **rarely)
@@ -141,15 +141,15 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         if inputs.missing(values):
             self._tell_missing(unpaired=0)
             return False
-        ids = labels_from_msg(msg)
-        roles = inputs.roles(values)
+        ids, roles = labels_from_msg(msg), inputs.roles(values)
+        if frame.received_s < inputs.renamed_s:  # its ids are of other classes
+            return False
         measured = inputs.measured_of(frame, values, self.stamps)
         if measured is None and values.source != 'ground':
             self._tell_missing(unpaired=1)
             return False
         camera, info = inputs.camera_of(frame, values)
-        size = inputs.semantic_size(ids, values)
-        grid_from_base = poses.grid_from_base(msg.header)
+        size, grid_from_base = inputs.semantic_size(ids, values), poses.grid_from_base(msg.header)
         limits = Limits(**{item.name: getattr(values, item.name) for item in fields(Limits)})
         if measured is None:
             assert camera

@@ -53,7 +53,7 @@ MODEL = 'Name of a shipped model, or path of an ONNX file.'
 class CameraParameters:
     """What the nodes that run a model on a camera's images share."""
 
-    model: str = parameter('', MODEL)
+    model: str = parameter('', MODEL, live=True)
     engine: str = parameter(
         'auto', 'Runtime of the model; fake is for tests.',
         choices=('auto', *models.ENGINES),
@@ -90,7 +90,7 @@ class CameraParameters:
 class SegmentationParameters(CameraParameters):
     """Parameters of segmentation_node."""
 
-    model: str = parameter(models.SEGMENTATION_MODEL, MODEL)
+    model: str = parameter(models.SEGMENTATION_MODEL, MODEL, live=True)
     min_confidence: float = parameter(
         0.0, 'Pixels whose confidence is below get id 255 (no class).', 0.0, 1.0, live=True
     )
@@ -116,7 +116,7 @@ class SegmentationParameters(CameraParameters):
 class ClassificationParameters(CameraParameters):
     """Parameters of classification_node."""
 
-    model: str = parameter(models.CLASSIFICATION_MODEL, MODEL)
+    model: str = parameter(models.CLASSIFICATION_MODEL, MODEL, live=True)
     region: tuple[float, ...] = parameter(
         (0.0, 0.0, 1.0, 1.0),
         'Part of the image that is classified: x1, y1, x2, y2 of its width and height.', 0.0, 1.0,
@@ -144,7 +144,7 @@ class ClassificationParameters(CameraParameters):
 class DetectionParameters(CameraParameters):
     """Parameters of detection_node."""
 
-    model: str = parameter(models.DETECTION_MODEL, MODEL)
+    model: str = parameter(models.DETECTION_MODEL, MODEL, live=True)
     min_score: float = parameter(
         0.3, 'Boxes whose score is below are left out.', 0.0, 1.0, live=True
     )

@@ -117,6 +117,14 @@ class NewestFrameWorker(Generic[Item]):
             item, self._waiting = self._waiting, None
         return item
 
+    def post(self, function: Callable[[], None]) -> None:
+        """Have a function run in the worker's thread after the work under way, in a turn."""
+        def task() -> None:
+            with self._at_work(PATIENCE_S):
+                function()
+
+        self._tasks.put(task)
+
     def run(
         self, function: Callable[[], Result], timeout_s: float | None = None, turn: bool = False
     ) -> Result:

@@ -37,10 +37,7 @@ class Pipeline(ABC, Generic[Result]):
     task: str
 
     def __init__(self, engine: Engine, spec: ModelSpec) -> None:
-        if spec.task != self.task:
-            raise ModelError(
-                f'{engine.model}: is for {spec.task}; choose a model for {self.task}'
-            )
+        require_task(engine.model, spec, self.task)
         check_model(engine, spec)
         self.engine = engine
         self.spec = spec
@@ -114,6 +111,12 @@ class Pipeline(ABC, Generic[Result]):
     def close(self) -> None:
         """Close the engine."""
         self.engine.close()
+
+
+def require_task(model: str, spec: ModelSpec, task: str) -> None:
+    """Raise ModelError unless a model is for a task."""
+    if spec.task != task:
+        raise ModelError(f'{model}: is for {spec.task}; choose a model for {task}')
 
 
 def check_between_0_and_1(**values: float) -> None:
