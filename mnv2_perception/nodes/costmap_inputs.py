@@ -4,71 +4,44 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image
 from vision_msgs.msg import LabelInfo
 
 from mnv2_perception.model_spec import UNLABELLED
-from mnv2_perception.nodes.messages import (
-    depth_from_msg,
-    pinhole_to_msg,
-    points_from_msg,
-    stamp_to_ns,
-)
+from mnv2_perception.nodes.measurements import Measurements, RAISE
+from mnv2_perception.nodes.messages import pinhole_to_msg, stamp_to_ns
 from mnv2_perception.nodes.parameters import CLASS_LISTS, CostmapParameters
-from mnv2_perception.nodes.poses import Poses
-from mnv2_perception.nodes.sync import StampedQueue, StampWatch
-from mnv2_perception.nodes.waiting import Lack
+from mnv2_perception.nodes.sync import StampedQueue
 from mnv2_perception.nodes.worker import Frame
 from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.ground_view import GroundView
-from mnv2_perception.vision.marks import points_of_depth, require_one_image
 from mnv2_perception.vision.pose import Pose
-from mnv2_perception.vision.roles import misspelt_classes, roles_of
+from mnv2_perception.vision.roles import misspelt_classes, roles_of, topics_of_classes
 
-RAISE = 'raise sync_tolerance_s, sync_queue or sync_wait_s'
 NO_CONFIDENCE = f"segmentation/confidence of a mask's stamp; {RAISE}"
 
 LONGEST_NAME = 1000  # of a class
 
 
-class CostmapInputs:
-    """The last names and calibrations, and the latest confidences, depth images or clouds.
+class CostmapInputs(Measurements):
+    """What places masks, the last names of their classes, and the latest confidences.
 
     Args:
-        sync_queue: how many of the latter are kept.
+        sync_queue: how many confidences, depth images or clouds are kept.
 
     Attributes:
         label_info: names of the mask's classes.
-        camera_info: calibration of the mask's camera.
-        depth_info: calibration of the depth camera.
         confidences: of masks.
-        measured: depth images or clouds.
     """
 
     def __init__(self, sync_queue: int) -> None:
+        super().__init__(sync_queue)
         self.label_info: LabelInfo | None = None
-        self.camera_info: CameraInfo | None = None
-        self.depth_info: CameraInfo | None = None
         self.confidences: StampedQueue[Image] = StampedQueue(sync_queue)
-        self.measured: StampedQueue[Image | PointCloud2] = StampedQueue(sync_queue)
 
     def forget(self) -> None:
-        """Forget what belongs to a time: it has jumped back. Names and calibrations do not."""
+        super().forget()
         self.confidences.clear()
-        self.measured.clear()
-
-    def measured_of(
-        self, frame: Frame, values: CostmapParameters, stamps: StampWatch
-    ) -> Image | PointCloud2 | None:
-        """Return the depth image or cloud of a mask, None if there is none.
-
-        Where stamps stand still or are zero they cannot decide: what came more than
-        `sync_tolerance_s` before the mask may be of any frame, and is not taken.
-        """
-        stamp_ns = stamp_to_ns(frame.msg.header.stamp)
-        tolerance_s = values.sync_tolerance_s
-        max_age_s = tolerance_s if stamps.undecided(stamp_ns) else None
-        return self.measured.find(stamp_ns, tolerance_s, frame.received_s, max_age_s)
 
     def confidence_of(self, frame: Frame) -> Image | None:
         """Return the confidence of a mask, None if there is none."""
@@ -78,26 +51,6 @@ class CostmapInputs:
     def awaits_confidence(self, frame: Frame) -> bool:
         """Tell whether the confidence of a mask may still come; there may be none at all."""
         return not self.confidences.is_empty() and not self.confidence_of(frame)
-
-    def lack(
-        self, frame: Frame, values: CostmapParameters, stamps: StampWatch, poses: Poses
-    ) -> Lack | None:
-        """Return what of its own time a mask has to wait for before it can be placed."""
-        if self.missing(values):
-            return None  # of no time: it may never come
-        places = frame.msg
-        if values.source != 'ground':
-            measured = self.measured_of(frame, values, stamps)
-            if measured is None:
-                what = {'depth': 'depth/image', 'points': 'points'}[values.source]
-                return Lack(
-                    f"{what} within {values.sync_tolerance_s} s of a mask's stamp; "
-                    f'{stamps.warning or RAISE}',
-                    values.sync_wait_s,
-                )
-            places = measured
-        what = poses.lack(frame.msg.header, places.header.frame_id)
-        return Lack(what, poses.wait_s) if what else None
 
     def take_label_info(self, msg: LabelInfo) -> bool:
         """Take the names of the ids that a mask can hold; return whether they are new.
@@ -113,16 +66,16 @@ class CostmapInputs:
         self.label_info = LabelInfo(header=msg.header, class_map=held, threshold=msg.threshold)
         return known is None or bool(known.class_map != held)
 
-    def take_depth_info(self, msg: CameraInfo) -> None:
-        """Take the calibration of the depth camera."""
-        self.depth_info = msg
+    @property
+    def id_of(self) -> dict[str, int]:
+        """The id of each class by its name; empty before the names are known."""
+        known = self.label_info.class_map if self.label_info else ()
+        return {item.class_name: item.class_id for item in known}
 
     def roles(self, values: CostmapParameters) -> NDArray[np.uint8]:
         """Return the role of each class id, see `roles_of`, which also may refuse the names."""
-        assert self.label_info
         return roles_of(
-            {item.class_name: item.class_id for item in self.label_info.class_map},
-            values.traversable_classes, values.forbidden_classes, values.obstacle_classes,
+            self.id_of, values.traversable_classes, values.forbidden_classes, values.obstacle_classes,
             values.ignored_classes,
         )
 
@@ -133,24 +86,30 @@ class CostmapInputs:
         height = min(values.semantic_height, len(ids))
         return height, max(1, round(height * ids.shape[1] / len(ids)))
 
-    def missing(self, values: CostmapParameters) -> list[str]:
-        """Return the topics that have not been heard, and without which no mask is placed."""
-        needed = {
-            'segmentation/label_info': self.label_info,
-            'camera_info': (
-                self.camera_info or values.horizontal_fov_rad or values.source == 'points'
-            ),
-            'depth/camera_info': self.depth_info or values.source != 'depth',
-        }
-        return [name for name, there in needed.items() if not there]
+    def missing(self, values: PlacingParameters) -> list[str]:
+        needed = [] if self.label_info else ['segmentation/label_info']
+        assert isinstance(values, CostmapParameters)
+        calibrated = values.horizontal_fov_rad or values.source == 'points'
+        return needed + [
+            name for name in super().missing(values) if name != 'camera_info' or not calibrated
+        ]
 
     def misspelt_classes(self, values: CostmapParameters) -> str:
         """Return which names of classes look misspelt: what they stand for is not marked."""
-        names = [item.class_name for item in self.label_info.class_map] if self.label_info else []
         lists = {name: getattr(values, name) for name in CLASS_LISTS}
+        clouds = {'cloud_classes': values.cloud_classes}
+        found = {**misspelt_classes([*self.id_of], lists), **misspelt_classes([*self.id_of], clouds)}
         return '; '.join(
             f'the masks have no class {name!r}, did you mean {close!r}?'
-            for name, close in misspelt_classes(names, lists).items()
+            for name, close in found.items()
+        )
+
+    def absent_classes(self, values: CostmapParameters) -> str:
+        """Return which of cloud_classes the masks cannot show, empty before that is known."""
+        topics = topics_of_classes(values.cloud_classes)
+        return '; '.join(
+            f'the masks have no class {name!r} of cloud_classes: obstacles/{topic} is silent'
+            for name, topic in topics.items() if self.label_info and name not in self.id_of
         )
 
     def calibration(self, values: CostmapParameters) -> str:
@@ -176,38 +135,6 @@ class CostmapInputs:
         camera = Camera.from_info(info, values.rectified)
         camera.require_size(mask.height, mask.width)
         return camera, info
-
-    def points_of(
-        self, measured: Image | PointCloud2, camera: Camera | None, size: tuple[int, int],
-        mask: Image, poses: Poses,
-    ) -> NDArray[np.float32]:
-        """Return (H, W, 3) points in the base frame, whose pixels are the mask's, resized.
-
-        Args:
-            measured: a depth image or a cloud.
-            camera: the mask's; a depth image needs it.
-            size: height and width that depth of another camera is registered to at most.
-            mask: it belongs to.
-            poses: of the cameras.
-
-        Raises:
-            ImageError: the message contradicts itself or the mask.
-            CalibrationError: a pose is unknown, or depth and its camera_info differ in size.
-        """
-        header, frame_id = mask.header, measured.header.frame_id
-        if isinstance(measured, PointCloud2):
-            require_one_image((measured.height, measured.width), (mask.height, mask.width))
-            placed: NDArray[np.float32] = poses.base_from_camera(frame_id, header).apply(
-                points_from_msg(measured)
-            )
-            return placed
-        assert camera and self.depth_info
-        elsewhere = frame_id != header.frame_id
-        return points_of_depth(
-            depth_from_msg(measured), Camera.from_info(self.depth_info, poses.values.rectified),
-            camera, size, poses.base_from_camera(header.frame_id, header),
-            poses.base_from_camera(frame_id, header) if elsewhere else None,
-        )
 
 
 class Views:

@@ -195,7 +195,7 @@ def test_depth_of_another_camera_without_tf_is_refused_with_the_reason(
     ids, _ = draw_box(CAMERA, POSE)
     scene.camera.publish(mask_to_msg(ids, header(1)))
     eventually(lambda: node.counts['rejected'] == 1)
-    assert "'depth_optical' is not the frame of the mask" in capfd.readouterr().err
+    assert "'depth_optical' is not the frame of the image" in capfd.readouterr().err
 
 
 def test_a_box_is_placed_by_an_organised_cloud(scene: Scene) -> None:

@@ -1,0 +1,157 @@
+"""PlacingNode: what the nodes do that place what was seen in an image: pair, wait, ask for poses."""
+
+from abc import abstractmethod
+import time
+from typing import Any, Generic, TypeVar
+
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from vision_msgs.msg import Detection2DArray
+
+from mnv2_perception.nodes.lifecycle import LOG_PERIOD_S, PerceptionNode
+from mnv2_perception.nodes.measurements import Measurements
+from mnv2_perception.nodes.messages import stamp_to_ns
+from mnv2_perception.nodes.placing_parameters import PlacingParameters
+from mnv2_perception.nodes.poses import Poses
+from mnv2_perception.nodes.sync import on_jump_back
+from mnv2_perception.nodes.waiting import Lack, WaitingRoom
+from mnv2_perception.nodes.worker import Frame
+
+Values = TypeVar('Values', bound=PlacingParameters)
+Inputs = TypeVar('Inputs', bound=Measurements)
+
+
+class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
+    """A node whose frames wait for what belongs to their stamp, and are then placed.
+
+    A subclass implements `place` instead of `work`, calls `acquire` and `subscribe` of this class
+    in its own, and names in `frames` what its frames are. `lack_of` may know more that they wait
+    for.
+
+    Args:
+        name: of the node.
+        make_inputs: makes what it hears, of a length of queues.
+        kwargs: for PerceptionNode.
+    """
+
+    frames: str
+
+    def __init__(self, name: str, make_inputs: type[Inputs], **kwargs: Any) -> None:
+        self._make_inputs = make_inputs
+        self.inputs = make_inputs(0)
+        self._poses: Poses | None = None
+        self._room = WaitingRoom(self._find_lack)
+        self._lack = ''
+        self._forgot_s = 0.0
+        super().__init__(name, **kwargs)
+        self._jumps = on_jump_back(self.get_clock(), self._forget)
+
+    @abstractmethod
+    def place(self, frame: Frame, lack: Lack | None) -> bool:
+        """Place a frame and publish that; return whether that was done.
+
+        Args:
+            frame: has waited long enough.
+            lack: what it lacks nevertheless, None if nothing.
+        """
+
+    def grid_frame(self) -> str:
+        """Return the frame of the grid, empty where the node makes none."""
+        return ''
+
+    @property
+    def poses(self) -> Poses:
+        """Of the cameras."""
+        assert self._poses is not None, 'the node is not configured'
+        return self._poses
+
+    # Lifecycle
+
+    def acquire(self) -> None:
+        values = self.parameters
+        self._poses = Poses(self, values, self.grid_frame())
+        self.inputs = self._make_inputs(values.sync_queue)
+
+    def release(self) -> None:
+        if self._poses:
+            self._poses.close()
+        self._poses, self._lack = None, ''
+        self.inputs = self._make_inputs(0)
+
+    def subscribe(self) -> None:
+        source, listen = self.parameters.source, self.create_camera_subscription
+        listen(CameraInfo, 'camera_info', self.on_camera_info)
+        if source == 'depth':
+            listen(CameraInfo, 'depth/camera_info', self.inputs.take_depth_info)
+            listen(Image, 'depth/image', self.inputs.measured.put)
+        elif source == 'points':
+            listen(PointCloud2, 'points', self.inputs.measured.put)
+
+    def on_camera_info(self, msg: CameraInfo) -> None:
+        """Take the calibration of the camera whose images these are."""
+        self.inputs.camera_info = msg
+
+    # One frame
+
+    def on_frame(self, msg: Image | Detection2DArray) -> None:
+        jumped = self.stamps.is_jump_back(stamp_to_ns(msg.header.stamp))
+        if jumped and not self.get_clock().ros_time_is_active:  # else /clock tells it
+            self._forget()
+        super().on_frame(msg)
+
+    def _forget(self, _: Any = None) -> None:
+        """Forget what was heard of another time: it has jumped back."""
+        self._forgot_s = time.monotonic()
+        self.inputs.forget()
+        if self._poses:
+            self._poses.forget()
+
+    def work(self, frame: Frame) -> None:
+        for each, lack in self._room.serve(frame, self.take_waiting, lambda: self.active):
+            with self.rejecting(each):
+                done = self.active and each.received_s >= self._forgot_s
+                if done:
+                    self._lack = lack.what if lack else ''
+                    done = self.place(each, lack)
+                outcome = 'published' if done else 'passed_over'
+                self.count(each, outcome, '' if done else self.missing())
+
+    def _find_lack(self, frame: Frame) -> Lack | None:
+        self.poses.values = self.parameters
+        lack = self.lack_of(frame)
+        return lack if frame.received_s >= self._forgot_s else None
+
+    def lack_of(self, frame: Frame) -> Lack | None:
+        """Return what of its own time a frame has to wait for before it can be placed."""
+        return self.inputs.lack(frame, self.parameters, self.stamps, self.poses)
+
+    def measured_of(self, frame: Frame) -> Image | PointCloud2 | None:
+        """Return the depth image or cloud of a frame, None if there is none."""
+        return self.inputs.measured_of(frame, self.parameters, self.stamps)
+
+    def missing(self) -> str:
+        """Return what frames wait for, empty if nothing."""
+        missing = map(self.resolve_topic_name, self.inputs.missing(self.parameters))
+        return ', '.join([*missing, *filter(None, [self._lack])])
+
+    def tell_missing(self, unpaired: int) -> None:
+        """Log what frames wait for, and count those that have waited in vain."""
+        with self._lock:
+            self.counts['unpaired'] += unpaired
+        self.get_logger().warning(
+            f'{self.frames} wait for {self.missing()}', throttle_duration_sec=LOG_PERIOD_S
+        )
+
+    def describe(self) -> dict[str, object]:
+        return {
+            'source': self.parameters.source,
+            'pose_source': self._poses.source if self._poses else '',
+            'waiting_for': self.missing(),
+            'unpaired': self.counts['unpaired'],
+        }
+
+    def waiting(self) -> str:
+        unheard = bool(self.inputs.missing(self.parameters))
+        return self.missing() + ': start what publishes it, or remap it' * unheard
+
+    def warning(self) -> str:
+        return self._poses.warning if self._poses else ''
