@@ -11,6 +11,7 @@ from mnv2_perception.model_spec import UNLABELLED
 from mnv2_perception.nodes.measurements import Measurements, RAISE
 from mnv2_perception.nodes.messages import pinhole_to_msg, stamp_to_ns
 from mnv2_perception.nodes.parameters import CLASS_LISTS, CostmapParameters
+from mnv2_perception.nodes.placing_parameters import PlacingParameters
 from mnv2_perception.nodes.sync import StampedQueue
 from mnv2_perception.nodes.worker import Frame
 from mnv2_perception.vision.camera import Camera
@@ -75,8 +76,8 @@ class CostmapInputs(Measurements):
     def roles(self, values: CostmapParameters) -> NDArray[np.uint8]:
         """Return the role of each class id, see `roles_of`, which also may refuse the names."""
         return roles_of(
-            self.id_of, values.traversable_classes, values.forbidden_classes, values.obstacle_classes,
-            values.ignored_classes,
+            self.id_of, values.traversable_classes, values.forbidden_classes,
+            values.obstacle_classes, values.ignored_classes,
         )
 
     def semantic_size(
@@ -97,8 +98,8 @@ class CostmapInputs(Measurements):
     def misspelt_classes(self, values: CostmapParameters) -> str:
         """Return which names of classes look misspelt: what they stand for is not marked."""
         lists = {name: getattr(values, name) for name in CLASS_LISTS}
-        clouds = {'cloud_classes': values.cloud_classes}
-        found = {**misspelt_classes([*self.id_of], lists), **misspelt_classes([*self.id_of], clouds)}
+        found = misspelt_classes([*self.id_of], lists)
+        found |= misspelt_classes([*self.id_of], {'cloud_classes': values.cloud_classes})
         return '; '.join(
             f'the masks have no class {name!r}, did you mean {close!r}?'
             for name, close in found.items()

@@ -60,10 +60,11 @@ class Detection3DNode(PlacingNode[Detection3DParameters, Measurements]):
         boxes, header = boxes_from_msg(msg), msg.header
         placed: list[Box3D | None] = []
         if len(boxes):
-            size = image_size(inputs.camera_info)
-            points = inputs.points_of(
-                measured, self._camera(), size, size, header, self.poses
-            )
+            info = inputs.camera_info
+            assert info
+            size = image_size(info)
+            camera = Camera.from_info(info, values.rectified) if values.source == 'depth' else None
+            points = inputs.points_of(measured, camera, size, size, header, self.poses)
             placed = place_boxes(
                 points, self.poses.base_from_camera(header.frame_id, header), boxes, size,
                 values.min_height_m, values.min_points,
@@ -75,11 +76,6 @@ class Detection3DNode(PlacingNode[Detection3DParameters, Measurements]):
         in_base = Header(stamp=header.stamp, frame_id=values.base_frame)
         self._placed.publish(detections3d_to_msg(placed, msg, in_base))
         return True
-
-    def _camera(self) -> Camera | None:
-        if self.parameters.source != 'depth':
-            return None  # a cloud's pixels are the image's
-        return Camera.from_info(self.inputs.camera_info, self.parameters.rectified)
 
     def describe(self) -> dict[str, object]:
         counted = {name: self.counts[name] for name in ('boxes', 'boxes_left_out')}

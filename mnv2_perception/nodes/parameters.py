@@ -360,9 +360,10 @@ bag nodes are fixed once the process runs.
 
 def page() -> str:
     """Return docs/parameters.md; what several nodes share is told once."""
-    shared, parts = [], []
-    for base, own in ((CameraParameters, 'model'), (PlacingParameters, 'source')):
-        common = [item for item in fields(base) if item.name != own]
+    shared: list[Field[Any]] = []
+    parts = []
+    for base, special in ((CameraParameters, 'model'), (PlacingParameters, 'source')):
+        common = [item for item in fields(base) if item.name != special]
         names = [name for name, cls in NODES.items() if issubclass(cls, base)]
         parts.append(f'## Shared by {", ".join(names)}\n\n{table(common)}')
         shared += common

@@ -1,4 +1,4 @@
-"""PlacingNode: what the nodes do that place what was seen in an image: pair, wait, ask for poses."""
+"""PlacingNode: pairing, waiting and poses of the nodes that place what was seen in an image."""
 
 from abc import abstractmethod
 import time

@@ -164,8 +164,8 @@ class Poses:
             )
         if late_s <= 0:
             return (
-                f"{name} at the image's stamp: its oldest is newer; images come too late, or it has "
-                f'just begun'
+                f"{name} at the image's stamp: its oldest is newer; images come too late, or it "
+                f'has just begun'
             )
         return (
             f"{name} at the image's stamp: its newest is {late_s:.2f} s older; raise sync_wait_s "
@@ -174,5 +174,5 @@ class Poses:
 
     @property
     def wait_s(self) -> float:
-        """How long an image waits for transforms: odometry at 10 Hz is 0.1 s late, filters more."""
+        """How long a frame waits for transforms: odometry at 10 Hz is 0.1 s late, filters more."""
         return max(self.values.sync_wait_s, WAIT_S)

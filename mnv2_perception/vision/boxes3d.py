@@ -7,6 +7,7 @@ no place.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +93,8 @@ def _place(
     inside = _cut(points, box)
     step = max(1, int(np.sqrt(inside.shape[0] * inside.shape[1] / _MOST_POINTS)))
     inside = inside[::step, ::step]
-    depth_m = (inside - base_from_camera.translation) @ base_from_camera.rotation[:, 2]
+    with np.errstate(invalid='ignore'):  # of points that are not finite
+        depth_m = (inside - base_from_camera.translation) @ base_from_camera.rotation[:, 2]
     counts = (inside[..., 2] >= min_height_m) & (depth_m > 0) & (depth_m < np.inf)
     depth_m[~counts] = np.nan
     middle = _cut(depth_m, _shrunk(depth_m.shape))
@@ -109,12 +111,13 @@ def _place(
     return Box3D((low + high) / 2, high - low)
 
 
-def _cut(pixels: NDArray[np.floating], box: Sequence[float] | Doubles) -> NDArray[np.floating]:
+def _cut(pixels: NDArray[Any], box: Sequence[float] | Doubles) -> NDArray[Any]:
     """Return the pixels (h, w, …) whose middles are in a box."""
     height, width = pixels.shape[:2]
     x1, x2 = np.ceil(np.clip((box[0], box[2]), 0, width) - 0.5).astype(int)
     y1, y2 = np.ceil(np.clip((box[1], box[3]), 0, height) - 0.5).astype(int)
-    return pixels[y1:y2, x1:x2]
+    inside: NDArray[Any] = pixels[y1:y2, x1:x2]
+    return inside
 
 
 def _shrunk(shape: tuple[int, ...]) -> tuple[float, float, float, float]:
@@ -124,14 +127,14 @@ def _shrunk(shape: tuple[int, ...]) -> tuple[float, float, float, float]:
     return left, top, width - left, height - top
 
 
-def _nearest_thing(depth_m: NDArray[np.floating]) -> NDArray[np.floating]:
+def _nearest_thing(depth_m: NDArray[Any]) -> NDArray[Any]:
     """Return the depths (N,) of the nearest of the things that these depths show; N may be 0."""
     level = np.floor(np.log(depth_m) / _RESOLUTION).astype(int)
     level -= level.min()
     dense = np.bincount(level) >= max(2.0, _DENSE * len(level))
     edges = np.flatnonzero(np.diff(np.concatenate([[False], dense, [False]]).astype(np.int8)))
     for first, end in edges.reshape(-1, 2):
-        thing = depth_m[(level >= first) & (level < end)]
+        thing: NDArray[Any] = depth_m[(level >= first) & (level < end)]
         if len(thing) >= _SHARE * len(depth_m):
             return thing
-    return depth_m[:0]
+    return np.empty(0)
