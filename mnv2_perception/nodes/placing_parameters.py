@@ -66,6 +66,6 @@ class Detection3DParameters(PlacingParameters):
         0.05, 'Measured points below are left out: the ground in a box.', -10.0, 10.0, live=True
     )
     min_points: int = parameter(
-        10, 'Points that a box needs to be placed; one with fewer is left out.', 1, 1000,
+        10, 'Points that a box needs in its middle; one with fewer is left out.', 1, 100,
         live=True,
     )

@@ -1,6 +1,6 @@
 """Boxes in space: a drawn box at a known place, before a wall, as depth cameras really see it."""
 
-from camera_scene import BOX, draw_box
+from camera_scene import draw_before_wall, draw_box
 import numpy as np
 from numpy.typing import NDArray
 import pytest
@@ -19,21 +19,10 @@ Corner = tuple[float, float, float]
 Depth = NDArray[np.float32]
 
 
-def draw_wall(wall_x: float, camera: Camera = CAMERA, pose: Pose = POSE) -> Depth:
-    return draw_box(camera, pose, (wall_x, -60.0, -1.0), (wall_x + 1.0, 60.0, 60.0))[1]
-
-
 def draw(
     low: Corner = LOW, high: Corner = HIGH, wall_x: float = 4.0, camera: Camera = CAMERA,
-    pose: Pose = POSE,
 ) -> tuple[Depth, NDArray[np.float64]]:
-    """Return the depth of a box on the ground before a wall, and what a detector finds (1, 4)."""
-    ids, depth_m = draw_box(camera, pose, low, high)
-    wall_m = draw_wall(wall_x, camera, pose)
-    seen = (ids == BOX) & (depth_m <= wall_m)
-    rows, columns = np.nonzero(seen)
-    box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    return np.minimum(depth_m, wall_m), np.array([box], np.float64)
+    return draw_before_wall(camera, POSE, low, high, wall_x)
 
 
 def place(
@@ -87,8 +76,9 @@ def test_holes_do_not_pull_a_box(hole: float) -> None:
 
 def test_a_wall_seen_through_most_of_the_middle_does_not_pull_a_box() -> None:
     depth_m, boxes = draw()
+    _, wall_m = draw_box(CAMERA, POSE, (4.0, -60.0, -1.0), (5.0, 60.0, 60.0))
     gaps = np.arange(SIZE[1]) % 10 < 7  # of a chair, a bicycle, a railing
-    depth_m[:, gaps] = draw_wall(4.0)[:, gaps]
+    depth_m[:, gaps] = wall_m[:, gaps]
     check(place(depth_m, boxes)[0], within_m=0.08)
 
 
@@ -118,11 +108,11 @@ def test_a_stereo_camera_s_noise_moves_a_box_by_centimetres() -> None:
 def test_the_ground_in_a_box_does_not_pull_it() -> None:
     low, high = (2.0, -0.3, 0.0), (2.4, 0.3, 0.2)  # flat: the camera sees much ground around it
     depth_m, boxes = draw(low, high, wall_x=9.0)
-    wide = boxes + [[-12.0, -6.0, 12.0, 6.0]]
+    wide = boxes + np.array([-12.0, -6.0, 12.0, 6.0])
     found, = place(depth_m, wide)
     assert found is not None
     assert found.centre[:2] == pytest.approx([2.2, 0.0], abs=0.08)
-    assert 0.04 < found.centre[2] - found.size[2] / 2 and found.centre[2] < 0.2
+    assert found.centre[2] - found.size[2] / 2 > 0.04 and found.centre[2] < 0.2
 
 
 @pytest.mark.parametrize('size', [(120, 160), (240, 160), (480, 640)])
