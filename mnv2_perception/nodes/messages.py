@@ -69,7 +69,7 @@ __all__ = [
 ]
 
 
-MAX_BOXES = 1000  # of one image; each takes up to a millisecond to place
+MAX_BOXES, MAX_RESULTS = 1000, 10_000  # of one image; a box takes half a millisecond to place
 
 
 def _open_cv_bridge() -> tuple[Any, str]:
@@ -207,12 +207,13 @@ def boxes_from_msg(msg: Detection2DArray) -> NDArray[np.float64]:
     """Read the boxes of a detector's message: (N, 4) x1, y1, x2, y2, px, around turned ones too.
 
     Raises:
-        ImageError: there are more than any detector finds.
+        ImageError: there are more of them, or of their classes, than any detector finds.
     """
-    if len(msg.detections) > MAX_BOXES:
+    results = sum(len(detection.results) for detection in msg.detections)
+    if len(msg.detections) > MAX_BOXES or results > MAX_RESULTS:
         raise ImageError(
-            f'{len(msg.detections)} detections of one image, expected at most {MAX_BOXES}; raise '
-            f"the detector's threshold"
+            f'{len(msg.detections)} detections with {results} classes in one image, expected at '
+            f"most {MAX_BOXES} with {MAX_RESULTS}; raise the detector's threshold"
         )
     boxes = np.array([
         (box.center.position.x, box.center.position.y, box.size_x, box.size_y, box.center.theta)

@@ -638,9 +638,14 @@ def test_what_we_publish_as_boxes_we_read_as_the_same() -> None:
 
 
 def test_more_detections_than_any_detector_finds_are_refused() -> None:
-    msg = Detection2DArray(detections=[Detection2D()] * 1001)
-    with pytest.raises(ImageError, match='1001 detections of one image, expected at most 1000'):
-        messages.boxes_from_msg(msg)
+    full = Detection2D(results=[ObjectHypothesisWithPose()] * 101)
+    for detections, said in (
+        ([Detection2D()] * 1001, '1001 detections with 0 classes'),
+        ([full] * 100, '100 detections with 10100 classes'),
+    ):
+        msg = Detection2DArray(detections=detections)
+        with pytest.raises(ImageError, match=f'{said} in one image, expected at most 1000 with'):
+            messages.boxes_from_msg(msg)
 
 
 def test_boxes_in_space_keep_classes_scores_ids_and_order() -> None:
