@@ -7,8 +7,8 @@ from typing import Any
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
+from mnv2_perception.nodes.box_messages import boxes_from_msg, detections3d_to_msg
 from mnv2_perception.nodes.measurements import Measurements
-from mnv2_perception.nodes.messages import boxes_from_msg, detections3d_to_msg
 from mnv2_perception.nodes.placing import PlacingNode
 from mnv2_perception.nodes.placing_parameters import Detection3DParameters
 from mnv2_perception.nodes.process import spin
