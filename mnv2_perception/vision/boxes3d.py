@@ -71,7 +71,8 @@ def place_boxes(
     Raises:
         CalibrationError: a box is not of this image.
     """
-    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    with np.errstate(invalid='ignore', over='ignore'):  # what is not finite is placed nowhere
+        middles = (boxes[:, :2] + boxes[:, 2:]) / 2
     outside = ((middles < 0) | (middles > image[::-1])) & np.isfinite(middles)
     if outside.any():
         x, y = middles[outside.any(axis=1)][0]
