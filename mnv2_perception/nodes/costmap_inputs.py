@@ -29,20 +29,25 @@ class CostmapInputs(Measurements):
 
     Args:
         sync_queue: how many confidences, depth images or clouds are kept.
+        rectified: images are.
+        tell: called with why a camera_info is unusable.
 
     Attributes:
         label_info: names of the mask's classes.
         confidences: of masks.
     """
 
-    def __init__(self, sync_queue: int) -> None:
-        super().__init__(sync_queue)
+    def __init__(
+        self, sync_queue: int, rectified: bool = False,
+        tell: Callable[[str], object] = lambda text: None,
+    ) -> None:
+        super().__init__(sync_queue, rectified, tell)
         self.label_info: LabelInfo | None = None
         self.confidences: StampedQueue[Image] = StampedQueue(sync_queue)
 
-    def forget(self) -> None:
-        super().forget()
-        self.confidences.clear()
+    def forget(self, after_ns: int) -> None:
+        super().forget(after_ns)
+        self.confidences.forget(after_ns)
 
     def confidence_of(self, frame: Frame) -> Image | None:
         """Return the confidence of a mask, None if there is none."""
@@ -115,27 +120,33 @@ class CostmapInputs(Measurements):
 
     def calibration(self, values: CostmapParameters) -> str:
         """Return where the calibration of the mask's camera comes from, empty if there is none."""
-        if self.camera_info:
-            return 'camera_info'
-        return 'horizontal_fov_rad' if values.horizontal_fov_rad else ''
+        if values.horizontal_fov_rad and not self.camera_info.usable:
+            return 'horizontal_fov_rad'
+        return 'camera_info' if self.camera_info else ''
+
+    def refused(self, values: PlacingParameters) -> str:
+        assert isinstance(values, CostmapParameters)
+        if self.calibration(values) == 'horizontal_fov_rad':
+            return self.depth_info.refusal  # it is given for a camera without calibration
+        return super().refused(values)
 
     def camera_of(
-        self, mask: Image, values: CostmapParameters
+        self, frame: Frame, values: CostmapParameters
     ) -> tuple[Camera | None, CameraInfo | None]:
-        """Return the mask's camera and its camera_info; None where nothing calibrates it.
+        """Return a mask's camera and its camera_info; None where nothing calibrates it.
 
         Raises:
             CalibrationError: it does not fit the mask, or is none.
         """
-        info = self.camera_info
-        if info is None and values.horizontal_fov_rad:
-            fov_rad = values.horizontal_fov_rad
-            info = pinhole_to_msg(Camera.from_fov(mask.height, mask.width, fov_rad))
-        if info is None:
+        mask, fov_rad = frame.msg, values.horizontal_fov_rad
+        if fov_rad and not self.camera_info.usable:
+            camera = Camera.from_fov(mask.height, mask.width, fov_rad)
+            return camera, pinhole_to_msg(camera)
+        found = self.camera_info.of(stamp_to_ns(mask.header.stamp), frame.received_s)
+        if found is None:
             return None, None
-        camera = Camera.from_info(info, values.rectified)
-        camera.require_size(mask.height, mask.width)
-        return camera, info
+        found[0].require_size(mask.height, mask.width)
+        return found
 
 
 class Views:

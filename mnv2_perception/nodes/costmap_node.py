@@ -1,6 +1,7 @@
 """costmap_node: masks and a camera's geometry in, what Nav2's costmaps take out."""
 
 from dataclasses import fields
+from functools import partial
 import sys
 from typing import Any
 
@@ -11,6 +12,7 @@ from vision_msgs.msg import LabelInfo
 from mnv2_perception.nodes.costmap_inputs import CostmapInputs, NO_CONFIDENCE, Views
 from mnv2_perception.nodes.costmap_results import CostmapResults
 from mnv2_perception.nodes.greeting import GREET_PERIOD_S, Greeting
+from mnv2_perception.nodes.lifecycle import LOG_PERIOD_S
 from mnv2_perception.nodes.messages import labels_from_msg
 from mnv2_perception.nodes.parameters import CostmapParameters
 from mnv2_perception.nodes.placing import PlacingNode
@@ -35,7 +37,7 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
         self.greeting: Greeting
         self._results: CostmapResults
         self._mask: Subscription
-        self._views = Views(lambda text: self.get_logger().info(text))
+        self._views: Views
         super().__init__('costmap_node', CostmapInputs, **kwargs)
         self.create_steady_timer(GREET_PERIOD_S, self.greet)
 
@@ -47,6 +49,9 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
         self._results = CostmapResults(self.create_result_publisher, topics)
         self.greeting = Greeting(
             self, self._results.mask, self._results.label_info, self._publish_label_info
+        )
+        self._views = Views(
+            partial(self.get_logger().info, throttle_duration_sec=5 * LOG_PERIOD_S)
         )
 
     def grid_frame(self) -> str:
@@ -73,9 +78,8 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
             self.greeting.announce()
 
     def on_camera_info(self, msg: CameraInfo) -> None:
-        if self.inputs.camera_info is None and self.parameters.horizontal_fov_rad:
+        if self.inputs.camera_info.put(msg) and self.parameters.horizontal_fov_rad:
             self.get_logger().info('camera_info came: horizontal_fov_rad counts no longer')
-        super().on_camera_info(msg)
 
     def _publish_label_info(self) -> None:
         if self.inputs.label_info:
@@ -103,7 +107,7 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
         if measured is None and values.source != 'ground':
             self.tell_missing(unpaired=1)
             return False
-        camera, info = inputs.camera_of(msg, values)
+        camera, info = inputs.camera_of(frame, values)
         size = inputs.semantic_size(ids, values)
         grid_from_base = poses.grid_from_base(msg.header)
         limits = Limits(**{item.name: getattr(values, item.name) for item in fields(Limits)})
@@ -115,7 +119,7 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
             marks = marks_on_ground(view, ids, roles, grid_from_base, limits)
         else:
             points = inputs.points_of(
-                measured, camera, size, (msg.height, msg.width), msg.header, poses
+                measured, camera, size, (msg.height, msg.width), frame, poses
             )
             resized = resize_ids(ids, *points.shape[:2])
             marks = marks_of_points(points, resized, roles, grid_from_base, limits)
@@ -124,14 +128,16 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
         self._results.publish(
             marks, inputs.id_of, in_base, in_base if grid_from_base is IN_PLACE else in_grid
         )
+        unpaired = 0
         if self._has_semantic():
             if found := inputs.confidence_of(frame):
                 self._results.publish_semantic(
                     ids, labels_from_msg(found), marks.points(), info, size, msg.header, in_base
                 )
             else:
-                self._lack = NO_CONFIDENCE
-                self.tell_missing(unpaired=1)
+                self._lack, unpaired = NO_CONFIDENCE, 1
+        if self._lack:
+            self.tell_missing(unpaired)
         return True
 
     def describe(self) -> dict[str, object]:

@@ -9,6 +9,7 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 from mnv2_perception.nodes.box_messages import boxes_from_msg, detections3d_to_msg
 from mnv2_perception.nodes.measurements import Measurements
+from mnv2_perception.nodes.messages import stamp_to_ns
 from mnv2_perception.nodes.placing import PlacingNode
 from mnv2_perception.nodes.placing_parameters import Detection3DParameters
 from mnv2_perception.nodes.process import spin
@@ -16,7 +17,6 @@ from mnv2_perception.nodes.topics import Publisher, Subscription
 from mnv2_perception.nodes.waiting import Lack
 from mnv2_perception.nodes.worker import Frame
 from mnv2_perception.vision.boxes3d import Box3D, place_boxes
-from mnv2_perception.vision.camera import Camera, image_size
 
 WINDOW = 30  # boxes in a row of which none is placed are no accident
 
@@ -60,11 +60,10 @@ class Detection3DNode(PlacingNode[Detection3DParameters, Measurements]):
         boxes, header = boxes_from_msg(msg), msg.header
         placed: list[Box3D | None] = []
         if len(boxes):
-            info = inputs.camera_info
-            assert info
-            size = image_size(info)
-            camera = Camera.from_info(info, values.rectified) if values.source == 'depth' else None
-            points = inputs.points_of(measured, camera, size, size, header, self.poses)
+            found = inputs.camera_info.of(stamp_to_ns(header.stamp), frame.received_s)
+            assert found
+            camera, size = found[0], (found[0].height, found[0].width)
+            points = inputs.points_of(measured, camera, size, size, frame, self.poses)
             placed = place_boxes(
                 points, self.poses.base_from_camera(header.frame_id, header), boxes, size,
                 values.min_height_m, values.min_points,
@@ -75,6 +74,8 @@ class Detection3DNode(PlacingNode[Detection3DParameters, Measurements]):
             self.counts['boxes_left_out'] += placed.count(None)
         in_base = Header(stamp=header.stamp, frame_id=values.base_frame)
         self._placed.publish(detections3d_to_msg(placed, msg, in_base))
+        if self._lack:
+            self.tell_missing(unpaired=0)
         return True
 
     def describe(self) -> dict[str, object]:

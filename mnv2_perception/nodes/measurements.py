@@ -1,10 +1,12 @@
 """Measurements: the calibrations and the depth images or clouds that place a camera's pixels."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
-from std_msgs.msg import Header
+from sensor_msgs.msg import Image, PointCloud2
 
+from mnv2_perception.nodes.calibrations import Calibrations
 from mnv2_perception.nodes.messages import depth_from_msg, points_from_msg, stamp_to_ns
 from mnv2_perception.nodes.placing_parameters import PlacingParameters
 from mnv2_perception.nodes.poses import Poses
@@ -18,29 +20,36 @@ RAISE = 'raise sync_tolerance_s, sync_queue or sync_wait_s'
 
 
 class Measurements:
-    """The last calibrations, and the latest depth images or clouds.
+    """The latest calibrations, depth images or clouds.
 
     Args:
-        sync_queue: how many of the latter are kept.
+        sync_queue: how many depth images or clouds are kept.
+        rectified: images are.
+        tell: called with why a camera_info is unusable.
 
     Attributes:
-        camera_info: calibration of the camera of the masks or boxes.
-        depth_info: calibration of the depth camera.
+        camera_info: calibrations of the camera of the masks or boxes.
+        depth_info: calibrations of the depth camera.
         measured: depth images or clouds.
     """
 
-    def __init__(self, sync_queue: int) -> None:
-        self.camera_info: CameraInfo | None = None
-        self.depth_info: CameraInfo | None = None
+    def __init__(
+        self, sync_queue: int, rectified: bool = False,
+        tell: Callable[[str], object] = lambda text: None,
+    ) -> None:
+        self.camera_info = Calibrations('camera_info', rectified, tell)
+        self.depth_info = Calibrations('depth/camera_info', rectified, tell)
         self.measured: StampedQueue[Image | PointCloud2] = StampedQueue(sync_queue)
 
-    def forget(self) -> None:
-        """Forget what belongs to a time: it has jumped back. Calibrations do not."""
-        self.measured.clear()
+    def forget(self, after_ns: int) -> None:
+        """Forget what is of a later time than that to which time has jumped back."""
+        self.measured.forget(after_ns)
+        self.camera_info.forget(after_ns)
+        self.depth_info.forget(after_ns)
 
-    def take_depth_info(self, msg: CameraInfo) -> None:
-        """Take the calibration of the depth camera."""
-        self.depth_info = msg
+    def refused(self, values: PlacingParameters) -> str:
+        """Return what is wrong with a camera_info that came last, empty if nothing is."""
+        return '; '.join(filter(None, [self.camera_info.refusal, self.depth_info.refusal]))
 
     def missing(self, values: PlacingParameters) -> list[str]:
         """Return the topics that have not been heard, and without which nothing is placed."""
@@ -80,12 +89,19 @@ class Measurements:
                     values.sync_wait_s,
                 )
             places = measured
-        what = poses.lack(frame.msg.header, places.header.frame_id)
-        return Lack(what, poses.wait_s) if what else None
+        if what := poses.lack(frame.msg.header, places.header.frame_id):
+            return Lack(what, poses.wait_s)
+        for infos, image in ((self.camera_info, frame.msg), (self.depth_info, places)):
+            if infos.awaits(stamp_to_ns(image.header.stamp), frame.received_s):
+                what = f"{infos.name} of an image's own stamp, such as came with those before"
+                return Lack(
+                    f'{what}; meanwhile the last one counts; raise sync_wait_s', values.sync_wait_s
+                )
+        return None
 
     def points_of(
         self, measured: Image | PointCloud2, camera: Camera | None, size: tuple[int, int],
-        image: tuple[int, int], header: Header, poses: Poses,
+        image: tuple[int, int], frame: Frame, poses: Poses,
     ) -> NDArray[np.float32]:
         """Return (H, W, 3) points in the base frame, whose pixels are the image's, resized.
 
@@ -94,24 +110,25 @@ class Measurements:
             camera: the image's; a depth image needs it.
             size: height and width that depth of another camera is registered to at most.
             image: height and width of the image.
-            header: of the image.
+            frame: of the image.
             poses: of the cameras.
 
         Raises:
             ImageError: the message contradicts itself or the image.
             CalibrationError: a pose is unknown, or depth and its camera_info differ in size.
         """
-        frame_id = measured.header.frame_id
+        header, frame_id = frame.msg.header, measured.header.frame_id
         if isinstance(measured, PointCloud2):
             require_one_image((measured.height, measured.width), image)
             placed: NDArray[np.float32] = poses.base_from_camera(frame_id, header).apply(
                 points_from_msg(measured)
             )
             return placed
-        assert camera and self.depth_info
+        found = self.depth_info.of(stamp_to_ns(measured.header.stamp), frame.received_s)
+        assert camera and found
         elsewhere = frame_id != header.frame_id
         return points_of_depth(
-            depth_from_msg(measured), Camera.from_info(self.depth_info, poses.values.rectified),
-            camera, size, poses.base_from_camera(header.frame_id, header),
+            depth_from_msg(measured), found[0], camera, size,
+            poses.base_from_camera(header.frame_id, header),
             poses.base_from_camera(frame_id, header) if elsewhere else None,
         )

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes.declare import describe_range, parameter, ros_default
 from mnv2_perception.nodes.placing_parameters import Detection3DParameters, PlacingParameters
-from mnv2_perception.tasks.models import ENGINES, PRECISIONS
+from mnv2_perception.tasks import models
 from mnv2_perception.vision.roles import require_marked, topics_of_classes
 
 
@@ -58,12 +58,12 @@ class CameraParameters:
     model: str = parameter('', MODEL)
     engine: str = parameter(
         'auto', 'Runtime of the model; fake is for tests.',
-        choices=('auto', *ENGINES),
+        choices=('auto', *models.ENGINES),
     )
     precision: str = parameter(
         'auto', 'Of the arithmetic; auto is what a TensorRT plan has, fp16 in torch on a GPU, '
         'else fp32.',
-        choices=('auto', *PRECISIONS),
+        choices=('auto', *models.PRECISIONS),
     )
     build_engine: bool = parameter(
         False, 'Build a missing TensorRT plan while configuring, which takes minutes, once.'
@@ -92,7 +92,7 @@ class CameraParameters:
 class SegmentationParameters(CameraParameters):
     """Parameters of segmentation_node."""
 
-    model: str = parameter('unet_mobilenetv2_camvid_fast', MODEL)
+    model: str = parameter(models.SEGMENTATION_MODEL, MODEL)
     min_confidence: float = parameter(
         0.0, 'Pixels whose confidence is below get id 255 (no class).', 0.0, 1.0, live=True
     )
@@ -118,7 +118,7 @@ class SegmentationParameters(CameraParameters):
 class ClassificationParameters(CameraParameters):
     """Parameters of classification_node."""
 
-    model: str = parameter('mobilenetv2_camvid_surface', MODEL)
+    model: str = parameter(models.CLASSIFICATION_MODEL, MODEL)
     region: tuple[float, ...] = parameter(
         (0.0, 0.0, 1.0, 1.0),
         'Part of the image that is classified: x1, y1, x2, y2 of its width and height.', 0.0, 1.0,
@@ -146,7 +146,7 @@ class ClassificationParameters(CameraParameters):
 class DetectionParameters(CameraParameters):
     """Parameters of detection_node."""
 
-    model: str = parameter('ssdlite_mobilenetv2_camvid', MODEL)
+    model: str = parameter(models.DETECTION_MODEL, MODEL)
     min_score: float = parameter(
         0.3, 'Boxes whose score is below are left out.', 0.0, 1.0, live=True
     )
@@ -168,15 +168,15 @@ class CostmapParameters(PlacingParameters):
         choices=('ground', 'depth', 'points'),
     )
     traversable_classes: tuple[str, ...] = parameter(
-        ('road',), 'Ground to drive on; marked free.'
+        ('floor', 'sidewalk'), 'Ground to drive on; marked free.'
     )
     forbidden_classes: tuple[str, ...] = parameter(
-        ('pavement',), 'Ground not to drive on; marked where it is seen.'
+        ('speed_bump', 'stairs'), 'Ground not to drive on; marked where it is seen.'
     )
     obstacle_classes: tuple[str, ...] = parameter(
         (), 'What stands on the ground; marked at its base. All other classes when empty.'
     )
-    ignored_classes: tuple[str, ...] = parameter(('sky',), 'Neither marked nor free.')
+    ignored_classes: tuple[str, ...] = parameter((), 'Neither marked nor free.')
     cloud_classes: tuple[str, ...] = parameter(
         (), 'Of what blocks: classes that have a cloud of their own, obstacles/NAME.'
     )

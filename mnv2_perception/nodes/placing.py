@@ -1,7 +1,7 @@
 """PlacingNode: pairing, waiting and poses of the nodes that place what was seen in an image."""
 
 from abc import abstractmethod
-import time
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
@@ -12,7 +12,7 @@ from mnv2_perception.nodes.measurements import Measurements
 from mnv2_perception.nodes.messages import stamp_to_ns
 from mnv2_perception.nodes.placing_parameters import PlacingParameters
 from mnv2_perception.nodes.poses import Poses
-from mnv2_perception.nodes.sync import on_jump_back
+from mnv2_perception.nodes.sync import on_jump_back, Present
 from mnv2_perception.nodes.waiting import Lack, WaitingRoom
 from mnv2_perception.nodes.worker import Frame
 
@@ -41,7 +41,7 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
         self._poses: Poses | None = None
         self._room = WaitingRoom(self._find_lack)
         self._lack = ''
-        self._forgot_s = 0.0
+        self._present = Present()
         super().__init__(name, **kwargs)
         self._jumps = on_jump_back(self.get_clock(), self._forget)
 
@@ -69,7 +69,8 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
     def acquire(self) -> None:
         values = self.parameters
         self._poses = Poses(self, values, self.grid_frame())
-        self.inputs = self._make_inputs(values.sync_queue)
+        warn = partial(self.get_logger().warning, throttle_duration_sec=5 * LOG_PERIOD_S)
+        self.inputs = self._make_inputs(values.sync_queue, values.rectified, warn)
 
     def release(self) -> None:
         if self._poses:
@@ -78,37 +79,38 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
         self.inputs = self._make_inputs(0)
 
     def subscribe(self) -> None:
-        source, listen = self.parameters.source, self.create_camera_subscription
+        source, inputs = self.parameters.source, self.inputs
+        listen = self.create_camera_subscription
         listen(CameraInfo, 'camera_info', self.on_camera_info)
         if source == 'depth':
-            listen(CameraInfo, 'depth/camera_info', self.inputs.take_depth_info)
-            listen(Image, 'depth/image', self.inputs.measured.put)
+            listen(CameraInfo, 'depth/camera_info', inputs.depth_info.put)
+            listen(Image, 'depth/image', inputs.measured.put)
         elif source == 'points':
-            listen(PointCloud2, 'points', self.inputs.measured.put)
+            listen(PointCloud2, 'points', inputs.measured.put)
 
     def on_camera_info(self, msg: CameraInfo) -> None:
         """Take the calibration of the camera whose images these are."""
-        self.inputs.camera_info = msg
+        self.inputs.camera_info.put(msg)
 
     # One frame
 
     def on_frame(self, msg: Image | Detection2DArray) -> None:
-        jumped = self.stamps.is_jump_back(stamp_to_ns(msg.header.stamp))
-        if jumped and not self.get_clock().ros_time_is_active:  # else /clock tells it
-            self._forget()
+        stamp_ns = stamp_to_ns(msg.header.stamp)
+        if self.stamps.is_jump_back(stamp_ns) and not self.get_clock().ros_time_is_active:
+            self._forget(stamp_ns)  # else /clock tells it
         super().on_frame(msg)
 
-    def _forget(self, _: Any = None) -> None:
-        """Forget what was heard of another time: it has jumped back."""
-        self._forgot_s = time.monotonic()
-        self.inputs.forget()
+    def _forget(self, now_ns: int) -> None:
+        """Forget what was heard of another time: it has jumped back, to now."""
+        self._present.begin(now_ns)
+        self.inputs.forget(self._present.until_ns)
         if self._poses:
             self._poses.forget()
 
     def work(self, frame: Frame) -> None:
         for each, lack in self._room.serve(frame, self.take_waiting, lambda: self.active):
             with self.rejecting(each):
-                done = self.active and each.received_s >= self._forgot_s
+                done = self.active and self._present.has(each)
                 if done:
                     self._lack = lack.what if lack else ''
                     done = self.place(each, lack)
@@ -118,7 +120,7 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
     def _find_lack(self, frame: Frame) -> Lack | None:
         self.poses.values = self.parameters
         lack = self.lack_of(frame)
-        return lack if frame.received_s >= self._forgot_s else None
+        return lack if self._present.has(frame) else None
 
     def lack_of(self, frame: Frame) -> Lack | None:
         """Return what of its own time a frame has to wait for before it can be placed."""
@@ -154,4 +156,4 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
         return self.missing() + ': start what publishes it, or remap it' * unheard
 
     def warning(self) -> str:
-        return self._poses.warning if self._poses else ''
+        return self.inputs.refused(self.parameters) or (self._poses.warning if self._poses else '')

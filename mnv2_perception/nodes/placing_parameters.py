@@ -35,8 +35,8 @@ class PlacingParameters:
         10, 'Depth images, clouds and the like kept, to be found by stamp.', 1, 1000
     )
     sync_wait_s: float = parameter(
-        0.05, 'How long an image waits for them; for transforms 0.5 s at least.', 0.0, 10.0,
-        live=True,
+        0.05, 'How long an image waits for them, and its own camera_info; for transforms 0.5 s at '
+        'least.', 0.0, 10.0, live=True,
     )
     max_rate_hz: float = parameter(
         0.0, 'Process at most so many images a second; 0 takes all it can.', 0.0, 1000.0, live=True
