@@ -377,10 +377,10 @@ def test_a_box_gives_the_right_cell_point_and_beam_and_its_absence_clears_every_
 
 
 def people_layer() -> dict[str, Any]:
-    """Return the settings that docs/costmaps.md gives for a class's cloud, here of cars."""
+    """Return the settings that docs/costmaps.md gives for a class's cloud, here of obstacles."""
     page = (Path(__file__).parents[2] / 'docs/costmaps.md').read_text(encoding='utf-8')
     block = re.findall('```\n(plugins: .*?)```', page, re.S)[0]
-    settings: dict[str, Any] = yaml.safe_load(block.replace('person', 'car'))
+    settings: dict[str, Any] = yaml.safe_load(block.replace('person', 'obstacle'))
     return {**OBSTACLES, **settings}
 
 
@@ -389,14 +389,14 @@ def test_a_layer_of_one_class_marks_it_and_forgets_it_and_knows_no_other(
     robot: Robot, tmp_path: Path, source: str
 ) -> None:
     settings = people_layer()
-    others = re.sub('obstacles/car', 'obstacles/tree', yaml.safe_dump(settings))
+    others = re.sub('obstacles/obstacle', 'obstacles/stairs', yaml.safe_dump(settings))
     layers = {
-        'car': ObstacleLayer(settings, FRAMES, 'people_layer'),
-        'tree': ObstacleLayer(yaml.safe_load(others), FRAMES, 'people_layer'),
+        'obstacle': ObstacleLayer(settings, FRAMES, 'people_layer'),
+        'stairs': ObstacleLayer(yaml.safe_load(others), FRAMES, 'people_layer'),
     }
-    assert 'tree' in CLASSES
+    assert {'obstacle', 'stairs'} < set(CLASSES)
     with (
-        robot.perceiving(tmp_path, source=source, cloud_classes=['car', 'tree']),
+        robot.perceiving(tmp_path, source=source, cloud_classes=['obstacle', 'stairs']),
         robot.filming(),
     ):
         node = Node('nav2', context=robot.context)
@@ -427,11 +427,11 @@ def test_a_layer_of_one_class_marks_it_and_forgets_it_and_knows_no_other(
 
         eventually(lambda: len(heard) == 4, 30.0)
         robot.scene = draw(*BOX_AT)
-        eventually(lambda: face('car') < math.inf)
-        assert face('car') == pytest.approx(3.0, abs=0.06)
-        assert face('tree') == math.inf
+        eventually(lambda: face('obstacle') < math.inf)
+        assert face('obstacle') == pytest.approx(3.0, abs=0.06)
+        assert face('stairs') == math.inf
         robot.scene = draw()
-        eventually(lambda: face('car') == math.inf)
+        eventually(lambda: face('obstacle') == math.inf)
 
 
 def test_a_late_consumer_in_another_process_hears_label_info_before_any_mask(
