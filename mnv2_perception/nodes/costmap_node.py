@@ -96,7 +96,7 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
     def _has_semantic(self) -> bool:
         return self._results.mask.get_subscription_count() > 0 and not self.greeting.holding()
 
-    def place(self, frame: Frame, lack: Lack | None) -> bool:
+    def place(self, frame: Frame) -> bool:
         values, inputs, poses, msg = self.parameters, self.inputs, self.poses, frame.msg
         if inputs.missing(values):
             self.tell_missing(unpaired=0)

@@ -14,7 +14,6 @@ from mnv2_perception.nodes.placing import PlacingNode
 from mnv2_perception.nodes.placing_parameters import Detection3DParameters
 from mnv2_perception.nodes.process import spin
 from mnv2_perception.nodes.topics import Publisher, Subscription
-from mnv2_perception.nodes.waiting import Lack
 from mnv2_perception.nodes.worker import Frame
 from mnv2_perception.vision.boxes3d import Box3D, place_boxes
 
@@ -48,7 +47,7 @@ class Detection3DNode(PlacingNode[Detection3DParameters, Measurements]):
         super().subscribe()
         self._detections = self.create_camera_subscription(Detection2DArray, 'detections')
 
-    def place(self, frame: Frame, lack: Lack | None) -> bool:
+    def place(self, frame: Frame) -> bool:
         values, inputs, msg = self.parameters, self.inputs, frame.msg
         if inputs.missing(values):
             self.tell_missing(unpaired=0)

@@ -29,7 +29,7 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
 
     Args:
         name: of the node.
-        make_inputs: makes what it hears, of a length of queues.
+        make_inputs: class of what it hears.
         kwargs: for PerceptionNode.
     """
 
@@ -46,13 +46,8 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
         self._jumps = on_jump_back(self.get_clock(), self._forget)
 
     @abstractmethod
-    def place(self, frame: Frame, lack: Lack | None) -> bool:
-        """Place a frame and publish that; return whether that was done.
-
-        Args:
-            frame: has waited long enough.
-            lack: what it lacks nevertheless, None if nothing.
-        """
+    def place(self, frame: Frame) -> bool:
+        """Place a frame that has waited long enough, and publish that; return whether it did."""
 
     def grid_frame(self) -> str:
         """Return the frame of the grid, empty where the node makes none."""
@@ -113,7 +108,7 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
                 done = self.active and self._present.has(each)
                 if done:
                     self._lack = lack.what if lack else ''
-                    done = self.place(each, lack)
+                    done = self.place(each)
                 outcome = 'published' if done else 'passed_over'
                 self.count(each, outcome, '' if done else self.missing())
 
