@@ -274,7 +274,9 @@ def test_topics_are_those_of_the_nodes() -> None:
         *(strings_in_calls(path, calls) for path in (PACKAGE / 'nodes').glob('*.py'))
     )
     assert len(created) > 20
-    assert topics_told() == created | {'image/compressed', 'segmentation/mask/compressed'}
+    assert topics_told() == created | {
+        'image/compressed', 'segmentation/mask/compressed', 'obstacles/*'
+    }
 
 
 def texts_of_nodes() -> str:
@@ -295,8 +297,9 @@ def texts_of_nodes() -> str:
 
 def test_messages_told_by_symptom_are_those_of_the_nodes() -> None:
     texts = texts_of_nodes()
-    rows = re.findall(r'^\| ([^|]*) \|', section('docs/troubleshooting.md', 'No mask')
-                      + section('docs/troubleshooting.md', 'The grid is empty'), re.M)
+    titles = 'No mask', 'The grid is empty', 'No boxes in space'
+    text = ''.join(section('docs/troubleshooting.md', title) for title in titles)
+    rows = re.findall(r'^\| ([^|]*) \|', text, re.M)
     told = [text for row in rows for text in re.findall('`([^`]+)`', row) if '…' in text]
     assert len(told) > 12
     pieces = {piece.strip(' ;:,') for text in told for piece in text.split('…')}

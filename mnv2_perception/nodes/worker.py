@@ -13,6 +13,7 @@ import time
 from typing import Any, Generic, TypeVar
 
 from sensor_msgs.msg import CompressedImage, Image
+from vision_msgs.msg import Detection2DArray
 
 # Longer than any inference takes: what is at work for so long is taken to hang.
 HANG_S = 5.0
@@ -29,7 +30,7 @@ Result = TypeVar('Result')
 class Frame:
     """A message to process, and when it came (time.monotonic)."""
 
-    msg: Image | CompressedImage
+    msg: Image | CompressedImage | Detection2DArray
     received_s: float
 
 
