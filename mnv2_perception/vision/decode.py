@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2_perception.vision.preprocess import Placement
+
 Ids = NDArray[np.uint8]
 
 
@@ -19,6 +21,30 @@ def resize_ids(ids: Ids, height: int, width: int) -> Ids:
     return np.asarray(
         cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8
     )
+
+
+def ids_on_image(ids: Ids, height: int, width: int, placed: Placement) -> Ids:
+    """Return the ids of a network's frame, at any stride of it, at its image's size.
+
+    Each pixel takes the cell that its centre lies in, so nothing answers for the padding.
+
+    Args:
+        ids: (h, w) class ids, or their confidence.
+        height: of the image, pixels.
+        width: of the image.
+        placed: where it lies in the frame.
+    """
+    if placed.fills:
+        return resize_ids(ids, height, width)
+    rows, columns = (
+        # (first + (index + 0.5) × side / size) × cells / whole, in whole numbers
+        ((2 * np.arange(size) + 1) * side + 2 * first * size) * cells // (2 * size * whole)
+        for size, first, side, cells, whole in (
+            (height, placed.top, placed.height, ids.shape[0], placed.frame_height),
+            (width, placed.left, placed.width, ids.shape[1], placed.frame_width),
+        )
+    )
+    return ids.take(rows, axis=0).take(columns, axis=1)
 
 
 def ids_and_confidence(scores: NDArray[np.float32], output: str) -> tuple[Ids, Ids]:
