@@ -225,8 +225,8 @@ class ModelSpec:
             if 'crop_ratio' in values:
                 values['crop_ratio'] = float(values['crop_ratio'])
             if 'pad' in values:
-                pad = values['pad']
-                values['pad'] = tuple(map(int, pad if isinstance(pad, (list, tuple)) else [pad] * 3))
+                one = not isinstance(values['pad'], (list, tuple))
+                values['pad'] = tuple(map(int, [values['pad']] * 3 if one else values['pad']))
             for name in {'name', 'output_name', 'licence', 'description'} & set(values):
                 # YAML reads 495, as exporters name outputs, as a number, and nothing as None.
                 values[name] = '' if values[name] is None else str(values[name])

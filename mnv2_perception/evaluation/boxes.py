@@ -63,7 +63,8 @@ def match_boxes(sample: BoxSample, found: Found, num_classes: int) -> Matches:
         num_classes: number of classes.
     """
     counts = np.zeros((num_classes + 1, num_classes + 1), np.int64)
-    boxes, scores, ids = (part[found[1] >= SHOWN_SCORE] for part in found)
+    shown = found[1] >= SHOWN_SCORE
+    boxes, scores, ids = found[0][shown], found[1][shown], found[2][shown]
     overlap = box_iou(boxes, sample.boxes)
     free = np.ones(len(sample.boxes), bool)
     judged, right = [], []
@@ -81,7 +82,7 @@ def match_boxes(sample: BoxSample, found: Found, num_classes: int) -> Matches:
             counts[num_classes, ids[index]] += 1
             right.append(False)
         judged.append(float(scores[index]))
-    np.add.at(counts, (sample.class_ids[free], num_classes), 1)
+    counts[:num_classes, num_classes] = np.bincount(sample.class_ids[free], minlength=num_classes)
     return Matches(counts, np.array(judged), np.array(right, bool))
 
 

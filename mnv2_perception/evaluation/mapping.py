@@ -46,7 +46,7 @@ class ClassMap:
 
     def facts(self) -> dict[str, Any]:
         """Return `map` and `left_out`; nothing where both have the same classes."""
-        if self.labels == self.model and self.of_label == self.of_model:
+        if self.names == self.labels == self.model:
             return {}
         beyond = len(self.names)
         return {

@@ -125,7 +125,7 @@ def _edge(mask: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
     """Return the pixels of a mask within a (chessboard) distance of what is not of it."""
     framed = np.pad(mask, 1).astype(np.uint8)  # what the image's border cuts has an edge there
     inner = cv2.erode(framed, np.ones((3, 3), np.uint8), iterations=distance)
-    return mask & ~inner[1:-1, 1:-1].astype(bool)
+    return np.asarray(mask & (inner[1:-1, 1:-1] == 0))
 
 
 def calibration(

@@ -1,4 +1,4 @@
-"""What the evaluations of all tasks share: what was measured, of which place, and where it errs."""
+"""What the evaluations of all tasks share: what was measured, and of which place."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -106,8 +106,8 @@ class Pipeline(ABC, Generic[Result]):
 
     def placement(self, image: NDArray[np.uint8], rotate: int = 0) -> Placement:
         """Return where an image (H, W, 3), once upright, lies in what the network sees."""
-        rows, columns = image.shape[:2] if rotate in (0, 180) else image.shape[1::-1]
-        return place_image(rows, columns, self.spec.height, self.spec.width, self.spec.fit)
+        shape = image.shape[1::-1] if rotate in (90, 270) else image.shape
+        return place_image(shape, self.spec.height, self.spec.width, self.spec.fit)
 
     def require_finite(self, finite: NDArray[np.bool_]) -> None:
         """Raise ModelError unless all is True: of a network that overflows nothing is to be used.

@@ -71,7 +71,7 @@ def check_disjoint(trained: Sequence[Path], measured: Sequence[Path]) -> None:
 
 def whole_image(image: NDArray[np.uint8], spec: ModelSpec) -> tuple[int, int]:
     """Return the height and width that all of an image has in what the network sees."""
-    placed = place_image(*image.shape[:2], spec.height, spec.width, spec.fit)
+    placed = place_image(image.shape, spec.height, spec.width, spec.fit)
     return placed.height, placed.width
 
 

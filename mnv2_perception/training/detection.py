@@ -113,7 +113,7 @@ class DetectionTask(Task):
                 outputs = top(net(network_input(image, spec, net)))
                 candidates, scores, class_ids = (output[0].cpu().numpy() for output in outputs)
                 rows, columns = image.shape[:2]
-                placed = place_image(rows, columns, spec.height, spec.width, spec.fit)
+                placed = place_image(image.shape, spec.height, spec.width, spec.fit)
                 boxes = boxes_on_image(candidates, rows, columns, placed=placed)
                 kept = select_boxes(boxes, scores, class_ids, 0.0, NMS_IOU)
                 found.append((boxes[kept], scores[kept], class_ids[kept]))

@@ -119,8 +119,8 @@ class SegmentationTask(Task):
                 image, label = read_pair(image_path, label_path)
                 logits = net(network_input(image, spec, net))
                 ids = logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
-                placed = place_image(*label.shape, spec.height, spec.width, spec.fit)
-                matrix.add(label, ids_on_image(ids, *label.shape, placed))
+                placed = place_image(label.shape, spec.height, spec.width, spec.fit)
+                matrix.add(label, ids_on_image(ids, label.shape[0], label.shape[1], placed))
         alarms = by_class(spec.classes, matrix.false_alarms())
         return Measured(
             matrix.miou(), by_class(spec.classes, matrix.iou()),

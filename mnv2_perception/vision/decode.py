@@ -44,7 +44,7 @@ def ids_on_image(ids: Ids, height: int, width: int, placed: Placement) -> Ids:
             (width, placed.left, placed.width, ids.shape[1], placed.frame_width),
         )
     )
-    return ids.take(rows, axis=0).take(columns, axis=1)
+    return np.asarray(ids.take(rows, axis=0).take(columns, axis=1))
 
 
 def ids_and_confidence(scores: NDArray[np.float32], output: str) -> tuple[Ids, Ids]:

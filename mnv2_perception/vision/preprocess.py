@@ -49,15 +49,16 @@ class Placement(NamedTuple):
 
 
 def place_image(
-    rows: int, columns: int, height: int, width: int, fit: str = 'stretch'
+    shape: tuple[int, ...], height: int, width: int, fit: str = 'stretch'
 ) -> Placement:
-    """Return where an image of (rows, columns) lies in a frame of (height, width).
+    """Return where an image of a shape (rows, columns, …) lies in a frame of (height, width).
 
     A letterbox has the arithmetic of Ultralytics' `LetterBox` (`auto=False, center=True`): halves
     round to even, and of an odd row or column of padding more is below, or to the right.
     """
     if fit != 'letterbox':
         return Placement(0, 0, height, width, height, width)
+    rows, columns = shape[:2]
     scale = min(height / rows, width / columns)
     inner = max(1, round(rows * scale)), max(1, round(columns * scale))
     return Placement((height - inner[0]) // 2, (width - inner[1]) // 2, *inner, height, width)
@@ -78,7 +79,7 @@ def fit_image(
     is resized linearly however much it shrinks, as those who train with it do.
     """
     if fit == 'letterbox':
-        placed = place_image(*image.shape[:2], height, width, fit)
+        placed = place_image(image.shape, height, width, fit)
         framed = np.empty((height, width, 3), np.uint8)
         framed[:] = pad
         framed[
