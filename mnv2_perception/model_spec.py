@@ -17,6 +17,7 @@ from mnv2_perception.errors import ModelError
 
 METADATA_KEY = 'mnv2_perception.model_spec'
 UNLABELLED = 255  # mask id of "no class": ignored pixels, below min_confidence, own bumper
+PAD = (114, 114, 114)  # around letterboxed images, as Ultralytics has it
 MAX_PIXELS = 16_000_000  # of a network's input; none has more than a few
 
 Task = Literal['segmentation', 'classification', 'detection']
@@ -87,7 +88,7 @@ class ModelSpec:
     background: bool = False
     fit: Literal['stretch', 'crop', 'letterbox'] = 'stretch'
     crop_ratio: float = 1.0
-    pad: tuple[int, int, int] = (114, 114, 114)
+    pad: tuple[int, int, int] = PAD
     licence: str = 'unknown'
     description: str = ''
 
@@ -137,6 +138,11 @@ class ModelSpec:
             raise ModelError(
                 f'model spec {self.name!r}: pad is {self.pad}, expected one number or '
                 f'(R, G, B), 0 to 255'
+            )
+        if self.pad != PAD and self.fit != 'letterbox':
+            raise ModelError(
+                f'model spec {self.name!r}: pad is {self.pad}, but fit is {self.fit!r}; expected '
+                f'fit: letterbox, or no pad'
             )
         if not isinstance(self.background, bool):
             raise ModelError(

@@ -19,7 +19,16 @@ from mnv2_perception.evaluation.metrics import (
     check_pycocotools,
     json_number,
 )
-from mnv2_perception.evaluation.parts import apart, facts_of, prefix_of, table_of, timed, WORST
+from mnv2_perception.evaluation.parts import (
+    apart,
+    facts_of,
+    MISSED,
+    NOTHING,
+    prefix_of,
+    table_of,
+    timed,
+    WORST,
+)
 from mnv2_perception.tasks.detector import Detections, detections_from_mask, Detector
 from mnv2_perception.tasks.segmenter import Segmenter
 from mnv2_perception.vision.detections import box_iou
@@ -237,7 +246,7 @@ def _evaluate_boxes(
         **figures(whole),
         **(classes.facts() if maps else {}),
         **apart(parts, by_prefix, figures),
-        'confusion': table_of(counts, (*classes.names, 'nothing'), (*classes.names, 'missed')),
+        'confusion': table_of(counts, (*classes.names, NOTHING), (*classes.names, MISSED)),
         'calibration': calibrated(whole)['bins'],
         'worst': [
             {'image': str(samples[index].image), 'wrong': matches[index].wrong}

@@ -111,7 +111,10 @@ def boundary_overlap(
         (num_classes, 2) pixels.
     """
     labelled = truth < num_classes
-    shown = [np.where(labelled & (ids < num_classes), ids, -1) for ids in (truth, predicted)]
+    shown = [
+        np.where(labelled & (ids < num_classes), ids.astype(np.int32), -1)
+        for ids in (truth, predicted)
+    ]
     distance = max(1, round(ratio * float(np.hypot(*truth.shape))))
     overlap = np.zeros((num_classes, 2), np.int64)
     for class_id in np.union1d(*map(np.unique, shown)):

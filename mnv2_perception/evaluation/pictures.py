@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2_perception.evaluation.parts import NOTHING
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.overlay import blend_mask, Colours, draw_caption, draw_legend
 from mnv2_perception.vision.preprocess import resize_image
@@ -41,7 +42,7 @@ def draw_confusion(table: Mapping[str, Mapping[str, int]], title: str) -> Pictur
         rows = sorted(sorted(rows, key=lambda row: -wrong[row])[:MOST_ROWS], key=rows.index)
         title += f'; the {MOST_ROWS} of {len(table)} classes that go wrong most often'
     others = dict.fromkeys(name for row in rows for name in table[row] if name not in rows)
-    columns = [*rows, *others]
+    columns = [*(row for row in rows if row != NOTHING), *others]
     labels = [[_label(name) for name in names] for names in (rows, columns)]
     left = max(label.shape[1] for label in labels[0]) + 2 * MARGIN_PX
     top = max(label.shape[1] for label in labels[1]) + 2 * MARGIN_PX

@@ -20,8 +20,6 @@ def check_image(image: NDArray[np.uint8]) -> None:
         )
 
 
-PAD = (114, 114, 114)  # what is around a letterboxed image unless its model says otherwise
-
 
 class Placement(NamedTuple):
     """Where an image lies in the frame that a network sees, pixels.
@@ -70,7 +68,7 @@ def fit_image(
     width: int,
     fit: str = 'stretch',
     crop_ratio: float = 1.0,
-    pad: tuple[int, int, int] = PAD,
+    pad: tuple[int, int, int] = (114, 114, 114),
 ) -> NDArray[np.uint8]:
     """Resize an image as a model takes it, see `ModelSpec.fit`, `.crop_ratio` and `.pad`.
 
