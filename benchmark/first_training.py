@@ -1,4 +1,4 @@
-"""Whether a first training tells the truth: `python benchmark/first_training.py CAMVID --weights FILE`.
+"""Whether a first training tells the truth: `python benchmark/first_training.py CAMVID`.
 
 Sixty pictures and 4 classes, 8 epochs; 40 of them; and 60 from random weights. After each epoch
 the figure that training reports, and chooses `best.pt` by, stands beside that of the same weights

@@ -13,7 +13,7 @@ from mnv2_perception.tasks.detector import Detector
 from mnv2_perception.tasks.segmenter import Segmenter
 
 WORST = 8  # images that are named, and drawn if asked for
-NOTHING, MISSED = 'nothing', 'missed'  # where a box is and no object; where an object is and no box
+NOTHING, MISSED = 'nothing', 'missed'  # the object of a box that is on none; the box of none
 Result = TypeVar('Result')
 Part = TypeVar('Part')
 

@@ -297,7 +297,8 @@ def test_a_run_writes_event_files_where_tensorboard_is_there(
     pytest.importorskip('tensorboard', reason='no tensorboard: pip install tensorboard')
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    recipe, val = replace(RECIPE, evaluate_every=1), write_folder(tmp_path / 'val', range(100, 101))
+    recipe = replace(RECIPE, evaluate_every=1)
+    val = write_folder(tmp_path / 'val', range(100, 101))
     train(folder, tmp_path / 'with', SPEC, replace(recipe, epochs=1), val=val)
     train(folder, tmp_path / 'with', SPEC, recipe, val=val, resume=True)
     events = EventAccumulator(str(tmp_path / 'with')).Reload()
