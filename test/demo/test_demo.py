@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
+from colcon_workspace import free_domain_id
 import cv2
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ CAR_COLOUR = 64, 160, 255  # of the detector's boxes
 
 
 def run_demo(out: Path, *args: str) -> 'subprocess.CompletedProcess[str]':
-    environment = {**os.environ, 'ROS_DOMAIN_ID': str(1 + os.getpid() % 100)}
+    environment = {**os.environ, 'ROS_DOMAIN_ID': str(free_domain_id())}
     return subprocess.run(
         [sys.executable, '-m', 'mnv2_perception.cli', 'demo', '--out', str(out), *args],
         capture_output=True, text=True, timeout=180, env=environment, check=False,
