@@ -287,6 +287,18 @@ def test_a_run_ends_with_what_is_wrong_in_pictures(
     assert 'last.pt exists' in capsys.readouterr().err
 
 
+def test_a_run_is_none_the_worse_where_its_report_cannot_be_made(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    val, out = write_folder(tmp_path / 'val', range(100, 101)), tmp_path / 'run'
+    monkeypatch.setitem(sys.modules, 'mnv2_perception.nets.export', None)  # as without onnx
+    assert main(command(folder, out, '--width-mult', '0.35', '--val', str(val))) == 0
+    told = capsys.readouterr()
+    assert f'{out}: no confusion matrix and worst pictures: ' in told.err
+    assert 'export' in told.out and not (out / 'results.json').exists()
+
+
 def test_a_run_writes_event_files_where_tensorboard_is_there(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
