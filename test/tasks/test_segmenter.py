@@ -13,12 +13,13 @@ import pytest
 
 from mnv2_perception.errors import EngineError, ImageError, ModelError, SetupError
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
-from mnv2_perception.tasks import models, segmenter
+from mnv2_perception.tasks import models
 from mnv2_perception.tasks.contract import images_at_once
 from mnv2_perception.tasks.detector import detections_from_mask
 from mnv2_perception.tasks.models import find_model, find_shared_file, OpenModels
 from mnv2_perception.tasks.pipeline import infer_images
 from mnv2_perception.tasks.segmenter import read_ignore_mask, Segmentation, Segmenter
+from mnv2_perception.vision import decode
 
 ODD_SIZES = [(61, 83), (97, 41), (20, 151), (21, 31), (101, 121), (7, 9)]
 ROOT = Path(__file__).parents[2]
@@ -71,7 +72,7 @@ def use_corner_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     def resize(ids: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
         return np.asarray(cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST))
 
-    monkeypatch.setattr(segmenter, 'resize_ids', resize)
+    monkeypatch.setattr(decode, 'resize_ids', resize)
 
 
 def test_at_the_networks_size_the_mask_is_pixel_exact(make_model: MakeModel) -> None:
