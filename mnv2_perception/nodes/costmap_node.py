@@ -2,7 +2,6 @@
 
 from dataclasses import fields
 import sys
-import time
 from typing import Any
 
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
@@ -18,7 +17,7 @@ from mnv2_perception.nodes.parameters import CostmapParameters
 from mnv2_perception.nodes.poses import IN_PLACE, Poses
 from mnv2_perception.nodes.process import spin
 from mnv2_perception.nodes.qos import LATCHED_QOS
-from mnv2_perception.nodes.sync import on_jump_back
+from mnv2_perception.nodes.sync import Jumps
 from mnv2_perception.nodes.topics import Subscription
 from mnv2_perception.nodes.waiting import Lack, WaitingRoom
 from mnv2_perception.nodes.worker import Frame
@@ -40,16 +39,15 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         self._views = Views(lambda text: self.get_logger().info(text))
         self._room = WaitingRoom(self._find_lack)
         self._lack = ''
-        self._forgot_s = 0.0
         super().__init__('costmap_node', **kwargs)
         self.create_steady_timer(GREET_PERIOD_S, self.greet)
-        self._jumps = on_jump_back(self.get_clock(), self._forget)
+        self._jumps = Jumps(self.get_clock(), self._forget)
 
     # Lifecycle
 
     def acquire(self) -> None:
         values = self.parameters
-        self._poses = Poses(self, values)
+        self._poses = Poses(self, values, self._jumps)
         self._results = CostmapResults(self.create_result_publisher)
         self.greeting = Greeting(
             self, self._results.mask, self._results.label_info, self._publish_label_info
@@ -102,12 +100,11 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
     def on_frame(self, msg: Image) -> None:
         jumped = self.stamps.is_jump_back(stamp_to_ns(msg.header.stamp))
         if jumped and not self.get_clock().ros_time_is_active:  # else /clock tells it
-            self._forget()
+            self._jumps.note()
         super().on_frame(msg)
 
-    def _forget(self, _: Any = None) -> None:
+    def _forget(self) -> None:
         """Forget what was heard of another time: it has jumped back."""
-        self._forgot_s = time.monotonic()
         self.inputs.forget()
         if self._poses:
             self._poses.forget()
@@ -115,8 +112,7 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
     def work(self, frame: Frame) -> None:
         for each, lack in self._room.serve(frame, self.take_waiting, lambda: self.active):
             with self.rejecting(each):
-                current = self.active and each.received_s >= self._forgot_s
-                done = current and self._place(each, lack)
+                done = self.active and self._is_current(each) and self._place(each, lack)
                 outcome = 'published' if done else 'passed_over'
                 self.count(each, outcome, '' if done else self._missing())
 
@@ -127,7 +123,11 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         lack = inputs.lack(frame, values, self.stamps, poses)
         if lack is None and self._has_semantic() and inputs.awaits_confidence(frame):
             lack = Lack(NO_CONFIDENCE, values.sync_wait_s)
-        return lack if frame.received_s >= self._forgot_s else None
+        return lack if self._is_current(frame) else None
+
+    def _is_current(self, frame: Frame) -> bool:
+        stamp_ns = stamp_to_ns(frame.msg.header.stamp)
+        return not self._jumps.is_of_before(stamp_ns, frame.received_s)
 
     def _has_semantic(self) -> bool:
         return self._results.mask.get_subscription_count() > 0 and not self.greeting.holding()

@@ -1,11 +1,15 @@
 """Poses: where the camera and the grid are, from tf2 or from parameters."""
 
+from typing import Any
+
 from rclpy.node import Node
 from rclpy.time import Time
 from std_msgs.msg import Header
 
 from mnv2_perception.errors import CalibrationError, ParameterError
+from mnv2_perception.nodes.messages import stamp_to_ns
 from mnv2_perception.nodes.parameters import CostmapParameters
+from mnv2_perception.nodes.sync import Jumps
 from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 
 try:
@@ -29,6 +33,7 @@ class Poses:
     Args:
         node: whose subscriptions listen to tf2.
         values: the node's parameters.
+        jumps: of the node's time.
 
     Attributes:
         values: the node's parameters; those of now, for some may be set while it is active.
@@ -39,13 +44,14 @@ class Poses:
         ParameterError: tf2 is asked for and not installed.
     """
 
-    def __init__(self, node: Node, values: CostmapParameters) -> None:
+    def __init__(self, node: Node, values: CostmapParameters, jumps: Jumps) -> None:
         if values.pose_source == 'tf' and tf2_ros is None:
             raise ParameterError(
                 "pose_source is 'tf', but tf2_ros is not installed; install it, or give the "
                 "camera's pose as parameters (pose_source: parameters)"
             )
         self.values = values
+        self._jumps = jumps
         self._buffer: tf2_ros.Buffer | None = None
         self._listener: tf2_ros.TransformListener | None = None
         self.source = 'parameters'
@@ -55,7 +61,20 @@ class Poses:
         if values.pose_source != 'parameters' and tf2_ros is not None:
             self.source = 'tf'
             self._buffer = tf2_ros.Buffer()
-            self._listener = tf2_ros.TransformListener(self._buffer, node)
+            self._listener = tf2_ros.TransformListener(self, node)
+
+    def set_transform(self, msg: Any, authority: str) -> None:
+        """Take a transform of the listener's, unless it is still of before time jumped back.
+
+        With one of those the buffer would refuse all that follow.
+        """
+        if self._buffer and not self._jumps.is_of_before(stamp_to_ns(msg.header.stamp)):
+            self._buffer.set_transform(msg, authority)
+
+    def set_transform_static(self, msg: Any, authority: str) -> None:
+        """Take a static transform of the listener's."""
+        if self._buffer:
+            self._buffer.set_transform_static(msg, authority)
 
     def forget(self) -> None:
         """Forget all transforms but the static ones: time has jumped back, or they are of later.

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Generic, TypeVar
 
-from rclpy.clock import Clock, JumpHandle, JumpThreshold, TimeJump
+from rclpy.clock import Clock, JumpHandle, JumpThreshold
 from rclpy.duration import Duration
 from sensor_msgs.msg import Image, PointCloud2
 
@@ -17,14 +17,45 @@ Stamped = TypeVar('Stamped', Image, PointCloud2, Image | PointCloud2)
 # So many frames in a row without a new stamp are no accident.
 STANDING_FRAMES = 3
 JUMP_S = 1.0  # as tf2
+SETTLE_S = 2.0  # what was on its way, or in work, has arrived by then
 
 
-def on_jump_back(clock: Clock, callback: Callable[[TimeJump], None]) -> JumpHandle:
-    """Call back when /clock has jumped back, as long as the handle and the clock exist."""
-    threshold = JumpThreshold(
-        min_forward=None, min_backward=Duration(seconds=-JUMP_S), on_clock_change=True
-    )
-    return clock.create_jump_callback(threshold, post_callback=callback)
+class Jumps:
+    """Notices when /clock jumps back, as where a bag begins again, and what is still of before.
+
+    Args:
+        clock: of a node.
+        forget: called then.
+    """
+
+    def __init__(self, clock: Clock, forget: Callable[[], None]) -> None:
+        self._clock, self._forget = clock, forget
+        self._at_s = -SETTLE_S
+        threshold = JumpThreshold(
+            min_forward=None, min_backward=Duration(seconds=-JUMP_S), on_clock_change=True
+        )
+        # It ends with this object.
+        self._handle: JumpHandle = clock.create_jump_callback(
+            threshold, post_callback=lambda _: self.note()
+        )
+
+    def note(self) -> None:
+        """Take it that time has jumped back now."""
+        self._at_s = time.monotonic()
+        self._forget()
+
+    def is_of_before(self, stamp_ns: int, arrived_s: float | None = None) -> bool:
+        """Tell whether a message is of the time before the last jump.
+
+        Args:
+            stamp_ns: of the message.
+            arrived_s: when it came (time.monotonic); None: now.
+        """
+        arrived_s = time.monotonic() if arrived_s is None else arrived_s
+        if not self._at_s <= arrived_s < self._at_s + SETTLE_S:
+            return arrived_s < self._at_s
+        now = self._clock.now() if self._clock.ros_time_is_active else None
+        return now is not None and stamp_ns > now.nanoseconds + JUMP_S * 1e9
 
 
 class StampedQueue(Generic[Stamped]):
