@@ -54,8 +54,8 @@ class Jumps:
         arrived_s = time.monotonic() if arrived_s is None else arrived_s
         if not self._at_s <= arrived_s < self._at_s + SETTLE_S:
             return arrived_s < self._at_s
-        now = self._clock.now() if self._clock.ros_time_is_active else None
-        return now is not None and stamp_ns > now.nanoseconds + JUMP_S * 1e9
+        now_ns = self._clock.now().nanoseconds if self._clock.ros_time_is_active else 0
+        return 0 < now_ns < stamp_ns - JUMP_S * 1e9  # it is 0 until /clock has come
 
 
 class StampedQueue(Generic[Stamped]):
