@@ -63,6 +63,7 @@ class ModelSpec:
         fit: `stretch` the whole image to height × width, or `crop`: its largest centred part of
             that aspect ratio, as classifiers are trained; only for classification.
         licence: of the weights, SPDX where there is one.
+        attribution: whom the licence asks to be named: authors and data, in one line.
         description: data and figures in one line.
     """
 
@@ -82,6 +83,7 @@ class ModelSpec:
     background: bool = False
     fit: Literal['stretch', 'crop'] = 'stretch'
     licence: str = 'unknown'
+    attribution: str = ''
     description: str = ''
 
     def __post_init__(self) -> None:
@@ -205,7 +207,8 @@ class ModelSpec:
                 values[name] = tuple(float(value) for value in values[name])
             for name in ('height', 'width'):
                 values[name] = int(values[name])
-            for name in {'name', 'output_name', 'licence', 'description'} & set(values):
+            texts = {'name', 'output_name', 'licence', 'attribution', 'description'}
+            for name in texts & set(values):
                 # YAML reads 495, as exporters name outputs, as a number, and nothing as None.
                 values[name] = '' if values[name] is None else str(values[name])
                 if not values[name].isprintable():  # it would forge lines of logs

@@ -26,6 +26,7 @@ from mnv2_perception.nodes.qos import LATCHED_QOS
 from mnv2_perception.nodes.topics import Publisher, Subscription
 from mnv2_perception.nodes.worker import Frame, Turns
 from mnv2_perception.tasks.contract import images_at_once
+from mnv2_perception.tasks.model_info import licence_of
 from mnv2_perception.tasks.models import Engine
 from mnv2_perception.tasks.pipeline import infer_images, Pipeline
 
@@ -45,6 +46,11 @@ class Entry:
     frame: Frame
     image: NDArray[uint8]
     prepared: NDArray[uint8]
+
+
+def warm_up(engine: Engine, spec: ModelSpec) -> None:
+    """Let a runtime allocate, and load its kernels, which it does with the first image."""
+    infer_images(engine, spec, [np.zeros((spec.height, spec.width, 3), np.uint8)])
 
 
 class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
@@ -96,7 +102,8 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             f'{spec.name}: {spec.width}×{spec.height}, {len(spec.classes)} classes, engine '
             f'{model.engine.name} in {model.engine.precision}, images through {IMAGE_CONVERTER}'
         )
-        self.get_logger().info(f'licence of the model {spec.name}: {spec.licence}')
+        by = f'; made by {spec.attribution}' if spec.attribution else ''
+        self.get_logger().info(f'licence of the model {spec.name}: {licence_of(spec)}{by}')
         self._label_info = self.create_result_publisher(LabelInfo, label_info_topic, LATCHED_QOS)
 
     @contextmanager
@@ -104,13 +111,9 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         """Open the model that the parameters name, or share it with another node."""
         values = self.parameters
         with self.shared.models.opening(
-            values.model, values.engine, values.threads, values.build_engine, values.precision
+            values.model, values.engine, values.threads, values.build_engine, values.precision,
+            warm_up,
         ) as (engine, spec):
-            # Runtimes allocate, and load their kernels, with the first image; no camera is to
-            # wait for that.
-            if engine not in self.shared.warm:
-                infer_images(engine, spec, [np.zeros((spec.height, spec.width, 3), np.uint8)])
-                self.shared.warm.add(engine)
             yield engine, spec
 
     def release(self) -> None:
@@ -202,7 +205,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             'model': model.spec.name,
             'engine': model.engine.name,
             'precision': model.engine.precision,
-            'licence': model.spec.licence,
+            'licence': licence_of(model.spec),
         }
 
     def explain_silence(self) -> str:

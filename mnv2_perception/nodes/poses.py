@@ -9,7 +9,7 @@ from std_msgs.msg import Header
 from mnv2_perception.errors import CalibrationError, ParameterError
 from mnv2_perception.nodes.messages import stamp_to_ns
 from mnv2_perception.nodes.parameters import CostmapParameters
-from mnv2_perception.nodes.sync import Jumps
+from mnv2_perception.nodes.sync import Present
 from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 
 try:
@@ -33,7 +33,7 @@ class Poses:
     Args:
         node: whose subscriptions listen to tf2.
         values: the node's parameters.
-        jumps: of the node's time.
+        present: of the node.
 
     Attributes:
         values: the node's parameters; those of now, for some may be set while it is active.
@@ -44,14 +44,14 @@ class Poses:
         ParameterError: tf2 is asked for and not installed.
     """
 
-    def __init__(self, node: Node, values: CostmapParameters, jumps: Jumps) -> None:
+    def __init__(self, node: Node, values: CostmapParameters, present: Present) -> None:
         if values.pose_source == 'tf' and tf2_ros is None:
             raise ParameterError(
                 "pose_source is 'tf', but tf2_ros is not installed; install it, or give the "
                 "camera's pose as parameters (pose_source: parameters)"
             )
         self.values = values
-        self._jumps = jumps
+        self._present = present
         self._buffer: tf2_ros.Buffer | None = None
         self._listener: tf2_ros.TransformListener | None = None
         self.source = 'parameters'
@@ -68,7 +68,7 @@ class Poses:
 
         With one of those the buffer would refuse all that follow.
         """
-        if self._buffer and not self._jumps.is_of_before(stamp_to_ns(msg.header.stamp)):
+        if self._buffer and self._present.takes(stamp_to_ns(msg.header.stamp)):
             self._buffer.set_transform(msg, authority)
 
     def set_transform_static(self, msg: Any, authority: str) -> None:

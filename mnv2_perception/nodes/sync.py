@@ -4,58 +4,39 @@ from collections import deque
 from collections.abc import Callable
 import threading
 import time
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from rclpy.clock import Clock, JumpHandle, JumpThreshold
 from rclpy.duration import Duration
-from sensor_msgs.msg import Image, PointCloud2
 
 from mnv2_perception.nodes.messages import stamp_to_ns
+from mnv2_perception.nodes.worker import Frame
 
-Stamped = TypeVar('Stamped', Image, PointCloud2, Image | PointCloud2)
+
+class HasHeader(Protocol):
+    """A message with a header, or what was made of one."""
+
+    @property
+    def header(self) -> Any:
+        """A std_msgs/Header."""
+
+
+Stamped = TypeVar('Stamped', bound=HasHeader)
 
 # So many frames in a row without a new stamp are no accident.
 STANDING_FRAMES = 3
 JUMP_S = 1.0  # as tf2
-SETTLE_S = 2.0  # what was on its way, or in work, has arrived by then
+SETTLE_S = 2.0  # what was on its way, or in work, has come by then
 
 
-class Jumps:
-    """Notices when /clock jumps back, as where a bag begins again, and what is still of before.
-
-    Args:
-        clock: of a node.
-        forget: called then.
-    """
-
-    def __init__(self, clock: Clock, forget: Callable[[], None]) -> None:
-        self._clock, self._forget = clock, forget
-        self._at_s = -SETTLE_S
-        threshold = JumpThreshold(
-            min_forward=None, min_backward=Duration(seconds=-JUMP_S), on_clock_change=True
-        )
-        # It ends with this object.
-        self._handle: JumpHandle = clock.create_jump_callback(
-            threshold, post_callback=lambda _: self.note()
-        )
-
-    def note(self) -> None:
-        """Take it that time has jumped back now."""
-        self._at_s = time.monotonic()
-        self._forget()
-
-    def is_of_before(self, stamp_ns: int, arrived_s: float | None = None) -> bool:
-        """Tell whether a message is of the time before the last jump.
-
-        Args:
-            stamp_ns: of the message.
-            arrived_s: when it came (time.monotonic); None: now.
-        """
-        arrived_s = time.monotonic() if arrived_s is None else arrived_s
-        if not self._at_s <= arrived_s < self._at_s + SETTLE_S:
-            return arrived_s < self._at_s
-        now_ns = self._clock.now().nanoseconds if self._clock.ros_time_is_active else 0
-        return 0 < now_ns < stamp_ns - JUMP_S * 1e9  # it is 0 until /clock has come
+def on_jump_back(clock: Clock, callback: Callable[[int], None]) -> JumpHandle:
+    """Call back with what is now (ns) when /clock has jumped back, while the handle exists."""
+    threshold = JumpThreshold(
+        min_forward=None, min_backward=Duration(seconds=-JUMP_S), on_clock_change=True
+    )
+    return clock.create_jump_callback(
+        threshold, post_callback=lambda _: callback(clock.now().nanoseconds)
+    )
 
 
 class StampedQueue(Generic[Stamped]):
@@ -74,10 +55,11 @@ class StampedQueue(Generic[Stamped]):
         """Tell whether nothing has come."""
         return not self._messages
 
-    def clear(self) -> None:
-        """Forget all messages."""
+    def forget(self, after_ns: int) -> None:
+        """Forget the messages of another time: with later stamps, and what came before them."""
         with self._lock:
-            self._messages.clear()
+            while any(ns > after_ns for ns, _, _ in self._messages):
+                self._messages.popleft()
 
     def find(
         self, stamp_ns: int, tolerance_s: float, arrived_s: float, max_age_s: float | None = None
@@ -102,6 +84,40 @@ class StampedQueue(Generic[Stamped]):
         if max_age_s is not None and came_s < arrived_s - max_age_s:
             return None
         return found
+
+
+class Present:
+    """The time since it jumped back last.
+
+    Args:
+        clock: of the node.
+
+    Attributes:
+        until_ns: what has a later stamp and came before that is of another time.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.until_ns = 0
+        self._begun_s = 0.0
+        self._clock = clock
+
+    def begin(self, now_ns: int) -> None:
+        """Take to what time it has jumped back."""
+        self._begun_s, self.until_ns = time.monotonic(), now_ns + int(JUMP_S * 1e9)
+
+    def has(self, frame: Frame) -> bool:
+        """Tell whether a frame is of this time: those of before are not to be placed any more."""
+        stamp_ns = stamp_to_ns(frame.msg.header.stamp)
+        if frame.received_s < self._begun_s:
+            return stamp_ns <= self.until_ns
+        return self.takes(stamp_ns)
+
+    def takes(self, stamp_ns: int) -> bool:
+        """Tell whether what comes now is of this time, or of before and was on its way."""
+        if time.monotonic() > self._begun_s + SETTLE_S:
+            return True
+        now_ns = self._clock.now().nanoseconds if self._clock.ros_time_is_active else 0
+        return not 0 < now_ns < stamp_ns - JUMP_S * 1e9  # it is 0 until /clock has come
 
 
 class StampWatch:

@@ -12,6 +12,7 @@ from typing import Any
 
 from colcon_workspace import localhost_domain, own_domain_id
 import cv2
+from identity_network import identity_spec, write_fake
 import numpy as np
 from numpy.typing import NDArray
 import pytest
@@ -494,6 +495,24 @@ def test_diagnostics_tell_counts_latency_engine_and_licence(graph: Graph) -> Non
     assert (values['received'], values['published'], values['rejected']) == ('1', '1', '0')
     assert float(values['latency_p95_ms']) > 0
     assert (values['engine'], values['licence']) == ('fake', 'CC0-1.0')
+
+
+@pytest.mark.parametrize(
+    ('facts', 'told'),
+    [
+        ({'licence': 'CC-BY-NC-4.0', 'attribution': 'Ada, from her pictures'},
+         'CC-BY-NC-4.0 (not for commercial use); made by Ada, from her pictures\n'),
+        ({'licence': 'unknown'}, 'not stated\n'),
+    ],
+)
+def test_the_log_names_the_model_s_licence_and_whom_it_asks_to_be_named(
+    graph: Graph, tmp_path: Path, capfd: pytest.CaptureFixture[str], facts: dict[str, str],
+    told: str,
+) -> None:
+    model = write_fake(tmp_path / 'm.yaml', identity_spec(HEIGHT, WIDTH, **facts))
+    graph.start(model=str(model))
+    log = ''.join(capfd.readouterr())
+    assert f'licence of the model identity: {told}' in log
 
 
 def test_label_info_follows_a_changed_min_confidence(graph: Graph) -> None:

@@ -18,7 +18,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.time import Time
-from ros_graph import eventually
+from ros_graph import eventually, header
 from rosgraph_msgs.msg import Clock as ClockMsg
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
@@ -217,6 +217,26 @@ def test_what_is_of_before_a_jump_and_comes_after_it_costs_no_grid(
     assert 'TF_OLD_DATA' not in printed and 'use one clock' not in printed
 
 
+def test_the_first_mask_after_a_jump_back_keeps_the_depth_that_came_before_it(
+    scene: Scene
+) -> None:
+    depth = scene.peer.create_publisher(Image, 'depth/image', 1)
+    depth_info = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
+    node = scene.start(source='depth', sync_wait_s=0.2)
+    scene.calibrate(node)
+    depth_info.publish(camera_info())
+    eventually(lambda: node.inputs.depth_info)
+    ids, depth_m = draw_box(CAMERA, POSE, *BOX_AT)
+    for number in (30, 1):
+        depth.publish(depth_msg(depth_m, header(number), '32FC1'))
+        eventually(lambda n=number: node.inputs.measured.find(
+            (1000 + n) * 10**9 + 7, 0.0, 0.0
+        ))
+        scene.camera.publish(mask_to_msg(ids, header(number)))
+        scene.wait_for_results(number)
+    assert node.counts['unpaired'] == 0
+
+
 @pytest.mark.parametrize('stamp_s', [0, 36], ids=['zero stamps', 'a stamp that stands still'])
 def test_where_stamps_cannot_decide_a_mask_goes_with_the_depth_that_came_with_it(
     scene: Scene, stamp_s: int
@@ -265,8 +285,16 @@ def test_of_equal_stamps_the_queue_gives_what_came_with_the_mask() -> None:
     assert [queue.find(0, 0.02, at_s) for at_s in came_s] == messages
     assert queue.find(0, 0.02, came_s[2] + 1.0) is messages[2]
     assert queue.find(0, 0.02, came_s[2] + 1.0, max_age_s=0.5) is None
-    queue.clear()
-    assert queue.find(0, 0.02, came_s[2]) is None
+
+
+def test_when_time_jumps_back_what_has_come_of_the_new_time_stays() -> None:
+    queue: StampedQueue[Image] = StampedQueue(10)
+    for stamp_s in (1, 5, 9, 2):  # 1 is of the loop before
+        queue.put(mask(stamp_s * 10**9))
+    queue.forget(3 * 10**9)
+    assert [queue.find(s * 10**9, 0.0, 0.0) is not None for s in (1, 5, 9, 2)] == [
+        False, False, False, True
+    ]
 
 
 def test_a_stamp_that_comes_twice_by_accident_is_no_warning() -> None:
