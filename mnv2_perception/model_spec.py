@@ -249,11 +249,7 @@ class ModelSpec:
             ModelError: the file, or the file of class names, cannot be read, or see `from_dict`.
         """
         try:
-            # From a stranger's file an alias of aliases grows to gigabytes.
-            text = read_short_text(path)
-            if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-                raise ModelError(f'{path}: has an alias (*name); write each value out')
-            values = yaml.safe_load(text)
+            values = yaml.safe_load(read_plain_yaml(path))
             names = values.get('classes') if isinstance(values, dict) else None
             if isinstance(names, str) and names != TO_FILL_IN:
                 if Path(names).name != names:
@@ -283,6 +279,18 @@ def read_short_text(path: Path) -> str:
     if len(text) > MAX_YAML_BYTES:
         raise ModelError(f'{path}: is larger than {MAX_YAML_BYTES} bytes; expected a short text')
     return text.decode('utf-8-sig')
+
+
+def read_plain_yaml(path: Path) -> str:
+    """Return the text of a YAML file; from a stranger's, an alias of aliases grows to gigabytes.
+
+    Raises:
+        ModelError: it is too long to be what a person wrote, or has aliases.
+    """
+    text = read_short_text(path)
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ModelError(f'{path}: has an alias (*name); write each value out')
+    return text
 
 
 def class_names(given: Any) -> tuple[str, ...]:

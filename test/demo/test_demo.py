@@ -18,6 +18,7 @@ pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS d
 
 from mnv2_perception.bags.camera import read_ids, read_stamps
 from mnv2_perception.bags.read import BagReader
+from mnv2_perception.bags.write import BagWriter, image_cdr
 from mnv2_perception.demo.folder import clear, LOGS
 from mnv2_perception.demo.topics import (
     CLASSIFICATION,
@@ -100,6 +101,12 @@ def test_the_summary_has_what_a_user_reads(drawn_demo: Path) -> None:
     assert summary['image'] == '/camera/image_raw'
     assert 'called label' in summary['images_passed_over']['/camera/label/compressed']
     assert summary['duration_s'] == pytest.approx(89 / 15)
+
+
+def test_a_demo_that_lost_nothing_warns_of_no_buffers(drawn_demo: Path) -> None:
+    log = (drawn_demo / 'perception.log').read_text(encoding='utf-8')
+    assert 'active' in log
+    assert ('fastdds.xml' in log) == (summary_of(drawn_demo)['lost'] > 0), log
 
 
 def test_each_node_s_results_are_recorded_with_the_frames_stamps(drawn_demo: Path) -> None:
@@ -195,6 +202,21 @@ def test_a_bag_without_images_fails_the_demo_with_a_sentence(tmp_path: Path) -> 
     done = run_demo(tmp_path / 'out', '--bag', str(tmp_path / 'no_such_bag'))
     assert done.returncode == 1
     assert 'no_such_bag' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_years_in_which_nothing_was_recorded_are_left_out(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.add_topic('/camera/image_raw', 'sensor_msgs/msg/Image')
+        for stamp_ns in (10**9, 1_700_000_000 * 10**9, 1_700_000_000 * 10**9 + 10**9 // 2):
+            bag.write('/camera/image_raw', stamp_ns, image_cdr(picture, stamp_ns, 'camera'))
+    model = fake_model(tmp_path / 'fake.yaml', 1.0, ('lawn', 'path'))
+    done = run_demo(
+        tmp_path / 'out', '--bag', str(tmp_path / 'bag'), '--model', model, '--engine', 'fake'
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = summary_of(tmp_path / 'out')
+    assert (summary['frames_in'], summary['duration_s']) == (3, 1.5)
 
 
 def test_an_earlier_demo_s_results_are_replaced(drawn_demo: Path) -> None:

@@ -537,6 +537,18 @@ def test_rejected_frames_are_a_warning_in_the_diagnostics(graph: Graph) -> None:
     eventually(lambda: any('rejected' in report.status[0].message for report in reports))
 
 
+def test_a_camera_without_stamps_is_a_warning(graph: Graph) -> None:
+    reports = graph.subscribe(DiagnosticArray, '/diagnostics', QoSProfile(depth=10))
+    node = graph.start()
+    ready(graph, node)
+    for count in range(1, 4):
+        graph.camera.publish(rgb_to_msg(picture(), Header()))
+        eventually(lambda count=count: node.counts['published'] == count)
+    told = 'the stamps of the images are zero: nothing can be paired with them'
+    eventually(lambda: any(told in report.status[0].message for report in reports))
+    assert reports[-1].status[0].level == b'\x01'
+
+
 def test_silence_of_the_camera_is_a_warning(graph: Graph) -> None:
     reports = graph.subscribe(DiagnosticArray, '/diagnostics', QoSProfile(depth=10))
     graph.start()
