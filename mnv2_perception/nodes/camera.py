@@ -53,6 +53,11 @@ class Entry:
     model: Pipeline[Any]
 
 
+def warm_up(engine: Engine, spec: ModelSpec) -> None:
+    """Let a runtime allocate, and load its kernels, which it does with the first image."""
+    infer_images(engine, spec, [np.zeros((spec.height, spec.width, 3), np.uint8)])
+
+
 class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
     """A node that runs one model on a camera's images and tells the names of its classes.
 
@@ -133,13 +138,9 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
     def opening(self, values: Values) -> Iterator[tuple[Engine, ModelSpec]]:
         """Open the model that the values name, or share it with another node."""
         with self.shared.models.opening(
-            values.model, values.engine, values.threads, values.build_engine, values.precision
+            values.model, values.engine, values.threads, values.build_engine, values.precision,
+            warm_up,
         ) as (engine, spec):
-            # Runtimes allocate, and load their kernels, with the first image; no camera is to
-            # wait for that.
-            if engine not in self.shared.warm:
-                infer_images(engine, spec, [np.zeros((spec.height, spec.width, 3), np.uint8)])
-                self.shared.warm.add(engine)
             yield engine, spec
 
     def release(self) -> None:

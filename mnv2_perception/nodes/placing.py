@@ -41,8 +41,8 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
         self._poses: Poses | None = None
         self._room = WaitingRoom(self._find_lack)
         self._lack = ''
-        self._present = Present()
         super().__init__(name, **kwargs)
+        self._present = Present(self.get_clock())
         self._jumps = on_jump_back(self.get_clock(), self._forget)
 
     @abstractmethod
@@ -63,7 +63,7 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
 
     def acquire(self) -> None:
         values = self.parameters
-        self._poses = Poses(self, values, self.grid_frame())
+        self._poses = Poses(self, values, self._present, self.grid_frame())
         warn = partial(self.get_logger().warning, throttle_duration_sec=5 * LOG_PERIOD_S)
         self.inputs = self._make_inputs(values.sync_queue, values.rectified, warn)
 

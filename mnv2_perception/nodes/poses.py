@@ -1,11 +1,15 @@
 """Poses: where the cameras and the grid are, from tf2 or from parameters."""
 
+from typing import Any
+
 from rclpy.node import Node
 from rclpy.time import Time
 from std_msgs.msg import Header
 
 from mnv2_perception.errors import CalibrationError, ParameterError, quoted
+from mnv2_perception.nodes.messages import stamp_to_ns
 from mnv2_perception.nodes.placing_parameters import PlacingParameters
+from mnv2_perception.nodes.sync import Present
 from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 
 try:
@@ -29,6 +33,7 @@ class Poses:
     Args:
         node: whose subscriptions listen to tf2.
         values: the node's parameters.
+        present: of the node.
         grid_frame: of the grid; the base's own where there is none.
 
     Attributes:
@@ -40,13 +45,16 @@ class Poses:
         ParameterError: tf2 is asked for and not installed.
     """
 
-    def __init__(self, node: Node, values: PlacingParameters, grid_frame: str = '') -> None:
+    def __init__(
+        self, node: Node, values: PlacingParameters, present: Present, grid_frame: str = ''
+    ) -> None:
         if values.pose_source == 'tf' and tf2_ros is None:
             raise ParameterError(
                 "pose_source is 'tf', but tf2_ros is not installed; install it, or give the "
                 "camera's pose as parameters (pose_source: parameters)"
             )
         self.values = values
+        self._present = present
         self._grid_frame = grid_frame or values.base_frame
         self._buffer: tf2_ros.Buffer | None = None
         self._listener: tf2_ros.TransformListener | None = None
@@ -57,7 +65,20 @@ class Poses:
         if values.pose_source != 'parameters' and tf2_ros is not None:
             self.source = 'tf'
             self._buffer = tf2_ros.Buffer()
-            self._listener = tf2_ros.TransformListener(self._buffer, node)
+            self._listener = tf2_ros.TransformListener(self, node)
+
+    def set_transform(self, msg: Any, authority: str) -> None:
+        """Take a transform of the listener's, unless it is still of before time jumped back.
+
+        With one of those the buffer would refuse all that follow.
+        """
+        if self._buffer and self._present.takes(stamp_to_ns(msg.header.stamp)):
+            self._buffer.set_transform(msg, authority)
+
+    def set_transform_static(self, msg: Any, authority: str) -> None:
+        """Take a static transform of the listener's."""
+        if self._buffer:
+            self._buffer.set_transform_static(msg, authority)
 
     def forget(self) -> None:
         """Forget all transforms but the static ones: time has jumped back, or they are of later.

@@ -6,6 +6,7 @@
 import json
 import os
 from pathlib import Path
+import shutil
 import time
 from typing import Any
 
@@ -43,7 +44,7 @@ FAULT_EACH = 10  # frames
 SAMPLES = 400
 STEP_S = 0.05  # of simulated time, from frame to frame
 COSTMAP, SEGMENTATION = '/costmap_node', '/segmentation_node'
-STAND_IN = Path(__file__).parents[1] / 'nodes/tf2_stand_in.py'
+STAND_IN = Path(__file__).parents[1] / 'tf2_stand_in.py'
 
 
 class Robot:
@@ -281,13 +282,10 @@ def soaked(
     size: tuple[int, int], classes: int,
 ) -> dict[str, Any]:
     """Run `perception` with a model; write what it held; return what grew."""
-    costmap: dict[str, Any] = {'max_footprint_m': 1.0, 'use_sim_time': True}
-    environment = {}
-    if STAND_IN.is_file():
-        costmap['pose_source'] = 'tf'
-        (folder / 'tf2_ros.py').write_text('from tf2_stand_in import *\n')
-        places = [str(folder), str(STAND_IN.parent), os.environ.get('PYTHONPATH', '')]
-        environment['PYTHONPATH'] = os.pathsep.join(places)
+    costmap = {'max_footprint_m': 1.0, 'use_sim_time': True, 'pose_source': 'tf'}
+    shutil.copy(STAND_IN, folder / 'tf2_ros.py')
+    places = [str(folder), os.environ.get('PYTHONPATH', '')]
+    environment = {'PYTHONPATH': os.pathsep.join(places)}
     parameters = {
         'segmentation_node': {**segmentation, 'use_sim_time': True}, 'costmap_node': costmap,
     }

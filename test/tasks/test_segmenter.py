@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 import subprocess
 import sys
+import threading
+from typing import Any
 
 import cv2
 from identity_network import identity_spec, MakeModel, write_fake, write_onnx
@@ -150,6 +152,33 @@ def test_a_model_that_is_open_already_is_shared_and_closed_by_its_last_user(
     with models.opening(*how) as (again, _):
         assert again is not first and not again.closed
         again.close()
+
+
+def test_a_model_has_run_once_before_a_second_user_gets_it(make_model: MakeModel) -> None:
+    how = make_model(4, 4)
+    models, done = OpenModels(), []
+    started, may_end = threading.Event(), threading.Event()
+
+    def warm_up(*_: Any) -> None:
+        started.set()
+        assert may_end.wait(10.0)
+        done.append('run')
+
+    def use() -> None:
+        with models.opening(*how, warm_up=warm_up) as (engine, _):
+            done.append('used')
+            engine.close()
+
+    users = [threading.Thread(target=use) for _ in range(2)]
+    for user in users:
+        user.start()
+    assert started.wait(10.0)
+    users[1].join(0.2)
+    assert done == []
+    may_end.set()
+    for user in users:
+        user.join()
+    assert done in (['run', 'used', 'used'], ['run', 'used'] * 2)  # or opened once more
 
 
 def test_a_model_is_shared_by_whatever_name_it_has_but_not_once_its_file_is_another(
