@@ -13,7 +13,7 @@ from mnv2_perception.vision.image_files import check_file, MAX_PIXELS
 
 logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff')
-BAG_SUFFIXES = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd')
+BAG_SUFFIXES = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd', '.bag')
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
