@@ -72,9 +72,13 @@ PIXELS = Number(int, 1, 16384)  # of a side
 
 
 def add_command(
-    commands: 'Commands', name: str, command: Callable[[argparse.Namespace], None], about: str
+    commands: 'Commands', name: str, command: Callable[[argparse.Namespace], int | None],
+    about: str,
 ) -> argparse.ArgumentParser:
-    """Add a command and the function that it calls; return its parser."""
+    """Add a command and the function that it calls; return its parser.
+
+    The function returns the exit code where that is not 0.
+    """
     parser = commands.add_parser(name, help=about, description=about)
     parser.set_defaults(command=command)
     return parser
