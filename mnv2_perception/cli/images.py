@@ -48,12 +48,20 @@ def add(commands: 'Commands') -> None:
         'data', type=Path,
         help='segmentation: holds images/*.jpg and labels/*.png; classification: holds '
         "CLASS/*.jpg, or a TSV file of images and labels; detection: boxes in COCO's JSON, which "
-        "also measures the objects in a segmentation's masks",
+        "also measures the objects in a segmentation's masks; a bag: images and labels of "
+        'segmentation',
     )
     evaluate.add_argument(
         '--by-prefix', default='', metavar='END',
         help="measure the files of each prefix of their names apart too; END is what ends it: '_' "
         'makes one place of hall_0012.jpg and hall_0013.jpg',
+    )
+    evaluate.add_argument(
+        '--labels', default='', metavar='TOPIC',
+        help="of a bag's labels (default: what looks like them)",
+    )
+    evaluate.add_argument(
+        '--topic', default='', help="of a bag's images (default: what looks like its camera)"
     )
     evaluate.add_argument(
         '--json', action='store_true', help='as JSON, with the confusion matrix'
@@ -134,7 +142,9 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     with opening(
         arguments.model, arguments.engine, arguments.threads, precision=arguments.precision
     ) as (engine, spec):
-        result = evaluate_model(engine, spec, arguments.data, arguments.by_prefix)
+        result = evaluate_model(
+            engine, spec, arguments.data, arguments.by_prefix, arguments.labels, arguments.topic
+        )
     if arguments.json:
         print(json.dumps(result, indent=2))
         return

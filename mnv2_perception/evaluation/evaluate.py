@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from mnv2_perception.data.coco import read_coco
 from mnv2_perception.data.folders import LabelCounts, list_classified, list_pairs, read_pair
-from mnv2_perception.data.images import read_image
+from mnv2_perception.data.images import is_bag, read_image
 from mnv2_perception.engines import Engine
 from mnv2_perception.errors import DataError
+from mnv2_perception.evaluation.labels import labelled_images
 from mnv2_perception.evaluation.metrics import (
     average_precision,
     by_class,
@@ -34,7 +35,8 @@ HEADLINE = {'segmentation': 'miou', 'classification': 'top1', 'detection': 'ap'}
 
 
 def evaluate_model(
-    engine: Engine, spec: ModelSpec, data: Path, by_prefix: str = ''
+    engine: Engine, spec: ModelSpec, data: Path, by_prefix: str = '', labels: str = '',
+    topic: str = '',
 ) -> dict[str, Any]:
     """Measure what a model is for.
 
@@ -42,13 +44,25 @@ def evaluate_model(
         engine: the opened model.
         spec: its spec.
         data: see the function of its task; of a segmentation model boxes in COCO's JSON measure
-            the objects in its masks.
+            the objects in its masks, and a bag holds images and their labels.
         by_prefix: what ends the prefix of a file's name, such as `_` of `hall_0012.jpg`; the
             files of each are measured apart too. Empty: all together only.
+        labels: topic of a bag's labels; empty takes what looks like it.
+        topic: of a bag's images; empty takes what looks like its camera.
 
     Raises:
         DataError: the data cannot be used.
+        BagError: a bag cannot be read.
     """
+    if is_bag(data):
+        if spec.task != 'segmentation':
+            raise DataError(
+                f'{data}: a bag has labels for segmentation, and {spec.name} is for {spec.task}; '
+                f'give a folder or file of such labels'
+            )
+        return evaluate_segmentation(Segmenter(engine, spec), data, by_prefix, labels, topic)
+    if labels or topic:
+        raise DataError(f'{data}: is no bag, and a topic names something in a bag alone')
     if spec.task == 'classification':
         return evaluate_classification(Classifier(engine, spec), data, by_prefix)
     if spec.task == 'detection':
@@ -64,14 +78,16 @@ def prefix_of(path: Path, end: str) -> str:
 
 
 def evaluate_segmentation(
-    segmenter: Segmenter, folder: Path, by_prefix: str = ''
+    segmenter: Segmenter, folder: Path, by_prefix: str = '', labels: str = '', topic: str = ''
 ) -> dict[str, Any]:
     """Run a model over labelled images and compare at the images' own size.
 
     Args:
         segmenter: the opened model.
-        folder: see `data.folders`; label ids at or above the class count are ignored.
-        by_prefix: see `evaluate_model`.
+        folder: see `data.folders`; label ids at or above the class count are ignored. Or a bag.
+        by_prefix: see `evaluate_model`, as for the next two.
+        labels: topic of a bag's labels.
+        topic: of a bag's images.
 
     Returns:
         `miou`, over the classes that the labels have; `per_class` (name: IoU, None where no label
@@ -89,13 +105,16 @@ def evaluate_segmentation(
     images: Counter[str] = Counter()
     counts = LabelCounts(classes)
     times_ms = []
-    for image_path, label_path in list_pairs(folder):
-        image, label = read_pair(image_path, label_path)
+    samples = (
+        labelled_images(folder, labels, topic, classes) if is_bag(folder)
+        else ((image.name, *read_pair(image, label)) for image, label in list_pairs(folder))
+    )
+    for name, image, label in samples:
         counts.add(label)
         start_s = time.perf_counter()
         result = segmenter(image)
         times_ms.append((time.perf_counter() - start_s) * 1000.0)
-        prefix = prefix_of(image_path, by_prefix)
+        prefix = prefix_of(Path(name), by_prefix)
         images[prefix] += 1
         parts.setdefault(prefix, ConfusionMatrix(len(classes))).add(label, result.class_ids)
     counts.check(folder)

@@ -16,7 +16,13 @@ from mnv2_perception.bags.camera import CameraTopics, COMPRESSED, find_camera, R
 from mnv2_perception.bags.messages import header
 from mnv2_perception.bags.read import BagMessage, BagReader, BagTopic
 from mnv2_perception.bags.transforms import add_transforms
-from mnv2_perception.data.images import BAG_SUFFIXES, IMAGE_SUFFIXES, list_images, read_image
+from mnv2_perception.data.images import (
+    BAG_SUFFIXES,
+    IMAGE_SUFFIXES,
+    is_bag,
+    list_images,
+    read_image,
+)
 from mnv2_perception.errors import BagError, DataError
 from mnv2_perception.vision.encodings import image_from_compressed_msg, image_from_fields
 from mnv2_perception.vision.transforms import TransformTree
@@ -99,7 +105,7 @@ def open_source(
         raise DataError(
             f'{first}: does not exist; give bags, a folder of pictures, or a video file'
         )
-    if _is_bag(first):
+    if is_bag(first) or (first / 'metadata.yaml').exists():
         return _open_bags(paths, stack, topic, copied, transforms)
     if len(paths) > 1 or copied or topic:
         raise DataError(
@@ -114,14 +120,6 @@ def open_source(
         f'{" ".join(BAG_SUFFIXES)}, videos in {" ".join(VIDEO_SUFFIXES)}, pictures in '
         f'{" ".join(IMAGE_SUFFIXES)}'
     )
-
-
-def _is_bag(path: Path) -> bool:
-    if path.is_dir():
-        return (path / 'metadata.yaml').exists() or any(
-            file.name.endswith(BAG_SUFFIXES) for file in path.iterdir()
-        )
-    return path.name.endswith(BAG_SUFFIXES)
 
 
 def picture_stamp_ns(index: int, fps: float) -> int:

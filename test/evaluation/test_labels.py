@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mnv2_perception.bags.write import BagWriter, compressed_image_cdr, image_cdr
-from mnv2_perception.demo.labels import compare, read_names
+from mnv2_perception.evaluation.labels import compare, read_names
 
 LABEL, MASK = '/camera/label/compressed', '/segmentation/mask'
 ROAD, SKY, CAR = 0, 1, 2  # of the model
