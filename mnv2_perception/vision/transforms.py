@@ -61,12 +61,13 @@ class TransformTree:
         up, down = self._way_up(source), self._way_up(target)
         shared = next((frame for frame in up if frame in down), None)
         if shared is None:
-            missing = next((name for name in (source, target) if name not in self._links), None)
+            known = {*self.frames, *self.frames.values()}
+            missing = next((name for name in (source, target) if name not in known), None)
             raise CalibrationError(
                 f'no transform from {source!r} to {target!r}: '
                 + (f'the bag tells nothing of {missing!r}' if missing is not None
                    else 'the frames are of two trees')
-                + f'; it has {", ".join(sorted({*self.frames, *self.frames.values()})) or "none"}'
+                + f'; it has {", ".join(sorted(known)) or "none"}'
             )
         above_source = self._pose(up[:up.index(shared)], stamp_ns)
         above_target = self._pose(down[:down.index(shared)], stamp_ns)
