@@ -146,6 +146,9 @@ def make_placer(
     segmenting = next((task for task in tasks if task.model.spec.task == 'segmentation'), None)
     if arguments.no_grid or segmenting is None:
         return None, 'none' if arguments.no_grid else 'none, without masks'
+    for option in ('base_frame', 'grid_frame'):
+        if not getattr(arguments, option).strip('/ '):
+            raise SetupError(f'--{option.replace("_", "-")} is empty, expected a frame')
     lists: dict[str, Any] = {
         f'{name}_classes': tuple(given) for name in CLASS_LISTS
         if (given := getattr(arguments, f'{name}_classes')) is not None

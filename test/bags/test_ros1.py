@@ -111,3 +111,23 @@ def test_one_that_was_cut_is_refused_with_the_cure(tmp_path: Path, kept: float) 
     path.write_bytes(data[:int(kept if kept > 1 else kept * len(data))])
     with pytest.raises(BagError, match='rosbag reindex'):
         BagReader(path)
+
+
+def test_a_damaged_chunk_ends_it_and_what_is_lost_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / 'drive.bag'
+    types = NOETIC.types
+    with Writer(path) as bag:
+        bag.set_compression(bag.CompressionFormat.BZ2)
+        connection = bag.add_connection('/note', 'std_msgs/msg/String', typestore=NOETIC)
+        for number in range(4):
+            text = np.random.default_rng(number).bytes(600_000).hex()
+            bag.write(connection, START_NS + number, NOETIC.serialize_ros1(
+                types['std_msgs/msg/String'](data=text), 'std_msgs/msg/String'))
+    data = bytearray(path.read_bytes())
+    place = data.rindex(b'BZh')
+    data[place + 100:place + 200] = bytes(100)
+    path.write_bytes(data)
+    with BagReader(path) as bag:
+        came = list(bag.readable())
+        assert len(came) == 3 and bag.losses.messages == {'/note': 1}
+        assert bag.losses.reasons
