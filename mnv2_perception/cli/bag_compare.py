@@ -1,12 +1,20 @@
 """`mnv2 bag compare` and `mnv2 bag info`."""
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import asdict
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnv2_perception.cli.options import add_command, add_force, check_output, FRACTION, table
+from mnv2_perception.cli.options import (
+    add_command,
+    add_force,
+    check_output,
+    check_rosbags,
+    FRACTION,
+    table,
+)
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
@@ -47,8 +55,6 @@ def add(commands: 'Commands') -> None:
 
 def compare_command(arguments: argparse.Namespace) -> int:
     """Judge one run by another; return the exit code."""
-    from mnv2_perception.cli.bags import check_rosbags
-
     check_rosbags()
     from mnv2_perception.evaluation.compare import compare_runs
     from mnv2_perception.evaluation.junit import write_junit
@@ -73,17 +79,31 @@ def compare_command(arguments: argparse.Namespace) -> int:
         return 0 if passed else 1
     for check in checks:
         print(f'{"ok  " if check.passed else "FAIL"}  {check.name}: {check.told}')
-        if check.figures:
-            print(table({f'      {name}': value for name, value in check.figures.items()}))
+        by_class = {k: v for k, v in check.figures.items() if isinstance(v, dict)}
+        if plain := {f'      {k}': v for k, v in check.figures.items() if k not in by_class}:
+            print(table(plain))
+        if by_class:
+            print(class_table(by_class))
         if not check.passed and check.worst:
             print(f'      worst frames: {", ".join(map(str, check.worst))}')
     return 0 if passed else 1
 
 
+def class_table(figures: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Return figures by class as a table: a row for each class, a column for each figure."""
+    columns = [name.replace('_per_class', '').replace('per_class_', '') for name in figures]
+    names = list(dict.fromkeys(name for values in figures.values() for name in values))
+    width = max(len(name) for name in [*names, 'class'])
+    lines = [f'      {"class":<{width}}' + ''.join(f'{column:>11}' for column in columns)]
+    for name in names:
+        shown = [values.get(name) for values in figures.values()]
+        cells = ''.join(f'{"-" if value is None else format(value, ".3f"):>11}' for value in shown)
+        lines.append(f'      {name:<{width}}{cells}')
+    return '\n'.join(lines)
+
+
 def info_command(arguments: argparse.Namespace) -> None:
     """Print what a bag holds."""
-    from mnv2_perception.cli.bags import check_rosbags
-
     check_rosbags()
     from mnv2_perception.bags.info import describe_bag, info_text
 

@@ -14,6 +14,7 @@ from mnv2_perception.cli.options import (
     add_command,
     add_force,
     check_output,
+    check_rosbags,
     DEFAULT_MODEL,
     FRACTION,
     Number,
@@ -100,8 +101,6 @@ def add(commands: 'Commands') -> None:
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Run models on a recording and tell what became of it; return the exit code."""
-    from mnv2_perception.cli.bags import check_rosbags
-
     check_rosbags()
     from mnv2_perception.replay.frames import open_source
     from mnv2_perception.replay.models import open_tasks

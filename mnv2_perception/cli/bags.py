@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mnv2_perception.cli import bag_compare, bag_run
-from mnv2_perception.cli.options import add_command, COUNT, Number, PIXELS
+from mnv2_perception.cli.options import add_command, check_rosbags, COUNT, Number, PIXELS
 from mnv2_perception.errors import SetupError
 
 if TYPE_CHECKING:
@@ -58,12 +58,6 @@ def become_node(args: list[str]) -> None:
         raise SetupError('this needs ROS 2: run `make setup`, or source a ROS distro')
     module = f'mnv2_perception.nodes.{NODES[args[1]]}'
     os.execv(sys.executable, [sys.executable, '-m', module, *args[2:]])
-
-
-def check_rosbags() -> None:
-    """Raise SetupError unless rosbags is installed; no distro packages it."""
-    if importlib.util.find_spec('rosbags') is None:
-        raise SetupError('bags need rosbags: pip install rosbags, or run `make setup`')
 
 
 def draw_command(arguments: argparse.Namespace) -> None:

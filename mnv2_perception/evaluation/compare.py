@@ -1,15 +1,14 @@
 """Two runs of one recording against each other, and against labels: `mnv2 bag compare`."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mnv2_perception.bags.camera import find_label, read_ids
+from mnv2_perception.bags.camera import read_ids
 from mnv2_perception.bags.read import BagReader
 from mnv2_perception.bags.results import (
     CLASSIFICATION,
@@ -22,12 +21,11 @@ from mnv2_perception.bags.results import (
     read_grids,
     read_last_diagnostics,
 )
-from mnv2_perception.data.folders import list_labels, read_label
-from mnv2_perception.data.images import is_bag
 from mnv2_perception.errors import BagError, DataError
 from mnv2_perception.evaluation.labels import read_names, renumbering
 from mnv2_perception.evaluation.metrics import by_class, ConfusionMatrix, json_number
 from mnv2_perception.evaluation.recording import Key, Keyed, keyed, keys, stamp_text
+from mnv2_perception.evaluation.truth import has_messages, Truth
 from mnv2_perception.vision.costmap import Grid, UNSEEN_CELL
 from mnv2_perception.vision.detections import box_iou
 
@@ -163,7 +161,7 @@ def _judge_masks(
     table, how = renumbering(topics[1], read_names(new, topics[1]), classes)
     if table is None:
         return Check('masks: agreement', False, how)
-    truth = _Truth(base, new, labels, classes, shared, topics[0]) if labels else None
+    truth = Truth(base, new, labels, classes, shared, topics[0]) if labels else None
     agreement = ConfusionMatrix(len(classes))
     before, after = ConfusionMatrix(len(classes)), ConfusionMatrix(len(classes))
     alike, gained = [], []
@@ -214,82 +212,6 @@ def _judge_masks(
         f'{"a drop" if drop > 0 else "a gain"} of {abs(drop):.4f}, allowed is a drop of '
         f'{max_drop:g}', _worst(gained), figures,
     )
-
-
-class _Truth:
-    """The labels of masks, from a topic of one of the runs, another bag, or a folder.
-
-    Args:
-        base: a run.
-        new: the other.
-        labels: see `compare_runs`.
-        classes: names of the base's.
-        shared: the masks that will be asked for.
-        mask: topic of the base's masks.
-
-    Attributes:
-        how: the classes are compared.
-    """
-
-    def __init__(
-        self, base: Path, new: Path, labels: str, classes: Sequence[str], shared: set[Key],
-        mask: str,
-    ) -> None:
-        self.how = 'by number: files'
-        self._table: NDArray[np.uint8] = np.arange(256, dtype=np.uint8)
-        self._place = labels
-        folder = Path(labels)
-        if labels.startswith('/') and not folder.exists():
-            bag = next((each for each in (base, new) if _has(each, labels)), None)
-            if bag is None:
-                raise DataError(
-                    f'{labels}: neither run has this topic; take it along with `mnv2 bag run '
-                    f'--copy`, or give a bag or a folder'
-                )
-            topic = labels
-        elif is_bag(folder):
-            bag, topic = folder, find_label(folder)
-        else:
-            self._labels = Keyed(self._of_folder(folder, keys(base, mask)), shared)
-            return
-        table, self.how = renumbering(topic, read_names(bag, topic), classes)
-        if table is None:
-            raise DataError(f'{bag}: {self.how}')
-        self._table = table
-        self._labels = Keyed(keyed(read_ids(bag, topic)), shared)
-
-    def label(self, key: Key, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-        """Return the label (H, W) of a mask, None where there is none.
-
-        Raises:
-            DataError: it has another size.
-        """
-        label = self._labels.get(key)
-        if label is None:
-            return None
-        if label.shape != shape:
-            raise DataError(
-                f'{self._place}: at {stamp_text(key[0])} the label is {label.shape}, the mask '
-                f'{shape}; give labels of the images, in their size'
-            )
-        return self._table[label]
-
-    def _of_folder(
-        self, folder: Path, masks: Sequence[Key]
-    ) -> Iterator[tuple[Key, NDArray[np.uint8]]]:
-        files = list_labels(folder)
-        if len(files) != len(masks):
-            raise DataError(
-                f'{folder}: holds {len(files)} labels (.png), and there are {len(masks)} masks; '
-                f'expected one for each, in the order of their names'
-            )
-        for key, path in zip(masks, files, strict=True):
-            yield key, read_label(path)
-
-
-def _has(bag: Path, topic: str) -> bool:
-    with BagReader(bag) as reader:
-        return any(each.name == topic and each.message_count for each in reader.topics)
 
 
 def _judge_boxes(
@@ -396,7 +318,7 @@ def _latencies(base: Path, new: Path) -> Iterator[Check]:
     for node in NODES:
         found = {}
         for name, bag in (('base', base), ('new', new)):
-            if _has(bag, '/diagnostics'):
+            if has_messages(bag, '/diagnostics'):
                 try:
                     values = read_last_diagnostics(bag, '/diagnostics', node)
                 except BagError:

@@ -116,8 +116,9 @@ def test_one_that_was_cut_is_refused_with_the_cure(tmp_path: Path, kept: float) 
 def test_a_damaged_chunk_ends_it_and_what_is_lost_is_counted(tmp_path: Path) -> None:
     path = tmp_path / 'drive.bag'
     types = NOETIC.types
-    with Writer(path) as bag:
-        bag.set_compression(bag.CompressionFormat.BZ2)
+    writer = Writer(path)
+    writer.set_compression(writer.CompressionFormat.BZ2)
+    with writer as bag:
         connection = bag.add_connection('/note', 'std_msgs/msg/String', typestore=NOETIC)
         for number in range(4):
             text = np.random.default_rng(number).bytes(600_000).hex()

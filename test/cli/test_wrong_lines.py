@@ -170,8 +170,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         '{name: m, task: segmentation, height: 32, width: 32, classes: [road, sky],\n'
         ' mean: [0, 0, 0], std: [1, 1, 1]}'
     )
-    for name in ('text.png', 'text.pt', 'mine.json', 'mine.mcap', 'mine.xml', 'model.onnx', 'coco.json', 'run/best.pt',
-                 'run/last.pt', 'begun/best.pt', 'cached/mobilenet_v2-7ebf99e0.pth'):
+    for name in ('text.png', 'text.pt', 'mine.json', 'mine.mcap', 'mine.xml', 'model.onnx',
+                 'coco.json', 'run/best.pt', 'run/last.pt', 'begun/best.pt',
+                 'cached/mobilenet_v2-7ebf99e0.pth'):
         (tmp_path / name).write_text(f'mine: {name}')
     draw_bag(tmp_path / 'street', duration_s=0.1, height=64, width=64)
     level = logging.getLogger().level

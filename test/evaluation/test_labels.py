@@ -121,5 +121,6 @@ def test_a_model_is_measured_on_a_bag(
     for wrong in (['--labels', '/absent'], ['--topic', '/absent']):
         assert main([*line, *wrong]) == 1
     (tmp_path / 'images').mkdir()
-    assert main(['evaluate', model, str(tmp_path / 'images'), '--labels', LABEL]) == 1
+    assert main(['evaluate', model, str(tmp_path / 'images'), '--labels', LABEL,
+                 '--engine', 'fake']) == 1
     assert 'is no bag' in capsys.readouterr().err

@@ -310,7 +310,7 @@ def test_a_run_begins_with_what_it_is(tmp_path: Path) -> None:
     assert said['source'] == {'bags': ['bag'], 'topic': IMAGE}
     assert said['options']['min_confidence'] == 0.25
     assert said['models'][0]['name'] == 'identity' and len(said['models'][0]['sha256']) == 64
-    assert START_NS == messages(out, '/mnv2/run')[0].stamp_ns
+    assert messages(out, '/mnv2/run')[0].stamp_ns == START_NS
 
 
 def test_real_frames_are_as_good_as_the_files_and_the_same_each_time(
