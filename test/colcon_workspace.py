@@ -1,6 +1,8 @@
 """Builds this repository as a robot's workspace does; and which domain its nodes talk in."""
 
 from contextlib import suppress
+import fcntl
+from functools import cache
 import itertools
 import os
 from pathlib import Path
@@ -8,10 +10,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
-# One for each graph: discovery still knows a little of the one that has just ended.
-_NUMBERS = itertools.count(os.getpid() * 17)
+_NUMBERS = itertools.count()
+_CLAIMS: list[IO[str]] = []
 
 
 def colcon(folder: Path, *args: str | Path) -> str:
@@ -44,15 +48,29 @@ def localhost_domain(domain_id: int) -> dict[str, str]:
     return {'ROS_DOMAIN_ID': str(domain_id), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
 
 
+@cache
 def own_domain_id() -> int:
-    """Return a domain that other test runs on this machine hardly use."""
-    return 40 + os.getpid() % 60
+    """Return the first of ten domains that no other run of these tests takes until this ends."""
+    for first in range(1, 101, 10):
+        claim = (Path(tempfile.gettempdir()) / f'mnv2_perception_domains_{first}').open('w')
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            claim.close()
+        else:
+            _CLAIMS.append(claim)
+            return first
+    return 1 + os.getpid() % 10 * 10  # more than ten runs at once: some share
 
 
 def free_domain_id() -> int:
-    """Return a domain that nobody on this machine is in, as another run of these tests may be."""
-    while True:
-        domain_id = 1 + next(_NUMBERS) % 100
+    """Return one of the other nine in turn: discovery still knows a little of the last graph.
+
+    One is left out where another program of this machine is in it.
+    """
+    for _ in range(9):
+        domain_id = own_domain_id() + 1 + next(_NUMBERS) % 9
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
             probe.bind(('', 7410 + 250 * domain_id))  # RTPS: of a domain's first participant
-            return domain_id
+            break
+    return domain_id

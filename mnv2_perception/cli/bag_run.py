@@ -15,7 +15,6 @@ from mnv2_perception.cli.options import (
     add_force,
     check_output,
     check_rosbags,
-    DEFAULT_MODEL,
     FRACTION,
     Number,
     table,
@@ -23,6 +22,7 @@ from mnv2_perception.cli.options import (
 )
 from mnv2_perception.engines import ENGINES, PRECISIONS
 from mnv2_perception.errors import SetupError
+from mnv2_perception.tasks.models import SEGMENTATION_MODEL
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
@@ -53,7 +53,7 @@ def add(commands: 'Commands') -> None:
     add_force(run)
     run.add_argument(
         '--model', action='append', default=[],
-        help=f'path or name; once for each task (default: {DEFAULT_MODEL})',
+        help=f'path or name; once for each task (default: {SEGMENTATION_MODEL})',
     )
     run.add_argument('--engine', default='auto', help=f'auto, {", ".join(ENGINES)}')
     run.add_argument('--threads', type=THREADS, default=0, help='0: one for each core')
@@ -117,7 +117,7 @@ def run_command(arguments: argparse.Namespace) -> int:
             transforms=arguments.camera_height is None and not arguments.no_grid,
         )
         tasks = open_tasks(
-            arguments.model or [DEFAULT_MODEL], stack, arguments.engine, arguments.threads,
+            arguments.model or [SEGMENTATION_MODEL], stack, arguments.engine, arguments.threads,
             arguments.precision, arguments.min_confidence, arguments.min_score,
         )
         placer, placed = make_placer(arguments, source, tasks)

@@ -15,7 +15,7 @@ HOLD_S = 0.5
 # before the next mask, which waits no longer than this for them to acknowledge them.
 HOLD_EVERY_S = 3.0
 WAIT_S = 0.1
-GREET_PERIOD_S = 0.1
+GREET_PERIOD_S = 0.25
 
 
 class Greeting:

@@ -103,14 +103,17 @@ def end_now(reason: str) -> None:
     os._exit(1)
 
 
-def turn(node: Node, stop: threading.Event) -> None:
-    """Run a node's callbacks until the event is set; none of them ends the process."""
-    executor = Executor(context=node.context)
+def turn(node: Node, executor: Executor, stop: threading.Event) -> None:
+    """Run a node's callbacks until the event is set; none of them ends the process.
+
+    Whoever sets the event wakes the executor with a task that does nothing: a thread that looked
+    for it several times a second would cost a robot more than what the idle node does.
+    """
     executor.add_node(node)
     # Not spin_until_future_complete: on Jazzy each spin adds a callback to the future.
     while not stop.is_set():
         try:
-            executor.spin_once(timeout_sec=0.2)
+            executor.spin_once(timeout_sec=1.0)
         except Exception:  # of one callback, such as a service's
             node.get_logger().error(
                 f'unexpected, in a callback: {traceback.format_exc()}', throttle_duration_sec=10.0
@@ -131,10 +134,11 @@ def spin(create: Callable[[], Node | list[Node]], args: list[str] | None = None)
             package_logger = logging.getLogger('mnv2_perception')
             package_logger.setLevel(logging.INFO)
             package_logger.addHandler(RosLogHandler(nodes[0]))
+            executors = [Executor(context=node.context) for node in nodes]
             threads = [
                 threading.Thread(
-                    target=turn, args=(node, stop), name=node.get_name(), daemon=True
-                ) for node in nodes
+                    target=turn, args=(node, executor, stop), name=node.get_name(), daemon=True
+                ) for node, executor in zip(nodes, executors, strict=True)
             ]
             try:
                 given = sys.argv if args is None else args
@@ -143,7 +147,9 @@ def spin(create: Callable[[], Node | list[Node]], args: list[str] | None = None)
                 for thread in threads:
                     thread.start()
                 while not stop.is_set():  # wait() has a lock that a signal's set() would wait for
-                    time.sleep(0.1)
+                    time.sleep(0.25)
+                for executor in executors:
+                    executor.create_task(lambda: None)
                 for thread in threads:
                     thread.join()  # ended by force if a transition does not end
             finally:

@@ -23,10 +23,10 @@ IN_PLACE = Pose.from_rpy(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 class Ground:
     """How masks are placed: costmap_node's parameters of these names, and their defaults."""
 
-    traversable_classes: tuple[str, ...] = ('road',)
-    forbidden_classes: tuple[str, ...] = ('pavement',)
+    traversable_classes: tuple[str, ...] = ('floor', 'sidewalk')
+    forbidden_classes: tuple[str, ...] = ('speed_bump', 'stairs')
     obstacle_classes: tuple[str, ...] = ()
-    ignored_classes: tuple[str, ...] = ('sky',)
+    ignored_classes: tuple[str, ...] = ()
     base_frame: str = 'base_link'
     grid_frame: str = 'odom'
     rectified: bool = False

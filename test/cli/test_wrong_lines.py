@@ -33,7 +33,7 @@ LINES = {
     'patches': 'set --groups any=road,sky --spec spec.yaml --out out --height 8 --width 9 --top 0',
     'bag draw': 'out --seconds 0.1 --height 64 --width 64',
     'bag run': 'street --out out.mcap --model model.yaml --engine fake --camera-height 1 '
-    '--camera-fov 1',
+    '--camera-fov 1 --traversable-classes road',
     'bag info': 'street',
     'bag compare': 'street street',
     'fetch': 'mobilenet_v2 --cache cached',

@@ -14,7 +14,7 @@ from mnv2_perception.bags.write import BagWriter, camera_info_cdr, image_cdr
 from mnv2_perception.cli.main import main
 
 HEIGHT, WIDTH = 48, 64
-CLASSES = ['road', 'car', 'sky']
+CLASSES = ['floor', 'car', 'wall']
 START_NS = 1_700_000_000_000_000_000
 IMAGE, INFO = '/camera/image_raw', '/camera/camera_info'
 PERIOD_NS = 100_000_000
@@ -22,7 +22,7 @@ MATRIX = np.array([[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1.0]])
 
 
 def picture(number: int) -> NDArray[np.uint8]:
-    """Return an image whose red channel is the mask: sky above road, a car that moves."""
+    """Return an image whose red channel is the mask: a wall above floor, a car that moves."""
     rng = np.random.default_rng(number)
     image = rng.integers(1, 256, (HEIGHT, WIDTH, 3), np.uint8)
     image[..., 0] = 0

@@ -25,8 +25,8 @@ from mnv2_perception.scenes.bag import draw_bag, IMAGE_TOPIC, INFO_TOPIC
 pytestmark = pytest.mark.ros
 
 MODELS = {
-    'segmentation': 'unet_mobilenetv2_camvid_fast',
-    'classification': 'mobilenetv2_camvid_surface', 'detection': 'ssdlite_mobilenetv2_camvid',
+    'segmentation': 'unet_mobilenetv2_ground_fast',
+    'classification': 'mobilenetv2_ground_ahead', 'detection': 'ssdlite_mobilenetv2_camvid',
 }
 LATCHED = {
     '/segmentation/label_info': LabelInfo, '/classification/label_info': LabelInfo,

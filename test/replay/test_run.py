@@ -322,7 +322,8 @@ def test_real_frames_are_as_good_as_the_files_and_the_same_each_time(
     bag, label = mnv2_data / 'bags/camvid_val_15hz', '/camera/label/compressed'
     model = 'unet_mobilenetv2_camvid_fast'
     for name in ('a.mcap', 'b.mcap'):
-        assert main(['bag', 'run', str(bag), '--out', str(tmp_path / name), '--copy', label]) == 0
+        assert main(['bag', 'run', str(bag), '--out', str(tmp_path / name), '--copy', label,
+                     '--model', model]) == 0
     a, b = tmp_path / 'a.mcap', tmp_path / 'b.mcap'
     assert a.read_bytes() == b.read_bytes()
     assert len(messages(a, '/segmentation/mask')) == 101
