@@ -181,6 +181,7 @@ class Run:
             for task in self.tasks:
                 infer_images(task.model.engine, task.model.spec, [blank(task)])
             begun_s = time.perf_counter()
+            results_before = self.out.counts[list(self.tasks[0].topics)[-1]]
             self._process(lambda: tell(
                 self.summary.frames, self.source.count, time.perf_counter() - begun_s
             ))
@@ -189,6 +190,9 @@ class Run:
             self.out.abandon()
         summary = self.summary
         summary.seconds = time.perf_counter() - begun_s
+        if rejected := summary.done_before - results_before:
+            summary.rejected += rejected
+            summary.reasons['rejected by the run before'] += rejected
         summary.lost = self.source.lost
         summary.reasons.update(self.source.reasons)
         summary.messages = dict(self.out.counts)
@@ -315,7 +319,8 @@ class Run:
     ) -> None:
         frames, outputs = iter(decoded), iter(inferred.result())
         copied = {topic.name for topic in self.source.copied}
-        for number, item in block:
+        number = block[-1][0]  # of all of them: a block is in the file, or it is not
+        for _, item in block:
             self._calibrate(item)
             if item.message is not None and item.message.topic in copied:
                 self.out.write(item.message.topic, item.stamp_ns, item.message.cdr, number)
@@ -326,7 +331,7 @@ class Run:
                 self._write_frame(number, item.stamp_ns, frame, next(outputs))
             else:
                 self._reject(frame)
-        self.out.end_item(block[-1][0])
+        self.out.end_item(number)
 
     def _write_frame(
         self, number: int, recorded_ns: int, frame: Decoded, outputs: Sequence[Outputs]

@@ -27,7 +27,7 @@ def picture(number: int) -> NDArray[np.uint8]:
     image = rng.integers(1, 256, (HEIGHT, WIDTH, 3), np.uint8)
     image[..., 0] = 0
     image[: HEIGHT // 2, :, 0] = 2
-    image[20:40, 3 * number : 3 * number + 8, 0] = 1
+    image[20:45, 3 * number : 3 * number + 8, 0] = 1
     return image
 
 

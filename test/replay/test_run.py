@@ -1,5 +1,6 @@
 """`mnv2 bag run`: every frame, in order, the same bytes each time, on after a kill."""
 
+from contextlib import ExitStack
 import json
 import os
 from pathlib import Path
@@ -29,8 +30,12 @@ import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from mnv2_perception.bags.read import BagReader, TopicQos
+from mnv2_perception.bags.result_file import ResultFile
 from mnv2_perception.bags.results import read_grids
-from mnv2_perception.bags.write import BagWriter, compressed_image_cdr
+from mnv2_perception.bags.write import BagWriter, compressed_image_cdr, image_cdr
+from mnv2_perception.replay.frames import open_source
+from mnv2_perception.replay.models import open_tasks
+from mnv2_perception.replay.run import Run
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,6 +110,44 @@ def test_killed_at_half_and_gone_on_with_gives_the_same_bytes(
     assert run(bag, out, '--copy', '/count', '--resume') == 0
     assert out.read_bytes() == whole.read_bytes()
     check_masks(out, range(20))
+
+
+@pytest.mark.parametrize('batch', [1, 3])
+def test_gone_on_with_behind_frames_that_were_rejected_nothing_is_there_twice(
+    tmp_path: Path, batch: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.add_topic(IMAGE, 'sensor_msgs/msg/Image')
+        bag.add_topic('/count', 'std_msgs/msg/UInt32')
+        for number in range(12):
+            bag.write('/count', stamp(number) - 1, bytes([0, 1, 0, 0, number, 0, 0, 0]))
+            good = image_cdr(picture(number), stamp(number), 'camera')
+            bag.write(IMAGE, stamp(number), good[:40] if number % 4 == 2 else good)
+    write_model(tmp_path / 'model.yaml', batch=batch)
+    whole, out = tmp_path / 'whole.mcap', tmp_path / 'out.mcap'
+    assert run(tmp_path / 'bag', whole, '--copy', '/count') == 3
+    with BagReader(whole) as reader:
+        description = reader.deserialize(next(reader.messages(['/mnv2/run']))).data
+    for frames in range(1, 12):
+        write_part(tmp_path / 'bag', out, tmp_path / 'model.yaml', frames, description)
+        capsys.readouterr()
+        assert run(tmp_path / 'bag', out, '--copy', '/count', '--resume') == 3
+        assert 'rejected                           3' in capsys.readouterr().out
+        assert out.read_bytes() == whole.read_bytes(), frames
+
+
+def write_part(bag: Path, out: Path, model: Path, frames: int, description: str) -> None:
+    """Leave what a run leaves that was killed after so many frames or a few more."""
+    with ExitStack() as stack:
+        source = open_source([bag], stack, copied=['/count'])
+        tasks = open_tasks([str(model)], stack, 'fake')
+
+        def tell(done: int, *_: object) -> None:
+            if done >= frames:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            Run(source, tasks, None, ResultFile(out), description)(tell)
 
 
 def test_resume_tells_a_complete_file_another_run_and_a_file_of_others(
