@@ -12,6 +12,7 @@ from mnv2_perception.cli.options import (
     add_force,
     add_model_options,
     check_output,
+    check_rosbags,
     FRACTION,
     table,
 )
@@ -136,9 +137,12 @@ def write_picture(path: Path, picture: Any) -> None:
 
 def evaluate_command(arguments: argparse.Namespace) -> None:
     """Measure accuracy, of what the model is for."""
+    from mnv2_perception.data.images import is_bag
     from mnv2_perception.evaluation.evaluate import evaluate_model
     from mnv2_perception.tasks.models import opening
 
+    if is_bag(arguments.data):
+        check_rosbags()
     with opening(
         arguments.model, arguments.engine, arguments.threads, precision=arguments.precision
     ) as (engine, spec):

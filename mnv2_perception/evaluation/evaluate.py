@@ -1,7 +1,7 @@
 """Accuracy of a model on labelled images (`mnv2 evaluate`)."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 import statistics
 import time
@@ -15,7 +15,6 @@ from mnv2_perception.data.folders import LabelCounts, list_classified, list_pair
 from mnv2_perception.data.images import is_bag, read_image
 from mnv2_perception.engines import Engine
 from mnv2_perception.errors import DataError
-from mnv2_perception.evaluation.labels import labelled_images
 from mnv2_perception.evaluation.metrics import (
     average_precision,
     by_class,
@@ -105,11 +104,7 @@ def evaluate_segmentation(
     images: Counter[str] = Counter()
     counts = LabelCounts(classes)
     times_ms = []
-    samples = (
-        labelled_images(folder, labels, topic, classes) if is_bag(folder)
-        else ((image.name, *read_pair(image, label)) for image, label in list_pairs(folder))
-    )
-    for name, image, label in samples:
+    for name, image, label in _labelled(folder, labels, topic, classes):
         counts.add(label)
         start_s = time.perf_counter()
         result = segmenter(image)
@@ -138,6 +133,19 @@ def evaluate_segmentation(
         'confusion': confusion(whole, classes),
         'ms_per_image': statistics.median(times_ms),
     }
+
+
+def _labelled(
+    data: Path, labels: str, topic: str, classes: tuple[str, ...]
+) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Yield name, image and label of each pair of a folder or a bag."""
+    if is_bag(data):
+        from mnv2_perception.evaluation.labels import labelled_images  # needs rosbags
+
+        yield from labelled_images(data, labels, topic, classes)
+        return
+    for image_path, label_path in list_pairs(data):
+        yield image_path.name, *read_pair(image_path, label_path)
 
 
 def evaluate_classification(
