@@ -63,6 +63,7 @@ class ModelSpec:
         fit: `stretch` the whole image to height × width, or `crop`: its largest centred part of
             that aspect ratio, as classifiers are trained; only for classification.
         licence: of the weights, SPDX where there is one.
+        attribution: whom the licence asks to be named: authors and data, in one line.
         description: data and figures in one line.
     """
 
@@ -82,6 +83,7 @@ class ModelSpec:
     background: bool = False
     fit: Literal['stretch', 'crop'] = 'stretch'
     licence: str = 'unknown'
+    attribution: str = ''
     description: str = ''
 
     def __post_init__(self) -> None:
@@ -205,7 +207,8 @@ class ModelSpec:
                 values[name] = tuple(float(value) for value in values[name])
             for name in ('height', 'width'):
                 values[name] = int(values[name])
-            for name in {'name', 'output_name', 'licence', 'description'} & set(values):
+            texts = {'name', 'output_name', 'licence', 'attribution', 'description'}
+            for name in texts & set(values):
                 # YAML reads 495, as exporters name outputs, as a number, and nothing as None.
                 values[name] = '' if values[name] is None else str(values[name])
                 if not values[name].isprintable():  # it would forge lines of logs
@@ -246,11 +249,7 @@ class ModelSpec:
             ModelError: the file, or the file of class names, cannot be read, or see `from_dict`.
         """
         try:
-            # From a stranger's file an alias of aliases grows to gigabytes.
-            text = read_short_text(path)
-            if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-                raise ModelError(f'{path}: has an alias (*name); write each value out')
-            values = yaml.safe_load(text)
+            values = yaml.safe_load(read_plain_yaml(path))
             names = values.get('classes') if isinstance(values, dict) else None
             if isinstance(names, str) and names != TO_FILL_IN:
                 if Path(names).name != names:
@@ -280,6 +279,18 @@ def read_short_text(path: Path) -> str:
     if len(text) > MAX_YAML_BYTES:
         raise ModelError(f'{path}: is larger than {MAX_YAML_BYTES} bytes; expected a short text')
     return text.decode('utf-8-sig')
+
+
+def read_plain_yaml(path: Path) -> str:
+    """Return the text of a YAML file; from a stranger's, an alias of aliases grows to gigabytes.
+
+    Raises:
+        ModelError: it is too long to be what a person wrote, or has aliases.
+    """
+    text = read_short_text(path)
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ModelError(f'{path}: has an alias (*name); write each value out')
+    return text
 
 
 def class_names(given: Any) -> tuple[str, ...]:

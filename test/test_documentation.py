@@ -18,6 +18,7 @@ import yaml
 
 from mnv2_perception.cli.main import build_parser
 from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.tasks.model_info import missing_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'mnv2_perception'
@@ -402,6 +403,7 @@ def test_card_and_readme_tell_a_shipped_model_s_licence(model: Path) -> None:
     assert model.stat().st_size <= 12e6
     with open_engine(model) as engine:
         spec = ModelSpec.from_metadata(engine.metadata, model)
+    assert not {'licence', 'attribution'} & set(missing_facts(spec))
     row: Any = re.search(rf'^\| \[`{model.stem}`\].*$', read('README.md'), re.M)
     licence = spec.licence.replace('-', ' ')  # SPDX writes CC-BY-NC-4.0
     assert row and licence in row[0].replace('-', ' ') and licence in card.replace('-', ' ')
@@ -409,10 +411,15 @@ def test_card_and_readme_tell_a_shipped_model_s_licence(model: Path) -> None:
 
 def test_figures_of_the_shipped_models_are_those_that_were_measured() -> None:
     measured = json.loads(read('benchmark/results/shipped.json'))
-    for path in (PACKAGE / 'models').glob('*camvid*.onnx'):
+    for path in (PACKAGE / 'models').glob('*.onnx'):
         name = path.stem
         value = next(values[name] for values in measured['accuracy'].values() if name in values)
-        assert re.search(rf'`{name}`.* {value:.3f} on CamVid val \|', read('README.md'))
+        if 'camvid' in name:
+            assert re.search(rf'`{name}`.* {value:.3f} on CamVid val \|', read('README.md'))
+        else:
+            card = path.with_suffix('.md').read_text(encoding='utf-8')
+            assert re.search(rf'^\| .* of ground val.* \| {value:.3f}|'
+                             rf'^\| .* on ground val.* \| {value:.3f}', card, re.M), name
         ms = measured['latency_ms'][name]
         assert f'| `{name}` | {ms:.1f} ms' in read('docs/performance.md')
 

@@ -2,9 +2,12 @@
 
 from pathlib import Path, PurePath
 import re
+from typing import Any
 
 import pytest
+import yaml
 
+from mnv2_perception.cli.main import build_parser
 from mnv2_perception.model_spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +48,38 @@ def test_its_licence_asks_for_the_attribution_that_the_card_gives(name: str) -> 
         spec = ModelSpec.from_metadata(engine.metadata, path)
     assert spec.licence == 'CC-BY-4.0' and spec.name == name
     for source in ('DHCN_dataset', 'TQBdataset', 'buinghia3101', 'LUMS', 'Faizan Ali'):
-        assert source in spec.description and source in card
+        assert source in spec.attribution and source in card
+
+
+def test_a_robot_that_sets_no_parameter_runs_models_that_may_be_sold() -> None:
+    pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
+    from mnv2_perception.nodes.parameters import PerceptionParameters, SHARING_NODES
+
+    nodes = PerceptionParameters().nodes
+    file = ROOT / 'config/perception.yaml'  # the launch file's
+    launched = yaml.safe_load(file.read_text('utf-8'))['/**']['ros__parameters']['nodes']
+    assert launched == list(nodes) == ['segmentation', 'costmap']
+    # costmap has no model; detection, which does not run unless it is asked for, has none yet.
+    for name in ('segmentation', 'classification'):
+        values: Any = SHARING_NODES[name]()
+        model = values.model
+        card = (MODELS / f'{model}.md').read_text(encoding='utf-8')
+        licence, = re.findall(r'^\| \*\*Licence of the weights\*\* \| (.*) \|$', card, re.M)
+        assert licence.startswith('**CC BY 4.0**') and 'commercial' in licence, model
+        assert model in FREE  # of which the tests above hold the lineage
+
+
+@pytest.mark.parametrize('line', [['run', 'picture.png'], ['demo']])
+def test_commands_that_are_told_no_model_take_one_that_may_be_sold(line: list[str]) -> None:
+    assert build_parser().parse_args(line).model in FREE
+
+
+@pytest.mark.parametrize('path', sorted(MODELS.glob('*.onnx')), ids=lambda path: path.stem)
+def test_readme_says_which_models_may_be_sold(path: Path) -> None:
+    row = re.search(rf'^\| \[`{path.stem}`\].*$', (ROOT / 'README.md').read_text('utf-8'), re.M)
+    assert row is not None
+    free = path.stem in FREE
+    assert ('| yes |' in row[0], '| **no** |' in row[0]) == (free, not free)
 
 
 def test_the_shipped_models_together_stay_small() -> None:

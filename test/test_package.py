@@ -20,7 +20,7 @@ MODEL = 'unet_mobilenetv2_camvid'
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
 PARAMETER_FILES = [
     path for path in sorted((ROOT / 'config').glob('*.yaml'))
-    if not path.name.startswith(('nav2_', 'diagnostics_', 'ground'))  # others', and a choice
+    if not path.name.startswith(('nav2_', 'diagnostics_', 'camvid'))  # others', and a choice
     and 'ros__parameters' in path.read_text(encoding='utf-8')
 ]
 # What is imported under another name than package.xml's, and what is taken by choice (README).

@@ -157,14 +157,17 @@ def _read_metadata(file: Path) -> Metadata:
     _refuse_pointer(file)
     metadata = Metadata()
     try:
-        loaded = yaml.safe_load(file.read_text(encoding='utf-8'))
+        loaded = yaml.safe_load(_without_aliases(file.read_text(encoding='utf-8')))
         said = loaded['rosbag2_bagfile_information']
         metadata.files = tuple(map(str, said['relative_file_paths']))
         for topic in said['topics_with_message_count']:
             about = topic['topic_metadata']
             name = str(about['name'])
             metadata.counts[name] += int(topic['message_count'])
-            metadata.qos[name] = parse_qos(about.get('offered_qos_profiles') or [])
+            offered = about.get('offered_qos_profiles') or []
+            if isinstance(offered, str):
+                _without_aliases(offered)
+            metadata.qos[name] = parse_qos(offered)
             metadata.type_hashes[name] = str(about.get('type_description_hash') or '')
     except OSError:
         raise
@@ -175,6 +178,13 @@ def _read_metadata(file: Path) -> Metadata:
     if not said.get('storage_identifier'):
         warn_once(f'{file}: names no storage; the names of the files tell it')
     return metadata
+
+
+def _without_aliases(text: str) -> str:
+    """Return YAML in which nothing stands for something else: that could grow to gigabytes."""
+    if '*' in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ValueError('it has an alias (*name)')
+    return text
 
 
 def _ros1_cure(path: Path) -> str:

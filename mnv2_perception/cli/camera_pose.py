@@ -15,6 +15,7 @@ import yaml
 from mnv2_perception.cli.images import write_picture
 from mnv2_perception.cli.options import add_command, add_force, check_output, Number
 from mnv2_perception.errors import CalibrationError, ImageError
+from mnv2_perception.model_spec import read_plain_yaml
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
@@ -132,11 +133,12 @@ def read_camera(path: Path, rectified: bool) -> 'Camera':
 
     Raises:
         CalibrationError: it is none.
+        ModelError: it is no short text, or has aliases.
     """
     from mnv2_perception.vision.camera import Camera
 
     try:
-        values: Any = next(yaml.safe_load_all(path.read_text(encoding='utf-8')), None)
+        values: Any = next(yaml.safe_load_all(read_plain_yaml(path)), None)
         if 'camera_matrix' in values:
             values = {'height': values['image_height'], 'width': values['image_width'],
                       'distortion_model': values['distortion_model'],

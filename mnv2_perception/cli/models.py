@@ -128,7 +128,7 @@ def info_command(arguments: argparse.Namespace) -> None:
     from mnv2_perception.errors import ModelError
     from mnv2_perception.model_spec import METADATA_KEY, ModelSpec, TO_FILL_IN
     from mnv2_perception.tasks.contract import check_model
-    from mnv2_perception.tasks.model_info import draft_yaml, missing_facts
+    from mnv2_perception.tasks.model_info import draft_yaml, licence_of, missing_facts
     from mnv2_perception.tasks.models import find_model
 
     path = find_model(arguments.model)
@@ -153,7 +153,10 @@ def info_command(arguments: argparse.Namespace) -> None:
             if draft and not arguments.json:
                 print(f'\n# {beside.name}: fill in each {TO_FILL_IN}\n{draft}')
             raise
-    print_facts({**facts, **asdict(spec), 'lacks': missing_facts(spec)}, arguments.json)
+    facts |= {**asdict(spec), 'lacks': missing_facts(spec)}
+    if not arguments.json:
+        facts['licence'] = licence_of(spec)
+    print_facts(facts, arguments.json)
 
 
 def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:

@@ -10,11 +10,11 @@ from typing import Any, TYPE_CHECKING
 
 from mnv2_perception.engines import ENGINES, PRECISIONS
 from mnv2_perception.errors import SetupError
+from mnv2_perception.tasks.models import SEGMENTATION_MODEL
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-DEFAULT_MODEL = 'unet_mobilenetv2_camvid_fast'
 CAMVID = Path(__file__).parents[1] / 'training/camvid.yaml'
 MODEL_HELP = 'path, or name of a shipped model'
 PAIRS_HELP = 'holds images/*.jpg and labels/*.png'
@@ -85,7 +85,9 @@ def add_model_options(
 ) -> None:
     """Add the choice of model, engine, threads and precision; `optional` has a default model."""
     if optional:
-        parser.add_argument('--model', default=DEFAULT_MODEL, help='path or name (%(default)s)')
+        parser.add_argument(
+            '--model', default=SEGMENTATION_MODEL, help='path or name (%(default)s)'
+        )
     else:
         parser.add_argument('model', help=MODEL_HELP)
     parser.add_argument('--engine', default='auto', help=f'auto, {", ".join(ENGINES)}')

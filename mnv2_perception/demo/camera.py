@@ -3,9 +3,17 @@
 from dataclasses import dataclass
 
 from mnv2_perception.bags.camera import CameraTopics
-from mnv2_perception.demo.topics import GROUND
 from mnv2_perception.scenes.bag import SEED
 from mnv2_perception.scenes.street import camera_height_m
+
+# Classes of the shipped models, and of others that name theirs alike. Without any of the first
+# there is no grid.
+ROLES = {
+    'traversable_classes': ['floor', 'sidewalk', 'road'],
+    'forbidden_classes': ['speed_bump', 'stairs', 'pavement'],
+    'ignored_classes': ['sky'],
+}
+GROUNDS = ROLES['traversable_classes']
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,8 @@ def place_camera(
         assumed: None for that of the drawn street.
     """
     values: dict[str, object] = {
-        'traversable_classes': [GROUND], 'pose_source': 'parameters', 'max_range_m': 20.0,
-        'grid_size_m': 40.0, 'grid_resolution_m': 0.2,
+        **ROLES, 'pose_source': 'parameters', 'max_range_m': 20.0, 'grid_size_m': 40.0,
+        'grid_resolution_m': 0.2,
     }
     if assumed is None:
         height_m = camera_height_m(SEED)

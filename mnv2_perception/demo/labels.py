@@ -6,15 +6,22 @@ from pathlib import Path
 import numpy as np
 
 from mnv2_perception.bags.camera import Frame, read_ids
+from mnv2_perception.bags.label_info import LABEL_INFO
 from mnv2_perception.bags.read import BagReader
 from mnv2_perception.errors import quoted
 from mnv2_perception.evaluation.metrics import ConfusionMatrix
 from mnv2_perception.evaluation.recording import accuracy
 from mnv2_perception.model_spec import UNLABELLED
 
-# Of the labelled pixels, in ids that the model has not: more, and the labels are of other classes.
+# Of the labelled pixels, in one id that the model has not, as some number what is no class. More,
+# or more such ids, and the labels are of other classes.
 MOST_BEYOND = 0.1
-LABEL_INFO = 'vision_msgs/msg/LabelInfo'
+# What the ground models call the classes of streets, where those have no such name of their own.
+AS_GROUND = {
+    'road': 'floor', 'pavement': 'sidewalk',
+    **dict.fromkeys(('car', 'pedestrian', 'bicyclist', 'fence'), 'obstacle'),
+    **dict.fromkeys(('sky', 'building', 'pole', 'tree', 'sign_symbol'), 'background'),
+}
 
 
 def read_names(bag: Path, label: str) -> dict[int, str] | None:
@@ -30,6 +37,11 @@ def read_names(bag: Path, label: str) -> dict[int, str] | None:
             return None
         msg = reader.deserialize(next(iter(reader.messages(infos[:1]))))
     return {int(item.class_id): str(item.class_name) for item in msg.class_map}
+
+
+def known_as(name: str, classes: Sequence[str]) -> str:
+    """Return what a model of these classes calls a class; empty if it knows none such."""
+    return next((each for each in (name, AS_GROUND.get(name, '')) if each in classes), '')
 
 
 def compare(
@@ -58,14 +70,24 @@ def compare(
         how = f'by number: nothing in the bag names the classes of {label} (LabelInfo beside it)'
         table = np.arange(256, dtype=np.uint8)
     else:
-        known = {i: name for i, name in names.items() if name in classes and 0 <= i < UNLABELLED}
+        known = {
+            i: found for i, name in names.items()
+            if (found := known_as(name, classes)) and 0 <= i < UNLABELLED
+        }
         if not known:
             named = quoted(', '.join(names.values()))
             return None, f'none: {label} has {named}, of which the model knows none'
         for class_id, name in known.items():
             table[class_id] = classes.index(name)
-        left = sorted(set(names.values()) - set(classes))
-        how = 'by name' + (f', without {quoted(", ".join(left))}' if left else '')
+        other: dict[str, list[str]] = {}
+        for i, found in known.items():
+            if names[i] != found:
+                other.setdefault(found, []).append(names[i])
+        left = sorted(set(names.values()) - {names[i] for i in known})
+        how = ''.join(['by name', *(
+            f', {quoted(" and ".join(given))} as {found}' for found, given in other.items()
+        )])
+        how += f', without {quoted(", ".join(left))}' if left else ''
     pixels = np.zeros(256, np.int64)  # of each id
 
     def renumbered() -> Iterator[Frame]:
@@ -75,7 +97,8 @@ def compare(
 
     matrix = accuracy(renumbered(), read_ids(masks, mask), count)
     beyond = pixels[count:UNLABELLED]  # as evaluate has it, they are unlabelled
-    if names is None and beyond.sum() > MOST_BEYOND * pixels[:UNLABELLED].sum():
+    share = beyond.sum() / max(1, pixels[:UNLABELLED].sum())
+    if names is None and (share > MOST_BEYOND or np.count_nonzero(beyond) > 1):
         largest = count + int(np.flatnonzero(beyond).max())
         return None, (
             f'none: {label} has ids up to {largest}, the model has {count} classes, and nothing '

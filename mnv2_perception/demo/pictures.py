@@ -17,15 +17,10 @@ from mnv2_perception.bags.results import (
     read_detections,
     read_grids,
 )
-from mnv2_perception.demo.topics import (
-    CLASSIFICATION,
-    DETECTION_MODEL,
-    DETECTIONS,
-    GRID,
-    MASK,
-)
+from mnv2_perception.demo.topics import CLASSIFICATION, DETECTIONS, GRID, MASK
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.tasks.detector import Detector
+from mnv2_perception.tasks.models import DETECTION_MODEL
 from mnv2_perception.vision.costmap import Grid
 from mnv2_perception.vision.overlay import (
     blend_mask,

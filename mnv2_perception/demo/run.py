@@ -16,28 +16,26 @@ from typing import Any
 
 from mnv2_perception.bags.camera import CameraTopics, find_camera, read_stamps
 from mnv2_perception.bags.playback import played_s
-from mnv2_perception.demo.camera import AssumedCamera, place_camera
+from mnv2_perception.demo.camera import AssumedCamera, GROUNDS, place_camera
 from mnv2_perception.demo.folder import clear
 from mnv2_perception.demo.pictures import draw_pictures
 from mnv2_perception.demo.processes import DemoError, Process
 from mnv2_perception.demo.summary import measure_bare_inference, summarise
 from mnv2_perception.demo.topics import (
     CLASSIFICATION,
-    CLASSIFICATION_MODEL,
     CONFIDENCE,
-    DETECTION_MODEL,
     DETECTIONS,
     DIAGNOSTICS,
     GRID,
-    GROUND,
     LABEL_INFO,
     MASK,
 )
 from mnv2_perception.errors import SetupError
 from mnv2_perception.scenes.bag import draw_bag, IMAGE_TOPIC
+from mnv2_perception.tasks.models import CLASSIFICATION_MODEL, DETECTION_MODEL
 from mnv2_perception.tasks.segmenter import Segmenter
 
-MIN_ROAD_IOU = 0.5
+MIN_ROAD_IOU = 0.8
 MAX_GAP_S = 10.0  # nobody waits longer in a demo
 
 
@@ -90,11 +88,12 @@ def run_demo(
     stamps_ns = [recorded_ns for recorded_ns, _ in read_stamps(bag, camera.image)]
     duration_s = played_s(stamps_ns, MAX_GAP_S)
     results = [MASK, CONFIDENCE, DETECTIONS, CLASSIFICATION]
-    if GROUND in spec.classes:
+    if set(GROUNDS) & set(spec.classes):
         results.append(GRID)
         costmap, placed = place_camera(camera, None if drawn else assumed)
     else:
-        costmap, placed = {}, f'none, and no grid: {spec.name} has no class {GROUND}'
+        costmap = {}
+        placed = f'none, and no grid: {spec.name} has none of the classes {", ".join(GROUNDS)}'
     chosen = ['segmentation', 'detection', 'classification', *(['costmap'] if costmap else [])]
     values = node_parameters(camera, model, engine, threads, costmap)
     print(f'replaying {bag} ({duration_s:.1f} s) through the live nodes …', flush=True)

@@ -8,13 +8,12 @@ from typing import Any
 
 from mnv2_perception.bags.camera import CameraTopics, read_images, read_stamps
 from mnv2_perception.bags.results import read_last_diagnostics
-from mnv2_perception.demo.labels import compare, read_names
+from mnv2_perception.demo.labels import compare, known_as, read_names
 from mnv2_perception.demo.processes import DemoError
 from mnv2_perception.demo.topics import DIAGNOSTICS, MASK, NODE
 from mnv2_perception.errors import BagError
 from mnv2_perception.evaluation.recording import account, latencies_ms, percentile
 from mnv2_perception.model_spec import ModelSpec
-from mnv2_perception.scenes.street import CLASSES
 from mnv2_perception.tasks.segmenter import Segmenter
 
 
@@ -70,11 +69,11 @@ def summarise(
         'model': node['model'],
     }
     if camera.label:
-        names = dict(enumerate(CLASSES)) if drawn else read_names(bag, camera.label)
+        names = read_names(bag, camera.label)
         matrix, compared = compare(bag, camera.label, masks_bag, MASK, spec.classes, names)
         summary['compared'] = compared
         if matrix is not None:
             summary['miou'] = matrix.miou()
-            if drawn and spec.classes == CLASSES:
-                summary['road_iou'] = float(matrix.iou()[CLASSES.index('road')])
+            if drawn and (road := known_as('road', spec.classes)):
+                summary['road_iou'] = float(matrix.iou()[spec.classes.index(road)])
     return summary

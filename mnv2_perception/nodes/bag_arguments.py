@@ -9,6 +9,7 @@ from rclpy.node import Node
 
 from mnv2_perception.errors import BagError, ParameterError
 from mnv2_perception.nodes.declare import declare, describe_range, read
+from mnv2_perception.nodes.overrides import check_overrides, check_params_files
 from mnv2_perception.nodes.parameters import BagPlayerParameters
 
 P = TypeVar('P')
@@ -47,7 +48,7 @@ def player_arguments(args: list[str] | None) -> tuple[argparse.Namespace, list[s
         help='shorten longer gaps in the recording to 1 s (60; 0: none)',
     )
     parser.add_argument('--log', metavar='FILE.csv', help='write topic,stamp_ns,published_ns')
-    return parser.parse_args(own), ros
+    return parser.parse_args(own, argparse.Namespace(ros_args=ros)), ros
 
 
 def recorder_arguments(args: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -64,7 +65,7 @@ def recorder_arguments(args: list[str] | None) -> tuple[argparse.Namespace, list
     parser.add_argument('--out', metavar='DIR', help="the new bag's folder")
     parser.add_argument('--storage', choices=['mcap', 'sqlite3'], help='(mcap)')
     parser.add_argument('--log', metavar='FILE.csv', help='write topic,stamp_ns,received_ns')
-    arguments = parser.parse_args(own)
+    arguments = parser.parse_args(own, argparse.Namespace(ros_args=ros))
     arguments.topics = arguments.topics or None
     return arguments, ros
 
@@ -101,10 +102,13 @@ def declared(node: Node, cls: type[P], arguments: argparse.Namespace | None) -> 
         arguments: of the command line; what is not None there beats the parameter.
 
     Raises:
-        ParameterError: a value is not possible.
+        ParameterError: a value is not possible, or of no parameter.
     """
     declare(node, cls, read_only=True)
+    check_overrides(node, cls, alone=True)
     given = {k: v for k, v in vars(arguments or argparse.Namespace()).items() if v is not None}
+    for warning in check_params_files(given.pop('ros_args', []), [node]):
+        node.get_logger().warning(warning)
     for item in fields(cls):  # type: ignore[arg-type]
         low, high = item.metadata['low'], item.metadata['high']
         if low is not None and not low <= given.get(item.name, low) <= high:

@@ -26,6 +26,7 @@ from mnv2_perception.nodes.qos import LATCHED_QOS
 from mnv2_perception.nodes.topics import Publisher, Subscription
 from mnv2_perception.nodes.worker import Frame, Turns
 from mnv2_perception.tasks.contract import images_at_once
+from mnv2_perception.tasks.model_info import licence_of
 from mnv2_perception.tasks.models import Engine
 from mnv2_perception.tasks.pipeline import infer_images, Pipeline
 
@@ -96,7 +97,8 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             f'{spec.name}: {spec.width}×{spec.height}, {len(spec.classes)} classes, engine '
             f'{model.engine.name} in {model.engine.precision}, images through {IMAGE_CONVERTER}'
         )
-        self.get_logger().info(f'licence of the model {spec.name}: {spec.licence}')
+        by = f'; made by {spec.attribution}' if spec.attribution else ''
+        self.get_logger().info(f'licence of the model {spec.name}: {licence_of(spec)}{by}')
         self._label_info = self.create_result_publisher(LabelInfo, label_info_topic, LATCHED_QOS)
 
     @contextmanager
@@ -202,7 +204,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             'model': model.spec.name,
             'engine': model.engine.name,
             'precision': model.engine.precision,
-            'licence': model.spec.licence,
+            'licence': licence_of(model.spec),
         }
 
     def explain_silence(self) -> str:

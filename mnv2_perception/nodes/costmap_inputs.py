@@ -8,6 +8,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from vision_msgs.msg import LabelInfo
 
 from mnv2_perception.model_spec import UNLABELLED
+from mnv2_perception.nodes.calibrations import Calibrations
 from mnv2_perception.nodes.messages import (
     depth_from_msg,
     pinhole_to_msg,
@@ -32,30 +33,35 @@ LONGEST_NAME = 1000  # of a class
 
 
 class CostmapInputs:
-    """The last names and calibrations, and the latest confidences, depth images or clouds.
+    """The last names, and the latest calibrations, confidences, depth images or clouds.
 
     Args:
-        sync_queue: how many of the latter are kept.
+        sync_queue: how many confidences, depth images or clouds are kept.
+        rectified: images are.
+        tell: called with why a camera_info is unusable.
 
     Attributes:
         label_info: names of the mask's classes.
-        camera_info: calibration of the mask's camera.
-        depth_info: calibration of the depth camera.
+        camera_info: calibrations of the mask's camera.
+        depth_info: calibrations of the depth camera.
         confidences: of masks.
         measured: depth images or clouds.
     """
 
-    def __init__(self, sync_queue: int) -> None:
+    def __init__(
+        self, sync_queue: int, rectified: bool = False,
+        tell: Callable[[str], object] = lambda text: None,
+    ) -> None:
         self.label_info: LabelInfo | None = None
-        self.camera_info: CameraInfo | None = None
-        self.depth_info: CameraInfo | None = None
+        self.camera_info = Calibrations('camera_info', rectified, tell)
+        self.depth_info = Calibrations('depth/camera_info', rectified, tell)
         self.confidences: StampedQueue[Image] = StampedQueue(sync_queue)
         self.measured: StampedQueue[Image | PointCloud2] = StampedQueue(sync_queue)
 
-    def forget(self) -> None:
-        """Forget what belongs to a time: it has jumped back. Names and calibrations do not."""
-        self.confidences.clear()
-        self.measured.clear()
+    def forget(self, after_ns: int) -> None:
+        """Forget what is of a later time than that to which time has jumped back."""
+        for kept in (self.confidences, self.measured, self.camera_info, self.depth_info):
+            kept.forget(after_ns)
 
     def measured_of(
         self, frame: Frame, values: CostmapParameters, stamps: StampWatch
@@ -96,8 +102,15 @@ class CostmapInputs:
                     values.sync_wait_s,
                 )
             places = measured
-        what = poses.lack(frame.msg.header, places.header.frame_id)
-        return Lack(what, poses.wait_s) if what else None
+        if what := poses.lack(frame.msg.header, places.header.frame_id):
+            return Lack(what, poses.wait_s)
+        for infos, image in ((self.camera_info, frame.msg), (self.depth_info, places)):
+            if infos.awaits(stamp_to_ns(image.header.stamp), frame.received_s):
+                what = f"{infos.name} of an image's own stamp, such as came with those before"
+                return Lack(
+                    f'{what}; meanwhile the last one counts; raise sync_wait_s', values.sync_wait_s
+                )
+        return None
 
     def take_label_info(self, msg: LabelInfo) -> bool:
         """Take the names of the ids that a mask can hold; return whether they are new.
@@ -112,10 +125,6 @@ class CostmapInputs:
         known = self.label_info
         self.label_info = LabelInfo(header=msg.header, class_map=held, threshold=msg.threshold)
         return known is None or bool(known.class_map != held)
-
-    def take_depth_info(self, msg: CameraInfo) -> None:
-        """Take the calibration of the depth camera."""
-        self.depth_info = msg
 
     def roles(self, values: CostmapParameters) -> NDArray[np.uint8]:
         """Return the role of each class id, see `roles_of`, which also may refuse the names."""
@@ -155,31 +164,38 @@ class CostmapInputs:
 
     def calibration(self, values: CostmapParameters) -> str:
         """Return where the calibration of the mask's camera comes from, empty if there is none."""
-        if self.camera_info:
-            return 'camera_info'
-        return 'horizontal_fov_rad' if values.horizontal_fov_rad else ''
+        if values.horizontal_fov_rad and not self.camera_info.usable:
+            return 'horizontal_fov_rad'
+        return 'camera_info' if self.camera_info else ''
+
+    def refused(self, values: CostmapParameters) -> str:
+        """Return what is wrong with a camera_info that came last, empty if nothing is."""
+        found = [self.camera_info.refusal, self.depth_info.refusal]
+        if self.calibration(values) == 'horizontal_fov_rad':
+            found[0] = ''  # it is given for a camera without calibration
+        return '; '.join(filter(None, found))
 
     def camera_of(
-        self, mask: Image, values: CostmapParameters
+        self, frame: Frame, values: CostmapParameters
     ) -> tuple[Camera | None, CameraInfo | None]:
-        """Return the mask's camera and its camera_info; None where nothing calibrates it.
+        """Return a mask's camera and its camera_info; None where nothing calibrates it.
 
         Raises:
             CalibrationError: it does not fit the mask, or is none.
         """
-        info = self.camera_info
-        if info is None and values.horizontal_fov_rad:
-            fov_rad = values.horizontal_fov_rad
-            info = pinhole_to_msg(Camera.from_fov(mask.height, mask.width, fov_rad))
-        if info is None:
+        mask, fov_rad = frame.msg, values.horizontal_fov_rad
+        if fov_rad and not self.camera_info.usable:
+            camera = Camera.from_fov(mask.height, mask.width, fov_rad)
+            return camera, pinhole_to_msg(camera)
+        found = self.camera_info.of(stamp_to_ns(mask.header.stamp), frame.received_s)
+        if found is None:
             return None, None
-        camera = Camera.from_info(info, values.rectified)
-        camera.require_size(mask.height, mask.width)
-        return camera, info
+        found[0].require_size(mask.height, mask.width)
+        return found
 
     def points_of(
         self, measured: Image | PointCloud2, camera: Camera | None, size: tuple[int, int],
-        mask: Image, poses: Poses,
+        frame: Frame, poses: Poses,
     ) -> NDArray[np.float32]:
         """Return (H, W, 3) points in the base frame, whose pixels are the mask's, resized.
 
@@ -187,25 +203,27 @@ class CostmapInputs:
             measured: a depth image or a cloud.
             camera: the mask's; a depth image needs it.
             size: height and width that depth of another camera is registered to at most.
-            mask: it belongs to.
+            frame: the mask.
             poses: of the cameras.
 
         Raises:
             ImageError: the message contradicts itself or the mask.
             CalibrationError: a pose is unknown, or depth and its camera_info differ in size.
         """
-        header, frame_id = mask.header, measured.header.frame_id
+        header, frame_id = frame.msg.header, measured.header.frame_id
         if isinstance(measured, PointCloud2):
-            require_one_image((measured.height, measured.width), (mask.height, mask.width))
+            shape = frame.msg.height, frame.msg.width
+            require_one_image((measured.height, measured.width), shape)
             placed: NDArray[np.float32] = poses.base_from_camera(frame_id, header).apply(
                 points_from_msg(measured)
             )
             return placed
-        assert camera and self.depth_info
+        found = self.depth_info.of(stamp_to_ns(measured.header.stamp), frame.received_s)
+        assert camera and found
         elsewhere = frame_id != header.frame_id
         return points_of_depth(
-            depth_from_msg(measured), Camera.from_info(self.depth_info, poses.values.rectified),
-            camera, size, poses.base_from_camera(header.frame_id, header),
+            depth_from_msg(measured), found[0], camera, size,
+            poses.base_from_camera(header.frame_id, header),
             poses.base_from_camera(frame_id, header) if elsewhere else None,
         )
 

@@ -1,8 +1,8 @@
 """costmap_node: masks and a camera's geometry in, what Nav2's costmaps take out."""
 
 from dataclasses import fields
+from functools import partial
 import sys
-import time
 from typing import Any
 
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
@@ -18,7 +18,7 @@ from mnv2_perception.nodes.parameters import CostmapParameters
 from mnv2_perception.nodes.poses import IN_PLACE, Poses
 from mnv2_perception.nodes.process import spin
 from mnv2_perception.nodes.qos import LATCHED_QOS
-from mnv2_perception.nodes.sync import on_jump_back
+from mnv2_perception.nodes.sync import on_jump_back, Present
 from mnv2_perception.nodes.topics import Subscription
 from mnv2_perception.nodes.waiting import Lack, WaitingRoom
 from mnv2_perception.nodes.worker import Frame
@@ -34,13 +34,13 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
     def __init__(self, **kwargs: Any) -> None:
         self.greeting: Greeting
         self._results: CostmapResults
+        self._views: Views
         self._mask: Subscription
         self._poses: Poses | None = None
         self.inputs = CostmapInputs(0)
-        self._views = Views(lambda text: self.get_logger().info(text))
         self._room = WaitingRoom(self._find_lack)
         self._lack = ''
-        self._forgot_s = 0.0
+        self._present = Present()
         super().__init__('costmap_node', **kwargs)
         self.create_steady_timer(GREET_PERIOD_S, self.greet)
         self._jumps = on_jump_back(self.get_clock(), self._forget)
@@ -54,7 +54,10 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         self.greeting = Greeting(
             self, self._results.mask, self._results.label_info, self._publish_label_info
         )
-        self.inputs = CostmapInputs(values.sync_queue)
+        log, rarely = self.get_logger(), {'throttle_duration_sec': 5 * LOG_PERIOD_S}
+        warn = partial(log.warning, **rarely)
+        self.inputs = CostmapInputs(values.sync_queue, values.rectified, warn)
+        self._views = Views(partial(log.info, **rarely))
 
     def release(self) -> None:
         if self._poses:
@@ -66,15 +69,16 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         self.greeting.announce()
 
     def subscribe(self) -> None:
-        source, listen = self.parameters.source, self.create_camera_subscription
+        source, inputs = self.parameters.source, self.inputs
+        listen = self.create_camera_subscription
         listen(LabelInfo, 'segmentation/label_info', self.on_label_info, LATCHED_QOS)
-        listen(Image, 'segmentation/confidence', self.inputs.confidences.put)
+        listen(Image, 'segmentation/confidence', inputs.confidences.put)
         listen(CameraInfo, 'camera_info', self.on_camera_info)
         if source == 'depth':
-            listen(CameraInfo, 'depth/camera_info', self.inputs.take_depth_info)
-            listen(Image, 'depth/image', self.inputs.measured.put)
+            listen(CameraInfo, 'depth/camera_info', inputs.depth_info.put)
+            listen(Image, 'depth/image', inputs.measured.put)
         elif source == 'points':
-            listen(PointCloud2, 'points', self.inputs.measured.put)
+            listen(PointCloud2, 'points', inputs.measured.put)
         self._mask = listen(Image, 'segmentation/mask')
 
     def greet(self) -> None:
@@ -89,9 +93,8 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
 
     def on_camera_info(self, msg: CameraInfo) -> None:
         """Take the calibration of the mask's camera."""
-        if self.inputs.camera_info is None and self.parameters.horizontal_fov_rad:
+        if self.inputs.camera_info.put(msg) and self.parameters.horizontal_fov_rad:
             self.get_logger().info('camera_info came: horizontal_fov_rad counts no longer')
-        self.inputs.camera_info = msg
 
     def _publish_label_info(self) -> None:
         if self.inputs.label_info:
@@ -100,23 +103,22 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
     # One mask
 
     def on_frame(self, msg: Image) -> None:
-        jumped = self.stamps.is_jump_back(stamp_to_ns(msg.header.stamp))
-        if jumped and not self.get_clock().ros_time_is_active:  # else /clock tells it
-            self._forget()
+        stamp_ns = stamp_to_ns(msg.header.stamp)
+        if self.stamps.is_jump_back(stamp_ns) and not self.get_clock().ros_time_is_active:
+            self._forget(stamp_ns)  # else /clock tells it
         super().on_frame(msg)
 
-    def _forget(self, _: Any = None) -> None:
-        """Forget what was heard of another time: it has jumped back."""
-        self._forgot_s = time.monotonic()
-        self.inputs.forget()
+    def _forget(self, now_ns: int) -> None:
+        """Forget what was heard of another time: it has jumped back, to now."""
+        self._present.begin(now_ns)
+        self.inputs.forget(self._present.until_ns)
         if self._poses:
             self._poses.forget()
 
     def work(self, frame: Frame) -> None:
         for each, lack in self._room.serve(frame, self.take_waiting, lambda: self.active):
             with self.rejecting(each):
-                current = self.active and each.received_s >= self._forgot_s
-                done = current and self._place(each, lack)
+                done = self.active and self._present.has(each) and self._place(each, lack)
                 outcome = 'published' if done else 'passed_over'
                 self.count(each, outcome, '' if done else self._missing())
 
@@ -127,7 +129,7 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         lack = inputs.lack(frame, values, self.stamps, poses)
         if lack is None and self._has_semantic() and inputs.awaits_confidence(frame):
             lack = Lack(NO_CONFIDENCE, values.sync_wait_s)
-        return lack if frame.received_s >= self._forgot_s else None
+        return lack if self._present.has(frame) else None
 
     def _has_semantic(self) -> bool:
         return self._results.mask.get_subscription_count() > 0 and not self.greeting.holding()
@@ -145,7 +147,7 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         if measured is None and values.source != 'ground':
             self._tell_missing(unpaired=1)
             return False
-        camera, info = inputs.camera_of(msg, values)
+        camera, info = inputs.camera_of(frame, values)
         size = inputs.semantic_size(ids, values)
         grid_from_base = poses.grid_from_base(msg.header)
         limits = Limits(**{item.name: getattr(values, item.name) for item in fields(Limits)})
@@ -156,20 +158,22 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
             )
             marks = marks_on_ground(view, ids, roles, grid_from_base, limits)
         else:
-            points = inputs.points_of(measured, camera, size, msg, poses)
+            points = inputs.points_of(measured, camera, size, frame, poses)
             resized = resize_ids(ids, *points.shape[:2])
             marks = marks_of_points(points, resized, roles, grid_from_base, limits)
         in_base = Header(stamp=msg.header.stamp, frame_id=values.base_frame)
         in_grid = Header(stamp=msg.header.stamp, frame_id=values.grid_frame)
         self._results.publish(marks, in_base, in_base if grid_from_base is IN_PLACE else in_grid)
+        unpaired = 0
         if self._has_semantic():
             if found := inputs.confidence_of(frame):
                 self._results.publish_semantic(
                     ids, labels_from_msg(found), marks.points(), info, size, msg.header, in_base
                 )
             else:
-                self._lack = NO_CONFIDENCE
-                self._tell_missing(unpaired=1)
+                self._lack, unpaired = NO_CONFIDENCE, 1
+        if self._lack:
+            self._tell_missing(unpaired)
         return True
 
     def _missing(self) -> str:
@@ -201,7 +205,7 @@ class CostmapNode(PerceptionNode[CostmapParameters]):
         return self._missing() + ': start what publishes it, or remap it' * unheard
 
     def warning(self) -> str:
-        return self._poses.warning if self._poses else ''
+        return self.inputs.refused(self.parameters) or (self._poses.warning if self._poses else '')
 
     def explain_silence(self) -> str:
         return f'{self._mask.topic_name} is silent; start segmentation_node, or remap it'

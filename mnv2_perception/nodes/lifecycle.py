@@ -161,7 +161,7 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
         self,
         msg_type: Any,
         topic: str,
-        callback: Callable[[Any], None] | None = None,
+        callback: Callable[[Any], object] | None = None,
         qos: QoSProfile = CAMERA_QOS,
     ) -> Subscription:
         """Subscribe to a camera topic until deactivation; parameters can override its QoS.

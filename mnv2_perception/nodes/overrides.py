@@ -15,7 +15,11 @@ from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes.parameters import NODES
 from mnv2_perception.nodes.rclpy_private import undeclared_overrides
 
-PARAMETERS = {name: {item.name for item in fields(cls)} for name, cls in NODES.items()}
+# By the node's own name: the bag nodes' lack what their executables' end with.
+PARAMETERS = {
+    name.removesuffix('_node') if name.startswith('bag_') else name:
+    {item.name for item in fields(cls)} for name, cls in NODES.items()
+}
 OF_ROS = ('use_sim_time', 'start_type_description_service')
 QOS = 'qos_overrides.'  # declared with their topic
 
@@ -82,7 +86,7 @@ def check_params_files(args: Sequence[str], nodes: Sequence[Node]) -> list[str]:
         sections = list(read_sections(file))
         for name, values in sections:
             check_section(file, name, values)
-        for kind in {node.get_name() for node in nodes} & set(NODES):
+        for kind in {node.get_name() for node in nodes} & set(PARAMETERS):
             ours = [node.get_fully_qualified_name() for node in nodes if node.get_name() == kind]
             own = [name for name, _ in sections if name.rpartition('/')[2] == kind]
             if own and not any(matches(name, full) for name in own for full in ours):
@@ -96,7 +100,7 @@ def check_params_files(args: Sequence[str], nodes: Sequence[Node]) -> list[str]:
 def check_section(file: str, name: str, values: Iterable[str]) -> None:
     """Raise ParameterError if a section is nearly one of ours, or sets what its node has not."""
     kind, values = name.rpartition('/')[2], list(values)
-    if kind in NODES:
+    if kind in PARAMETERS:
         for value in values:
             if is_misspelt(value, PARAMETERS[kind]):
                 raise ParameterError(
@@ -104,8 +108,9 @@ def check_section(file: str, name: str, values: Iterable[str]) -> None:
                     f'{did_you_mean(value, sorted(PARAMETERS[kind]))}'
                 )
         return
-    close = get_close_matches(kind, NODES, 1, 0.85)
-    close += [each for each in (f'{kind}_node', kind.removesuffix('_node')) if each in NODES]
+    close = get_close_matches(kind, PARAMETERS, 1, 0.85)
+    spelt = f'{kind}_node', kind.removesuffix('_node')
+    close += [each for each in spelt if each in PARAMETERS]
     if close and 2 * sum(value in PARAMETERS[close[0]] for value in values) >= len(values):
         raise ParameterError(
             f'{file}: no node is called {kind!r}, so its section has no effect; did you mean '

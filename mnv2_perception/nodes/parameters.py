@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes.declare import describe_range, parameter, ros_default
-from mnv2_perception.tasks.models import ENGINES, PRECISIONS
+from mnv2_perception.tasks import models
 
 
 class LifecycleParameters(Protocol):
@@ -56,12 +56,12 @@ class CameraParameters:
     model: str = parameter('', MODEL)
     engine: str = parameter(
         'auto', 'Runtime of the model; fake is for tests.',
-        choices=('auto', *ENGINES),
+        choices=('auto', *models.ENGINES),
     )
     precision: str = parameter(
         'auto', 'Of the arithmetic; auto is what a TensorRT plan has, fp16 in torch on a GPU, '
         'bf16 in OpenVINO where the CPU has it and the model was verified in it, else fp32.',
-        choices=('auto', *PRECISIONS),
+        choices=('auto', *models.PRECISIONS),
     )
     build_engine: bool = parameter(
         False, 'Build a missing TensorRT plan while configuring, which takes minutes, once.'
@@ -90,7 +90,7 @@ class CameraParameters:
 class SegmentationParameters(CameraParameters):
     """Parameters of segmentation_node."""
 
-    model: str = parameter('unet_mobilenetv2_camvid_fast', MODEL)
+    model: str = parameter(models.SEGMENTATION_MODEL, MODEL)
     min_confidence: float = parameter(
         0.0, 'Pixels whose confidence is below get id 255 (no class).', 0.0, 1.0, live=True
     )
@@ -116,7 +116,7 @@ class SegmentationParameters(CameraParameters):
 class ClassificationParameters(CameraParameters):
     """Parameters of classification_node."""
 
-    model: str = parameter('mobilenetv2_camvid_surface', MODEL)
+    model: str = parameter(models.CLASSIFICATION_MODEL, MODEL)
     region: tuple[float, ...] = parameter(
         (0.0, 0.0, 1.0, 1.0),
         'Part of the image that is classified: x1, y1, x2, y2 of its width and height.', 0.0, 1.0,
@@ -144,7 +144,7 @@ class ClassificationParameters(CameraParameters):
 class DetectionParameters(CameraParameters):
     """Parameters of detection_node."""
 
-    model: str = parameter('ssdlite_mobilenetv2_camvid', MODEL)
+    model: str = parameter(models.DETECTION_MODEL, MODEL)
     min_score: float = parameter(
         0.3, 'Boxes whose score is below are left out.', 0.0, 1.0, live=True
     )
@@ -166,15 +166,15 @@ class CostmapParameters:
         choices=('ground', 'depth', 'points'),
     )
     traversable_classes: tuple[str, ...] = parameter(
-        ('road',), 'Ground to drive on; marked free.'
+        ('floor', 'sidewalk'), 'Ground to drive on; marked free.'
     )
     forbidden_classes: tuple[str, ...] = parameter(
-        ('pavement',), 'Ground not to drive on; marked where it is seen.'
+        ('speed_bump', 'stairs'), 'Ground not to drive on; marked where it is seen.'
     )
     obstacle_classes: tuple[str, ...] = parameter(
         (), 'What stands on the ground; marked at its base. All other classes when empty.'
     )
-    ignored_classes: tuple[str, ...] = parameter(('sky',), 'Neither marked nor free.')
+    ignored_classes: tuple[str, ...] = parameter((), 'Neither marked nor free.')
     base_frame: str = parameter(
         'base_link', 'Frame with z up and its origin on the ground; of clouds and scan.'
     )
@@ -227,8 +227,8 @@ class CostmapParameters:
     )
     sync_queue: int = parameter(10, 'Depth images, clouds and confidences kept.', 1, 1000)
     sync_wait_s: float = parameter(
-        0.05, 'How long a mask waits for them; for transforms 0.5 s at least.', 0.0, 10.0,
-        live=True,
+        0.05, 'How long a mask waits for them, and its own camera_info; for transforms 0.5 s at '
+        'least.', 0.0, 10.0, live=True,
     )
     max_rate_hz: float = parameter(
         0.0, 'Process at most so many masks a second; 0 takes all it can.', 0.0, 1000.0, live=True

@@ -4,7 +4,7 @@ from rclpy.node import Node
 from rclpy.time import Time
 from std_msgs.msg import Header
 
-from mnv2_perception.errors import CalibrationError, ParameterError
+from mnv2_perception.errors import CalibrationError, ParameterError, quoted
 from mnv2_perception.nodes.parameters import CostmapParameters
 from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 
@@ -106,9 +106,9 @@ class Poses:
             return self._look_up(values.base_frame, frame_id, header)
         if frame_id != header.frame_id:
             raise CalibrationError(
-                f'{frame_id!r} is not the frame of the mask ({header.frame_id!r}), and without '
-                f'tf2 nobody knows where it is; install tf2_ros and set pose_source: tf, or '
-                f"register depth in the camera's driver"
+                f'{quoted(frame_id)} is not the frame of the mask ({quoted(header.frame_id)}), '
+                f'and without tf2 nobody knows where it is; install tf2_ros and set '
+                f"pose_source: tf, or register depth in the camera's driver"
             )
         body = Pose.from_rpy(
             values.camera_x_m, values.camera_y_m, values.camera_z_m,
@@ -134,7 +134,8 @@ class Poses:
         try:
             found = self._buffer.lookup_transform(target, source, stamp)
         except Exception as exc:  # tf2's exceptions have no common base
-            raise CalibrationError(f'no {self._explain(target, source, stamp)} ({exc})') from exc
+            why = self._explain(target, source, stamp)
+            raise CalibrationError(f'no {why} ({quoted(exc, 300)})') from exc
         place, turn = found.transform.translation, found.transform.rotation
         return Pose.from_quaternion(
             (place.x, place.y, place.z), (turn.x, turn.y, turn.z, turn.w)
@@ -143,7 +144,7 @@ class Poses:
     def _explain(self, target: str, source: str, stamp: Time) -> str:
         """Return what a transform is that is not there, how late the tree is, and the cure."""
         assert self._buffer is not None
-        name = f'transform from {source!r} to {target!r}'
+        name = f'transform from {quoted(source)} to {quoted(target)}'
         try:
             newest = self._buffer.get_latest_common_time(target, source)
         except Exception:  # tf2's exceptions have no common base

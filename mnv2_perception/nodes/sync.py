@@ -4,27 +4,38 @@ from collections import deque
 from collections.abc import Callable
 import threading
 import time
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from rclpy.clock import Clock, JumpHandle, JumpThreshold, TimeJump
+from rclpy.clock import Clock, JumpHandle, JumpThreshold
 from rclpy.duration import Duration
-from sensor_msgs.msg import Image, PointCloud2
 
 from mnv2_perception.nodes.messages import stamp_to_ns
+from mnv2_perception.nodes.worker import Frame
 
-Stamped = TypeVar('Stamped', Image, PointCloud2, Image | PointCloud2)
+
+class HasHeader(Protocol):
+    """A message with a header, or what was made of one."""
+
+    @property
+    def header(self) -> Any:
+        """A std_msgs/Header."""
+
+
+Stamped = TypeVar('Stamped', bound=HasHeader)
 
 # So many frames in a row without a new stamp are no accident.
 STANDING_FRAMES = 3
 JUMP_S = 1.0  # as tf2
 
 
-def on_jump_back(clock: Clock, callback: Callable[[TimeJump], None]) -> JumpHandle:
-    """Call back when /clock has jumped back, as long as the handle and the clock exist."""
+def on_jump_back(clock: Clock, callback: Callable[[int], None]) -> JumpHandle:
+    """Call back with what is now (ns) when /clock has jumped back, while the handle exists."""
     threshold = JumpThreshold(
         min_forward=None, min_backward=Duration(seconds=-JUMP_S), on_clock_change=True
     )
-    return clock.create_jump_callback(threshold, post_callback=callback)
+    return clock.create_jump_callback(
+        threshold, post_callback=lambda _: callback(clock.now().nanoseconds)
+    )
 
 
 class StampedQueue(Generic[Stamped]):
@@ -43,10 +54,11 @@ class StampedQueue(Generic[Stamped]):
         """Tell whether nothing has come."""
         return not self._messages
 
-    def clear(self) -> None:
-        """Forget all messages."""
+    def forget(self, after_ns: int) -> None:
+        """Forget the messages of another time: with later stamps, and what came before them."""
         with self._lock:
-            self._messages.clear()
+            while any(ns > after_ns for ns, _, _ in self._messages):
+                self._messages.popleft()
 
     def find(
         self, stamp_ns: int, tolerance_s: float, arrived_s: float, max_age_s: float | None = None
@@ -71,6 +83,27 @@ class StampedQueue(Generic[Stamped]):
         if max_age_s is not None and came_s < arrived_s - max_age_s:
             return None
         return found
+
+
+class Present:
+    """The time since it jumped back last.
+
+    Attributes:
+        until_ns: what has a later stamp and came before that is of another time.
+    """
+
+    def __init__(self) -> None:
+        self.until_ns = 0
+        self._begun_s = 0.0
+
+    def begin(self, now_ns: int) -> None:
+        """Take to what time it has jumped back."""
+        self._begun_s, self.until_ns = time.monotonic(), now_ns + int(JUMP_S * 1e9)
+
+    def has(self, frame: Frame) -> bool:
+        """Tell whether a frame is of this time: those of before are not to be placed any more."""
+        stamp_ns = stamp_to_ns(frame.msg.header.stamp)
+        return frame.received_s >= self._begun_s or stamp_ns <= self.until_ns
 
 
 class StampWatch:

@@ -41,7 +41,7 @@ class Subscription:
     node: Node
     msg_type: Any
     topic: str
-    callback: Callable[[Any], None]
+    callback: Callable[[Any], object]
     on_lost: Callable[[int], None]
     qos: QoSProfile
 

@@ -5,14 +5,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mnv2_perception.bags.label_info import (
+    LABEL_INFO,
+    label_info_cdr,
+    LABEL_INFO_DEFINITION,
+)
 from mnv2_perception.bags.read import TopicQos
 from mnv2_perception.bags.write import BagWriter, camera_info_cdr, compressed_image_cdr, image_cdr
 from mnv2_perception.errors import BagError
-from mnv2_perception.scenes.street import camera_matrix, draw_scene
+from mnv2_perception.scenes.street import camera_matrix, CLASSES, draw_scene
 
 IMAGE_TOPIC = '/camera/image_raw'
 INFO_TOPIC = '/camera/camera_info'
 LABEL_TOPIC = '/camera/label/compressed'
+LABEL_INFO_TOPIC = '/camera/label_info'
 FRAME_ID = 'camera_color_optical_frame'
 SEED = 7  # of the drive
 FIRST_STAMP_NS = 1_700_000_000_000_000_000  # a fixed date, so that a seed is one bag
@@ -26,7 +32,7 @@ def draw_bag(
     height: int = 360,
     width: int = 480,
 ) -> None:
-    """Write a bag of rgb8 images, camera_info and labels (PNG of class ids, `scenes.CLASSES`).
+    """Write a bag of rgb8 images, camera_info, labels (PNG of class ids) and their names.
 
     With camera_info, and the camera at `scenes.camera_height_m(seed)` over flat ground and level,
     pixels fall on their places on the road.
@@ -53,6 +59,13 @@ def draw_bag(
         bag.add_topic(IMAGE_TOPIC, 'sensor_msgs/msg/Image', best_effort)
         bag.add_topic(INFO_TOPIC, 'sensor_msgs/msg/CameraInfo', best_effort)
         bag.add_topic(LABEL_TOPIC, 'sensor_msgs/msg/CompressedImage', TopicQos())
+        bag.add_topic(
+            LABEL_INFO_TOPIC, LABEL_INFO, TopicQos(transient_local=True, depth=1),
+            LABEL_INFO_DEFINITION,
+        )
+        bag.write(
+            LABEL_INFO_TOPIC, FIRST_STAMP_NS, label_info_cdr(CLASSES, FIRST_STAMP_NS, FRAME_ID)
+        )
         for index in range(count):
             time_s = index / rate_hz
             stamp_ns = FIRST_STAMP_NS + round(time_s * 1e9)

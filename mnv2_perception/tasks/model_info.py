@@ -5,13 +5,24 @@ from mnv2_perception.model_spec import distinct_colours, ModelSpec, TO_FILL_IN
 
 Fact = tuple[str, object, str]  # name, value, comment
 Sides = tuple[int | None, ...]
+UNSTATED = '', 'unknown'  # what stands for a licence that nobody told
+
+
+def licence_of(spec: ModelSpec) -> str:
+    """Return the licence of a model's weights as a person reads it."""
+    if spec.licence in UNSTATED:
+        return 'not stated'
+    commercial = '' if '-NC' not in spec.licence.upper() else ' (not for commercial use)'
+    return spec.licence + commercial
 
 
 def missing_facts(spec: ModelSpec) -> list[str]:
     """Return the names of the facts that a spec may leave out and does."""
     missing = []
-    if spec.licence in ('', 'unknown'):
+    if spec.licence in UNSTATED:
         missing.append('licence')
+    if 'BY' in spec.licence.upper().split('-') and not spec.attribution:
+        missing.append('attribution')
     if not spec.description:
         missing.append('description')
     if spec.task != 'classification' and list(spec.colours) == distinct_colours(len(spec.classes)):

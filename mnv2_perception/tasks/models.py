@@ -12,9 +12,17 @@ from mnv2_perception.errors import ModelError, SetupError
 from mnv2_perception.model_spec import ModelSpec
 
 __all__ = [
-    'ENGINES', 'PRECISIONS', 'Engine', 'OpenModels', 'find_model', 'find_shared_file',
-    'open_engine', 'opening', 'shared_folders',
+    'CLASSIFICATION_MODEL', 'DETECTION_MODEL', 'ENGINES', 'PRECISIONS', 'SEGMENTATION_MODEL',
+    'Engine', 'OpenModels', 'find_model', 'find_shared_file', 'open_engine', 'opening',
+    'shared_folders',
 ]
+
+# What nodes, commands and the demo run where nobody names a model. Weights that may be sold, save
+# those of detection: CC BY-NC 4.0, not for commercial use.
+SEGMENTATION_MODEL = 'unet_mobilenetv2_ground_fast'
+CLASSIFICATION_MODEL = 'mobilenetv2_ground_ahead'
+DETECTION_MODEL = 'ssdlite_mobilenetv2_camvid'
+
 
 @contextmanager
 def opening(

@@ -30,6 +30,7 @@ _FISHEYE = ('equidistant', 'fisheye')
 MAX_PIXELS = 16_000_000  # each takes up to 200 bytes while the geometry is worked out
 _ROUND_TRIP_PX = 0.1
 _MAX_FOCAL_RATIO = 4.0  # of fx and fy: no lens squeezes more
+_LONGEST = 100  # coefficients of a lens, and letters of its model's name
 
 
 class RegionOfInterestFields(Protocol):
@@ -113,6 +114,12 @@ class Camera:
                 f'camera_info: distortion model {quoted(info.distortion_model)} with {len(d)} '
                 f'coefficients, expected one of ({known}); calibrate with one of these, or give '
                 f'the rectified image'
+            )
+        if max(len(info.d), len(info.distortion_model)) > _LONGEST:
+            raise CalibrationError(
+                f'camera_info: {len(info.d)} coefficients of the distortion model '
+                f'{quoted(info.distortion_model)}, expected at most {_LONGEST}, and as many '
+                f'letters; correct the camera driver'
             )
         if not np.isfinite(d + r).all():
             raise CalibrationError(

@@ -318,6 +318,23 @@ def test_a_metadata_that_says_nothing_is_told_and_left_aside(
     assert 'metadata.yaml: cannot be used' in caplog.text
 
 
+@pytest.mark.parametrize('where', ['files', 'qos'])
+def test_a_metadata_that_would_grow_is_left_aside_at_once(
+    tmp_path: Path, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_counts(tmp_path / 'bag')
+    bomb = 'a0: &a0 {k0: 1}\n' + ''.join(
+        f'a{i}: &a{i}\n  <<: [{", ".join([f"*a{i - 1}"] * 9)}]\n' for i in range(1, 4)
+    )
+    if where == 'qos':
+        edit_metadata(folder, qos=bomb)
+    else:
+        said = (folder / 'metadata.yaml').read_text()
+        (folder / 'metadata.yaml').write_text(bomb + said)
+    assert counts_in(folder) == list(range(10))
+    assert 'cannot be used (ValueError: it has an alias (*name)); read without it' in caplog.text
+
+
 def test_an_empty_storage_id_is_told_and_the_bag_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

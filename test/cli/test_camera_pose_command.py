@@ -86,6 +86,16 @@ def test_a_file_that_is_no_calibration_is_told(
     assert 'is no calibration' in capsys.readouterr().err
 
 
+def test_a_calibration_that_would_grow_is_refused_at_once(
+    picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / 'camera.yaml'
+    file.write_text('a: &a {b: 1}\nheight: {<<: *a}\n')
+    line = ['camera-pose', picture, '--camera-info', str(file), '--board', '8x6']
+    assert cli.main(line) == 1
+    assert f'{file}: has an alias' in capsys.readouterr().err
+
+
 def test_a_calibration_of_another_size_is_told(
     picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

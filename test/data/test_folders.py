@@ -231,6 +231,14 @@ def test_a_file_that_is_no_coco_is_refused(folder: Path, values: Any, told: str)
         read_coco(write_json(folder / 'coco.json', values))
 
 
+def test_boxes_of_an_image_of_another_size_are_refused_by_name(folder: Path) -> None:
+    images = [{**image, 'height': 4, 'width': 6} for image in coco()['images']]
+    read_coco(write_json(folder / 'coco.json', coco(images=images)))
+    images[1] |= {'height': 480, 'width': 640}  # a.PNG was resized, its boxes were not
+    with pytest.raises(DataError, match=r'of a\.PNG of 480 × 640 .*the file is 4 × 6; resize'):
+        read_coco(write_json(folder / 'coco.json', coco(images=images)))
+
+
 @pytest.mark.parametrize('text', [None, '{', '\xff'])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, text: str | None) -> None:
     if text:

@@ -47,6 +47,19 @@ def test_classes_are_compared_by_name(
     assert (None if matrix is None else matrix.miou()) == miou
 
 
+def test_classes_of_a_street_are_compared_with_what_the_ground_models_call_them(
+    bags: tuple[Path, Path]
+) -> None:
+    names = {0: 'car', 1: 'tree', 3: 'road'}
+    classes = ('floor', 'background', 'obstacle')
+    matrix, compared = compare(bags[0], LABEL, bags[1], MASK, classes, names)
+    assert compared == "by name, 'car' as obstacle, 'tree' as background, 'road' as floor"
+    assert matrix is not None and matrix.miou() == 1.0
+    matrix, compared = compare(bags[0], LABEL, bags[1], MASK, ('road', 'floor', 'car'), names)
+    assert compared == "by name, without 'tree'"  # its own name goes first
+    assert matrix is not None and matrix.miou() == 1.0
+
+
 def test_by_number_only_where_nobody_names_them_and_said_so(bags: tuple[Path, Path]) -> None:
     matrix, compared = compare(bags[0], LABEL, bags[1], MASK, (*CLASSES, 'tree'), None)
     assert compared.startswith('by number: nothing in the bag names the classes')
@@ -54,9 +67,12 @@ def test_by_number_only_where_nobody_names_them_and_said_so(bags: tuple[Path, Pa
     assert read_names(bags[0], LABEL) is None
 
 
-def test_a_few_pixels_of_an_id_that_the_model_has_not_are_unlabelled(tmp_path: Path) -> None:
+@pytest.mark.parametrize('beyond', [[3, 3, 3], [3, 4, 3]])
+def test_a_few_pixels_of_one_id_that_the_model_has_not_are_unlabelled_and_of_two_are_not(
+    tmp_path: Path, beyond: list[int]
+) -> None:
     labels = np.full((4, 8), SKY, np.uint8)
-    labels[0, :3] = 3  # as CamVid numbers what is no class
+    labels[0, :3] = beyond  # 3 as CamVid numbers what is no class
     with BagWriter(tmp_path / 'bag') as bag:
         for topic in (LABEL.removesuffix('/compressed'), MASK):
             bag.add_topic(topic, 'sensor_msgs/msg/Image')
@@ -66,6 +82,9 @@ def test_a_few_pixels_of_an_id_that_the_model_has_not_are_unlabelled(tmp_path: P
     matrix, compared = compare(
         where, LABEL.removesuffix('/compressed'), where, MASK, CLASSES, None
     )
+    if 4 in beyond:
+        assert matrix is None and 'has ids up to 4, the model has 3 classes' in compared
+        return
     assert compared.startswith('by number')
     assert matrix is not None and matrix.accuracy() == 1.0
 

@@ -17,7 +17,7 @@ from mnv2_perception.nodes.messages import (
 from mnv2_perception.vision.camera import Camera
 
 HEIGHT, WIDTH = 24, 32
-CLASSES = ('road', 'pavement', 'car', 'sky')
+CLASSES = ('floor', 'stairs', 'obstacle', 'background')
 CAMERA = Camera.from_fov(HEIGHT, WIDTH, 1.1)
 _BYTES_A_PIXEL = {
     'rgb8': 3, 'bgra8': 4, 'mono16': 2, 'bayer_rggb8': 1, 'nv12': 1.5, 'nv24': 3, 'yuv422': 2,
@@ -31,7 +31,7 @@ def stamped(sec: int = 1000, nanosec: int = 7) -> Header:
 
 
 def ids() -> Any:
-    """Road below, sky above, a car in between."""
+    """Floor below, background above, an obstacle in between."""
     drawn = np.zeros((HEIGHT, WIDTH), np.uint8)
     drawn[:10], drawn[8:16, 12:20] = 3, 2
     return drawn

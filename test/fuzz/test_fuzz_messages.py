@@ -26,6 +26,7 @@ from mnv2_perception.bags.results import (
 )
 from mnv2_perception.bags.write import BagWriter
 from mnv2_perception.nodes.bag_topics import message_class
+from mnv2_perception.nodes.calibrations import Calibrations
 from mnv2_perception.nodes.costmap_inputs import CostmapInputs
 from mnv2_perception.nodes.messages import (
     camera_info_to_msg,
@@ -47,6 +48,7 @@ POSE = Pose.from_rpy(0.0, 0.0, 1.0, 0.0, 0.2, 0.0) @ BODY_FROM_OPTICAL
 
 def see_ground(info: Any) -> None:
     for rectified in (False, True):
+        Calibrations('camera_info', rectified, str).put(info)
         camera = Camera.from_info(info, rectified)
         camera.require_size(24, 32)
         GroundView(camera, POSE, 10.0, 0.5)

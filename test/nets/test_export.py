@@ -1,5 +1,6 @@
 """The exported file computes what the network computes, says so, and is fit for TensorRT."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.checkpoint import Checkpoint, save_checkpoint
 from mnv2_perception.nets.export import export_model, export_network
 from mnv2_perception.nets.unet import UNet
+from mnv2_perception.tasks.segmenter import Segmenter
 from mnv2_perception.vision.preprocess import normalise
 
 pytestmark = [
@@ -221,6 +223,23 @@ def test_a_program_in_fp16_decodes_in_fp32(program: Path) -> None:
     assert [each.dtype for each in found] == [torch.uint8] * 2
     assert (found[0] == expected[0]).float().mean() >= 0.98
     assert (found[1].int() - expected[1].int()).abs().float().mean() < 2
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+@pytest.mark.parametrize('engine', ['onnx_runtime', 'openvino', 'torch'])
+def test_a_network_that_overflows_gives_no_mask_in_any_engine(
+    engine: str, bad: float, tmp_path: Path
+) -> None:
+    pytest.importorskip(engine.replace('onnx_runtime', 'onnxruntime'))
+    net = make_net(*CASE)
+    net.segmentation_head[-1].bias.data[3] = bad
+    path = tmp_path / ('model.pt2' if engine == 'torch' else 'model.onnx')
+    export_network(net, make_spec(), path)
+    with (
+        closing(Segmenter.open(str(path), engine)) as segmenter,
+        pytest.raises(ModelError, match=r'100.0% of its output .* is NaN or infinite'),
+    ):
+        segmenter(make_image())
 
 
 def test_what_is_not_plain_is_not_folded(tmp_path: Path) -> None:

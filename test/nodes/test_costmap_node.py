@@ -15,6 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TransformStamped
 from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import OccupancyGrid
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from ros_graph import eventually, Graph, header
@@ -47,8 +48,8 @@ BOX_AT = (3.0, 0.4, 0.0), (3.6, 0.9, 0.3)
 PLACED = {
     'camera_x_m': 0.2, 'camera_y_m': -0.1, 'camera_z_m': 1.0, 'camera_pitch_rad': 0.2,
     'pose_source': 'parameters', 'traversable_classes': ['road'], 'max_footprint_m': 0.5,
-    'forbidden_classes': [''], 'sync_wait_s': 1.0, 'grid_resolution_m': 0.1,
-    'max_range_m': 8.0,
+    'forbidden_classes': [''], 'ignored_classes': ['sky'], 'sync_wait_s': 1.0,
+    'grid_resolution_m': 0.1, 'max_range_m': 8.0,
 }
 
 
@@ -480,3 +481,16 @@ def test_no_traversable_class_of_the_mask_is_refused_with_the_names(
     scene.camera.publish(mask_to_msg(ids, header(1)))
     eventually(lambda: node.counts['rejected'] == 1)
     assert "['box', 'road', 'sky']" in capfd.readouterr().err
+
+
+def test_a_range_that_was_set_while_the_node_was_not_configured_counts(scene: Scene) -> None:
+    node = scene.start()
+    scene.calibrate(node)
+    assert xyz(scene.show(1)['ground'])[:, 0].max() > 6.0
+    for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
+        assert scene.transition(transition)
+    node.set_parameters([Parameter('max_range_m', value=4.0)])
+    for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+        assert scene.transition(transition)
+    scene.calibrate(node)
+    assert xyz(scene.show(2)['ground'])[:, 0].max() < 4.5

@@ -88,6 +88,7 @@ def test_a_hold_keeps_masks_from_other_processes_only(robot: Robot, tmp_path: Pa
         engine='fake', **PLACED,
     )
     masks = robot.subscribe(Image, 'segmentation/mask')
+    semantic = robot.subscribe(Image, 'semantic/mask')
     grids = robot.subscribe(OccupancyGrid, 'grid')
     calibration = robot.peer.create_publisher(CameraInfo, 'camera_info', 1)
     robot.wait_for_topics()
@@ -95,11 +96,14 @@ def test_a_hold_keeps_masks_from_other_processes_only(robot: Robot, tmp_path: Pa
     eventually(lambda: costmap.inputs.label_info and costmap.inputs.camera_info)
     ids, _ = draw_box(CAMERA, POSE, *BOX_AT)
     image = np.stack([ids, np.full_like(ids, 200), ids], axis=-1)
-    segmentation.greeting.hold_until_s = time.monotonic() + 60 * HOLD_S
+    for node in (segmentation, costmap):
+        node.greeting.hold_until_s = time.monotonic() + 60 * HOLD_S
     robot.camera.publish(rgb_to_msg(image, header(1)))
     eventually(lambda: grids)
-    assert segmentation.counts['published'] == 1 and not masks
-    segmentation.greeting.hold_until_s = 0.0
+    assert segmentation.counts['published'] == 1 and not masks and not semantic
+    for node in (segmentation, costmap):
+        node.greeting.hold_until_s = 0.0
     robot.camera.publish(rgb_to_msg(image, header(2)))
-    eventually(lambda: masks)
-    assert [msg.header.stamp for msg in masks] == [header(2).stamp]
+    eventually(lambda: masks and semantic)
+    for heard in (masks, semantic):
+        assert [msg.header.stamp for msg in heard] == [header(2).stamp]

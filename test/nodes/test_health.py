@@ -46,6 +46,7 @@ from mnv2_perception.nodes.process import turn
 from mnv2_perception.nodes.qos import LATCHED_QOS
 from mnv2_perception.nodes.segmentation_node import SegmentationNode
 from mnv2_perception.nodes.worker import Turns
+from mnv2_perception.scenes.bag import draw_bag
 
 pytestmark = pytest.mark.ros
 
@@ -287,6 +288,44 @@ def test_configuring_one_node_stops_neither_masks_nor_diagnostics_of_another(
         graph.close()
 
 
+def test_a_hanging_engine_silences_no_other_node_of_its_process(tmp_path: Path) -> None:
+    graph = Graph()
+    file = tmp_path / 'robot.yaml'
+    file.write_text(yaml.safe_dump({
+        f'/{name}/segmentation_node': {'ros__parameters': {'engine': 'fake', 'model': path}}
+        for name, path in (('front', model(tmp_path)),
+                           ('rear', model(tmp_path, 'hangs.yaml', hang_after=1)))
+    }))
+    process = Process(
+        'perception', '-p', 'nodes:=[segmentation]', '-p', 'cameras:=[front, rear]',
+        '--params-file', str(file), domain_id=graph.domain_id,
+    )
+    try:
+        masks: list[Image] = graph.subscribe(Image, '/front/segmentation/mask')
+        reports = reports_of(graph)
+        with Camera(graph, '/front/image', image), Camera(graph, '/rear/image', image):
+            eventually(
+                lambda: 'has not answered' in last(reports, 'rear/segmentation_node')[1], 30.0
+            )
+            client = graph.peer.create_client(ChangeState, '/rear/segmentation_node/change_state')
+            assert client.wait_for_service(10.0)
+            done = client.call_async(ChangeState.Request(
+                transition=Transition(id=Transition.TRANSITION_DEACTIVATE)
+            ))
+            eventually(done.done)
+            assert done.result().success
+            masks.clear()
+            reports.clear()
+            eventually(lambda: len(masks) > 20)
+            eventually(lambda: len(reports) >= 4)
+            told = {report.status[0].name for report in reports}
+        assert told == {'front/segmentation_node: frames', 'rear/segmentation_node: frames'}
+        assert process.end(signal.SIGTERM) == 1
+    finally:
+        process.end(signal.SIGKILL)
+        graph.close()
+
+
 def test_who_hangs_loses_its_turn() -> None:
     turns, hanging, had = Turns(), threading.Event(), threading.Event()
 
@@ -358,7 +397,7 @@ def test_a_slow_rate_is_no_fault(graph: Graph) -> None:
 CONTRADICTIONS = [
     ({'min_height_m': 1.0, 'max_height_m': 0.5}, 'min_height_m'),
     ({'scan_angle_min_rad': 1.0, 'scan_angle_max_rad': -1.0}, 'scan_angle'),
-    ({'traversable_classes': ['road', 'sky']}, "'sky' is 2 times in traversable_classes and"),
+    ({'traversable_classes': ['floor', 'stairs']}, "'stairs' is 2 times in traversable_classes"),
     ({'traversable_classes': ['']}, 'traversable_classes is empty'),
     ({'camera_z_m': -0.5}, 'camera_z_m'),
     ({'grid_size_m': 1000.0, 'grid_resolution_m': 0.005}, 'cells'),
@@ -405,11 +444,11 @@ def test_a_misspelt_class_of_the_masks_is_an_error_that_names_the_nearest(
     reports = reports_of(costmap)
     infos = costmap.peer.create_publisher(LabelInfo, 'segmentation/label_info', LATCHED_QOS)
     costmap.start(obstacle_classes=['pedestrain'])
-    infos.publish(label_info_to_msg(['road', 'pedestrian', 'car'], Header(), 0.0))
+    infos.publish(label_info_to_msg(['floor', 'pedestrian', 'car'], Header(), 0.0))
     eventually(lambda: last(reports, 'costmap_node')[0] == ERROR)
     text = last(reports, 'costmap_node')[1]
     assert "no class 'pedestrain', did you mean 'pedestrian'?" in text
-    assert 'sky' not in text and 'pavement' not in text
+    assert 'sidewalk' not in text and 'stairs' not in text
 
 
 def test_a_misspelt_detection_class_is_refused_with_the_nearest(graph: Graph) -> None:
@@ -427,6 +466,37 @@ def test_a_misspelt_parameter_ends_the_start_with_the_nearest(module: str) -> No
     assert "no parameter 'max_rate_hertz': did you mean 'max_rate_hz'?" in line or (
         module == 'perception' and "no parameter 'max_rate_hertz'" in line
     )
+
+
+@pytest.mark.parametrize(('module', 'given', 'told'), [
+    ('bag_player_node', 'rtae:=2.0', "bag_player has no parameter 'rtae': did you mean 'rate'?"),
+    ('bag_recorder_node', 'topic:=[/a]',
+     "bag_recorder has no parameter 'topic': did you mean 'topics'?"),
+])
+def test_a_misspelt_parameter_of_a_bag_node_ends_the_start(
+    module: str, given: str, told: str
+) -> None:
+    process = Process(module, '-p', given)
+    assert process.process.wait(20.0) == 1
+    process.end(signal.SIGKILL)
+    assert [line for line in process.lines if told in line and line.startswith('error')]
+
+
+@pytest.mark.parametrize(('section', 'values', 'told'), [
+    ('bag_player', {'rtae': 2.0}, "bag_player has no parameter 'rtae': did you mean 'rate'?"),
+    ('bag_player_node', {'rate': 2.0}, "no node is called 'bag_player_node', so its section has "
+     "no effect; did you mean 'bag_player'?"),
+])
+def test_a_section_of_a_bag_node_has_its_own_name_and_parameters(
+    tmp_path: Path, section: str, values: dict[str, float], told: str
+) -> None:
+    file = tmp_path / 'robot.yaml'
+    file.write_text(yaml.safe_dump({section: {'ros__parameters': values}}))
+    for module in ('bag_player_node', 'segmentation_node'):
+        process = Process(module, '--params-file', str(file))
+        assert process.process.wait(20.0) == 1
+        process.end(signal.SIGKILL)
+        assert any(told in line for line in process.lines), process.lines
 
 
 @pytest.mark.parametrize(('section', 'told'), [
@@ -449,6 +519,7 @@ def test_sections_of_others_are_left_alone_and_a_wrong_namespace_is_told(tmp_pat
     file.write_text(yaml.safe_dump({
         '/**': {'ros__parameters': {'use_sim_time': False, 'rotate': 0}},
         'local_costmap': {'local_costmap': {'ros__parameters': {'width': 3}}},
+        'bag_player': {'ros__parameters': {'bag': 'drive', 'loop': True}},
         '/**/costmap_node': {'ros__parameters': {
             'grid_size_m': 5.0, 'qos_overrides': {'/grid': {'publisher': {'depth': 1}}},
         }},
@@ -505,6 +576,33 @@ def test_no_parameter_type_ends_the_process(graph: Graph, kind: int) -> None:
     ).result
     assert not result.successful and result.reason
     assert node.parameters.max_rate_hz == (0.0 if kind > 9 else 1.0)
+
+
+@pytest.mark.parametrize(('module', 'node', 'given'), [
+    ('perception', 'perception', ['nodes:=[costmap]']),
+    ('bag_recorder_node', 'bag_recorder', ['topics:=[/a]', 'out:={tmp}/out']),
+    ('bag_player_node', 'bag_player', ['loop:=true', 'bag:={tmp}/bag']),
+])
+def test_no_parameter_type_ends_a_process_of_whatever_node(
+    tmp_path: Path, module: str, node: str, given: list[str]
+) -> None:
+    draw_bag(tmp_path / 'bag', duration_s=0.2, height=64, width=64)
+    graph = Graph()
+    values = [part for each in given for part in ('-p', each.format(tmp=tmp_path))]
+    process = Process(module, *values, domain_id=graph.domain_id)
+    try:
+        client = graph.peer.create_client(SetParameters, f'/{node}/set_parameters')
+        assert client.wait_for_service(20.0)
+        for kind in (99, 255):
+            done = client.call_async(SetParameters.Request(parameters=hostile(kind)))
+            eventually(done.done)
+            results = done.result().results
+            assert [each.successful for each in results] == [False, False]
+            assert f'has type {kind}, expected' in results[1].reason
+        assert process.end(signal.SIGINT) == 0
+    finally:
+        process.end(signal.SIGKILL)
+        graph.close()
 
 
 @pytest.mark.parametrize('name', ['', ' ', '\n\x1b[31m', 'a' * 100_000, '..', '/', 'größe', '\0'])

@@ -11,6 +11,7 @@ import rclpy
 
 from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes import launching, overrides
+from mnv2_perception.nodes.parameters import CLASS_LISTS
 from mnv2_perception.nodes.perception import NODES, Perception
 from mnv2_perception.tasks.models import opening
 
@@ -176,18 +177,24 @@ def test_tf_is_the_robot_s_in_a_camera_s_namespace(
     assert found == topics
 
 
-def test_the_parameters_for_ground_are_known_and_name_classes_of_their_model() -> None:
+def test_the_parameters_for_streets_are_known_and_name_classes_of_their_models() -> None:
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
-    file = Path(SHIPPED).with_name('ground.yaml')
+    file = Path(SHIPPED).with_name('camvid.yaml')
     for section, values in overrides.read_sections(str(file)):
         overrides.check_section(str(file), section, values)
     tree = yaml.safe_load(file.read_text(encoding='utf-8'))
     of = {name.rpartition('/')[2]: values['ros__parameters'] for name, values in tree.items()}
-    with opening(of['segmentation_node']['model'], 'onnx_runtime') as (engine, spec):
-        engine.close()
+    specs = {}
+    for task in ('segmentation', 'classification', 'detection'):
+        with opening(of[f'{task}_node']['model'], 'onnx_runtime') as (engine, specs[task]):
+            engine.close()
     lists = [value for name, value in of['costmap_node'].items() if name.endswith('_classes')]
-    assert {name for names in lists for name in names if name} <= set(spec.classes)
-    assert spec.licence == 'CC-BY-4.0'
+    named = {name for names in lists for name in names if name}
+    assert named and named <= set(specs['segmentation'].classes)
+    assert {task: spec.task for task, spec in specs.items()} == {task: task for task in specs}
+    assert {spec.licence for spec in specs.values()} == {'CC-BY-NC-4.0'}
+    # A list that is left out would keep the names of the default model.
+    assert {name for name in of['costmap_node'] if name.endswith('_classes')} == set(CLASS_LISTS)
 
 
 def test_a_node_gets_only_what_it_has() -> None:

@@ -79,7 +79,7 @@ LATCHED_QOS = QoSProfile(
 # Clouds are small enough for the middleware's default buffers (config/fastdds.xml makes room).
 DEPTH_CAMERA = CAMERA.resized(120, 160)
 IN_PROCESS = {
-    name: value for name, value in PLACED.items() if name != 'forbidden_classes'
+    name: value for name, value in PLACED.items() if not name.endswith('_classes')
 } | {'semantic_height': 120}
 
 
@@ -90,7 +90,7 @@ def default_model() -> ModelSpec:
 
 
 CLASSES = default_model().classes
-IDS = np.array([CLASSES.index(name) for name in ('sky', 'road', 'car')], np.uint8)
+IDS = np.array([CLASSES.index(name) for name in ('background', 'floor', 'obstacle')], np.uint8)
 
 
 def draw(*box: tuple[float, float, float]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -162,9 +162,9 @@ def test_every_class_of_the_semantic_file_is_one_of_the_default_model(costmap: s
     given = [name for names in by_type.values() for name in names]
     assert len(given) == len(set(given)) and set(given) <= set(CLASSES)
     assert by_type['free'] == list(defaults.traversable_classes)
-    assert by_type['avoided'] == list(defaults.forbidden_classes)
-    if costmap == 'local':
-        assert set(given) == set(CLASSES) - set(defaults.ignored_classes)
+    assert by_type['avoided'] + by_type['falls'] == list(defaults.forbidden_classes)
+    left_out = {'local': set(), 'global': {'obstacle'}}[costmap]  # the local costmap's alone
+    assert set(given) == set(CLASSES) - left_out - set(defaults.ignored_classes)
 
 
 @pytest.mark.parametrize('file', FILES)

@@ -69,11 +69,8 @@ LOCAL = ('local_costmap', 'local_costmap')
 SEMANTIC = settings_of('nav2_semantic_costmap.yaml', *LOCAL)
 OBSTACLES = settings_of('nav2_obstacle_costmap.yaml', *LOCAL)
 MONITOR = settings_of('nav2_obstacle_costmap.yaml', 'collision_monitor')
-CLASSES = (
-    'sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign_symbol', 'fence', 'car',
-    'pedestrian', 'bicyclist',
-)
-ROAD, CAR, PEDESTRIAN = (CLASSES.index(name) for name in ('road', 'car', 'pedestrian'))
+CLASSES = ('floor', 'sidewalk', 'speed_bump', 'stairs', 'obstacle', 'background', 'sky')
+FLOOR, OBSTACLE, STAIRS = (CLASSES.index(name) for name in ('floor', 'obstacle', 'stairs'))
 CAMERA = Pose.from_rpy(0.3, 0.0, 1.0, 0.0, 0.0, 0.0) @ BODY_FROM_OPTICAL
 FRAMES = Frames({'camera_optical_frame': CAMERA})
 START_S = 1000
@@ -114,7 +111,7 @@ def labels() -> LabelInfo:
 
 
 def one_set(
-    class_id: int = CAR, number: int = 0, confidence: int = 200
+    class_id: int = OBSTACLE, number: int = 0, confidence: int = 200
 ) -> tuple[Image, Image, PointCloud2]:
     """Make a set of 2 × 3 pixels, all on one tile 2 m ahead, or nowhere."""
     ids = np.full((2, 3), class_id, np.uint8)
@@ -158,10 +155,10 @@ def test_a_class_costs_its_maximum_once_it_was_seen_often_and_surely_enough(
 def test_a_class_of_priority_counts_at_once_and_others_must_outnumber_it(clock: Clock) -> None:
     layer = semantic(clock)
     for number in range(3):
-        assert show(layer, *one_set(ROAD, number)) == FREE
-    assert show(layer, *one_set(PEDESTRIAN, 3)) == LETHAL
-    assert show(layer, *one_set(ROAD, 4)) == LETHAL
-    assert show(layer, *one_set(ROAD, 5)) == FREE
+        assert show(layer, *one_set(FLOOR, number)) == FREE
+    assert show(layer, *one_set(STAIRS, 3)) == LETHAL
+    assert show(layer, *one_set(FLOOR, 4)) == LETHAL
+    assert show(layer, *one_set(FLOOR, 5)) == FREE
 
 
 def test_observations_age_by_the_costmap_s_clock_and_what_is_seen_then_counts(
@@ -169,9 +166,9 @@ def test_observations_age_by_the_costmap_s_clock_and_what_is_seen_then_counts(
 ) -> None:
     layer = semantic(clock)
     for number in range(8):
-        show(layer, *one_set(CAR, number))
+        show(layer, *one_set(OBSTACLE, number))
     clock.now_s += 1.6
-    assert show(layer, *one_set(ROAD, 25)) == LETHAL  # the car's last ones are no 2 s old
+    assert show(layer, *one_set(FLOOR, 25)) == LETHAL  # the obstacle's last ones are no 2 s old
     clock.now_s += 0.2
     layer.update(0.0, 0.0)
     assert layer.costmap.cost(2.05, 0.05) == FREE
@@ -179,7 +176,7 @@ def test_observations_age_by_the_costmap_s_clock_and_what_is_seen_then_counts(
 
 def test_a_tile_that_is_not_seen_again_keeps_its_cost(clock: Clock) -> None:
     layer = semantic(clock)
-    show(layer, *one_set(PEDESTRIAN))
+    show(layer, *one_set(STAIRS))
     clock.now_s += 60.0
     layer.update(0.0, 0.0)
     assert layer.costmap.cost(2.05, 0.05) == LETHAL
@@ -190,7 +187,7 @@ def test_ids_without_a_class_or_a_cost_are_neither_marked_nor_free(
     clock: Clock, class_id: int
 ) -> None:
     layer = semantic(clock)
-    show(layer, *one_set(PEDESTRIAN))
+    show(layer, *one_set(STAIRS))
     assert show(layer, *one_set(class_id, 1)) == LETHAL
 
 
@@ -283,8 +280,8 @@ def test_wrong_class_ids_in_label_info(clock: Clock, class_id: int) -> None:
 
 
 def test_unknown_class_in_the_settings(clock: Clock) -> None:
-    with pytest.raises(UnknownClass, match='bicyclist'):
-        semantic(clock).hear_labels(label_info_to_msg(CLASSES[:-1], Header(), 0.0))
+    with pytest.raises(UnknownClass, match='background'):
+        semantic(clock).hear_labels(label_info_to_msg(CLASSES[:-2], Header(), 0.0))
 
 
 # Clouds, of whichever consumer

@@ -12,6 +12,7 @@ from typing import Any
 
 from colcon_workspace import localhost_domain, own_domain_id
 import cv2
+from identity_network import identity_spec, write_fake
 import numpy as np
 from numpy.typing import NDArray
 import pytest
@@ -496,6 +497,24 @@ def test_diagnostics_tell_counts_latency_engine_and_licence(graph: Graph) -> Non
     assert (values['engine'], values['licence']) == ('fake', 'CC0-1.0')
 
 
+@pytest.mark.parametrize(
+    ('facts', 'told'),
+    [
+        ({'licence': 'CC-BY-NC-4.0', 'attribution': 'Ada, from her pictures'},
+         'CC-BY-NC-4.0 (not for commercial use); made by Ada, from her pictures\n'),
+        ({'licence': 'unknown'}, 'not stated\n'),
+    ],
+)
+def test_the_log_names_the_model_s_licence_and_whom_it_asks_to_be_named(
+    graph: Graph, tmp_path: Path, capfd: pytest.CaptureFixture[str], facts: dict[str, str],
+    told: str,
+) -> None:
+    model = write_fake(tmp_path / 'm.yaml', identity_spec(HEIGHT, WIDTH, **facts))
+    graph.start(model=str(model))
+    log = ''.join(capfd.readouterr())
+    assert f'licence of the model identity: {told}' in log
+
+
 def test_label_info_follows_a_changed_min_confidence(graph: Graph) -> None:
     infos = graph.subscribe(LabelInfo, 'segmentation/label_info', LATCHED_QOS)
     node = graph.start()
@@ -516,6 +535,18 @@ def test_rejected_frames_are_a_warning_in_the_diagnostics(graph: Graph) -> None:
     ready(graph, graph.start())
     graph.camera.publish(Image(header=header(1), encoding='rgb8'))
     eventually(lambda: any('rejected' in report.status[0].message for report in reports))
+
+
+def test_a_camera_without_stamps_is_a_warning(graph: Graph) -> None:
+    reports = graph.subscribe(DiagnosticArray, '/diagnostics', QoSProfile(depth=10))
+    node = graph.start()
+    ready(graph, node)
+    for count in range(1, 4):
+        graph.camera.publish(rgb_to_msg(picture(), Header()))
+        eventually(lambda count=count: node.counts['published'] == count)
+    told = 'the stamps of the images are zero: nothing can be paired with them'
+    eventually(lambda: any(told in report.status[0].message for report in reports))
+    assert reports[-1].status[0].level == b'\x01'
 
 
 def test_silence_of_the_camera_is_a_warning(graph: Graph) -> None:

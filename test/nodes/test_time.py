@@ -1,6 +1,7 @@
 """costmap_node where time is not kind: late transforms, loops, stamps that stand still."""
 
 from collections.abc import Iterator
+import itertools
 import math
 import threading
 import time
@@ -19,7 +20,7 @@ from rclpy.clock import Clock
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.time import Time
-from ros_graph import eventually
+from ros_graph import eventually, header
 from rosgraph_msgs.msg import Clock as ClockMsg
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
@@ -164,6 +165,41 @@ def test_a_transform_that_nobody_tells_is_what_the_diagnostics_wait_for(
     assert waiting.startswith("transform from 'base_link' to 'map': nobody has told it")
 
 
+def test_masks_whose_transform_nobody_tells_are_an_error_that_names_it(
+    scene: Scene, tree: Tree
+) -> None:
+    reports = scene.subscribe(DiagnosticArray, '/diagnostics', QoSProfile(depth=50))
+    node = scene.start(pose_source='tf', grid_frame='map')
+    scene.calibrate(node)
+    tree.wait()
+    sent = itertools.count()
+
+    def error() -> str:
+        scene.camera.publish(mask((1000 + next(sent)) * 10**8))
+        time.sleep(0.1)
+        status = reports[-1].status[0] if reports else None
+        return status.message if status and status.level == DiagnosticStatus.ERROR else ''
+
+    eventually(error, 20.0)
+    text = error()
+    assert text.startswith('no result of ')
+    assert "transform from 'base_link' to 'map': nobody has told it; publish it" in text
+
+
+def test_a_frame_of_a_megabyte_is_cut_and_cannot_forge_a_line_of_the_log(
+    scene: Scene, tree: Tree
+) -> None:
+    node = scene.start(pose_source='tf', grid_frame='base_link')
+    scene.calibrate(node)
+    tree.wait()
+    msg = mask(1000 * 10**9)
+    msg.header.frame_id = 'camera\n[ERROR] forged' + 'x' * 1_000_000
+    scene.camera.publish(msg)
+    eventually(lambda: node.counts['rejected'] == 1)
+    for text in (node._rejection, str(node.describe()['waiting_for'])):
+        assert r"'camera\n[ERROR] forgedx" in text and len(text) < 1200 and '\n' not in text
+
+
 @pytest.mark.parametrize('sim_time', [True, False], ids=['with /clock', 'by stamps'])
 def test_a_bag_that_loops_keeps_its_grid(scene: Scene, tree: Tree, sim_time: bool) -> None:
     node = scene.start(pose_source='tf', use_sim_time=sim_time)
@@ -187,6 +223,63 @@ def test_a_bag_that_loops_keeps_its_grid(scene: Scene, tree: Tree, sim_time: boo
                 eventually(lambda ns=now_ns: stamps(grids)[-1:] == [ns])
         assert len(grids) >= 14, f'loop {loop}'
     assert node.counts['rejected'] <= 2
+
+
+def test_the_first_mask_after_a_jump_back_keeps_the_depth_that_came_before_it(
+    scene: Scene
+) -> None:
+    depth = scene.peer.create_publisher(Image, 'depth/image', 1)
+    depth_info = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
+    node = scene.start(source='depth', sync_wait_s=0.2)
+    scene.calibrate(node)
+    depth_info.publish(camera_info())
+    eventually(lambda: node.inputs.depth_info)
+    ids, depth_m = draw_box(CAMERA, POSE, *BOX_AT)
+    for number in (30, 1):
+        depth.publish(depth_msg(depth_m, header(number), '32FC1'))
+        eventually(lambda n=number: node.inputs.measured.find(
+            (1000 + n) * 10**9 + 7, 0.0, 0.0
+        ))
+        scene.camera.publish(mask_to_msg(ids, header(number)))
+        scene.wait_for_results(number)
+    assert node.counts['unpaired'] == 0
+
+
+@pytest.mark.parametrize('sim_time', [True, False], ids=['with /clock', 'by stamps'])
+def test_depth_of_before_a_jump_places_no_mask_of_after_it(scene: Scene, sim_time: bool) -> None:
+    depth = scene.peer.create_publisher(Image, 'depth/image', 1)
+    depth_info = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
+    clock = scene.peer.create_publisher(ClockMsg, '/clock', 1)
+    node = scene.start(source='depth', use_sim_time=sim_time, sync_wait_s=0.2)
+    scene.calibrate(node)
+    scene.heard(depth)
+    depth_info.publish(camera_info())
+    eventually(lambda: node.inputs.depth_info)
+    obstacles = scene.results['obstacles']
+    near, far = (draw_box(CAMERA, POSE, (x, -3.0, 0.0), (x + 0.5, 3.0, 1.0)) for x in (3.0, 5.0))
+
+    def show(second: int, ids: Any, depth_m: Any = None) -> None:
+        stamp = Header(stamp=Time(seconds=second).to_msg(), frame_id='camera_optical')
+        if sim_time:
+            clock.publish(ClockMsg(clock=stamp.stamp))
+            eventually(lambda: node.get_clock().now().nanoseconds == second * 10**9)
+        if depth_m is not None:
+            heard = len(node.inputs.measured._messages)
+            depth.publish(depth_msg(depth_m, stamp, '32FC1'))
+            eventually(lambda: len(node.inputs.measured._messages) > heard)
+        scene.camera.publish(mask_to_msg(ids, stamp))
+
+    for number, second in enumerate((1000, 1010), 1):
+        show(second, *far)
+        eventually(lambda number=number: node.counts['published'] == number)
+    eventually(lambda: len(obstacles) == 2)
+    obstacles.clear()
+    show(1000, near[0])  # time begins again, and this mask's depth has not come
+    eventually(lambda: node.counts['unpaired'] == 1)
+    assert not obstacles
+    show(1001, *near)
+    eventually(lambda: obstacles)
+    assert xyz(obstacles[0])[:, 0].min() == pytest.approx(3.0, abs=0.05)
 
 
 @pytest.mark.parametrize('stamp_s', [0, 36], ids=['zero stamps', 'a stamp that stands still'])
@@ -213,17 +306,18 @@ def test_where_stamps_cannot_decide_a_mask_goes_with_the_depth_that_came_with_it
         eventually(lambda: obstacles)
         assert xyz(obstacles[0])[:, 0].min() == pytest.approx(x, abs=0.05)
     assert x == pytest.approx(2.8)
-    time.sleep(2.1)  # without depth of its own time, nothing is guessed
-    scene.camera.publish(mask_to_msg(ids, stamp))
-    eventually(lambda: node.counts['unpaired'] == 1)
     warned = 'are zero' if stamp_s == 0 else 'stand still at 36.000'
 
     def told() -> list[Any]:
         return [msg.status[0] for msg in reports if warned in msg.status[0].message]
 
-    eventually(told)
+    eventually(told)  # although each mask had its depth
+    assert node.counts['unpaired'] == 0
     assert told()[0].level == DiagnosticStatus.WARN
     assert "have the camera's driver stamp its images" in told()[0].message
+    time.sleep(2.1)  # without depth of its own time, nothing is guessed
+    scene.camera.publish(mask_to_msg(ids, stamp))
+    eventually(lambda: node.counts['unpaired'] == 1)
 
 
 def test_of_equal_stamps_the_queue_gives_what_came_with_the_mask() -> None:
@@ -237,8 +331,16 @@ def test_of_equal_stamps_the_queue_gives_what_came_with_the_mask() -> None:
     assert [queue.find(0, 0.02, at_s) for at_s in came_s] == messages
     assert queue.find(0, 0.02, came_s[2] + 1.0) is messages[2]
     assert queue.find(0, 0.02, came_s[2] + 1.0, max_age_s=0.5) is None
-    queue.clear()
-    assert queue.find(0, 0.02, came_s[2]) is None
+
+
+def test_when_time_jumps_back_what_has_come_of_the_new_time_stays() -> None:
+    queue: StampedQueue[Image] = StampedQueue(10)
+    for stamp_s in (1, 5, 9, 2):  # 1 is of the loop before
+        queue.put(mask(stamp_s * 10**9))
+    queue.forget(3 * 10**9)
+    assert [queue.find(s * 10**9, 0.0, 0.0) is not None for s in (1, 5, 9, 2)] == [
+        False, False, False, True
+    ]
 
 
 def test_a_stamp_that_comes_twice_by_accident_is_no_warning() -> None:

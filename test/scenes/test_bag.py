@@ -7,8 +7,16 @@ import pytest
 
 from mnv2_perception.bags.camera import read_ids, read_images
 from mnv2_perception.bags.read import BagReader, header_stamp_ns
+from mnv2_perception.demo.labels import read_names
 from mnv2_perception.errors import BagError, ImageError
-from mnv2_perception.scenes.bag import draw_bag, FRAME_ID, IMAGE_TOPIC, INFO_TOPIC, LABEL_TOPIC
+from mnv2_perception.scenes.bag import (
+    draw_bag,
+    FRAME_ID,
+    IMAGE_TOPIC,
+    INFO_TOPIC,
+    LABEL_INFO_TOPIC,
+    LABEL_TOPIC,
+)
 from mnv2_perception.scenes.drive import drive_of
 from mnv2_perception.scenes.layout import block_of
 from mnv2_perception.scenes.street import camera_height_m, CLASSES, draw_scene
@@ -46,6 +54,13 @@ def test_images_and_labels_are_those_of_the_scene(bag: Path) -> None:
         drawn, labels = draw_scene(SEED, index / RATE_HZ, HEIGHT, WIDTH)
         assert np.array_equal(image, drawn)
         assert np.array_equal(ids, labels)
+
+
+def test_a_bag_names_the_classes_of_its_labels_once_for_all(bag: Path) -> None:
+    assert read_names(bag, LABEL_TOPIC) == dict(enumerate(CLASSES))
+    with BagReader(bag) as reader:
+        topic = next(topic for topic in reader.topics if topic.name == LABEL_INFO_TOPIC)
+    assert topic.message_count == 1 and topic.qos is not None and topic.qos.transient_local
 
 
 def test_camera_info_is_of_the_images_size_with_the_centre_on_the_horizon(bag: Path) -> None:

@@ -31,6 +31,7 @@ from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
 from mnv2_perception.nodes.messages import pinhole_to_msg, rgb_to_msg
+from mnv2_perception.tasks.models import SEGMENTATION_MODEL
 from mnv2_perception.vision.camera import Camera
 
 pytestmark = pytest.mark.ros
@@ -42,7 +43,6 @@ SAMPLES = 400
 STEP_S = 0.05  # of simulated time, from frame to frame
 COSTMAP, SEGMENTATION = '/costmap_node', '/segmentation_node'
 STAND_IN = Path(__file__).parents[1] / 'nodes/tf2_stand_in.py'
-FAST = 'unet_mobilenetv2_camvid_fast'
 
 
 class Robot:
@@ -296,7 +296,7 @@ def check(found: dict[str, Any]) -> None:
 
 
 def test_nothing_grows_over_frames_faults_and_transitions(tmp_path: Path) -> None:
-    spec = identity_spec(HEIGHT, WIDTH, classes=['road', 'pavement', 'car', 'sky'])
+    spec = identity_spec(HEIGHT, WIDTH, classes=['floor', 'stairs', 'obstacle', 'background'])
     model = write_fake(tmp_path / 'm.yaml', spec)
     check(soaked(
         tmp_path, 'soak', FRAMES, {'engine': 'fake', 'model': str(model)}, (HEIGHT, WIDTH), 4
@@ -306,5 +306,6 @@ def test_nothing_grows_over_frames_faults_and_transitions(tmp_path: Path) -> Non
 def test_nothing_grows_with_the_model_that_is_shipped(tmp_path: Path) -> None:
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
     check(soaked(
-        tmp_path, 'soak_shipped', FRAMES // 10, {'model': FAST, 'threads': 1}, (120, 160), 255
+        tmp_path, 'soak_shipped', FRAMES // 10, {'model': SEGMENTATION_MODEL, 'threads': 1},
+        (120, 160), 255,
     ))

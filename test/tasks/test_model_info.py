@@ -1,5 +1,6 @@
 """`mnv2 info`: what a model lacks, and the YAML that it drafts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from mnv2_perception.engines import open_engine
-from mnv2_perception.tasks.model_info import draft_yaml, missing_facts
+from mnv2_perception.tasks.model_info import draft_yaml, licence_of, missing_facts
 from mnv2_perception.tasks.segmenter import Segmenter
 
 IMAGE = ('float32', (1, 3, 48, 64))
@@ -99,6 +100,21 @@ def test_facts_that_a_spec_leaves_out_are_missing() -> None:
         'licence', 'description', 'colours',
     ]
     assert missing_facts(identity_spec(4, 4, description='it', colours=colours)) == []
+    by = identity_spec(4, 4, description='it', colours=colours, licence='CC-BY-NC-4.0')
+    assert missing_facts(by) == ['attribution']
+    assert missing_facts(replace(by, attribution='Ada')) == []
     assert missing_facts(  # a classification draws no colours
         identity_spec(4, 4, description='it', task='classification', output='logits')
     ) == []
+
+
+@pytest.mark.parametrize(
+    ('licence', 'told'),
+    [
+        ('CC-BY-4.0', 'CC-BY-4.0'),
+        ('cc-by-nc-sa-4.0', 'cc-by-nc-sa-4.0 (not for commercial use)'),
+        ('unknown', 'not stated'), ('', 'not stated'),
+    ],
+)
+def test_a_licence_is_told_in_words_also_where_there_is_none(licence: str, told: str) -> None:
+    assert licence_of(identity_spec(4, 4, licence=licence)) == told

@@ -173,6 +173,8 @@ def test_binning_and_window_look_where_the_whole_image_does() -> None:
         ({'d': (0.1,) * 3}, "'plumb_bob' with 3"),
         ({'d': (math.nan,) * 5}, 'not finite'),
         ({'height': 0}, 'size 0 × 640'),
+        ({'d': (0.0,) * 1000}, '1000 coefficients of .* expected at most 100'),
+        ({'d': (), 'distortion_model': 'a' * 1000}, 'expected at most 100, and as many letters'),
     ],
 )
 def test_a_camera_info_that_cannot_be_used_is_refused(

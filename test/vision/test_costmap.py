@@ -96,12 +96,15 @@ def test_any_mount_has_a_view_or_is_refused_as_one_that_sees_no_ground() -> None
     assert views > 1000
 
 
-def test_a_view_stays_small_however_the_camera_magnifies() -> None:
-    camera = Camera(480, 640, 2400.0, 600.0, 319.5, 239.5)
-    pose = Pose.from_rpy(0.0, 0.0, 1.0, 0.0, 0.6, 0.0) @ BODY_FROM_OPTICAL
+@pytest.mark.parametrize(('height', 'width', 'pitch'), [(1000, 10, 0.9), (480, 640, 1.57)])
+def test_a_view_stays_small_however_the_camera_magnifies(
+    height: int, width: int, pitch: float
+) -> None:
+    camera = Camera(height, width, 2400.0, 600.0, (width - 1) / 2, (height - 1) / 2)
+    pose = Pose.from_rpy(0.0, 0.0, 1.0, 0.0, pitch, 0.0) @ BODY_FROM_OPTICAL
     view = GroundView(camera, pose, 100.0, 100.0)
     beams, samples = view._pixels.shape[:2]
-    assert samples <= 2 * (480 + 640) + 1 and beams <= 4097
+    assert samples <= 2 * (height + width) + 1 and beams <= 4097
 
 
 def test_a_camera_of_more_pixels_than_indices_is_refused() -> None:

@@ -99,6 +99,13 @@ def test_one_sigmoid_channel_is_two_classes() -> None:
     assert class_probabilities(np.float32([0.25]), 'sigmoid').tolist() == [0.75, 0.25]
 
 
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_a_sigmoid_that_is_no_number_has_no_confidence(bad: float) -> None:
+    _, confidence = ids_and_confidence(np.float32([[[0.5, bad]]]), 'sigmoid')
+    assert confidence.tolist() == [[128, 0]]
+    assert np.isnan(class_probabilities(np.float32([bad]), 'sigmoid')).all()
+
+
 @pytest.mark.parametrize(('size', 'resized'), [((3, 5), (9, 15)), ((9, 15), (3, 5))])
 def test_resized_ids_come_from_the_pixel_under_their_centre(
     size: tuple[int, int], resized: tuple[int, int]

@@ -144,6 +144,19 @@ def test_where_two_depths_fall_on_one_pixel_the_nearer_counts() -> None:
     assert register_depth(depth_m, wide, coarse, Pose.from_rpy(0, 0, 0, 0, 0, 0)) == 3.0
 
 
+def test_depth_on_the_very_border_of_the_other_image_falls_in_it_or_beside() -> None:
+    turn = Pose.from_rpy(0.0, 0.0, 0.0, 0.0, 0.001, 0.0).rotation  # as R of a stereo pair's left
+    camera = Camera(3, 640, 500.0, 500.0, 319.5, 1.0, rotation=tuple(turn.ravel()))
+    x, _, z = turn @ [0.64, 0.0, 1.0]  # column 639.5
+    grain = 1e8  # pixels of a depth camera so fine that float32 tells not all of them apart
+    depth_camera = Camera(1, 2001, grain, grain, 1000.0 - grain * x / z, 0.0)
+    registered_m = register_depth(
+        np.full((1, 2001), 2.0, np.float32), depth_camera, camera,
+        Pose.from_rpy(0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    )
+    assert np.argwhere(np.isfinite(registered_m)).tolist() == [[1, 639]]
+
+
 def test_points_of_classes_are_finite_and_keep_their_shape_when_there_are_none() -> None:
     points = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
     points[0, 0] = np.nan

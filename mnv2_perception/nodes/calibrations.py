@@ -1,0 +1,121 @@
+"""Calibrations: the camera_info that belongs to each image of a camera."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import threading
+
+from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import Header
+
+from mnv2_perception.errors import CalibrationError
+from mnv2_perception.nodes.messages import stamp_to_ns
+from mnv2_perception.nodes.sync import StampedQueue
+from mnv2_perception.vision.camera import Camera
+
+KEPT = 300  # 10 s of a camera: a mask comes as late as its inference takes
+# A camera sends one with each image if so many of so many images had theirs: more than of one
+# that sends two for three, and some may be lost.
+OWN, OF = 11, 15
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A camera_info.
+
+    Attributes:
+        header: its stamp.
+        info: the message; None where it is unusable, for strangers' may be large.
+        camera: what it says, or why it is unusable.
+    """
+
+    header: Header
+    info: CameraInfo | None
+    camera: Camera | CalibrationError
+
+
+class Calibrations:
+    """What has come on one camera_info topic; any thread may use it.
+
+    An image's own is that of its stamp. Where it has none, the last usable one counts: one that
+    is unusable displaces none. It is false until one has come.
+
+    Args:
+        name: of the topic.
+        rectified: what `Camera.from_info` takes.
+        tell: called with why one is unusable.
+
+    Attributes:
+        name: of the topic.
+        refusal: why the last that came is unusable, empty if it is not.
+        usable: whether one that is has come.
+    """
+
+    def __init__(self, name: str, rectified: bool, tell: Callable[[str], object]) -> None:
+        self.name = name
+        self._rectified = rectified
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._kept: StampedQueue[Calibration] = StampedQueue(KEPT)
+        self._last: Calibration | None = None
+        self._had_own: dict[int, bool] = {}  # by stamp, of the latest images
+        self.refusal = ''
+        self.usable = False
+
+    def __bool__(self) -> bool:
+        return self._last is not None
+
+    def put(self, msg: CameraInfo) -> bool:
+        """Take a camera_info; return whether it is the first usable one."""
+        header, stamp_ns = Header(stamp=msg.header.stamp), stamp_to_ns(msg.header.stamp)
+        try:
+            taken = Calibration(header, msg, Camera.from_info(msg, self._rectified))
+            refusal = ''
+        except CalibrationError as exc:
+            refusal = f'{self.name}: {str(exc).removeprefix("camera_info: ")}'
+            taken = Calibration(header, None, CalibrationError(refusal))
+            refusal += '; the last usable one counts' * self.usable
+        with self._lock:
+            was_usable, self.usable = self.usable, self.usable or not refusal
+            if not refusal or not was_usable:
+                self._last = taken
+            before, self.refusal = self.refusal, refusal
+            self._kept.put(taken)
+            if stamp_ns in self._had_own:
+                self._had_own[stamp_ns] = True
+        if refusal not in ('', before):
+            self._tell(refusal)
+        return self.usable and not was_usable
+
+    def of(self, stamp_ns: int, arrived_s: float) -> tuple[Camera, CameraInfo] | None:
+        """Return an image's calibration, None if none has come.
+
+        Args:
+            stamp_ns: of the image.
+            arrived_s: when it, or what was made of it, came (time.monotonic).
+
+        Raises:
+            CalibrationError: its own is unusable, or all that have come are.
+        """
+        with self._lock:
+            own = self._kept.find(stamp_ns, 0.0, arrived_s)
+            self._had_own.pop(stamp_ns, None)
+            self._had_own[stamp_ns] = own is not None
+            if len(self._had_own) > OF:
+                del self._had_own[next(iter(self._had_own))]
+            found = own or self._last
+        if found is None:
+            return None
+        if isinstance(found.camera, CalibrationError):
+            raise CalibrationError(str(found.camera))
+        assert found.info is not None
+        return found.camera, found.info
+
+    def awaits(self, stamp_ns: int, arrived_s: float) -> bool:
+        """Tell whether an image's own is still to come, as those of the latest images came."""
+        with self._lock:
+            expected = sum(self._had_own.values()) >= OWN
+            return expected and self._kept.find(stamp_ns, 0.0, arrived_s) is None
+
+    def forget(self, after_ns: int) -> None:
+        """Forget which was of which image of a later time; the last one counts on."""
+        self._kept.forget(after_ns)
