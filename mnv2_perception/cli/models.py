@@ -254,7 +254,7 @@ def verify_command(arguments: argparse.Namespace) -> None:
     figure = HEADLINE[spec.task]
     found = Verified(
         figure, results['fp32'][figure], results['bf16'][figure], results['bf16']['images'],
-        arguments.data.absolute().name,
+        '/'.join(arguments.data.absolute().parts[-2:]),
     )
     write_verified(path, out, {'bf16': found})
     speed = results['fp32']['ms_per_image'] / results['bf16']['ms_per_image']
