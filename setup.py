@@ -39,6 +39,7 @@ setup(
             f'classification_node = {PACKAGE}.nodes.classification_node:main',
             f'detection_node = {PACKAGE}.nodes.detection_node:main',
             f'costmap_node = {PACKAGE}.nodes.costmap_node:main',
+            f'detection3d_node = {PACKAGE}.nodes.detection3d_node:main',
             f'perception = {PACKAGE}.nodes.perception:main',
             f'bag_player_node = {PACKAGE}.nodes.bag_player_node:main',
             f'bag_recorder_node = {PACKAGE}.nodes.bag_recorder_node:main',

@@ -23,7 +23,6 @@ from mnv2_perception.evaluation.evaluate import evaluate_model, HEADLINE
 from mnv2_perception.scenes.street import draw_scene
 from mnv2_perception.tasks.models import find_model, opening
 from mnv2_perception.tasks.pipeline import input_tensor
-from mnv2_perception.vision.preprocess import fit_image
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 5
@@ -46,8 +45,7 @@ def main() -> None:
         int8 = Path(folder, f'{model.stem}_int8.onnx')
         with opening(model, 'onnx_runtime') as (engine, spec):
             tensors = [
-                input_tensor(fit_image(image, spec.height, spec.width, spec.fit), spec,
-                             engine.inputs[0].dtype)
+                input_tensor(image, spec, engine.inputs[0].dtype)
                 for image in spread_images(arguments.train, arguments.images)
             ]
         quantised = quantize_model(model, int8, tensors)

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.data.folders import list_pairs, read_pair
-from mnv2_perception.evaluation.evaluate import prefix_of
 from mnv2_perception.evaluation.metrics import ConfusionMatrix
+from mnv2_perception.evaluation.parts import prefix_of
 from mnv2_perception.tasks.segmenter import Segmenter
 
 GROUND = (0, 1)  # floor and sidewalk, in the labels

@@ -79,39 +79,44 @@ def median_ms(
 
 
 def measure_windows(
-    folder: Path, windows: Path, classifier: Classifier, segmenters: dict[str, Segmenter],
-    groups: dict[str, list[str]],
+    folder: Path, classifier: Classifier, segmenters: dict[str, Segmenter],
+    groups: dict[str, list[str]], alone: bool,
 ) -> dict[str, float]:
-    """Return the accuracy of each way to tell what fills the windows' middle."""
+    """Return the accuracy of each way to tell what fills the windows' middle.
+
+    The segmenters see whole images, and, where that is asked for, also the windows alone.
+    """
     classes = next(iter(segmenters.values())).spec.classes
     assert classifier.spec.classes == tuple(groups)
     ids = {name: [classes.index(part) for part in parts] for name, parts in groups.items()}
     height, width = classifier.spec.height, classifier.spec.width
-    write_patches(folder, windows, ids, (height, width), top=48, step=56)
-    labelled = sorted(list_classified(windows / 'labels.tsv', list(ids)))
     images = {image.stem: image for image, _ in list_pairs(folder)}
     right: Counter[str] = Counter()
     masks: dict[str, dict[str, NDArray[np.uint8]]] = {}
-    for path, label in labelled:
-        name, y, x = path.stem.rsplit('_', 2)
-        if name not in masks:
-            image = read_image(images[name])
-            masks = {name: {key: segment(image).class_ids for key, segment in segmenters.items()}}
-        window = read_image(path)
-        right[classifier.spec.name] += int(classifier(window).class_ids[0]) == label
-        for key, segment in segmenters.items():
-            whole = masks[name][key][int(y) : int(y) + height, int(x) : int(x) + width]
-            voters = list(ids.values())
-            right[f'{key} in the window'] += (
-                vote(middle(segment(window).class_ids), voters)[0] == label
-            )
-            right[f'{key} in the image'] += vote(middle(whole), voters)[0] == label
+    with tempfile.TemporaryDirectory() as scratch:
+        windows = Path(scratch, 'windows')
+        write_patches(folder, windows, ids, (height, width), top=48, step=56)
+        labelled = sorted(list_classified(windows / 'labels.tsv', list(ids)))
+        for path, label in labelled:
+            name, y, x = path.stem.rsplit('_', 2)
+            if name not in masks:
+                image = read_image(images[name])
+                seen = {key: segment(image).class_ids for key, segment in segmenters.items()}
+                masks = {name: seen}
+            window = read_image(path)
+            right[classifier.spec.name] += int(classifier(window).class_ids[0]) == label
+            for key, segment in segmenters.items():
+                if alone:
+                    voted = vote(middle(segment(window).class_ids), list(ids.values()))[0]
+                    right[f'{key} in the window'] += voted == label
+                whole = masks[name][key][int(y) : int(y) + height, int(x) : int(x) + width]
+                right[f'{key} in the image'] += vote(middle(whole), list(ids.values()))[0] == label
     commonest = max(Counter(label for _, label in labelled).values())
     result = {way: count / len(labelled) for way, count in right.items()}
     return {**result, 'always the commonest': commonest / len(labelled)}
 
 
-def measure_masks(segmenters: dict[str, Segmenter], folder: Path) -> dict[str, float]:
+def measure_masks(folder: Path, segmenters: dict[str, Segmenter]) -> dict[str, float]:
     """Return the mIoU of each."""
     return {
         name: evaluate_segmentation(segmenter, folder)['miou']
@@ -119,35 +124,42 @@ def measure_masks(segmenters: dict[str, Segmenter], folder: Path) -> dict[str, f
     }
 
 
-def measure_accuracy(
-    ground_folder: Path, camvid: Path, ground: dict[str, Segmenter], street: dict[str, Segmenter],
-    detector: Detector, ahead: Classifier, surface: Classifier,
-) -> dict[str, dict[str, float]]:
-    """Return the accuracy of each way, by task."""
+def measure_boxes(
+    folder: Path, detector: Detector, segmenters: dict[str, Segmenter]
+) -> dict[str, float]:
+    """Return the AP50 of the detector, and of the objects in each one's masks."""
+    names, classes = detector.spec.classes, next(iter(segmenters.values())).spec.classes
     with tempfile.TemporaryDirectory() as scratch:
         boxes = Path(scratch, 'boxes.json')
-        names, classes = detector.spec.classes, street[STREET[0]].spec.classes
-        write_coco(
-            boxes, names, boxes_from_labels(camvid, [classes.index(name) for name in names])
-        )
+        ids = [classes.index(name) for name in names]
+        write_coco(boxes, names, boxes_from_labels(folder, ids))
         return {
-            'ground': measure_masks(ground, ground_folder),
-            'ahead': measure_windows(
-                ground_folder, Path(scratch, 'ahead'), ahead, ground,
-                {name: [name] for name in ahead.spec.classes},
-            ),
-            'street': measure_masks(street, camvid),
-            'detection': {
-                DETECTOR: evaluate_detection(detector, boxes)['ap50'],
-                **{
-                    f'objects of {name}': evaluate_components(segmenter, boxes)['ap50']
-                    for name, segmenter in street.items()
-                },
+            DETECTOR: evaluate_detection(detector, boxes)['ap50'],
+            **{
+                f'objects of {name}': evaluate_components(segmenter, boxes)['ap50']
+                for name, segmenter in segmenters.items()
             },
-            'surface': measure_windows(
-                camvid, Path(scratch, 'surface'), surface, street, SURFACES
-            ),
         }
+
+
+def measure_latency(
+    folder: Path, segmenters: dict[str, Segmenter], detector: Detector,
+    classifiers: dict[str, Classifier],
+) -> dict[str, float]:
+    """Return the median milliseconds of each way."""
+    images = [read_image(path) for path, _ in list_pairs(folder)]
+    spec = next(iter(classifiers.values())).spec
+    windows = [np.ascontiguousarray(image[-spec.height :, : spec.width]) for image in images]
+    pixels_ms = median_ms({**segmenters, DETECTOR: detector}, images)
+    street = {name: segmenters[name] for name in STREET}
+    window_ms = median_ms({**classifiers, **street}, windows)
+    return {
+        **pixels_ms,
+        **{name: window_ms[name] for name in classifiers},
+        **{f'{name} in the window': window_ms[name] for name in STREET},
+        **{f'objects of {name}': pixels_ms[name] for name in STREET},
+        **{f'{name} in the image': pixels_ms[name] for name in segmenters},
+    }
 
 
 def main() -> None:
@@ -157,8 +169,8 @@ def main() -> None:
     parser.add_argument('camvid', type=Path, help='images/ and labels/ of CamVid')
     parser.add_argument('--threads', type=int, default=0, help='0: one for each core')
     parser.add_argument(
-        '--latency-only', action='store_true',
-        help='keep the accuracy that --out has: it does not hang on how busy the machine is',
+        '--only', nargs='+', choices=(*METRICS, 'latency'), default=(*METRICS, 'latency'),
+        help='measure these; the rest stays as --out has it',
     )
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmark/results/shipped.json')
     parser.add_argument('--picture', type=Path, default=ROOT / 'docs/shipped.png')
@@ -168,29 +180,28 @@ def main() -> None:
         {name: Segmenter.open(name, ENGINE, threads) for name in names}
         for names in (GROUND, STREET)
     )
-    segmenters = ground | street
     detector = Detector.open(DETECTOR, ENGINE, threads, min_score=0.0)
-    ahead, surface = (Classifier.open(name, ENGINE, threads) for name in (AHEAD, SURFACE))
-
-    images = [read_image(path) for path, _ in list_pairs(camvid)]
-    pixels_ms = median_ms({**segmenters, DETECTOR: detector}, images)
-    height, width = surface.spec.height, surface.spec.width
-    windows = [np.ascontiguousarray(image[-height:, :width]) for image in images]
-    window_ms = median_ms({AHEAD: ahead, SURFACE: surface, **segmenters}, windows)
-    latency_ms = {
-        **pixels_ms,
-        AHEAD: window_ms[AHEAD],
-        SURFACE: window_ms[SURFACE],
-        **{f'objects of {name}': pixels_ms[name] for name in street},
-        **{f'{name} in the window': window_ms[name] for name in segmenters},
-        **{f'{name} in the image': pixels_ms[name] for name in segmenters},
+    classifiers = {name: Classifier.open(name, ENGINE, threads) for name in (AHEAD, SURFACE)}
+    ahead_groups = {name: [name] for name in classifiers[AHEAD].spec.classes}
+    ways: dict[str, Callable[[], dict[str, float]]] = {
+        'ground': lambda: measure_masks(arguments.ground, ground),
+        'ahead': lambda: measure_windows(
+            arguments.ground, classifiers[AHEAD], ground, ahead_groups, alone=False
+        ),
+        'street': lambda: measure_masks(camvid, street),
+        'detection': lambda: measure_boxes(camvid, detector, street),
+        'surface': lambda: measure_windows(
+            camvid, classifiers[SURFACE], street, SURFACES, alone=True
+        ),
+        'latency': lambda: measure_latency(camvid, ground | street, detector, classifiers),
     }
-    if arguments.latency_only:
-        accuracy = json.loads(arguments.out.read_text())['accuracy']
-    else:
-        accuracy = measure_accuracy(
-            arguments.ground, camvid, ground, street, detector, ahead, surface
-        )
+    chosen = set(arguments.only)
+    result = json.loads(arguments.out.read_text()) if chosen < set(ways) else {}
+    accuracy = result.get('accuracy', {}) | {
+        task: ways[task]() for task in METRICS if task in chosen
+    }
+    accuracy = {task: accuracy[task] for task in METRICS}
+    latency_ms = ways['latency']() if 'latency' in chosen else result['latency_ms']
     draw(accuracy, latency_ms, arguments.picture)
     for task, values in accuracy.items():
         print(f'| {task} | {METRICS[task]} | ms |\n| --- | --- | --- |')

@@ -17,6 +17,7 @@ from mnv2_perception.errors import ModelError
 
 METADATA_KEY = 'mnv2_perception.model_spec'
 UNLABELLED = 255  # mask id of "no class": ignored pixels, below min_confidence, own bumper
+PAD = (114, 114, 114)  # around letterboxed images, as Ultralytics has it
 MAX_PIXELS = 16_000_000  # of a network's input; none has more than a few
 
 Task = Literal['segmentation', 'classification', 'detection']
@@ -60,8 +61,13 @@ class ModelSpec:
         background: the network's output 0 means "none of the classes" and is not in `classes`:
             output 1 is class id 0. Such pixels get id 255; a classification leaves it out, so its
             scores sum to one less what the background has.
-        fit: `stretch` the whole image to height × width, or `crop`: its largest centred part of
-            that aspect ratio, as classifiers are trained; only for classification.
+        fit: `stretch` the whole image to height × width; `letterbox` it: resized with its aspect
+            ratio, in the middle of `pad`; or `crop`: its largest centred part of that aspect
+            ratio, as classifiers are trained; only for classification.
+        crop_ratio: which share of that part's sides `crop` keeps, such as 0.875 of a network that
+            sees 224 × 224 in the middle of images whose short side is 256.
+        pad: (R, G, B), 0 to 255, of what a letterbox has around the image. In a YAML file also
+            one number for all three.
         licence: of the weights, SPDX where there is one.
         attribution: whom the licence asks to be named: authors and data, in one line.
         description: data and figures in one line.
@@ -81,7 +87,9 @@ class ModelSpec:
     output_layout: Literal['nchw', 'nhwc'] = 'nchw'
     output_name: str = ''
     background: bool = False
-    fit: Literal['stretch', 'crop'] = 'stretch'
+    fit: Literal['stretch', 'crop', 'letterbox'] = 'stretch'
+    crop_ratio: float = 1.0
+    pad: tuple[int, int, int] = PAD
     licence: str = 'unknown'
     attribution: str = ''
     description: str = ''
@@ -121,7 +129,22 @@ class ModelSpec:
         if self.task != 'classification' and self.fit == 'crop':
             raise ModelError(
                 f"model spec {self.name!r}: fit is 'crop', but {self.task} looks at the whole "
-                f"image; expected 'stretch'"
+                f"image; expected 'stretch' or 'letterbox'"
+            )
+        if not 0.0 < self.crop_ratio <= 1.0 or (self.crop_ratio < 1.0 and self.fit != 'crop'):
+            raise ModelError(
+                f'model spec {self.name!r}: crop_ratio is {self.crop_ratio:g} and fit is '
+                f'{self.fit!r}, expected a share above 0, at most 1, and fit: crop if it is below'
+            )
+        if len(self.pad) != 3 or not all(0 <= value <= 255 for value in self.pad):
+            raise ModelError(
+                f'model spec {self.name!r}: pad is {self.pad}, expected one number or '
+                f'(R, G, B), 0 to 255'
+            )
+        if self.pad != PAD and self.fit != 'letterbox':
+            raise ModelError(
+                f'model spec {self.name!r}: pad is {self.pad}, but fit is {self.fit!r}; expected '
+                f'fit: letterbox, or no pad'
             )
         if not isinstance(self.background, bool):
             raise ModelError(
@@ -207,6 +230,11 @@ class ModelSpec:
                 values[name] = tuple(float(value) for value in values[name])
             for name in ('height', 'width'):
                 values[name] = int(values[name])
+            if 'crop_ratio' in values:
+                values['crop_ratio'] = float(values['crop_ratio'])
+            if 'pad' in values:
+                one = not isinstance(values['pad'], (list, tuple))
+                values['pad'] = tuple(map(int, [values['pad']] * 3 if one else values['pad']))
             texts = {'name', 'output_name', 'licence', 'attribution', 'description'}
             for name in texts & set(values):
                 # YAML reads 495, as exporters name outputs, as a number, and nothing as None.

@@ -70,3 +70,30 @@ def draw_box(
     depth = np.where(hit, enter, ground)
     ids = np.where(hit, BOX, np.where(np.isfinite(ground), ROAD, SKY))
     return ids.astype(np.uint8), depth.astype(np.float32)
+
+
+def draw_before_wall(
+    camera: Camera,
+    base_from_camera: Pose,
+    low: tuple[float, float, float],
+    high: tuple[float, float, float],
+    wall_x: float,
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Draw a box on the ground before a wall across x.
+
+    Args:
+        camera: as in `draw_box`.
+        base_from_camera: as in `draw_box`.
+        low: corner of the box.
+        high: opposite corner.
+        wall_x: where the wall begins.
+
+    Returns:
+        Depth (H, W), and what a detector finds: (1, 4) x1, y1, x2, y2 around the box, px.
+    """
+    ids, depth_m = draw_box(camera, base_from_camera, low, high)
+    wall = (wall_x, -60.0, -1.0), (wall_x + 1.0, 60.0, 60.0)
+    _, wall_m = draw_box(camera, base_from_camera, *wall)
+    rows, columns = np.nonzero((ids == BOX) & (depth_m <= wall_m))
+    box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    return np.minimum(depth_m, wall_m), np.array([box], np.float64)

@@ -21,7 +21,7 @@ RUNTIMES = {
 ROS = {
     'rclpy', 'cv_bridge', 'tf2_ros', 'ament_index_python', 'builtin_interfaces',
     'diagnostic_msgs', 'geometry_msgs', 'lifecycle_msgs', 'nav_msgs', 'rcl_interfaces',
-    'rosgraph_msgs', 'sensor_msgs', 'std_msgs', 'vision_msgs',
+    'rosgraph_msgs', 'sensor_msgs', 'std_msgs', 'std_srvs', 'vision_msgs',
 }
 HEAVY = {'torch', 'onnx', *(root for roots in RUNTIMES.values() for root in roots)}
 
@@ -311,7 +311,7 @@ def test_the_walk_agrees_with_what_a_process_loads() -> None:
 @pytest.mark.ros
 def test_a_node_process_loads_neither_torch_nor_a_runtime() -> None:
     pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
-    tasks = ('segmentation', 'classification', 'detection', 'costmap')
+    tasks = ('segmentation', 'classification', 'detection', 'costmap', 'detection3d')
     assert loaded('\n'.join(f'import mnv2_perception.nodes.{t}_node' for t in tasks)) == set()
 
 

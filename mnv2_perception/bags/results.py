@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 import re
 from typing import Any
@@ -18,10 +19,11 @@ CLASSIFICATION = 'vision_msgs/msg/Classification'
 GRID = 'nav_msgs/msg/OccupancyGrid'
 IMAGE, LABEL_INFO = 'sensor_msgs/msg/Image', 'vision_msgs/msg/LabelInfo'
 CLOUD = 'sensor_msgs/msg/PointCloud2'
-# What each node publishes, in its namespace.
+# What each node publishes, in its namespace; * stands for the name of a class.
 RESULTS = {
     'segmentation': {
         'segmentation/mask': IMAGE, 'segmentation/confidence': IMAGE,
+        'segmentation/mask/compressed': 'sensor_msgs/msg/CompressedImage',
         'segmentation/overlay': IMAGE, 'segmentation/label_info': LABEL_INFO,
         'detections': DETECTIONS,
     },
@@ -33,17 +35,19 @@ RESULTS = {
         'detections/overlay': IMAGE,
     },
     'costmap': {
-        'obstacles': CLOUD, 'ground': CLOUD, 'scan': 'sensor_msgs/msg/LaserScan', 'grid': GRID,
+        'obstacles': CLOUD, 'obstacles/*': CLOUD, 'ground': CLOUD,
+        'scan': 'sensor_msgs/msg/LaserScan', 'grid': GRID,
         'semantic/mask': IMAGE, 'semantic/confidence': IMAGE, 'semantic/points': CLOUD,
         'semantic/camera_info': 'sensor_msgs/msg/CameraInfo', 'semantic/label_info': LABEL_INFO,
     },
+    'detection3d': {'detections3d': 'vision_msgs/msg/Detection3DArray'},
 }
 
 
 def is_result(topic: str, type_name: str) -> bool:
     """Return whether a node of this package publishes such a topic, in whatever namespace."""
     return any(
-        type_name == of_type and f'/{topic}'.endswith(f'/{name}')
+        type_name == of_type and fnmatchcase(f'/{topic}', f'*/{name}')
         for results in RESULTS.values()
         for name, of_type in results.items()
     )
@@ -57,14 +61,20 @@ def own_results(bag: Path, nodes: Collection[str], spaces: Collection[str]) -> l
         nodes: `segmentation`, `costmap` and so on.
         spaces: namespaces, empty parts of which do not count.
     """
-    published = {
-        re.sub('/+', '/', f'/{space}/{name}'): type_name
+    published = [
+        (re.sub('/+', '/', f'/{space}/{name}'), type_name)
         for space in spaces
         for node in nodes
         for name, type_name in RESULTS.get(node, {}).items()
-    }
+    ]
     with BagReader(bag) as reader:
-        return [each.name for each in reader.topics if published.get(each.name) == each.type_name]
+        return [
+            each.name for each in reader.topics
+            if any(
+                fnmatchcase(each.name, name) and each.type_name == type_name
+                for name, type_name in published
+            )
+        ]
 
 
 @dataclass(frozen=True)

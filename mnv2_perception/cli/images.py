@@ -15,7 +15,7 @@ from mnv2_perception.cli.options import (
     FRACTION,
     table,
 )
-from mnv2_perception.errors import ImageError
+from mnv2_perception.errors import ImageError, SetupError
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
@@ -56,8 +56,23 @@ def add(commands: 'Commands') -> None:
         'makes one place of hall_0012.jpg and hall_0013.jpg',
     )
     evaluate.add_argument(
-        '--json', action='store_true', help='as JSON, with the confusion matrix'
+        '--map', nargs='+', default=[], metavar='LABEL=CLASSES',
+        help='compare a class of the labels with classes of the model: floor=road,pavement. Of '
+        'the others those of one name belong together; the rest counts as one class that is wrong '
+        'for all of them and has no share in a mean',
     )
+    evaluate.add_argument(
+        '--spec', metavar='FILE|MODEL',
+        help="YAML, or model, whose classes are the labels' (default: those of the model)",
+    )
+    evaluate.add_argument(
+        '--out', type=Path, metavar='FOLDER',
+        help='write results.json, confusion.png and the worst pictures beside their labels there',
+    )
+    evaluate.add_argument(
+        '--json', action='store_true', help='as JSON, with confusion matrix and calibration'
+    )
+    add_force(evaluate)
 
 
 def run_command(arguments: argparse.Namespace) -> None:
@@ -128,15 +143,60 @@ def write_picture(path: Path, picture: Any) -> None:
 
 def evaluate_command(arguments: argparse.Namespace) -> None:
     """Measure accuracy, of what the model is for."""
-    from mnv2_perception.evaluation.evaluate import evaluate_model
+    from mnv2_perception.evaluation.evaluate import evaluate_model, WIDE
     from mnv2_perception.tasks.models import opening
 
+    out, labels = arguments.out, label_classes(arguments.spec)
+    if out:
+        prepare_report(out, arguments.force)
     with opening(
         arguments.model, arguments.engine, arguments.threads, precision=arguments.precision
     ) as (engine, spec):
-        result = evaluate_model(engine, spec, arguments.data, arguments.by_prefix)
+        result = evaluate_model(
+            engine, spec, arguments.data, arguments.by_prefix, arguments.map, labels
+        )
+        if out:
+            from mnv2_perception.evaluation.report import write_report
+
+            write_report(out, engine, spec, arguments.data, result, arguments.map, labels)
     if arguments.json:
         print(json.dumps(result, indent=2))
         return
-    result.pop('confusion', None)  # too wide for a terminal
-    print(table(result))
+    shown = {name: value for name, value in result.items() if name not in WIDE}
+    for each in (shown, *shown.get('by_prefix', {}).values()):
+        each.pop('boundary_per_class', None)
+    for name, classes in result.get('left_out', {}).items():
+        shown[f'left_out.{name}'] = ', '.join(classes) or 'nothing'
+    print(table(shown))
+    if out:
+        print(out)
+
+
+def label_classes(spec: str | None) -> tuple[str, ...]:
+    """Return the classes of a YAML file, or of a model; none without either."""
+    from mnv2_perception.model_spec import ModelSpec
+    from mnv2_perception.tasks.models import opening
+
+    if spec is None:
+        return ()
+    if Path(spec).suffix in ('.yaml', '.yml'):
+        return ModelSpec.from_yaml(Path(spec)).classes
+    with opening(spec) as (engine, known):
+        engine.close()
+    return known.classes
+
+
+def prepare_report(out: Path, force: bool) -> None:
+    """Make the folder of a report, before the work begins.
+
+    Raises:
+        SetupError: it cannot be made, or has a report that must not be replaced.
+    """
+    from mnv2_perception.evaluation.report import CONFUSION, RESULTS
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise SetupError(f'{out}: cannot be made: {exc.strerror}; choose another --out') from exc
+    for name in (RESULTS, CONFUSION):
+        check_output(out / name, force)

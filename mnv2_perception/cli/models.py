@@ -200,7 +200,6 @@ def quantize_command(arguments: argparse.Namespace) -> None:
     from mnv2_perception.evaluation.evaluate import evaluate_model, HEADLINE
     from mnv2_perception.tasks.models import find_model, opening
     from mnv2_perception.tasks.pipeline import input_tensor
-    from mnv2_perception.vision.preprocess import fit_image
 
     path = find_model(arguments.model)
     out = arguments.out or Path(f'{path.stem}_int8.onnx')
@@ -216,7 +215,7 @@ def quantize_command(arguments: argparse.Namespace) -> None:
         dtype = engine.inputs[0].dtype
     engine.close()
     tensors = [
-        input_tensor(fit_image(image, spec.height, spec.width, spec.fit), spec, dtype)
+        input_tensor(image, spec, dtype)
         for image in spread_images(arguments.calibrate, arguments.images, arguments.topic)
     ]
     done = quantize_model(

@@ -5,6 +5,7 @@ from dataclasses import fields
 import importlib
 from pathlib import Path
 import sys
+import tempfile
 from typing import get_args, get_type_hints, TYPE_CHECKING
 
 from mnv2_perception.cli.options import add_command, add_force, check_output, Number, PAIRS_HELP
@@ -160,7 +161,34 @@ def train_command(arguments: argparse.Namespace) -> None:
     if arguments.val:
         print(f'best on {arguments.val}: {best:.3f}')
     checkpoint = arguments.out / ('best.pt' if arguments.val else 'last.pt')
+    if arguments.val:
+        report_run(checkpoint, arguments.val, arguments.out)
     print(f'{command_name()} export {checkpoint} {spec.name}.onnx')
+
+
+def report_run(checkpoint: Path, val: Path, out: Path) -> None:
+    """Measure what a run's best weights are once exported, as `mnv2 evaluate --out` does.
+
+    What stands in the way is told; the run is none the worse for it.
+    """
+    from mnv2_perception.errors import PerceptionError
+
+    try:
+        from mnv2_perception.evaluation.evaluate import evaluate_model
+        from mnv2_perception.evaluation.report import write_report
+        from mnv2_perception.nets.export import export_model
+        from mnv2_perception.tasks.models import opening
+
+        with tempfile.TemporaryDirectory() as folder:
+            model = Path(folder, 'best.onnx')
+            export_model(checkpoint, model)
+            with opening(model) as (engine, spec):
+                write_report(out, engine, spec, val, evaluate_model(engine, spec, val))
+            engine.close()
+    except (ImportError, PerceptionError) as exc:
+        print(f'{out}: no confusion matrix and worst pictures: {exc}', file=sys.stderr)
+        return
+    print(f'{out}: results.json, confusion.png and the worst pictures in worst/')
 
 
 def export_command(arguments: argparse.Namespace) -> None:

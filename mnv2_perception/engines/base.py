@@ -2,8 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+import ctypes
 from dataclasses import dataclass
 from pathlib import Path
+import sys
 import threading
 from types import TracebackType
 from typing import Any
@@ -145,6 +147,7 @@ class Engine(ABC):
             self.closed = self.closed or last
         if last:
             self._release()
+            give_back_memory()
 
     @abstractmethod
     def _release(self) -> None:
@@ -160,6 +163,12 @@ class Engine(ABC):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def give_back_memory() -> None:
+    """Give the system what the heap holds free: glibc would keep much of a closed model."""
+    if sys.platform == 'linux' and (libc := ctypes.CDLL(None)) and hasattr(libc, 'malloc_trim'):
+        libc.malloc_trim(0)
 
 
 def check_precision(engine: str, precision: str, known: tuple[str, ...]) -> str:

@@ -1,40 +1,46 @@
 """Accuracy of a model on labelled images (`mnv2 evaluate`)."""
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 import statistics
-import time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.data.coco import read_coco
 from mnv2_perception.data.folders import LabelCounts, list_classified, list_pairs, read_pair
 from mnv2_perception.data.images import read_image
 from mnv2_perception.engines import Engine
 from mnv2_perception.errors import DataError
+from mnv2_perception.evaluation.boxes import evaluate_components, evaluate_detection, MIN_AREA
+from mnv2_perception.evaluation.mapping import ClassMap, map_classes
 from mnv2_perception.evaluation.metrics import (
-    average_precision,
+    boundary_overlap,
     by_class,
-    check_pycocotools,
+    calibration,
     ConfusionMatrix,
     json_number,
     MOST_CLASSES_LISTED,
-    sum_of,
 )
+from mnv2_perception.evaluation.parts import apart, facts_of, prefix_of, table_of, timed, WORST
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.tasks.classifier import Classifier
-from mnv2_perception.tasks.detector import Detections, detections_from_mask, Detector
-from mnv2_perception.tasks.segmenter import Segmenter
+from mnv2_perception.tasks.detector import Detector
+from mnv2_perception.tasks.segmenter import Segmentation, Segmenter
 
-MIN_AREA = 40  # pixels of a component that counts as an object
 HEADLINE = {'segmentation': 'miou', 'classification': 'top1', 'detection': 'ap'}
+# What a terminal has no room for.
+WIDE = ('confusion', 'calibration', 'worst', 'map', 'left_out')
 
 
 def evaluate_model(
-    engine: Engine, spec: ModelSpec, data: Path, by_prefix: str = ''
+    engine: Engine,
+    spec: ModelSpec,
+    data: Path,
+    by_prefix: str = '',
+    maps: Sequence[str] = (),
+    labels: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure what a model is for.
 
@@ -45,26 +51,102 @@ def evaluate_model(
             the objects in its masks.
         by_prefix: what ends the prefix of a file's name, such as `_` of `hall_0012.jpg`; the
             files of each are measured apart too. Empty: all together only.
+        maps: which class of the labels is which of the model, see `mapping.map_classes`.
+        labels: names of the labels' classes; the model's if empty. A COCO file has its own.
 
     Raises:
         DataError: the data cannot be used.
     """
+    if spec.task == 'detection' or (spec.task == 'segmentation' and data.suffix == '.json'):
+        if labels:
+            raise DataError(f'{data}: names its classes itself; leave out --spec')
+        if spec.task == 'detection':
+            return evaluate_detection(Detector(engine, spec, min_score=0.0), data, by_prefix, maps)
+        return evaluate_components(Segmenter(engine, spec), data, MIN_AREA, by_prefix, maps)
+    classes = map_classes(labels or spec.classes, spec.classes, maps)
     if spec.task == 'classification':
-        return evaluate_classification(Classifier(engine, spec), data, by_prefix)
-    if spec.task == 'detection':
-        return evaluate_detection(Detector(engine, spec, min_score=0.0), data, by_prefix)
-    if data.suffix == '.json':
-        return evaluate_components(Segmenter(engine, spec), data, MIN_AREA, by_prefix)
-    return evaluate_segmentation(Segmenter(engine, spec), data, by_prefix)
+        return evaluate_classification(Classifier(engine, spec), data, by_prefix, classes)
+    return evaluate_segmentation(Segmenter(engine, spec), data, by_prefix, classes)
 
 
-def prefix_of(path: Path, end: str) -> str:
-    """Return a file's name up to `end`, or all of it but the suffix; '' without an `end`."""
-    return path.stem.split(end)[0] if end else ''
+@dataclass
+class MaskTally:
+    """What is counted over masks.
+
+    Attributes:
+        classes: what is compared.
+        calibrated: the model tells a confidence.
+        matrix: of pixels.
+        overlap: of edges, see `metrics.boundary_overlap`.
+        levels: (256, 2), how many pixels have each confidence × 255, and how many are right.
+        images: how many.
+    """
+
+    classes: ClassMap
+    calibrated: bool
+    matrix: ConfusionMatrix = field(init=False)
+    overlap: NDArray[np.int64] = field(init=False)
+    levels: NDArray[np.int64] = field(init=False)
+    images: int = 0
+
+    def __post_init__(self) -> None:
+        count = len(self.classes.rows)
+        self.matrix = ConfusionMatrix(count)
+        self.overlap = np.zeros((count, 2), np.int64)
+        self.levels = np.zeros((256, 2), np.int64)
+
+    def add(self, label: NDArray[np.uint8], result: Segmentation) -> None:
+        """Count one image."""
+        label_table, mask_table = self.classes.tables()
+        truth, found = label_table[label], mask_table[result.class_ids]
+        count = self.matrix.num_classes
+        self.matrix.add(truth, found)
+        self.overlap += boundary_overlap(truth, found, count)
+        told = (truth < count) & (found < count)
+        right = told & (truth == found)
+        for column, pixels in enumerate((told, right)):
+            self.levels[:, column] += np.bincount(result.confidence[pixels], minlength=256)
+        self.images += 1
+
+    def merge(self, other: 'MaskTally') -> None:
+        """Count what another counted."""
+        self.matrix.counts += other.matrix.counts
+        self.overlap += other.overlap
+        self.levels += other.levels
+        self.images += other.images
+
+    def miou(self) -> float:
+        """Return the mean IoU of the classes that are compared and occur; NaN if none does."""
+        iou = self.matrix.iou()[: len(self.classes.names)]
+        return float(np.nanmean(iou)) if not np.isnan(iou).all() else float('nan')
+
+    def calibration(self) -> dict[str, Any]:
+        """Return the calibration of its confidence, nothing where it tells none."""
+        if not self.calibrated:
+            return {'ece': None, 'bins': []}
+        return calibration(np.arange(256) / 255.0, self.levels[:, 1], self.levels[:, 0])
+
+    def figures(self) -> dict[str, Any]:
+        """Return `images`, `miou` and what belongs to it; see `evaluate_segmentation`."""
+        names = self.classes.names
+        alarms = by_class(names, self.matrix.false_alarms()[: len(names)])
+        occurs = self.matrix.counts[: len(names)].sum(1) > 0
+        edges = self.overlap[: len(names)]
+        edge_iou = np.where(occurs, edges[:, 0] / np.maximum(edges[:, 1], 1), np.nan)
+        return {
+            'images': self.images,
+            'miou': json_number(self.miou()),
+            'per_class': by_class(names, self.matrix.iou()[: len(names)]),
+            'boundary_iou': float(np.nanmean(edge_iou)) if occurs.any() else None,
+            'boundary_per_class': by_class(names, edge_iou),
+            'false_alarms': {name: share for name, share in alarms.items() if share},
+            'pixel_accuracy': json_number(self.matrix.accuracy()),
+            'ece': self.calibration()['ece'],
+        }
 
 
 def evaluate_segmentation(
-    segmenter: Segmenter, folder: Path, by_prefix: str = ''
+    segmenter: Segmenter, folder: Path, by_prefix: str = '', classes: ClassMap | None = None
 ) -> dict[str, Any]:
     """Run a model over labelled images and compare at the images' own size.
 
@@ -72,57 +154,110 @@ def evaluate_segmentation(
         segmenter: the opened model.
         folder: see `data.folders`; label ids at or above the class count are ignored.
         by_prefix: see `evaluate_model`.
+        classes: what is compared; the model's classes, each with its own, when None.
 
     Returns:
         `miou`, over the classes that the labels have; `per_class` (name: IoU, None where no label
-        has the class), `pixel_accuracy` and `false_alarms` (name of a class that no label has:
-        the share of pixels taken for it), 0 to 1; `by_prefix` (prefix: the same of its images),
-        if asked for; `confusion` (true class: predicted class: pixels); `ms_per_image`, the
+        has the class), `boundary_iou` and `boundary_per_class`, the same along the edges, see
+        `metrics.boundary_overlap`; `pixel_accuracy` and `false_alarms` (name of a class that no
+        label has: the share of pixels taken for it), 0 to 1; `ece`, the calibration error of the
+        confidence, None of a model that tells none, and `calibration`, its bins, see
+        `metrics.calibration`, over what was given a class; `by_prefix` (prefix: the same of its
+        images), if asked for; `confusion` (true class: predicted class: pixels); `worst`, the
+        images of the lowest mean IoU over the classes of their label; `ms_per_image`, the
         median of preprocessing, inference and decoding; `images`; `unlabelled`, the share of
-        pixels of no class, and `absent`, the classes that no pixel has.
+        pixels of no class, and `absent`, the classes that no pixel has; `map` and `left_out`,
+        where labels and model have other classes.
 
     Raises:
         DataError: the folder cannot be used, or no pixel of it has one of the model's classes.
     """
-    classes = segmenter.spec.classes
-    parts: dict[str, ConfusionMatrix] = {}
-    images: Counter[str] = Counter()
-    counts = LabelCounts(classes)
-    times_ms = []
+    spec = segmenter.spec
+    classes = classes or map_classes(spec.classes, spec.classes)
+    calibrated = spec.output != 'ids'
+    parts: dict[str, MaskTally] = {}
+    counts = LabelCounts(classes.labels)
+    times_ms: list[float] = []
+    worst: list[dict[str, Any]] = []
     for image_path, label_path in list_pairs(folder):
         image, label = read_pair(image_path, label_path)
         counts.add(label)
-        start_s = time.perf_counter()
-        result = segmenter(image)
-        times_ms.append((time.perf_counter() - start_s) * 1000.0)
+        one = MaskTally(classes, calibrated)
+        one.add(label, timed(segmenter, image, times_ms))
+        if one.miou() < 1.0:
+            worst.append(
+                {'image': str(image_path), 'label': str(label_path), 'miou': one.miou()}
+            )
         prefix = prefix_of(image_path, by_prefix)
-        images[prefix] += 1
-        parts.setdefault(prefix, ConfusionMatrix(len(classes))).add(label, result.class_ids)
+        parts.setdefault(prefix, MaskTally(classes, calibrated)).merge(one)
     counts.check(folder)
-
-    def figures(matrix: ConfusionMatrix) -> dict[str, Any]:
-        alarms = by_class(classes, matrix.false_alarms())
-        return {
-            'miou': json_number(matrix.miou()),
-            'per_class': by_class(classes, matrix.iou()),
-            'false_alarms': {name: share for name, share in alarms.items() if share},
-            'pixel_accuracy': json_number(matrix.accuracy()),
-        }
-
-    whole = sum_of(parts.values(), len(classes))
+    whole = MaskTally(classes, calibrated)
+    for part in parts.values():
+        whole.merge(part)
+    if np.isnan(whole.miou()):
+        raise DataError(
+            f'{folder}/labels: no pixel has a class that is compared '
+            f'({", ".join(classes.names)}); correct --map'
+        )
     return {
-        **_facts(segmenter),
-        'images': len(times_ms),
-        **figures(whole),
+        **facts_of(segmenter),
+        **whole.figures(),
         **counts.facts(),
-        **_by_prefix(parts, by_prefix, images, figures),
-        'confusion': confusion(whole, classes),
+        **classes.facts(),
+        **apart(parts, by_prefix, MaskTally.figures),
+        'confusion': table_of(
+            whole.matrix.counts, classes.rows, (*classes.rows, 'no class')
+        ),
+        'calibration': whole.calibration()['bins'],
+        'worst': sorted(worst, key=lambda each: float(each['miou']))[:WORST],
         'ms_per_image': statistics.median(times_ms),
     }
 
 
+@dataclass
+class ImageTally:
+    """What is counted over classified images.
+
+    Attributes:
+        classes: what is compared.
+        matrix: of images.
+        in_top5: how many have their class among the five likeliest.
+        told: confidence in the likeliest class, and whether it was right.
+    """
+
+    classes: ClassMap
+    matrix: ConfusionMatrix = field(init=False)
+    in_top5: int = 0
+    told: list[tuple[float, bool]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.matrix = ConfusionMatrix(len(self.classes.rows))
+
+    def merge(self, other: 'ImageTally') -> None:
+        """Count what another counted."""
+        self.matrix.counts += other.matrix.counts
+        self.in_top5 += other.in_top5
+        self.told += other.told
+
+    def calibration(self) -> dict[str, Any]:
+        """Return the calibration of its confidence."""
+        told = np.array(self.told, np.float64).reshape(-1, 2)
+        return calibration(told[:, 0], told[:, 1])
+
+    def figures(self) -> dict[str, Any]:
+        """Return `images`, `top1` and what belongs to it; see `evaluate_classification`."""
+        names = self.classes.names
+        recall = by_class(names, self.matrix.recall()[: len(names)])
+        return {
+            'images': int(self.matrix.counts.sum()),
+            'top1': self.matrix.accuracy(),
+            **({'per_class': recall} if len(names) <= MOST_CLASSES_LISTED else {}),
+            'ece': self.calibration()['ece'],
+        }
+
+
 def evaluate_classification(
-    classifier: Classifier, source: Path, by_prefix: str = ''
+    classifier: Classifier, source: Path, by_prefix: str = '', classes: ClassMap | None = None
 ) -> dict[str, Any]:
     """Run a model over classified images.
 
@@ -130,179 +265,59 @@ def evaluate_classification(
         classifier: the opened model.
         source: see `data.folders.list_classified`.
         by_prefix: see `evaluate_model`.
+        classes: what is compared; the model's classes, each with its own, when None.
 
     Returns:
         `top1`, the share of images whose likeliest class is right, and with more than five
         classes `top5`, that of images whose class is among the five likeliest (unless the
         classifier's `top_k` is smaller); with at most 50 classes `per_class` (name: recall, None
         where the class never occurs) and `confusion` (true class: predicted class: images);
-        `by_prefix` (prefix: the same of its images), if asked for; `ms_per_image`, the median of
-        preprocessing, inference and decoding; `images`.
+        `ece`, the calibration error of the likeliest class's probability, and `calibration`, its
+        bins, see `metrics.calibration`; `by_prefix` (prefix: the same of its images), if asked
+        for; `worst`, the images that are wrong with most confidence; `ms_per_image`, the
+        median of preprocessing, inference and decoding; `images`; `map` and `left_out`, where
+        labels and model have other classes.
 
     Raises:
         DataError: the source cannot be used.
     """
-    classes = classifier.spec.classes
-    listed = len(classes) <= MOST_CLASSES_LISTED
-    found = list_classified(source, classes)
-    parts: dict[str, ConfusionMatrix] = {}
-    images: Counter[str] = Counter()
-    in_top5, times_ms = 0, []
-    for path, class_id in found:
-        image = read_image(path)
-        start_s = time.perf_counter()
-        result = classifier(image)
-        times_ms.append((time.perf_counter() - start_s) * 1000.0)
-        best = result.class_ids[0] if len(result.class_ids) else len(classes)  # not sure enough
-        in_top5 += class_id in result.class_ids[:5]
-        prefix = prefix_of(path, by_prefix)
-        images[prefix] += 1
-        parts.setdefault(prefix, ConfusionMatrix(len(classes))).add(
-            np.array([class_id]), np.array([best])
-        )
-
-    def figures(matrix: ConfusionMatrix) -> dict[str, Any]:
-        recall = {'per_class': by_class(classes, matrix.recall())} if listed else {}
-        return {'top1': matrix.accuracy(), **recall}
-
-    whole = sum_of(parts.values(), len(classes))
-    top5 = len(classes) > 5 and classifier.top_k >= 5
+    classes = classes or map_classes(classifier.spec.classes, classifier.spec.classes)
+    of_model = np.array(classes.of_model)
+    parts: dict[str, ImageTally] = {}
+    times_ms: list[float] = []
+    worst: list[dict[str, Any]] = []
+    for path, label_id in list_classified(source, classes.labels):
+        truth = classes.of_label[label_id]
+        result = timed(classifier, read_image(path), times_ms)
+        found = of_model[result.class_ids]
+        sure = len(found) > 0
+        part = parts.setdefault(prefix_of(path, by_prefix), ImageTally(classes))
+        part.matrix.add(np.array([truth]), found[:1] if sure else np.array([len(classes.rows)]))
+        part.in_top5 += truth in found[:5]
+        if sure:
+            right, score = bool(found[0] == truth), float(result.scores[0])
+            part.told.append((score, right))
+            if not right:
+                worst.append({
+                    'image': str(path), 'label': classes.labels[label_id],
+                    'said': classifier.spec.classes[result.class_ids[0]], 'confidence': score,
+                })
+    whole = ImageTally(classes)
+    for part in parts.values():
+        whole.merge(part)
+    figures = whole.figures()
+    top5 = len(classes.rows) > 5 and classifier.top_k >= 5
+    listed = 'per_class' in figures
+    counts = whole.matrix.counts
     return {
-        **_facts(classifier),
-        'images': len(found),
-        **figures(whole),
-        **({'top5': in_top5 / len(found)} if top5 else {}),
-        **_by_prefix(parts, by_prefix, images, figures),
-        **({'confusion': confusion(whole, classes)} if listed else {}),
+        **facts_of(classifier),
+        **figures,
+        **({'top5': whole.in_top5 / figures['images']} if top5 else {}),
+        **classes.facts(),
+        **apart(parts, by_prefix, ImageTally.figures),
+        **({'confusion': table_of(counts, classes.rows, (*classes.rows, 'no class'))}
+           if listed else {}),
+        'calibration': whole.calibration()['bins'],
+        'worst': sorted(worst, key=lambda each: -float(each['confidence']))[:WORST],
         'ms_per_image': statistics.median(times_ms),
-    }
-
-
-def _by_prefix(
-    parts: dict[str, ConfusionMatrix],
-    by_prefix: str,
-    images: Counter[str],
-    figures: Callable[[ConfusionMatrix], dict[str, Any]],
-) -> dict[str, Any]:
-    if not by_prefix:
-        return {}
-    return {'by_prefix': {
-        name: {'images': images[name], **figures(part)} for name, part in sorted(parts.items())
-    }}
-
-
-def confusion(matrix: ConfusionMatrix, classes: tuple[str, ...]) -> dict[str, dict[str, int]]:
-    """Return true class: predicted class (or `no class`): how many; the true ones that occur."""
-    names = (*classes, 'no class')
-    return {
-        true: {name: count for name, count in zip(names, row, strict=True) if count}
-        for true, row in zip(classes, matrix.counts.tolist(), strict=True) if any(row)
-    }
-
-
-def evaluate_detection(
-    detector: Detector, path: Path, by_prefix: str = ''
-) -> dict[str, Any]:
-    """Run a detector over images and compare its boxes.
-
-    Args:
-        detector: the opened model; average precision wants a `min_score` of 0.
-        path: COCO JSON, see `data.coco.read_coco`; its classes are found by their names.
-        by_prefix: see `evaluate_model`.
-
-    Returns:
-        `ap`, `ap50` and `ap50_per_class`, see `metrics.AveragePrecision`, None for NaN;
-        `by_prefix` (prefix: the same of its images), if asked for;
-        `ms_per_image`, the median of preprocessing, inference and decoding; `images`.
-
-    Raises:
-        DataError: the file cannot be used, or has a class that the model does not know.
-        SetupError: pycocotools is missing.
-    """
-    check_pycocotools()
-    return _facts(detector) | _evaluate_boxes(
-        detector, detector.spec.classes, path, by_prefix
-    )
-
-
-def evaluate_components(
-    segmenter: Segmenter, path: Path, min_area: int = MIN_AREA, by_prefix: str = ''
-) -> dict[str, Any]:
-    """Take a mask's connected components for objects: what a detector has to beat.
-
-    Args:
-        segmenter: the opened model.
-        path: COCO JSON; its classes are found by their names.
-        min_area: pixels that a component has at least.
-        by_prefix: see `evaluate_model`.
-
-    Returns:
-        See `evaluate_detection`.
-
-    Raises:
-        DataError: the file cannot be used, or has a class that the model does not know.
-        SetupError: pycocotools is missing.
-    """
-    check_pycocotools()
-    classes, _ = read_coco(path)
-    names = segmenter.spec.classes
-    wanted = [names.index(name) for name in classes if name in names]
-
-    def find(image: NDArray[np.uint8]) -> Detections:
-        return detections_from_mask(segmenter(image), wanted, min_area)
-
-    return _facts(segmenter) | _evaluate_boxes(find, names, path, by_prefix)
-
-
-def _evaluate_boxes(
-    find: Callable[[NDArray[np.uint8]], Detections],
-    names: tuple[str, ...],
-    path: Path,
-    by_prefix: str,
-) -> dict[str, Any]:
-    classes, samples = read_coco(path)
-    if unknown := [name for name in classes if name not in names]:
-        raise DataError(
-            f'{path}: the model does not know {", ".join(unknown)}; it knows {", ".join(names)}'
-        )
-    # From the model's id to the file's; other classes of the model count for none.
-    file_id = np.array([classes.index(name) if name in classes else -1 for name in names])
-    times_ms, found = [], []
-    for sample in samples:
-        image = read_image(sample.image)
-        start_s = time.perf_counter()
-        result = find(image)
-        times_ms.append((time.perf_counter() - start_s) * 1000.0)
-        ids = file_id[result.class_ids]
-        found.append((result.boxes[ids >= 0], result.scores[ids >= 0], ids[ids >= 0]))
-
-    def figures(indices: list[int]) -> dict[str, Any]:
-        precision = average_precision(
-            [samples[index] for index in indices], [found[index] for index in indices],
-            len(classes),
-        )
-        return {
-            'images': len(indices),
-            'ap': json_number(precision.ap),
-            'ap50': json_number(precision.ap50),
-            'ap50_per_class': by_class(classes, np.array(precision.ap50_per_class)),
-        }
-
-    parts: dict[str, list[int]] = {}
-    for index, sample in enumerate(samples):
-        parts.setdefault(prefix_of(sample.image, by_prefix), []).append(index)
-    apart = {name: figures(indices) for name, indices in sorted(parts.items())}
-    return {
-        **figures(list(range(len(samples)))),
-        **({'by_prefix': apart} if by_prefix else {}),
-        'ms_per_image': statistics.median(times_ms),
-    }
-
-
-def _facts(opened: Segmenter | Classifier | Detector) -> dict[str, str]:
-    """Return what was measured."""
-    return {
-        'model': opened.spec.name,
-        'engine': opened.engine.name,
-        'precision': opened.engine.precision,
     }

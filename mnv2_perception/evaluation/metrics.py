@@ -5,6 +5,7 @@ import contextlib
 import io
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +15,8 @@ from mnv2_perception.errors import DataError, SetupError
 Ids = NDArray[np.integer[Any]]
 
 MOST_CLASSES_LISTED = 50
+BOUNDARY_RATIO = 0.02  # of the image's diagonal: what lies so near to an edge
+CALIBRATION_BINS = 15
 
 
 class ConfusionMatrix:
@@ -86,6 +89,80 @@ def sum_of(matrices: Iterable[ConfusionMatrix], num_classes: int) -> ConfusionMa
     for matrix in matrices:
         total.counts += matrix.counts
     return total
+
+
+def boundary_overlap(
+    truth: Ids, predicted: Ids, num_classes: int, ratio: float = BOUNDARY_RATIO
+) -> NDArray[np.int64]:
+    """Return of each class the intersection and union of truth and prediction along their edges.
+
+    Their quotient, over all images, is boundary IoU (Cheng et al., "Boundary IoU: Improving
+    Object-Centric Image Segmentation Evaluation", CVPR 2021, arXiv:2103.16562): of a class in
+    truth and prediction counts what lies within `ratio` of the image's diagonal from its own edge,
+    the image's border included. So large areas do not hide ragged edges.
+
+    Args:
+        truth: (H, W) ids; where they are at or above `num_classes` nothing counts.
+        predicted: (H, W) ids.
+        num_classes: number of classes.
+        ratio: of the image's diagonal; a pixel at least.
+
+    Returns:
+        (num_classes, 2) pixels.
+    """
+    labelled = truth < num_classes
+    shown = [
+        np.where(labelled & (ids < num_classes), ids.astype(np.int32), -1)
+        for ids in (truth, predicted)
+    ]
+    distance = max(1, round(ratio * float(np.hypot(*truth.shape))))
+    overlap = np.zeros((num_classes, 2), np.int64)
+    for class_id in np.union1d(*map(np.unique, shown)):
+        if class_id >= 0:
+            true, found = (_edge(ids == class_id, distance) for ids in shown)
+            overlap[class_id] = (true & found).sum(), (true | found).sum()
+    return overlap
+
+
+def _edge(mask: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
+    """Return the pixels of a mask within a (chessboard) distance of what is not of it."""
+    framed = np.pad(mask, 1).astype(np.uint8)  # what the image's border cuts has an edge there
+    inner = cv2.erode(framed, np.ones((3, 3), np.uint8), iterations=distance)
+    return np.asarray(mask & (inner[1:-1, 1:-1] == 0))
+
+
+def calibration(
+    confidence: NDArray[Any], right: NDArray[Any], count: NDArray[Any] | int = 1
+) -> dict[str, Any]:
+    """Return how far a model's confidence is from how often it is right.
+
+    Expected calibration error over equal bins (Guo et al., "On Calibration of Modern Neural
+    Networks", ICML 2017, arXiv:1706.04599): the mean over what was predicted of the distance
+    between confidence and accuracy of its bin.
+
+    Args:
+        confidence: (N,) 0 to 1.
+        right: (N,) whether it was right; or how often, of `count` of that confidence.
+        count: (N,) how often there was this confidence.
+
+    Returns:
+        `ece`, None without a prediction; `bins`, of each that occurs `to` (its upper end),
+        `share` (of all), `confidence` and `accuracy`.
+    """
+    count = np.broadcast_to(count, confidence.shape)
+    total = int(count.sum())
+    numbers = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, None)
+    sums = [
+        np.bincount(numbers, weights=values, minlength=CALIBRATION_BINS)
+        for values in (count, confidence * count, right)
+    ]
+    bins = [
+        {'to': (index + 1) / CALIBRATION_BINS, 'share': each / total,
+         'confidence': told / each, 'accuracy': true / each}
+        for index, (each, told, true) in enumerate(np.stack(sums, axis=1).tolist()) if each
+    ]
+    errors = (each['share'] * abs(each['confidence'] - each['accuracy']) for each in bins)
+    return {'ece': sum(errors) if total else None, 'bins': bins}
 
 
 def by_class(classes: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, float | None]:

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import threading
 import time
 from typing import Any, Generic, TypeVar
@@ -17,9 +17,11 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
+from mnv2_perception.errors import EngineError, ModelError, PerceptionError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nodes.advice import wrong_topic
 from mnv2_perception.nodes.lifecycle import PerceptionNode
+from mnv2_perception.nodes.loader import Loader
 from mnv2_perception.nodes.messages import IMAGE_CONVERTER, label_info_to_msg
 from mnv2_perception.nodes.parameters import CameraParameters
 from mnv2_perception.nodes.qos import LATCHED_QOS
@@ -27,11 +29,13 @@ from mnv2_perception.nodes.topics import Publisher, Subscription
 from mnv2_perception.nodes.worker import Frame, Turns
 from mnv2_perception.tasks.contract import images_at_once
 from mnv2_perception.tasks.model_info import licence_of
-from mnv2_perception.tasks.models import Engine
-from mnv2_perception.tasks.pipeline import infer_images, Pipeline
+from mnv2_perception.tasks.models import Engine, find_model
+from mnv2_perception.tasks.onnx_spec import read_spec
+from mnv2_perception.tasks.pipeline import infer_images, Pipeline, require_task
 
 HELD = 'held back until a new subscriber of the results has the names of the classes'
 PUBLISHER_BEGINS_S = 10.0  # a bag's player waits for its subscribers first
+TOLD_S = 60.0  # how long a model that was not taken is a warning
 
 Values = TypeVar('Values', bound=CameraParameters)
 Outputs = Sequence[NDArray[Any]]
@@ -46,23 +50,39 @@ class Entry:
     frame: Frame
     image: NDArray[uint8]
     prepared: NDArray[uint8]
+    model: Pipeline[Any]
+
+
+def warm_up(engine: Engine, spec: ModelSpec) -> None:
+    """Let a runtime allocate, and load its kernels, which it does with the first image."""
+    infer_images(engine, spec, [np.zeros((spec.height, spec.width, 3), np.uint8)])
 
 
 class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
     """A node that runs one model on a camera's images and tells the names of its classes.
 
-    A subclass opens the model in `acquire` with `use_model`, and implements `publish_result`
-    instead of `work`. `Parameters` derives from CameraParameters; `threshold` names the one
-    that label_info tells, and sending it again follows each change.
+    A subclass has its model in `acquire` with `acquire_model`, and implements `open_model`, and
+    `publish_result` instead of `work`. `Parameters` derives from CameraParameters; `threshold`
+    names the one that label_info tells, and sending it again follows each change.
+
+    The parameter `model` may be set at any time: the other model is opened beside the one in
+    use, in a thread of its own, and takes its place between two frames. Where it cannot, the
+    parameter goes back to the one in use, and log and diagnostics say why.
 
     Where the model takes several images at once, the newest frames of the nodes of this process
     that use the same one, such as those of other cameras, go through it together.
     """
 
+    task: str
     threshold: str
 
     def __init__(self, name: str, **kwargs: Any) -> None:
         self._model: Model | None = None
+        self._in_use = ''  # the parameter's value that the model was opened with
+        self._refusal = ''  # of the last model that did not take its place
+        self._refused_s = 0.0
+        self._setting = threading.RLock()
+        self._loader: Loader[Model] = Loader(self._on_loaded, self._on_not_loaded)
         self._label_info: Publisher
         self._label_info_lock = threading.Lock()
         self._camera: Subscription
@@ -88,10 +108,16 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
     ) -> bool:
         """Publish what the model's outputs say of an image; return whether that was done."""
 
-    def use_model(self, model: Model, label_info_topic: str) -> None:
-        """Take over an opened model, whose classes are told on a latched topic."""
+    @abstractmethod
+    def open_model(self, values: Values) -> Model:
+        """Open the model that the values name, with `opening`; it touches nothing else."""
+
+    def check_spec(self, spec: ModelSpec, values: Values) -> None:
+        """Raise ParameterError unless a model's classes are those that the values name."""
+
+    def use_model(self, model: Model) -> None:
+        """Work with an opened model from the next frame on."""
         self._model = model
-        self.shared.model_nodes.append(self)
         spec = model.spec
         self.get_logger().info(
             f'{spec.name}: {spec.width}×{spec.height}, {len(spec.classes)} classes, engine '
@@ -99,27 +125,36 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         )
         by = f'; made by {spec.attribution}' if spec.attribution else ''
         self.get_logger().info(f'licence of the model {spec.name}: {licence_of(spec)}{by}')
+
+    def acquire_model(self, label_info_topic: str) -> None:
+        """Open the model that the parameters name; its classes are told on a latched topic."""
+        values = self.parameters
+        self.use_model(self.open_model(values))
+        self._in_use, self._refusal = values.model, ''
+        self.shared.model_nodes.append(self)
         self._label_info = self.create_result_publisher(LabelInfo, label_info_topic, LATCHED_QOS)
 
     @contextmanager
-    def opening(self) -> Iterator[tuple[Engine, ModelSpec]]:
-        """Open the model that the parameters name, or share it with another node."""
-        values = self.parameters
+    def opening(self, values: Values) -> Iterator[tuple[Engine, ModelSpec]]:
+        """Open the model that the values name, or share it with another node."""
         with self.shared.models.opening(
-            values.model, values.engine, values.threads, values.build_engine, values.precision
+            values.model, values.engine, values.threads, values.build_engine, values.precision,
+            warm_up,
         ) as (engine, spec):
-            # Runtimes allocate, and load their kernels, with the first image; no camera is to
-            # wait for that.
-            if engine not in self.shared.warm:
-                infer_images(engine, spec, [np.zeros((spec.height, spec.width, 3), np.uint8)])
-                self.shared.warm.add(engine)
             yield engine, spec
 
     def release(self) -> None:
-        if self._model:
+        self._loader.cancel()
+        if self in self.shared.model_nodes:
             self.shared.model_nodes.remove(self)
+        if self._model:
             self._model.close()
             self._model = None
+
+    def destroy_node(self) -> None:
+        self._loader.cancel()
+        self._loader.join()
+        super().destroy_node()
 
     def announce(self) -> None:
         self.publish_label_info()
@@ -132,6 +167,10 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             self._label_info.publish(
                 label_info_to_msg(self.model.spec.classes, header, threshold)
             )
+
+    def rename(self) -> None:
+        """Publish the names of a model that has taken the place of another."""
+        self.publish_label_info()
 
     def subscribe(self) -> None:
         self._publisher_since_s = time.monotonic()
@@ -179,7 +218,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             )
             prepared = self.prepare(image)
             if prepared is not None:
-                return Entry(self, frame, image, prepared)
+                return Entry(self, frame, image, prepared, self.model)
             self.count(frame, 'passed_over', HELD)
         return None
 
@@ -187,14 +226,98 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         with self.rejecting(entry.frame):
             if isinstance(outputs, Exception):
                 raise outputs
+            if entry.model is not self._model:
+                raise ModelError('the model was changed while it had this frame')
             done = self.publish_result(entry.image, outputs, entry.frame.msg.header)
             self.count(entry.frame, 'published' if done else 'passed_over', '' if done else HELD)
 
+    # A model may be refused before rclpy has stored the value that names it.
+
+    def set_parameters(self, parameter_list: list[Parameter]) -> list[SetParametersResult]:
+        with self._setting:
+            results: list[SetParametersResult] = super().set_parameters(parameter_list)
+        return results
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        with self._setting:
+            return super().set_parameters_atomically(parameter_list)
+
     def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        other = next((each.value for each in changes if each.name == 'model'), None)
+        if other is not None and self._values is not None:
+            try:
+                self._check_model(other, self._values)
+            except Exception as exc:  # a path may be one that no file can have
+                return SetParametersResult(successful=False, reason=str(exc))
         result = super()._on_set_parameters(changes)
-        if self.active and result.successful:
+        if not result.successful or self._values is None:
+            return result
+        if other is not None:
+            self._change_model(other)
+        if self.state_label == 'active':
             self.publish_label_info()
         return result
+
+    # Another model
+
+    def _check_model(self, name: str, values: Values) -> None:
+        """Raise PerceptionError where it is plain that the model cannot take the place of this."""
+        if name == self._in_use:
+            return
+        if loading := self._loader.loading:
+            raise ModelError(
+                f'{loading} is being opened; set model again when that has ended, or to '
+                f'{self._in_use} to call it off'
+            )
+        path = find_model(name)
+        if spec := read_spec(path):
+            require_task(path.name, spec, self.task)
+            self.check_spec(spec, values)
+
+    def _change_model(self, name: str) -> None:
+        self._loader.cancel()
+        if name == self._in_use:
+            return
+        # A plan takes minutes to build, which is no matter of a working robot.
+        values = replace(self.parameters, build_engine=False)
+        engine = self.model.engine.name
+
+        def open_other() -> Model:
+            model = self.open_model(values)
+            if (found := model.engine.name) != engine:
+                model.close()
+                raise EngineError(
+                    f'{name} would run in {found}, and not in {engine} as the model in use; where '
+                    f'its plan is missing, build it (mnv2 build), or clean up and configure'
+                )
+            return model
+
+        self.get_logger().info(f'opening {name}; {self._in_use} works on until it is ready')
+        self._loader.start(name, open_other)
+
+    def _on_loaded(self) -> None:
+        if worker := self._worker:
+            worker.post(self._take_over)
+
+    def _take_over(self) -> None:
+        """Put the model that is ready in the place of the other; in a turn, between two frames."""
+        taken = self._loader.take()
+        if taken is None:
+            return
+        former = self.model
+        self._in_use, model = taken
+        self.use_model(model)
+        self.rename()
+        former.close()
+
+    def _on_not_loaded(self, name: str, exc: Exception) -> None:
+        kind = '' if isinstance(exc, PerceptionError) else f'unexpected {type(exc).__name__}: '
+        self._refusal = f'model {name} is not taken, {self._in_use} works on: {kind}{exc}'
+        self._refused_s = time.monotonic()
+        self.get_logger().error(self._refusal)
+        with self._setting:
+            if self._values and self._values.model == name:
+                self.set_parameters([Parameter('model', value=self._in_use)])
 
     def describe(self) -> dict[str, object]:
         model = self._model
@@ -202,10 +325,17 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             return {}
         return {
             'model': model.spec.name,
+            'model_file': model.engine.model,
+            'opening': self._loader.loading,
+            'last_refusal': self._refusal,
             'engine': model.engine.name,
             'precision': model.engine.precision,
             'licence': licence_of(model.spec),
         }
+
+    def warning(self) -> str:
+        told = time.monotonic() - self._refused_s < TOLD_S
+        return self._refusal if told and self._refusal else self._loader.warning
 
     def explain_silence(self) -> str:
         topic = self._camera.topic_name

@@ -29,11 +29,12 @@ class ClassificationNode(CameraNode[ClassificationParameters, Classifier]):
     the first are left out: the message holds the first with its score in this very frame, and
     what scores below it. So scores always fall. The message is empty until a class has won often
     enough, and in frames where the first is less probable than `min_confidence`; after
-    `debounce_frames` frames in a row without any class, it is as at the beginning. Activation
-    begins anew.
+    `debounce_frames` frames in a row without any class, it is as at the beginning. Activation,
+    switching on and another model begin anew.
     """
 
     Parameters = ClassificationParameters
+    task = Classifier.task
     threshold = 'min_confidence'
 
     def __init__(self, **kwargs: Any) -> None:
@@ -41,17 +42,23 @@ class ClassificationNode(CameraNode[ClassificationParameters, Classifier]):
         self._debounce = Debounce()
         super().__init__('classification_node', **kwargs)
 
-    def acquire(self) -> None:
-        values = self.parameters
+    def open_model(self, values: ClassificationParameters) -> Classifier:
         check_region(values.region)
-        with self.opening() as (engine, spec):
-            classifier = Classifier(engine, spec, len(spec.classes))  # cut only after debouncing
-        self.use_model(classifier, 'classification/label_info')
-        self._classification = self.create_result_publisher(Classification, 'classification')
+        with self.opening(values) as (engine, spec):
+            return Classifier(engine, spec, len(spec.classes))  # cut only after debouncing
 
-    def announce(self) -> None:
+    def use_model(self, model: Classifier) -> None:
+        super().use_model(model)
         self._debounce = Debounce()
-        super().announce()
+
+    def acquire(self) -> None:
+        self.acquire_model('classification/label_info')
+        publisher = self.create_result_publisher
+        self._classification = publisher(Classification, 'classification')
+
+    def subscribe(self) -> None:
+        self._debounce = Debounce()
+        super().subscribe()
 
     def prepare(self, image: NDArray[uint8]) -> NDArray[uint8] | None:
         values = self.parameters

@@ -1,39 +1,32 @@
 """CostmapInputs: what costmap_node has heard, and places masks with."""
 
 from collections.abc import Callable
+import time
 
 import numpy as np
 from numpy.typing import NDArray
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image
 from vision_msgs.msg import LabelInfo
 
 from mnv2_perception.model_spec import UNLABELLED
-from mnv2_perception.nodes.calibrations import Calibrations
-from mnv2_perception.nodes.messages import (
-    depth_from_msg,
-    pinhole_to_msg,
-    points_from_msg,
-    stamp_to_ns,
-)
+from mnv2_perception.nodes.measurements import Measurements, RAISE
+from mnv2_perception.nodes.messages import pinhole_to_msg, stamp_to_ns
 from mnv2_perception.nodes.parameters import CLASS_LISTS, CostmapParameters
-from mnv2_perception.nodes.poses import Poses
-from mnv2_perception.nodes.sync import StampedQueue, StampWatch
-from mnv2_perception.nodes.waiting import Lack
+from mnv2_perception.nodes.placing_parameters import PlacingParameters
+from mnv2_perception.nodes.sync import StampedQueue
 from mnv2_perception.nodes.worker import Frame
 from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.ground_view import GroundView
-from mnv2_perception.vision.marks import points_of_depth, require_one_image
 from mnv2_perception.vision.pose import Pose
-from mnv2_perception.vision.roles import misspelt_classes, roles_of
+from mnv2_perception.vision.roles import misspelt_classes, roles_of, topics_of_classes
 
-RAISE = 'raise sync_tolerance_s, sync_queue or sync_wait_s'
 NO_CONFIDENCE = f"segmentation/confidence of a mask's stamp; {RAISE}"
 
 LONGEST_NAME = 1000  # of a class
 
 
-class CostmapInputs:
-    """The last names, and the latest calibrations, confidences, depth images or clouds.
+class CostmapInputs(Measurements):
+    """What places masks, the last names of their classes, and the latest confidences.
 
     Args:
         sync_queue: how many confidences, depth images or clouds are kept.
@@ -42,39 +35,22 @@ class CostmapInputs:
 
     Attributes:
         label_info: names of the mask's classes.
-        camera_info: calibrations of the mask's camera.
-        depth_info: calibrations of the depth camera.
+        renamed_s: when the classes last became others; masks of before had the former.
         confidences: of masks.
-        measured: depth images or clouds.
     """
 
     def __init__(
         self, sync_queue: int, rectified: bool = False,
         tell: Callable[[str], object] = lambda text: None,
     ) -> None:
+        super().__init__(sync_queue, rectified, tell)
         self.label_info: LabelInfo | None = None
-        self.camera_info = Calibrations('camera_info', rectified, tell)
-        self.depth_info = Calibrations('depth/camera_info', rectified, tell)
+        self.renamed_s = 0.0
         self.confidences: StampedQueue[Image] = StampedQueue(sync_queue)
-        self.measured: StampedQueue[Image | PointCloud2] = StampedQueue(sync_queue)
 
     def forget(self, after_ns: int) -> None:
-        """Forget what is of a later time than that to which time has jumped back."""
-        for kept in (self.confidences, self.measured, self.camera_info, self.depth_info):
-            kept.forget(after_ns)
-
-    def measured_of(
-        self, frame: Frame, values: CostmapParameters, stamps: StampWatch
-    ) -> Image | PointCloud2 | None:
-        """Return the depth image or cloud of a mask, None if there is none.
-
-        Where stamps stand still or are zero they cannot decide: what came more than
-        `sync_tolerance_s` before the mask may be of any frame, and is not taken.
-        """
-        stamp_ns = stamp_to_ns(frame.msg.header.stamp)
-        tolerance_s = values.sync_tolerance_s
-        max_age_s = tolerance_s if stamps.undecided(stamp_ns) else None
-        return self.measured.find(stamp_ns, tolerance_s, frame.received_s, max_age_s)
+        super().forget(after_ns)
+        self.confidences.forget(after_ns)
 
     def confidence_of(self, frame: Frame) -> Image | None:
         """Return the confidence of a mask, None if there is none."""
@@ -84,33 +60,6 @@ class CostmapInputs:
     def awaits_confidence(self, frame: Frame) -> bool:
         """Tell whether the confidence of a mask may still come; there may be none at all."""
         return not self.confidences.is_empty() and not self.confidence_of(frame)
-
-    def lack(
-        self, frame: Frame, values: CostmapParameters, stamps: StampWatch, poses: Poses
-    ) -> Lack | None:
-        """Return what of its own time a mask has to wait for before it can be placed."""
-        if self.missing(values):
-            return None  # of no time: it may never come
-        places = frame.msg
-        if values.source != 'ground':
-            measured = self.measured_of(frame, values, stamps)
-            if measured is None:
-                what = {'depth': 'depth/image', 'points': 'points'}[values.source]
-                return Lack(
-                    f"{what} within {values.sync_tolerance_s} s of a mask's stamp; "
-                    f'{stamps.warning or RAISE}',
-                    values.sync_wait_s,
-                )
-            places = measured
-        if what := poses.lack(frame.msg.header, places.header.frame_id):
-            return Lack(what, poses.wait_s)
-        for infos, image in ((self.camera_info, frame.msg), (self.depth_info, places)):
-            if infos.awaits(stamp_to_ns(image.header.stamp), frame.received_s):
-                what = f"{infos.name} of an image's own stamp, such as came with those before"
-                return Lack(
-                    f'{what}; meanwhile the last one counts; raise sync_wait_s', values.sync_wait_s
-                )
-        return None
 
     def take_label_info(self, msg: LabelInfo) -> bool:
         """Take the names of the ids that a mask can hold; return whether they are new.
@@ -123,16 +72,22 @@ class CostmapInputs:
             if item.class_id < UNLABELLED and len(item.class_name) <= LONGEST_NAME
         }.values())
         known = self.label_info
+        if known and known.class_map != held:
+            self.renamed_s = time.monotonic()  # first: who sees the new names knows since when
         self.label_info = LabelInfo(header=msg.header, class_map=held, threshold=msg.threshold)
         return known is None or bool(known.class_map != held)
 
+    @property
+    def id_of(self) -> dict[str, int]:
+        """The id of each class by its name; empty before the names are known."""
+        known = self.label_info.class_map if self.label_info else ()
+        return {item.class_name: item.class_id for item in known}
+
     def roles(self, values: CostmapParameters) -> NDArray[np.uint8]:
         """Return the role of each class id, see `roles_of`, which also may refuse the names."""
-        assert self.label_info
         return roles_of(
-            {item.class_name: item.class_id for item in self.label_info.class_map},
-            values.traversable_classes, values.forbidden_classes, values.obstacle_classes,
-            values.ignored_classes,
+            self.id_of, values.traversable_classes, values.forbidden_classes,
+            values.obstacle_classes, values.ignored_classes,
         )
 
     def semantic_size(
@@ -142,24 +97,30 @@ class CostmapInputs:
         height = min(values.semantic_height, len(ids))
         return height, max(1, round(height * ids.shape[1] / len(ids)))
 
-    def missing(self, values: CostmapParameters) -> list[str]:
-        """Return the topics that have not been heard, and without which no mask is placed."""
-        needed = {
-            'segmentation/label_info': self.label_info,
-            'camera_info': (
-                self.camera_info or values.horizontal_fov_rad or values.source == 'points'
-            ),
-            'depth/camera_info': self.depth_info or values.source != 'depth',
-        }
-        return [name for name, there in needed.items() if not there]
+    def missing(self, values: PlacingParameters) -> list[str]:
+        needed = [] if self.label_info else ['segmentation/label_info']
+        assert isinstance(values, CostmapParameters)
+        calibrated = values.horizontal_fov_rad or values.source == 'points'
+        return needed + [
+            name for name in super().missing(values) if name != 'camera_info' or not calibrated
+        ]
 
     def misspelt_classes(self, values: CostmapParameters) -> str:
         """Return which names of classes look misspelt: what they stand for is not marked."""
-        names = [item.class_name for item in self.label_info.class_map] if self.label_info else []
         lists = {name: getattr(values, name) for name in CLASS_LISTS}
+        found = misspelt_classes([*self.id_of], lists)
+        found |= misspelt_classes([*self.id_of], {'cloud_classes': values.cloud_classes})
         return '; '.join(
             f'the masks have no class {name!r}, did you mean {close!r}?'
-            for name, close in misspelt_classes(names, lists).items()
+            for name, close in found.items()
+        )
+
+    def absent_classes(self, values: CostmapParameters) -> str:
+        """Return which of cloud_classes the masks cannot show, empty before that is known."""
+        topics = topics_of_classes(values.cloud_classes)
+        return '; '.join(
+            f'the masks have no class {name!r} of cloud_classes: obstacles/{topic} is silent'
+            for name, topic in topics.items() if self.label_info and name not in self.id_of
         )
 
     def calibration(self, values: CostmapParameters) -> str:
@@ -168,12 +129,11 @@ class CostmapInputs:
             return 'horizontal_fov_rad'
         return 'camera_info' if self.camera_info else ''
 
-    def refused(self, values: CostmapParameters) -> str:
-        """Return what is wrong with a camera_info that came last, empty if nothing is."""
-        found = [self.camera_info.refusal, self.depth_info.refusal]
+    def refused(self, values: PlacingParameters) -> str:
+        assert isinstance(values, CostmapParameters)
         if self.calibration(values) == 'horizontal_fov_rad':
-            found[0] = ''  # it is given for a camera without calibration
-        return '; '.join(filter(None, found))
+            return self.depth_info.refusal  # it is given for a camera without calibration
+        return super().refused(values)
 
     def camera_of(
         self, frame: Frame, values: CostmapParameters
@@ -192,40 +152,6 @@ class CostmapInputs:
             return None, None
         found[0].require_size(mask.height, mask.width)
         return found
-
-    def points_of(
-        self, measured: Image | PointCloud2, camera: Camera | None, size: tuple[int, int],
-        frame: Frame, poses: Poses,
-    ) -> NDArray[np.float32]:
-        """Return (H, W, 3) points in the base frame, whose pixels are the mask's, resized.
-
-        Args:
-            measured: a depth image or a cloud.
-            camera: the mask's; a depth image needs it.
-            size: height and width that depth of another camera is registered to at most.
-            frame: the mask.
-            poses: of the cameras.
-
-        Raises:
-            ImageError: the message contradicts itself or the mask.
-            CalibrationError: a pose is unknown, or depth and its camera_info differ in size.
-        """
-        header, frame_id = frame.msg.header, measured.header.frame_id
-        if isinstance(measured, PointCloud2):
-            shape = frame.msg.height, frame.msg.width
-            require_one_image((measured.height, measured.width), shape)
-            placed: NDArray[np.float32] = poses.base_from_camera(frame_id, header).apply(
-                points_from_msg(measured)
-            )
-            return placed
-        found = self.depth_info.of(stamp_to_ns(measured.header.stamp), frame.received_s)
-        assert camera and found
-        elsewhere = frame_id != header.frame_id
-        return points_of_depth(
-            depth_from_msg(measured), found[0], camera, size,
-            poses.base_from_camera(header.frame_id, header),
-            poses.base_from_camera(frame_id, header) if elsewhere else None,
-        )
 
 
 class Views:

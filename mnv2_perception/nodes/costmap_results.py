@@ -1,6 +1,6 @@
 """CostmapResults: what costmap_node publishes, for Nav2's stock layers and its semantic one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from nav_msgs.msg import OccupancyGrid
 import numpy as np
@@ -28,25 +28,40 @@ class CostmapResults:
 
     Args:
         publisher: creates one, of a message type, a topic and perhaps a QoS.
+        topic_of_class: of each class that has a cloud of its own, below `obstacles`.
     """
 
-    def __init__(self, publisher: Callable[..., Publisher]) -> None:
+    def __init__(
+        self, publisher: Callable[..., Publisher], topic_of_class: Mapping[str, str]
+    ) -> None:
         self.label_info = publisher(LabelInfo, 'semantic/label_info', LATCHED_QOS)
         self.mask = publisher(Image, 'semantic/mask')
         self._confidence = publisher(Image, 'semantic/confidence')
         self._points = publisher(PointCloud2, 'semantic/points')
         self._camera_info = publisher(CameraInfo, 'semantic/camera_info')
         self._obstacles = publisher(PointCloud2, 'obstacles')
+        self._of_classes = {
+            name: publisher(PointCloud2, f'obstacles/{topic}')
+            for name, topic in topic_of_class.items()
+        }
         self._ground = publisher(PointCloud2, 'ground')
         self._scan = publisher(LaserScan, 'scan')
         self._grid = publisher(OccupancyGrid, 'grid', LATCHED_QOS)
 
-    def publish(self, marks: Marks, in_base: Header, in_grid: Header) -> None:
-        """Publish what a mask marks and clears; empty clouds too, for a layer keeps the last."""
+    def publish(
+        self, marks: Marks, id_of: Mapping[str, int], in_base: Header, in_grid: Header
+    ) -> None:
+        """Publish what a mask marks and clears; empty clouds too, for a layer keeps the last.
+
+        Of a class that the mask cannot show, by its names' ids, nothing says that it is absent.
+        """
         self._ground.publish(cloud_to_msg(marks.ground, in_base))
         self._obstacles.publish(cloud_to_msg(marks.obstacles, in_base))
         self._scan.publish(scan_to_msg(marks.scan, in_base))
         self._grid.publish(grid_to_msg(marks.grid, in_grid))
+        for name, publisher in self._of_classes.items():
+            if name in id_of and publisher.get_subscription_count():
+                publisher.publish(cloud_to_msg(marks.obstacles_of(id_of[name]), in_base))
 
     def publish_semantic(
         self,

@@ -25,6 +25,7 @@ class DetectionNode(CameraNode[DetectionParameters, Detector]):
     """
 
     Parameters = DetectionParameters
+    task = Detector.task
     threshold = 'min_score'
 
     def __init__(self, **kwargs: Any) -> None:
@@ -32,13 +33,15 @@ class DetectionNode(CameraNode[DetectionParameters, Detector]):
         self._overlay: Publisher
         super().__init__('detection_node', **kwargs)
 
+    def open_model(self, values: DetectionParameters) -> Detector:
+        with self.opening(values) as (engine, spec):
+            return Detector(engine, spec, values.min_score, values.nms_iou, values.rotate)
+
     def acquire(self) -> None:
-        values = self.parameters
-        with self.opening() as (engine, spec):
-            detector = Detector(engine, spec, values.min_score, values.nms_iou, values.rotate)
-        self.use_model(detector, 'detections/label_info')
-        self._detections = self.create_result_publisher(Detection2DArray, 'detections')
-        self._overlay = self.create_result_publisher(Image, 'detections/overlay')
+        self.acquire_model('detections/label_info')
+        publisher = self.create_result_publisher
+        self._detections = publisher(Detection2DArray, 'detections')
+        self._overlay = publisher(Image, 'detections/overlay')
 
     def publish_result(
         self, image: NDArray[uint8], outputs: Outputs, header: Header

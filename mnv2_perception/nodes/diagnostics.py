@@ -43,6 +43,7 @@ class Health:
         builds: whether opening may take minutes.
         max_rate_hz: frames a second that it processes at most; 0 where it takes all.
         silence: why no frame may come, and what to do.
+        off: whether `~/enable` has switched it off.
     """
 
     state: str
@@ -60,6 +61,7 @@ class Health:
     builds: bool = False
     max_rate_hz: float = 0.0
     silence: str = ''
+    off: bool = False
 
     @property
     def silent(self) -> bool:
@@ -87,7 +89,8 @@ def judge(health: Health, new: Mapping[str, int], over_s: float) -> tuple[bytes,
     if health.failure:
         return DiagnosticStatus.ERROR, health.failure
     if not health.active:
-        return DiagnosticStatus.OK, f'{health.state}, not working'
+        off = 'switched off by ~/enable' if health.off else 'not working'
+        return DiagnosticStatus.OK, off if health.state == 'active' else f'{health.state}, {off}'
     if health.fault:
         return DiagnosticStatus.ERROR, health.fault
     if health.silent:

@@ -1,6 +1,6 @@
 """Greeting: a mask's names reach each of its subscribers before the first mask does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import threading
 import time
 
@@ -25,16 +25,17 @@ class Greeting:
 
     Args:
         node: whose topics they are.
-        mask: whose subscribers are greeted.
+        masks: whose subscribers are greeted.
         names: the publisher of label_info.
         publish_names: sends label_info.
     """
 
     def __init__(
-        self, node: Node, mask: Publisher, names: Publisher, publish_names: Callable[[], None]
+        self, node: Node, masks: Sequence[Publisher], names: Publisher,
+        publish_names: Callable[[], None],
     ) -> None:
         self._node = node
-        self._mask = mask
+        self._masks = masks
         self._names = names
         self._publish_names = publish_names
         self._lock = threading.Lock()
@@ -47,6 +48,12 @@ class Greeting:
         with self._lock:
             self._known = self._subscribers()
             self._send()
+
+    def rename(self) -> None:
+        """Send other names for the masks that follow; the first waits for them, and briefly."""
+        with self._lock:
+            self._publish_names()
+            self._unheard = True
 
     def greet(self) -> None:
         """Announce again if a subscriber has appeared.
@@ -67,13 +74,16 @@ class Greeting:
         with self._lock:
             unheard, self._unheard = self._unheard, False
         if unheard:
-            self._names.wait_until_heard(self._mask.count_elsewhere(), WAIT_S)
+            listeners = sum(mask.count_elsewhere() for mask in self._masks)
+            self._names.wait_until_heard(listeners, WAIT_S)
         return False
 
     def _subscribers(self) -> set[tuple[int, ...]]:
         """Who listens; their number alone would hide one that comes as another goes."""
-        found = self._node.get_subscriptions_info_by_topic(self._mask.topic_name)
-        return {tuple(info.endpoint_gid) for info in found}
+        return {
+            tuple(info.endpoint_gid) for mask in self._masks
+            for info in self._node.get_subscriptions_info_by_topic(mask.topic_name)
+        }
 
     def _send(self) -> None:
         self._publish_names()

@@ -3,7 +3,6 @@
 Guarded lifecycle transitions, one worker thread on the newest frame, QoS by name, diagnostics.
 """
 
-from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from mnv2_perception.errors import PerceptionError
 from mnv2_perception.nodes import declare
 from mnv2_perception.nodes.diagnostics import Diagnostics, Health
+from mnv2_perception.nodes.hooks import Hooks
 from mnv2_perception.nodes.messages import stamp_to_ns
 from mnv2_perception.nodes.overrides import check_overrides
 from mnv2_perception.nodes.parameters import LifecycleParameters
@@ -32,9 +32,10 @@ from mnv2_perception.nodes.process import tell
 from mnv2_perception.nodes.qos import CAMERA_QOS, RESULT_QOS
 from mnv2_perception.nodes.rclpy_private import TolerantLifecycleNode
 from mnv2_perception.nodes.shared import Shared
+from mnv2_perception.nodes.switch import Switch
 from mnv2_perception.nodes.sync import StampWatch
 from mnv2_perception.nodes.topics import Publisher, Subscription
-from mnv2_perception.nodes.worker import Frame, NewestFrameWorker, Turns
+from mnv2_perception.nodes.worker import Frame, NewestFrameWorker
 
 LOG_PERIOD_S = 10.0
 LATENCY_WINDOW = 256
@@ -44,14 +45,14 @@ IDLE_S = 2.0
 Values = TypeVar('Values', bound=LifecycleParameters)
 
 
-class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
+class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
     """A lifecycle node that turns a camera's frames into results.
 
-    A subclass gives its parameter class and implements `acquire`, `release`, `announce`,
-    `subscribe`, `work` and `describe`. `acquire`, `work` and `release` run in the worker's
-    thread, the rest in the executor's. `active` tells whether frames are being processed. Its
-    publishers live while it is configured, its subscriptions while it is active: an inactive
-    node costs the camera and the network nothing.
+    A subclass gives its parameter class and implements the `Hooks`. `acquire`, `work` and
+    `release` run in the worker's thread, the rest in the executor's. `active` tells whether
+    frames are being processed. Its publishers live while it is configured, its subscriptions
+    while it is active and not switched off by `~/enable`: else it costs the camera and the
+    network nothing.
 
     Counted in `counts`: received (frames that reached the callback), published, passed_over
     (a newer one came first, max_rate_hz, held back, or the node was not active), rejected
@@ -91,6 +92,7 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
         declare.declare(self, self.Parameters)
         check_overrides(self, self.Parameters, self._is_alone)
         self.add_on_set_parameters_callback(self._on_set_parameters)
+        self._switch = Switch(self, self._begin_working, self._stop_working)
         self._diagnostics = Diagnostics(self)
         self.shared.heartbeat.add(self.publish_diagnostics)
         self._autostart_timer: Timer | None = None
@@ -103,49 +105,6 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
         """The values of the configured node."""
         assert self._values is not None, 'the node is not configured'
         return self._values
-
-    @abstractmethod
-    def acquire(self) -> None:
-        """Open what the node needs and create its publishers."""
-
-    @abstractmethod
-    def release(self) -> None:
-        """Give back, in reverse, what `acquire` opened; it may have failed half-way."""
-
-    @abstractmethod
-    def announce(self) -> None:
-        """Publish what consumers must know before the first result."""
-
-    @abstractmethod
-    def subscribe(self) -> None:
-        """Create the subscriptions."""
-
-    @abstractmethod
-    def work(self, frame: Frame) -> None:
-        """Turn a frame into results and publish them, `rejecting` it where that fails.
-
-        Each frame is to be counted once.
-        """
-
-    @abstractmethod
-    def describe(self) -> dict[str, object]:
-        """Return facts for the diagnostics."""
-
-    def warning(self) -> str:
-        """Return what the diagnostics warn of although the node works, empty if nothing."""
-        return ''
-
-    def fault(self) -> str:
-        """Return what makes the results wrong although there are some, empty if nothing does."""
-        return ''
-
-    def waiting(self) -> str:
-        """Return what the node lacks to make results, and the cure, empty if it has all."""
-        return ''
-
-    def turns(self) -> Turns | None:
-        """Return the turns that the workers of this process take, None if this one takes none."""
-        return None
 
     def take_waiting(self) -> Frame | None:
         """Take the frame that waits, to process it together with another node's."""
@@ -267,17 +226,15 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
         result = super().on_activate(state)  # enables the publishers: what comes before is lost
         try:
             self.announce()
-            self.subscribe()
+            if self._switch.on:
+                self._begin_working()
         except Exception as exc:
             self._log_failure('activate', exc)
             self._stop_working()
             super().on_deactivate(state)
             return TransitionCallbackReturn.FAILURE
         self._failure = ''
-        with self._lock:
-            self.active = True
-            self._last_received_s = time.monotonic()  # silence is counted from here
-        self.get_logger().info('active')
+        self.get_logger().info('active' if self._switch.on else 'active, and switched off')
         tell('active', node=self.get_fully_qualified_name())
         return result
 
@@ -310,6 +267,14 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
     def abandoned(self) -> bool:
         """Whether the engine hung when it was to be released; the process is to be ended."""
         return self._abandoned
+
+    def _begin_working(self) -> None:
+        """Begin receiving."""
+        self.subscribe()
+        self._failure = ''
+        with self._lock:
+            self.active = True
+            self._last_received_s = time.monotonic()  # silence is counted from here
 
     def _stop_working(self) -> bool:
         """End receiving; return whether the work under way has ended too."""
@@ -364,8 +329,8 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
             )
 
     def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
-        self._values, result = declare.change(self._values, changes, self.Parameters)
         with self._lock:
+            self._values, result = declare.change(self._values, changes, self.Parameters)
             self._next_due_s = 0.0  # of the old max_rate_hz
         return result
 
@@ -386,13 +351,9 @@ class PerceptionNode(TolerantLifecycleNode, Generic[Values]):
                 dict(self.counts), list(self.latencies_ms), fault, waiting, self._rejection,
                 self._passing, worker.busy_s if worker and self.turns() else 0.0,
                 bool(getattr(values, 'build_engine', False)),
-                values.max_rate_hz if values else 0.0,
+                values.max_rate_hz if values else 0.0, off=not self._switch.on,
             )
         if health.silent and (why := self.explain_silence()):
             health = replace(health, silence=why)
             self.get_logger().warning(why, throttle_duration_sec=5 * LOG_PERIOD_S)
         self._diagnostics.publish(health, facts)
-
-    def explain_silence(self) -> str:
-        """Return why no frame may be arriving, and what to do; empty while it is too early."""
-        return 'no image arrives'

@@ -15,7 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from nav_msgs.msg import OccupancyGrid
 import numpy as np
 from numpy.typing import NDArray
-from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2, PointField
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, LaserScan, PointCloud2, PointField
 from std_msgs.msg import Header
 from vision_msgs.msg import (
     Classification,
@@ -39,7 +39,7 @@ from mnv2_perception.vision.encodings import (
     labels_from_msg,
     row_bytes,
 )
-from mnv2_perception.vision.image_files import MAX_PIXELS
+from mnv2_perception.vision.image_files import mask_to_png, MAX_PIXELS
 
 __all__ = [
     'IMAGE_CONVERTER',
@@ -56,6 +56,7 @@ __all__ = [
     'labels_from_compressed_msg',
     'labels_from_msg',
     'mask_to_msg',
+    'mask_to_png_msg',
     'pinhole_to_msg',
     'points_from_msg',
     'rgb_to_msg',
@@ -126,6 +127,18 @@ def mask_to_msg(ids: NDArray[np.uint8], header: Header) -> Image:
         ImageError: `ids` is not (height, width) uint8, or empty.
     """
     return _image_msg(ids, 'mono8', (), header)
+
+
+def mask_to_png_msg(ids: NDArray[np.uint8], header: Header) -> CompressedImage:
+    """Put class ids, (height, width) uint8, into a PNG as compressed_image_transport does mono8.
+
+    Raises:
+        ImageError: `ids` is not (height, width) uint8, or empty.
+    """
+    data = array('B')
+    data.frombytes(mask_to_png(ids))
+    # The plugin names no colours behind it, only a blank.
+    return CompressedImage(header=header, format='mono8; png compressed ', data=data)
 
 
 def rgb_to_msg(image: NDArray[np.uint8], header: Header) -> Image:

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 
 from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes.declare import describe_range, parameter, ros_default
+from mnv2_perception.nodes.placing_parameters import Detection3DParameters, PlacingParameters
 from mnv2_perception.tasks import models
+from mnv2_perception.vision.roles import require_marked, topics_of_classes
 
 
 class LifecycleParameters(Protocol):
@@ -53,7 +55,7 @@ MODEL = 'Name of a shipped model, or path of an ONNX file.'
 class CameraParameters:
     """What the nodes that run a model on a camera's images share."""
 
-    model: str = parameter('', MODEL)
+    model: str = parameter('', MODEL, live=True)
     engine: str = parameter(
         'auto', 'Runtime of the model; fake is for tests.',
         choices=('auto', *models.ENGINES),
@@ -90,7 +92,7 @@ class CameraParameters:
 class SegmentationParameters(CameraParameters):
     """Parameters of segmentation_node."""
 
-    model: str = parameter(models.SEGMENTATION_MODEL, MODEL)
+    model: str = parameter(models.SEGMENTATION_MODEL, MODEL, live=True)
     min_confidence: float = parameter(
         0.0, 'Pixels whose confidence is below get id 255 (no class).', 0.0, 1.0, live=True
     )
@@ -116,7 +118,7 @@ class SegmentationParameters(CameraParameters):
 class ClassificationParameters(CameraParameters):
     """Parameters of classification_node."""
 
-    model: str = parameter(models.CLASSIFICATION_MODEL, MODEL)
+    model: str = parameter(models.CLASSIFICATION_MODEL, MODEL, live=True)
     region: tuple[float, ...] = parameter(
         (0.0, 0.0, 1.0, 1.0),
         'Part of the image that is classified: x1, y1, x2, y2 of its width and height.', 0.0, 1.0,
@@ -144,7 +146,7 @@ class ClassificationParameters(CameraParameters):
 class DetectionParameters(CameraParameters):
     """Parameters of detection_node."""
 
-    model: str = parameter(models.DETECTION_MODEL, MODEL)
+    model: str = parameter(models.DETECTION_MODEL, MODEL, live=True)
     min_score: float = parameter(
         0.3, 'Boxes whose score is below are left out.', 0.0, 1.0, live=True
     )
@@ -158,7 +160,7 @@ CLASS_LISTS = 'traversable_classes', 'forbidden_classes', 'obstacle_classes', 'i
 
 
 @dataclass(frozen=True)
-class CostmapParameters:
+class CostmapParameters(PlacingParameters):
     """Parameters of costmap_node."""
 
     source: str = parameter(
@@ -175,24 +177,11 @@ class CostmapParameters:
         (), 'What stands on the ground; marked at its base. All other classes when empty.'
     )
     ignored_classes: tuple[str, ...] = parameter((), 'Neither marked nor free.')
-    base_frame: str = parameter(
-        'base_link', 'Frame with z up and its origin on the ground; of clouds and scan.'
+    cloud_classes: tuple[str, ...] = parameter(
+        (), 'Of what blocks: classes that have a cloud of their own, obstacles/NAME.'
     )
     grid_frame: str = parameter(
         'odom', 'Frame whose axes the grid follows; base_frame where there is no tf2.'
-    )
-    pose_source: str = parameter(
-        'auto', "Where the camera's pose comes from; auto is tf where tf2_ros is installed.",
-        choices=('auto', 'tf', 'parameters'),
-    )
-    camera_x_m: float = parameter(0.0, 'Of the camera in base_frame.', -100.0, 100.0)
-    camera_y_m: float = parameter(0.0, 'Of the camera in base_frame.', -100.0, 100.0)
-    camera_z_m: float = parameter(1.0, 'Of the camera above the ground.', -100.0, 100.0)
-    camera_roll_rad: float = parameter(0.0, "About the camera's view.", -3.1416, 3.1416)
-    camera_pitch_rad: float = parameter(0.0, 'Positive looks down.', -3.1416, 3.1416)
-    camera_yaw_rad: float = parameter(0.0, 'Positive looks left.', -3.1416, 3.1416)
-    rectified: bool = parameter(
-        False, "The image is rectified (image_rect): camera_info's P counts, K and D do not."
     )
     horizontal_fov_rad: float = parameter(
         0.0, 'Field of view of a camera that sends no camera_info: an ideal pinhole; 0 waits for '
@@ -221,22 +210,10 @@ class CostmapParameters:
     scan_angle_min_rad: float = parameter(-1.57, 'Of the scan.', -3.1416, 3.1416)
     scan_angle_max_rad: float = parameter(1.57, 'Of the scan.', -3.1416, 3.1416)
     scan_angle_increment_rad: float = parameter(0.01, 'Of the scan.', 0.0005, 1.0)
-    sync_tolerance_s: float = parameter(
-        0.02, "Largest difference between the mask's stamp and depth's or the cloud's.",
-        0.0, 10.0, live=True,
-    )
-    sync_queue: int = parameter(10, 'Depth images, clouds and confidences kept.', 1, 1000)
-    sync_wait_s: float = parameter(
-        0.05, 'How long a mask waits for them, and its own camera_info; for transforms 0.5 s at '
-        'least.', 0.0, 10.0, live=True,
-    )
-    max_rate_hz: float = parameter(
-        0.0, 'Process at most so many masks a second; 0 takes all it can.', 0.0, 1000.0, live=True
-    )
-    autostart: bool = parameter(True, 'Configure and activate without a lifecycle manager.')
 
     def check(self) -> None:
         """Raise ParameterError if values contradict each other, or hide every obstacle."""
+        super().check()
         require_order(self.min_height_m, 'min_height_m', self.max_height_m, 'max_height_m')
         require_order(
             self.scan_angle_min_rad + self.scan_angle_increment_rad,
@@ -248,14 +225,14 @@ class CostmapParameters:
                 'can drive on'
             )
         require_each_once({name: getattr(self, name) for name in CLASS_LISTS})
-        if self.pose_source != 'tf' and self.camera_z_m <= 0.0:
-            raise ParameterError(
-                f'camera_z_m is {self.camera_z_m}, expected more than 0: the camera is above the '
-                f'ground, on which base_frame has its origin; or set pose_source: tf'
-            )
-        for name in ('base_frame', 'grid_frame'):
-            if not getattr(self, name).strip('/ '):
-                raise ParameterError(f'{name} is empty, expected the name of a frame')
+        require_each_once({'cloud_classes': self.cloud_classes})
+        require_marked(
+            self.cloud_classes, (*self.traversable_classes, *self.ignored_classes),
+            (*self.obstacle_classes, *self.forbidden_classes) if self.obstacle_classes else None,
+        )
+        topics_of_classes(self.cloud_classes)
+        if not self.grid_frame.strip('/ '):
+            raise ParameterError('grid_frame is empty, expected the name of a frame')
         cells = (self.grid_size_m / self.grid_resolution_m) ** 2
         if not 1.0 <= cells <= MAX_CELLS:
             raise ParameterError(
@@ -271,13 +248,14 @@ class CostmapParameters:
             )
 
 
-# What `perception` runs, by short name, in the order of creation: masks before what places them.
+# What `perception` runs, by short name, in the order of creation: results before what places them.
 # The node of a name is class NameNode in name_node.py.
 SHARING_NODES: dict[str, type[LifecycleParameters]] = {
     'segmentation': SegmentationParameters,
     'classification': ClassificationParameters,
     'detection': DetectionParameters,
     'costmap': CostmapParameters,
+    'detection3d': Detection3DParameters,
 }
 CAMERA_NAME = '[A-Za-z][A-Za-z0-9_]*'
 
@@ -381,10 +359,14 @@ bag nodes are fixed once the process runs.
 
 
 def page() -> str:
-    """Return docs/parameters.md; what the camera nodes share is told once."""
-    shared = [item for item in fields(CameraParameters) if item.name != 'model']
-    names = [name for name, cls in NODES.items() if issubclass(cls, CameraParameters)]
-    parts = [f'## Shared by {", ".join(names)}\n\n{table(shared)}']
+    """Return docs/parameters.md; what several nodes share is told once."""
+    shared: list[Field[Any]] = []
+    parts = []
+    for base, special in ((CameraParameters, 'model'), (PlacingParameters, 'source')):
+        common = [item for item in fields(base) if item.name != special]
+        names = [name for name, cls in NODES.items() if issubclass(cls, base)]
+        parts.append(f'## Shared by {", ".join(names)}\n\n{table(common)}')
+        shared += common
     for name, cls in NODES.items():
         own = [item for item in fields(cls) if item not in shared]
         parts.append(f'## {name}: parameters\n\n{table(own)}')

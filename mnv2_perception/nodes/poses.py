@@ -1,11 +1,15 @@
-"""Poses: where the camera and the grid are, from tf2 or from parameters."""
+"""Poses: where the cameras and the grid are, from tf2 or from parameters."""
+
+from typing import Any
 
 from rclpy.node import Node
 from rclpy.time import Time
 from std_msgs.msg import Header
 
 from mnv2_perception.errors import CalibrationError, ParameterError, quoted
-from mnv2_perception.nodes.parameters import CostmapParameters
+from mnv2_perception.nodes.messages import stamp_to_ns
+from mnv2_perception.nodes.placing_parameters import PlacingParameters
+from mnv2_perception.nodes.sync import Present
 from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 
 try:
@@ -13,7 +17,7 @@ try:
 except ImportError:
     tf2_ros = None
 
-WAIT_S = 0.5  # no newer mask is held up meanwhile
+WAIT_S = 0.5  # no newer frame is held up meanwhile
 APART_S = 5.0  # further apart are clocks that differ, or time that has jumped
 IN_PLACE = Pose.from_rpy(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 NO_TF2 = (
@@ -24,11 +28,13 @@ NO_TF2 = (
 
 
 class Poses:
-    """The poses that costmap_node asks for.
+    """The poses that a node which places pixels asks for.
 
     Args:
         node: whose subscriptions listen to tf2.
         values: the node's parameters.
+        present: of the node.
+        grid_frame: of the grid; the base's own where there is none.
 
     Attributes:
         values: the node's parameters; those of now, for some may be set while it is active.
@@ -39,13 +45,17 @@ class Poses:
         ParameterError: tf2 is asked for and not installed.
     """
 
-    def __init__(self, node: Node, values: CostmapParameters) -> None:
+    def __init__(
+        self, node: Node, values: PlacingParameters, present: Present, grid_frame: str = ''
+    ) -> None:
         if values.pose_source == 'tf' and tf2_ros is None:
             raise ParameterError(
                 "pose_source is 'tf', but tf2_ros is not installed; install it, or give the "
                 "camera's pose as parameters (pose_source: parameters)"
             )
         self.values = values
+        self._present = present
+        self._grid_frame = grid_frame or values.base_frame
         self._buffer: tf2_ros.Buffer | None = None
         self._listener: tf2_ros.TransformListener | None = None
         self.source = 'parameters'
@@ -55,7 +65,20 @@ class Poses:
         if values.pose_source != 'parameters' and tf2_ros is not None:
             self.source = 'tf'
             self._buffer = tf2_ros.Buffer()
-            self._listener = tf2_ros.TransformListener(self._buffer, node)
+            self._listener = tf2_ros.TransformListener(self, node)
+
+    def set_transform(self, msg: Any, authority: str) -> None:
+        """Take a transform of the listener's, unless it is still of before time jumped back.
+
+        With one of those the buffer would refuse all that follow.
+        """
+        if self._buffer and self._present.takes(stamp_to_ns(msg.header.stamp)):
+            self._buffer.set_transform(msg, authority)
+
+    def set_transform_static(self, msg: Any, authority: str) -> None:
+        """Take a static transform of the listener's."""
+        if self._buffer:
+            self._buffer.set_transform_static(msg, authority)
 
     def forget(self) -> None:
         """Forget all transforms but the static ones: time has jumped back, or they are of later.
@@ -66,16 +89,16 @@ class Poses:
             self._buffer.clear()
 
     def lack(self, header: Header, frame_id: str) -> str:
-        """Return which transform of a mask, and of what places its pixels, is not there.
+        """Return which transform of an image, and of what places its pixels, is not there.
 
         Args:
-            header: of the mask.
+            header: of the image.
             frame_id: of the camera or the depth camera.
 
         Returns:
             The transform, why it is not there, and the cure; empty if all are there.
         """
-        base, grid = self.values.base_frame, self.values.grid_frame
+        base, grid = self.values.base_frame, self._grid_frame
         pairs = [(grid, base)] if grid != base else []
         pairs += [(base, name) for name in dict.fromkeys([header.frame_id, frame_id])]
         if self._buffer is None:
@@ -92,11 +115,11 @@ class Poses:
             self._listener.unregister()
 
     def base_from_camera(self, frame_id: str, header: Header) -> Pose:
-        """Return the pose of a camera's optical frame at the mask's stamp.
+        """Return the pose of a camera's optical frame at the image's stamp.
 
         Args:
             frame_id: of the camera.
-            header: of the mask.
+            header: of the image.
 
         Raises:
             CalibrationError: nobody knows it.
@@ -106,7 +129,7 @@ class Poses:
             return self._look_up(values.base_frame, frame_id, header)
         if frame_id != header.frame_id:
             raise CalibrationError(
-                f'{quoted(frame_id)} is not the frame of the mask ({quoted(header.frame_id)}), '
+                f'{quoted(frame_id)} is not the frame of the image ({quoted(header.frame_id)}), '
                 f'and without tf2 nobody knows where it is; install tf2_ros and set '
                 f"pose_source: tf, or register depth in the camera's driver"
             )
@@ -120,12 +143,12 @@ class Poses:
         """Return where the base is in the grid's frame; IN_PLACE where that is the base's own.
 
         Raises:
-            CalibrationError: tf2 does not know it at the mask's stamp.
+            CalibrationError: tf2 does not know it at the image's stamp.
         """
         values = self.values
-        if self._buffer is None or values.grid_frame == values.base_frame:
+        if self._buffer is None or self._grid_frame == values.base_frame:
             return IN_PLACE
-        return self._look_up(values.grid_frame, values.base_frame, header)
+        return self._look_up(self._grid_frame, values.base_frame, header)
 
     def _look_up(self, target: str, source: str, header: Header) -> Pose:
         """Look target_from_source up in tf2 at the image's stamp."""
@@ -157,21 +180,21 @@ class Poses:
             if late_s < 0:
                 self.forget()
             return (
-                f"{name} at the mask's stamp: its newest is {abs(late_s):.1f} s "
+                f"{name} at the image's stamp: its newest is {abs(late_s):.1f} s "
                 f'{"older" if late_s > 0 else "newer"}; let camera and odometry use one clock '
                 f'(use_sim_time, time synchronisation)'
             )
         if late_s <= 0:
             return (
-                f"{name} at the mask's stamp: its oldest is newer; masks come too late, or it has "
-                f'just begun'
+                f"{name} at the image's stamp: its oldest is newer; images come too late, or it "
+                f'has just begun'
             )
         return (
-            f"{name} at the mask's stamp: its newest is {late_s:.2f} s older; raise sync_wait_s "
+            f"{name} at the image's stamp: its newest is {late_s:.2f} s older; raise sync_wait_s "
             f'above that ({self.wait_s} s now), or have it published sooner'
         )
 
     @property
     def wait_s(self) -> float:
-        """How long a mask waits for transforms: odometry at 10 Hz is 0.1 s late, filters more."""
+        """How long a frame waits for transforms: odometry at 10 Hz is 0.1 s late, filters more."""
         return max(self.values.sync_wait_s, WAIT_S)

@@ -34,6 +34,8 @@ def answer_failure(request: Any, response: Any, reason: str) -> Any:
         response.results = [*response.results, *[failed] * left]
     elif isinstance(getattr(response, 'result', None), SetParametersResult):
         response.result = failed
+    elif hasattr(response, 'message'):  # std_srvs
+        response.success, response.message = False, reason
     return response
 
 

@@ -6,14 +6,20 @@ from typing import Any
 
 from numpy import uint8
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
 from mnv2_perception.errors import ParameterError
+from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nodes.camera import CameraNode, Outputs
 from mnv2_perception.nodes.greeting import GREET_PERIOD_S, Greeting
-from mnv2_perception.nodes.messages import detections_to_msg, mask_to_msg, rgb_to_msg
+from mnv2_perception.nodes.messages import (
+    detections_to_msg,
+    mask_to_msg,
+    mask_to_png_msg,
+    rgb_to_msg,
+)
 from mnv2_perception.nodes.overrides import did_you_mean
 from mnv2_perception.nodes.parameters import SegmentationParameters
 from mnv2_perception.nodes.process import spin
@@ -30,11 +36,13 @@ class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
     """
 
     Parameters = SegmentationParameters
+    task = Segmenter.task
     threshold = 'min_confidence'
 
     def __init__(self, **kwargs: Any) -> None:
         self.greeting: Greeting
         self._mask: Publisher
+        self._compressed: Publisher
         self._confidence: Publisher
         self._overlay: Publisher
         self._detections: Publisher
@@ -42,31 +50,44 @@ class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
         super().__init__('segmentation_node', **kwargs)
         self.create_steady_timer(GREET_PERIOD_S, self.greet)
 
-    def acquire(self) -> None:
-        values = self.parameters
+    def open_model(self, values: SegmentationParameters) -> Segmenter:
         ignored = read_ignore_mask(Path(values.ignore_mask)) if values.ignore_mask else None
-        with self.opening() as (engine, spec):
-            segmenter = Segmenter(engine, spec, values.min_confidence, values.rotate, ignored)
-        self.use_model(segmenter, 'segmentation/label_info')
-        self._mask = self.create_result_publisher(Image, 'segmentation/mask')
-        self.greeting = Greeting(
-            self, self._mask, self._label_info, self.publish_label_info
-        )
-        self._confidence = self.create_result_publisher(Image, 'segmentation/confidence')
-        self._overlay = self.create_result_publisher(Image, 'segmentation/overlay')
-        names = segmenter.spec.classes
-        unknown = sorted(set(values.detection_classes) - set(names))
+        with self.opening(values) as (engine, spec):
+            self.check_spec(spec, values)
+            return Segmenter(engine, spec, values.min_confidence, values.rotate, ignored)
+
+    def check_spec(self, spec: ModelSpec, values: SegmentationParameters) -> None:
+        unknown = sorted(set(values.detection_classes) - set(spec.classes))
         if unknown:
             raise ParameterError(
-                f'detection_classes: {segmenter.spec.name} has no class {", ".join(unknown)}; '
-                f'{did_you_mean(unknown[0], names)}'
+                f'detection_classes: {spec.name} has no class {", ".join(unknown)}; '
+                f'{did_you_mean(unknown[0], spec.classes)}'
             )
-        self._detected_ids = [names.index(name) for name in values.detection_classes]
-        if self._detected_ids:
-            self._detections = self.create_result_publisher(Detection2DArray, 'detections')
+
+    def use_model(self, model: Segmenter) -> None:
+        super().use_model(model)
+        names = model.spec.classes
+        self._detected_ids = [names.index(name) for name in self.parameters.detection_classes]
+
+    def acquire(self) -> None:
+        self.acquire_model('segmentation/label_info')
+        publisher = self.create_result_publisher
+        self._mask = publisher(Image, 'segmentation/mask')
+        # As image_transport does: the transport's name is appended to the remapped name.
+        self._compressed = publisher(CompressedImage, f'{self._mask.topic_name}/compressed')
+        self.greeting = Greeting(
+            self, [self._mask, self._compressed], self._label_info, self.publish_label_info
+        )
+        self._confidence = publisher(Image, 'segmentation/confidence')
+        self._overlay = publisher(Image, 'segmentation/overlay')
+        if self.parameters.detection_classes:
+            self._detections = publisher(Detection2DArray, 'detections')
 
     def announce(self) -> None:
         self.greeting.announce()
+
+    def rename(self) -> None:
+        self.greeting.rename()
 
     def greet(self) -> None:
         if self.active:
@@ -83,6 +104,8 @@ class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
         # Confidence first: whoever pairs the two has both when the mask arrives.
         self._confidence.publish(mask_to_msg(result.confidence, header), elsewhere=not held)
         self._mask.publish(mask_to_msg(result.class_ids, header), elsewhere=not held)
+        if not held and self._compressed.get_subscription_count():
+            self._compressed.publish(mask_to_png_msg(result.class_ids, header))
         if self._detected_ids:
             found = detections_from_mask(result, self._detected_ids, values.detection_min_area)
             self._detections.publish(

@@ -1,7 +1,6 @@
 """Shared: what the nodes of one process share, be it one node or all of them (`perception`)."""
 
 from typing import Any
-from weakref import WeakSet
 
 from numpy import uint8
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from mnv2_perception.nodes.diagnostics import Heartbeat
 from mnv2_perception.nodes.messages import image_from_compressed_msg, image_from_msg
 from mnv2_perception.nodes.topics import Topics
 from mnv2_perception.nodes.worker import Turns
-from mnv2_perception.tasks.models import Engine, OpenModels
+from mnv2_perception.tasks.models import OpenModels
 
 
 class Shared:
@@ -22,7 +21,6 @@ class Shared:
         turns: in which images go through models, one after the other, so no camera waits for
             more than one image of each other.
         models: those that are open.
-        warm: of these those that have run once.
         heartbeat: of the nodes' diagnostics.
         model_nodes: the camera nodes whose model is open, in the order of opening.
     """
@@ -31,7 +29,6 @@ class Shared:
         self.topics = Topics()
         self.turns = Turns()
         self.models = OpenModels()
-        self.warm: WeakSet[Engine] = WeakSet()
         self.heartbeat = Heartbeat()
         self.model_nodes: list[Any] = []  # CameraNode, which imports this
         self._decoded: dict[str, tuple[Image | CompressedImage, NDArray[uint8]]] = {}

@@ -26,6 +26,7 @@ Stamped = TypeVar('Stamped', bound=HasHeader)
 # So many frames in a row without a new stamp are no accident.
 STANDING_FRAMES = 3
 JUMP_S = 1.0  # as tf2
+SETTLE_S = 2.0  # what was on its way, or in work, has come by then
 
 
 def on_jump_back(clock: Clock, callback: Callable[[int], None]) -> JumpHandle:
@@ -88,13 +89,17 @@ class StampedQueue(Generic[Stamped]):
 class Present:
     """The time since it jumped back last.
 
+    Args:
+        clock: of the node.
+
     Attributes:
         until_ns: what has a later stamp and came before that is of another time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.until_ns = 0
         self._begun_s = 0.0
+        self._clock = clock
 
     def begin(self, now_ns: int) -> None:
         """Take to what time it has jumped back."""
@@ -103,7 +108,16 @@ class Present:
     def has(self, frame: Frame) -> bool:
         """Tell whether a frame is of this time: those of before are not to be placed any more."""
         stamp_ns = stamp_to_ns(frame.msg.header.stamp)
-        return frame.received_s >= self._begun_s or stamp_ns <= self.until_ns
+        if frame.received_s < self._begun_s:
+            return stamp_ns <= self.until_ns
+        return self.takes(stamp_ns)
+
+    def takes(self, stamp_ns: int) -> bool:
+        """Tell whether what comes now is of this time, or of before and was on its way."""
+        if time.monotonic() > self._begun_s + SETTLE_S:
+            return True
+        now_ns = self._clock.now().nanoseconds if self._clock.ros_time_is_active else 0
+        return not 0 < now_ns < stamp_ns - JUMP_S * 1e9  # it is 0 until /clock has come
 
 
 class StampWatch:

@@ -13,6 +13,7 @@ import time
 from typing import Any, Generic, TypeVar
 
 from sensor_msgs.msg import CompressedImage, Image
+from vision_msgs.msg import Detection2DArray
 
 # Longer than any inference takes: what is at work for so long is taken to hang.
 HANG_S = 5.0
@@ -29,7 +30,7 @@ Result = TypeVar('Result')
 class Frame:
     """A message to process, and when it came (time.monotonic)."""
 
-    msg: Image | CompressedImage
+    msg: Image | CompressedImage | Detection2DArray
     received_s: float
 
 
@@ -116,6 +117,14 @@ class NewestFrameWorker(Generic[Item]):
         with self._lock:
             item, self._waiting = self._waiting, None
         return item
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Have a function run in the worker's thread after the work under way, in a turn."""
+        def task() -> None:
+            with self._at_work(PATIENCE_S):
+                function()
+
+        self._tasks.put(task)
 
     def run(
         self, function: Callable[[], Result], timeout_s: float | None = None, turn: bool = False

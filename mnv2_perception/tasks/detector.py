@@ -83,7 +83,9 @@ class Detector(Pipeline[Detections]):
         candidates, scores, class_ids = (array[0] for array in outputs)
         self.require_finite(np.isfinite(candidates).all(axis=1) & np.isfinite(scores))
         height, width = image.shape[:2]
-        boxes = boxes_on_image(candidates, height, width, self.rotate)
+        boxes = boxes_on_image(
+            candidates, height, width, self.rotate, self.placement(image, self.rotate)
+        )
         kept = select_boxes(boxes, scores, class_ids, self.min_score, self.nms_iou)
         return Detections(boxes[kept], scores[kept], class_ids[kept].astype(np.int32))
 

@@ -111,7 +111,8 @@ def _output_facts(
             *facts, ('task', 'classification', ''),
             ('output', TO_FILL_IN, 'logits or probabilities'), background,
             ('classes', TO_FILL_IN, f'{names}; {sides[0]}, less one with a background'),
-            ('fit', TO_FILL_IN, 'crop, as most are trained, or stretch'),
+            ('fit', TO_FILL_IN, 'crop, as most are trained (crop_ratio: 0.875 for 224 of 256), '
+             'letterbox or stretch'),
         ]
     if len(out.shape) not in (3, 4) or (len(out.shape) == 3 and out.dtype.kind == 'f'):
         return [
@@ -120,6 +121,7 @@ def _output_facts(
             ('classes', TO_FILL_IN, names),
         ]
     facts.append(('task', 'segmentation', ''))
+    facts.append(('fit', 'stretch', 'or letterbox, with pad: what is around the image'))
     layout, channels = '', None
     if len(out.shape) == 4:
         layout, channels = _score_sides(out.shape, height, width)

@@ -1,6 +1,6 @@
 """Models: found by path or name, opened, and shared within a process."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 import os
 from pathlib import Path
@@ -82,8 +82,12 @@ class OpenModels:
         threads: int = 0,
         build: bool = False,
         precision: str = 'auto',
+        warm_up: Callable[[Engine, ModelSpec], object] = lambda *_: None,
     ) -> Iterator[tuple[Engine, ModelSpec]]:
-        """Open a model, or share it if it is open in the same way; else see `opening`."""
+        """Open a model, or share it if it is open in the same way; else see `opening`.
+
+        `warm_up` is called with one that was opened, before it is shared.
+        """
         path = find_model(model)
         # A file that was replaced since is another model.
         how = (path, path.stat().st_mtime_ns, engine, threads, precision)
@@ -97,6 +101,8 @@ class OpenModels:
                 found = self._opened.get(how)
             if found is None or not found[0].share():
                 found = _open(path, engine, threads, build, precision)
+                with _closed_on_failure(found[0]):
+                    warm_up(*found)
                 with self._lock:
                     self._opened[how] = found
         with _closed_on_failure(found[0]):

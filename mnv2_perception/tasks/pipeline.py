@@ -13,7 +13,13 @@ from mnv2_perception.errors import ImageError, ModelError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.tasks.contract import check_model, check_output, find_outputs, images_at_once
 from mnv2_perception.tasks.models import opening
-from mnv2_perception.vision.preprocess import check_image, fit_image, normalise
+from mnv2_perception.vision.preprocess import (
+    check_image,
+    fit_image,
+    normalise,
+    place_image,
+    Placement,
+)
 
 ROTATIONS = (0, 90, 180, 270)
 Result = TypeVar('Result')
@@ -37,10 +43,7 @@ class Pipeline(ABC, Generic[Result]):
     task: str
 
     def __init__(self, engine: Engine, spec: ModelSpec) -> None:
-        if spec.task != self.task:
-            raise ModelError(
-                f'{engine.model}: is for {spec.task}; choose a model for {self.task}'
-            )
+        require_task(engine.model, spec, self.task)
         check_model(engine, spec)
         self.engine = engine
         self.spec = spec
@@ -98,6 +101,11 @@ class Pipeline(ABC, Generic[Result]):
     def finish(self, image: NDArray[np.uint8], outputs: Sequence[NDArray[Any]]) -> Result:
         """Make the result for an image of the model's outputs for it, batch axis of 1 included."""
 
+    def placement(self, image: NDArray[np.uint8], rotate: int = 0) -> Placement:
+        """Return where an image (H, W, 3), once upright, lies in what the network sees."""
+        shape = image.shape[1::-1] if rotate in (90, 270) else image.shape
+        return place_image(shape, self.spec.height, self.spec.width, self.spec.fit)
+
     def require_finite(self, finite: NDArray[np.bool_]) -> None:
         """Raise ModelError unless all is True: of a network that overflows nothing is to be used.
 
@@ -114,6 +122,12 @@ class Pipeline(ABC, Generic[Result]):
     def close(self) -> None:
         """Close the engine."""
         self.engine.close()
+
+
+def require_task(model: str, spec: ModelSpec, task: str) -> None:
+    """Raise ModelError unless a model is for a task."""
+    if spec.task != task:
+        raise ModelError(f'{model}: is for {spec.task}; choose a model for {task}')
 
 
 def check_between_0_and_1(**values: float) -> None:
@@ -147,10 +161,7 @@ def infer_images(
         EngineError: the runtime failed.
     """
     taken = engine.inputs[0]
-    tensors = [
-        input_tensor(fit_image(image, spec.height, spec.width, spec.fit), spec, taken.dtype)
-        for image in images
-    ]
+    tensors = [input_tensor(image, spec, taken.dtype) for image in images]
     empty = (images_at_once(engine) or len(images)) - len(images)  # a fixed batch is always full
     tensors += [np.zeros_like(tensors[0])] * empty
     batch = np.concatenate(tensors) if len(tensors) > 1 else tensors[0]  # (N, …)
@@ -167,7 +178,8 @@ def infer_images(
 def input_tensor(
     image: NDArray[np.uint8], spec: ModelSpec, dtype: np.dtype[Any]
 ) -> NDArray[Any]:
-    """Return an RGB image (H, W, 3) of the network's size as the tensor that it takes."""
+    """Return an RGB image (H, W, 3) of any size as the tensor that the network takes."""
+    image = fit_image(image, spec.height, spec.width, spec.fit, spec.crop_ratio, spec.pad)
     kind, layout = spec.input.split('_')
     if kind == 'float':
         tensor = normalise(image, spec.mean, spec.std, spec.channel_order, layout)

@@ -18,7 +18,7 @@ from mnv2_perception.tasks.pipeline import (
     Pipeline,
     score_planes,
 )
-from mnv2_perception.vision.decode import ids_and_confidence, known_ids, resize_ids
+from mnv2_perception.vision.decode import ids_and_confidence, ids_on_image, known_ids
 from mnv2_perception.vision.image_files import check_file
 from mnv2_perception.vision.preprocess import check_image, rotate_image
 
@@ -98,8 +98,9 @@ class Segmenter(Pipeline[Segmentation]):
             ids[confidence < round(self.min_confidence * 255)] = UNLABELLED
         height, width = image.shape[:2]
         upright = (width, height) if self.rotate in (90, 270) else (height, width)
-        ids = rotate_image(resize_ids(ids, *upright), -self.rotate)
-        confidence = rotate_image(resize_ids(confidence, *upright), -self.rotate)
+        placed = self.placement(image, self.rotate)
+        ids = rotate_image(ids_on_image(ids, *upright, placed), -self.rotate)
+        confidence = rotate_image(ids_on_image(confidence, *upright, placed), -self.rotate)
         if self.ignore_mask is not None:
             ids[self.ignore_mask] = UNLABELLED
         return Segmentation(ids, confidence)

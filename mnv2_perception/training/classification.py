@@ -16,7 +16,7 @@ from mnv2_perception.nets.backbones import make_backbone
 from mnv2_perception.training import data
 from mnv2_perception.training.loop import fit
 from mnv2_perception.training.recipe import ClassificationRecipe
-from mnv2_perception.training.task import Arrays, Measured, Task
+from mnv2_perception.training.task import Arrays, Measured, network_input, Task
 from mnv2_perception.vision.preprocess import crop_to_aspect, fit_image, normalise
 
 
@@ -68,7 +68,9 @@ class ClassificationTask(Task):
         image = read_image(path)
         spec = self.spec
         if spec.fit == 'crop':
-            image = crop_to_aspect(image, spec.height, spec.width)
+            image = crop_to_aspect(image, spec.height, spec.width, spec.crop_ratio)
+        elif spec.fit == 'letterbox':
+            image = fit_image(image, spec.height, spec.width, spec.fit, pad=spec.pad)
         recipe = self.recipe
         image = data.augment_picture(
             image, spec.height, spec.width, recipe.min_crop, rng, recipe.light
@@ -87,15 +89,10 @@ class ClassificationTask(Task):
         if not self.val_images:
             return Measured(float('nan'))
         spec = self.spec
-        device = next(net.parameters()).device
         matrix = ConfusionMatrix(len(spec.classes))
         with torch.inference_mode():
             for path, label in self.val_images:
-                image = fit_image(
-                    read_image(path), spec.height, spec.width, spec.fit
-                )
-                tensor = normalise(image, spec.mean, spec.std, spec.channel_order)
-                logits = net(torch.from_numpy(tensor)[None].to(device))
+                logits = net(network_input(read_image(path), spec, net))
                 matrix.add(np.array([label]), logits.argmax(1).cpu().numpy())
         listed = len(spec.classes) <= MOST_CLASSES_LISTED
         return Measured(

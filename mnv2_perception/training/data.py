@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from mnv2_perception.data.coco import BoxSample
 from mnv2_perception.data.folders import Sample
 from mnv2_perception.errors import DataError
-from mnv2_perception.model_spec import UNLABELLED
+from mnv2_perception.model_spec import ModelSpec, UNLABELLED
 from mnv2_perception.scenes import street
 from mnv2_perception.scenes.hall import draw_hall, HALL_CLASSES
 from mnv2_perception.training.light import relight
 from mnv2_perception.vision.decode import resize_ids
-from mnv2_perception.vision.preprocess import resize_image
+from mnv2_perception.vision.preprocess import place_image, resize_image
 
+Pad = tuple[int, int, int]
 MIN_VISIBLE = 0.4  # share of a box's area
 MIN_SIDE = 3.0  # px
 
@@ -68,6 +69,17 @@ def check_disjoint(trained: Sequence[Path], measured: Sequence[Path]) -> None:
             raise DataError(f'{image} is also in the training set; measure on other images')
 
 
+def whole_image(image: NDArray[np.uint8], spec: ModelSpec) -> tuple[int, int]:
+    """Return the height and width that all of an image has in what the network sees."""
+    placed = place_image(image.shape, spec.height, spec.width, spec.fit)
+    return placed.height, placed.width
+
+
+def padding(spec: ModelSpec) -> Pad | None:
+    """Return the colour around a letterboxed image, None of what is fitted otherwise."""
+    return spec.pad if spec.fit == 'letterbox' else None
+
+
 @dataclass(frozen=True)
 class View:
     """A crop of an image that is scaled first, and mirrored last.
@@ -88,15 +100,22 @@ class View:
     width: int
     mirrored: bool
 
-    def cut(self, image: NDArray[np.uint8], fill: int) -> NDArray[np.uint8]:
-        """Return the view of an image (H, W, 3) or ids (H, W); what lies outside it is `fill`."""
-        resize = resize_image if image.ndim == 3 else resize_ids
-        image = resize(image, self.scaled[1], self.scaled[0])
+    def cut(self, image: NDArray[np.uint8], pad: Pad | None = None) -> NDArray[np.uint8]:
+        """Return the view of an image (H, W, 3) or ids (H, W).
+
+        What lies outside it is unlabelled, and black or a letterbox's `pad`; its images shrink
+        as `fit_image` does it.
+        """
+        if image.ndim == 3:
+            image = resize_image(image, self.scaled[1], self.scaled[0], averaged=pad is None)
+        else:
+            image = resize_ids(image, self.scaled[1], self.scaled[0])
         image = image[self.top : self.top + self.height, self.left : self.left + self.width]
-        below, right = self.height - image.shape[0], self.width - image.shape[1]
-        if below or right:
-            sides = ((0, below), (0, right), (0, 0))[: image.ndim]
-            image = np.pad(image, sides, constant_values=fill)
+        if image.shape[:2] != (self.height, self.width):
+            view = np.empty((self.height, self.width, *image.shape[2:]), np.uint8)
+            view[:] = UNLABELLED if image.ndim == 2 else pad or 0
+            view[: image.shape[0], : image.shape[1]] = image
+            image = view
         return np.ascontiguousarray(image[:, ::-1] if self.mirrored else image)
 
     def move(self, boxes: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
@@ -143,18 +162,19 @@ def augment(
     scales: tuple[float, float] = (0.6, 1.8),
     light: float = 0.0,
     floor: int = UNLABELLED,
+    pad: Pad | None = None,
 ) -> Sample:
     """Return a random (height, width) crop: scaled, mirrored, in another light.
 
-    Where the scaled image is smaller than the crop, the rest is black and unlabelled. See
+    Where the scaled image is smaller than the crop, the rest is `pad` (black) and unlabelled. See
     `choose_view` and `vary_light` for the arguments; `floor` is the id of the class that may
     mirror what stands on it.
     """
     image, label = sample
     view = choose_view(whole, height, width, rng, scales)
-    cut = view.cut(label, UNLABELLED)
+    cut = view.cut(label)
     mirror = cut == floor if floor != UNLABELLED else None
-    return vary_light(view.cut(image, 0), rng, light, mirror), cut
+    return vary_light(view.cut(image, pad), rng, light, mirror), cut
 
 
 def augment_boxes(
@@ -166,6 +186,7 @@ def augment_boxes(
     rng: np.random.Generator,
     scales: tuple[float, float] = (0.6, 1.8),
     light: float = 0.0,
+    pad: Pad | None = None,
 ) -> tuple[NDArray[np.uint8], BoxSample]:
     """Return a random (height, width) crop as `augment` does, and the boxes that it shows.
 
@@ -173,7 +194,7 @@ def augment_boxes(
     side below MIN_SIDE pixels, is ignored: neither object nor background.
     """
     view = choose_view(whole, height, width, rng, scales)
-    crop = vary_light(view.cut(image, 0), rng, light)
+    crop = vary_light(view.cut(image, pad), rng, light)
     count = len(sample.boxes)
     boxes = np.concatenate([sample.boxes, sample.ignored])
     moved = view.move(boxes, image.shape[0], image.shape[1])

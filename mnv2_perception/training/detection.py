@@ -19,9 +19,9 @@ from mnv2_perception.training import data
 from mnv2_perception.training.boxes import match_anchors, multibox_loss
 from mnv2_perception.training.loop import fit
 from mnv2_perception.training.recipe import DetectionRecipe
-from mnv2_perception.training.task import Arrays, Measured, Task
+from mnv2_perception.training.task import Arrays, Measured, network_input, Task
 from mnv2_perception.vision.detections import boxes_on_image, select_boxes
-from mnv2_perception.vision.preprocess import normalise, resize_image
+from mnv2_perception.vision.preprocess import normalise, place_image
 
 NMS_IOU = 0.5
 LAST_STRIDE = 64
@@ -79,9 +79,9 @@ class DetectionTask(Task):
         """
         recipe, spec = self.recipe, self.spec
         image, found = data.augment_boxes(
-            self.images[index], self.samples[index], (spec.height, spec.width),
+            self.images[index], self.samples[index], data.whole_image(self.images[index], spec),
             recipe.crop_height, recipe.crop_width, rng, (recipe.min_scale, recipe.max_scale),
-            recipe.light,
+            recipe.light, data.padding(spec),
         )
         matches = match_anchors(
             self.anchors, torch.from_numpy(found.boxes), torch.from_numpy(found.ignored)
@@ -110,11 +110,11 @@ class DetectionTask(Task):
         with torch.inference_mode():
             for sample in self.val_samples:
                 image = read_image(sample.image)
-                resized = resize_image(image, spec.height, spec.width)
-                tensor = normalise(resized, spec.mean, spec.std, spec.channel_order)
-                outputs = top(net(torch.from_numpy(tensor)[None].to(device)))
+                outputs = top(net(network_input(image, spec, net)))
                 candidates, scores, class_ids = (output[0].cpu().numpy() for output in outputs)
-                boxes = boxes_on_image(candidates, image.shape[0], image.shape[1])
+                rows, columns = image.shape[:2]
+                placed = place_image(image.shape, spec.height, spec.width, spec.fit)
+                boxes = boxes_on_image(candidates, rows, columns, placed=placed)
                 kept = select_boxes(boxes, scores, class_ids, 0.0, NMS_IOU)
                 found.append((boxes[kept], scores[kept], class_ids[kept]))
         precision = average_precision(self.val_samples, found, len(spec.classes))

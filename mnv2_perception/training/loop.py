@@ -34,6 +34,7 @@ from mnv2_perception.training.batch_norm import (
     unfold,
 )
 from mnv2_perception.training.curves import draw_curves
+from mnv2_perception.training.events import Events
 from mnv2_perception.training.recipe import Recipe
 from mnv2_perception.training.task import Samples, split, Task
 
@@ -53,7 +54,8 @@ def fit(
     """Train a task's network.
 
     Writes, into `out`: `last.pt` after each epoch, from which a run goes on; `best.pt`, the
-    weights with the best metric so far, if there is one; `log.jsonl` and `curves.png`. With
+    weights with the best metric so far, if there is one; `log.jsonl`, `curves.png` and, where
+    the package `tensorboard` is there, its event file. With
     `weights` the encoder's batch statistics stay as they are: a batch of 8 estimates worse ones.
     Those of the other layers are estimated anew for the running mean of the weights, each epoch.
 
@@ -78,7 +80,8 @@ def fit(
     if weights and not weights.is_file():
         raise ModelError(f'{weights}: no such file; --weights mobilenet_v2, say')
     last, kept = out / 'last.pt', out / 'best.pt'
-    for path in () if resume else (last, kept, out / 'log.jsonl', out / 'curves.png'):
+    results = ('log.jsonl', 'curves.png', 'results.json', 'confusion.png')
+    for path in () if resume else (last, kept, *(out / name for name in results)):
         if path.exists():
             raise DataError(f'{path} exists; go on with --resume, or choose another --out')
     facts = {
@@ -135,6 +138,7 @@ def fit(
         if not math.isnan(best) and not kept.exists():
             raise DataError(f'{kept} is missing, which belongs to {last}; put both there')
     out.mkdir(parents=True, exist_ok=True)
+    events = Events(out, first_epoch)
     start_s = time.monotonic()
     for epoch in range(first_epoch, recipe.epochs):
         if recipe.patience and worse >= recipe.patience:
@@ -197,11 +201,13 @@ def fit(
         )
         with (out / 'log.jsonl').open('a', encoding='utf-8') as log:
             log.write(json.dumps(entry) + '\n')
+        events.write(entry)
         save_checkpoint(checkpoint, last)
         draw_curves(out / 'log.jsonl', out / 'curves.png')
         spent_s = time.monotonic() - start_s
         left_s = spent_s / (epoch + 1 - first_epoch) * (recipe.epochs - epoch - 1)
         tell_epoch(task.metric, entry, improved, left_s)
+    events.close()
     return best
 
 

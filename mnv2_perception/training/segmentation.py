@@ -17,9 +17,9 @@ from mnv2_perception.scenes.hall import HALL_CLASSES
 from mnv2_perception.training import data
 from mnv2_perception.training.loop import fit
 from mnv2_perception.training.recipe import SegmentationRecipe
-from mnv2_perception.training.task import Arrays, Measured, Task
-from mnv2_perception.vision.decode import resize_ids
-from mnv2_perception.vision.preprocess import normalise, resize_image
+from mnv2_perception.training.task import Arrays, Measured, network_input, Task
+from mnv2_perception.vision.decode import ids_on_image
+from mnv2_perception.vision.preprocess import normalise, place_image
 
 FLOOR = 'floor'  # the class that mirrors in hard light
 
@@ -85,13 +85,13 @@ class SegmentationTask(Task):
 
     def sample(self, index: int, rng: np.random.Generator) -> Arrays:
         """Return an image tensor (3, H, W) float32 and class ids (H, W) int64."""
-        recipe = self.recipe
+        recipe, spec = self.recipe, self.spec
+        sample = self.samples[index]
         image, label = data.augment(
-            self.samples[index], (self.spec.height, self.spec.width), recipe.crop_height,
-            recipe.crop_width, rng, (recipe.min_scale, recipe.max_scale), recipe.light,
-            self.floor,
+            sample, data.whole_image(sample[0], spec), recipe.crop_height, recipe.crop_width,
+            rng, (recipe.min_scale, recipe.max_scale), recipe.light, self.floor,
+            data.padding(spec),
         )
-        spec = self.spec
         tensor = normalise(image, spec.mean, spec.std, spec.channel_order)
         return tensor, label.astype(np.int64)
 
@@ -114,15 +114,13 @@ class SegmentationTask(Task):
             return Measured(float('nan'))
         spec = self.spec
         matrix = ConfusionMatrix(len(spec.classes))
-        device = next(net.parameters()).device
         with torch.inference_mode():
             for image_path, label_path in self.val_pairs:
                 image, label = read_pair(image_path, label_path)
-                image = resize_image(image, spec.height, spec.width)
-                tensor = normalise(image, spec.mean, spec.std, spec.channel_order)
-                logits = net(torch.from_numpy(tensor)[None].to(device))
+                logits = net(network_input(image, spec, net))
                 ids = logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
-                matrix.add(label, resize_ids(ids, *label.shape))
+                placed = place_image(label.shape, spec.height, spec.width, spec.fit)
+                matrix.add(label, ids_on_image(ids, label.shape[0], label.shape[1], placed))
         alarms = by_class(spec.classes, matrix.false_alarms())
         return Measured(
             matrix.miou(), by_class(spec.classes, matrix.iou()),

@@ -6,11 +6,14 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+import torch
 from torch import nn, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.backbone import Backbone
+from mnv2_perception.vision.preprocess import fit_image, normalise
 
 Arrays = tuple[np.ndarray[Any, Any], ...]
 
@@ -85,6 +88,13 @@ class Samples(Dataset[Arrays]):
         return DataLoader(
             self, batch_sampler=batches, num_workers=workers, worker_init_fn=use_one_thread
         )
+
+
+def network_input(image: NDArray[np.uint8], spec: ModelSpec, net: nn.Module) -> Tensor:
+    """Return an image (H, W, 3) as the exported model will see it: (1, 3, h, w) float32."""
+    image = fit_image(image, spec.height, spec.width, spec.fit, spec.crop_ratio, spec.pad)
+    tensor = normalise(image, spec.mean, spec.std, spec.channel_order)
+    return torch.from_numpy(tensor)[None].to(next(net.parameters()).device)
 
 
 def split(order: list[int], batch: int) -> list[list[int]]:

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2_perception.vision.preprocess import Placement
+
 Ids = NDArray[np.uint8]
 
 
@@ -19,6 +21,37 @@ def resize_ids(ids: Ids, height: int, width: int) -> Ids:
     return np.asarray(
         cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8
     )
+
+
+def ids_on_image(ids: Ids, height: int, width: int, placed: Placement) -> Ids:
+    """Return the ids of a network's frame, at any stride of it, at its image's size.
+
+    Where the image lies on whole cells, they are cut out and resized; else each pixel takes the
+    cell that its centre lies in. So nothing answers for the padding.
+
+    Args:
+        ids: (h, w) class ids, or their confidence.
+        height: of the image, pixels.
+        width: of the image.
+        placed: where it lies in the frame.
+    """
+    axes = (
+        (height, placed.top, placed.height, ids.shape[0], placed.frame_height),
+        (width, placed.left, placed.width, ids.shape[1], placed.frame_width),
+    )
+    if all(edge * cells % whole == 0 for _, first, side, cells, whole in axes
+           for edge in (first, side)):
+        rows, columns = (
+            slice(first * cells // whole, (first + side) * cells // whole)
+            for _, first, side, cells, whole in axes
+        )
+        return resize_ids(np.ascontiguousarray(ids[rows, columns]), height, width)
+    down, right = (
+        # (first + (index + 0.5) × side / size) × cells / whole, in whole numbers
+        ((2 * np.arange(size) + 1) * side + 2 * first * size) * cells // (2 * size * whole)
+        for size, first, side, cells, whole in axes
+    )
+    return np.asarray(ids.take(down, axis=0).take(right, axis=1))
 
 
 def ids_and_confidence(scores: NDArray[np.float32], output: str) -> tuple[Ids, Ids]:

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2_perception.vision.preprocess import Placement
+
 Boxes = NDArray[np.float32]  # (N, 4): x1, y1, x2, y2; x2 and y2 are the first beyond the box
 
 
@@ -51,15 +53,22 @@ def select_boxes(
     return order[kept]
 
 
-def boxes_on_image(boxes: Boxes, height: int, width: int, rotate: int = 0) -> Boxes:
+def boxes_on_image(
+    boxes: Boxes, height: int, width: int, rotate: int = 0, placed: Placement | None = None
+) -> Boxes:
     """Return boxes of the network's frame in the image's pixels, cut at its borders.
 
     Args:
-        boxes: (N, 4), 0..1 of the upright image's width and height.
+        boxes: (N, 4), 0..1 of the frame's width and height; one beside the image has no area.
         height: of the image as it came, px.
         width: of the image as it came, px.
         rotate: degrees clockwise (0, 90, 180, 270) by which it was turned for the network.
+        placed: where the upright image lies in the frame; all of it when None.
     """
+    if placed is not None and not placed.fills:
+        frame = np.array([placed.frame_width, placed.frame_height] * 2)
+        corner = np.array([placed.left, placed.top] * 2)
+        boxes = (boxes * frame - corner) / np.array([placed.width, placed.height] * 2)
     x1, y1, x2, y2 = np.clip(boxes, 0.0, 1.0).T
     x1, y1, x2, y2 = {
         0: (x1, y1, x2, y2),

@@ -44,6 +44,7 @@ class GroundScene:
     Attributes:
         samples: (beams, samples) uint8, the roles from near to far.
         edges: (N, 3) where something begins that is not traversable.
+        edge_pixels: (N, 2) int16, columns and rows of the mask from which these are.
         clear: (N, 3) the farthest traversable ground of each beam before its first edge.
         free_ends: (N, 3) where beams without an edge end on traversable ground.
         unknown_ends: (N, 3) where beams without an edge end otherwise.
@@ -51,6 +52,7 @@ class GroundScene:
 
     samples: NDArray[np.uint8]
     edges: Floats
+    edge_pixels: NDArray[np.int16]
     clear: Floats
     free_ends: Floats
     unknown_ends: Floats
@@ -240,6 +242,7 @@ class GroundView:
         return GroundScene(
             samples=samples,
             edges=edges,
+            edge_pixels=self._pixels[beam, sample],
             clear=self._ground(has_clear, farthest[has_clear]),
             free_ends=ends[is_free],
             unknown_ends=ends[is_open & ~is_free],

@@ -60,6 +60,7 @@ class Marks:
         ground: (N, 3) float32 in the base frame, to drive on.
         scan: in the base frame.
         grid: in its own frame.
+        obstacles_of: returns those of `obstacles` that are of one class, by its id.
     """
 
     points: Callable[[], Floats]
@@ -67,6 +68,7 @@ class Marks:
     ground: Floats
     scan: Scan
     grid: Grid
+    obstacles_of: Callable[[int], Floats]
 
 
 def marks_on_ground(
@@ -91,6 +93,7 @@ def marks_on_ground(
     scene = view.look(ids, roles)
     obstacles = scene.edges.copy()
     obstacles[:, 2] = limits.obstacle_height_m
+    columns, rows = scene.edge_pixels.T
     return Marks(
         points=lambda: view.points,
         obstacles=obstacles,
@@ -100,6 +103,7 @@ def marks_on_ground(
             limits.scan_angle_increment_rad,
         ),
         grid=view.grid(scene, grid_from_base, limits.grid_size_m, limits.grid_resolution_m),
+        obstacles_of=lambda class_id: obstacles[ids[rows, columns] == class_id],
     )
 
 
@@ -121,13 +125,17 @@ def marks_of_points(
     """
     near = np.hypot(points[..., 0], points[..., 1]) <= limits.max_range_m
     points = np.where(near[..., None], points, np.float32(np.nan))
-    forbidden = points_of(points, ids, roles == FORBIDDEN)
+
+    def blocking(classes: NDArray[np.bool_]) -> Floats:
+        standing = points_of(points, ids, classes & (roles == OBSTACLE))
+        height_m = standing[:, 2]
+        tall = (height_m >= limits.min_height_m) & (height_m <= limits.max_height_m)
+        forbidden = points_of(points, ids, classes & (roles == FORBIDDEN))
+        forbidden[:, 2] = limits.obstacle_height_m
+        return np.concatenate([standing[tall], forbidden])
+
     ground = points_of(points, ids, roles == TRAVERSABLE)
-    obstacles = points_of(points, ids, roles == OBSTACLE)
-    height_m = obstacles[:, 2]
-    tall = (height_m >= limits.min_height_m) & (height_m <= limits.max_height_m)
-    forbidden[:, 2] = limits.obstacle_height_m
-    obstacles = np.concatenate([obstacles[tall], forbidden])
+    obstacles = blocking(np.ones(256, np.bool_))
     grid = Grid.around(grid_from_base, limits.grid_size_m, limits.grid_resolution_m)
     grid.mark(grid_from_base.apply(ground), FREE_CELL)
     grid.mark(grid_from_base.apply(obstacles), OCCUPIED_CELL)
@@ -136,7 +144,10 @@ def marks_of_points(
         obstacles, ground[far], ground[:0], limits.scan_angle_min_rad, limits.scan_angle_max_rad,
         limits.scan_angle_increment_rad, limits.max_range_m,
     )
-    return Marks(lambda: points, obstacles, ground, scan, grid)
+    return Marks(
+        lambda: points, obstacles, ground, scan, grid,
+        lambda class_id: blocking(np.arange(256) == class_id),
+    )
 
 
 def points_of_depth(

@@ -198,7 +198,11 @@ def draw_beside(
         A new picture.
     """
     gap = np.full((len(picture), 4, 3), 255, np.uint8)
-    row = np.hstack([picture, gap, panel])
-    band = np.full((_CAPTION_PX, row.shape[1], 3), 255, np.uint8)
+    return draw_caption(np.hstack([picture, gap, panel]), caption)
+
+
+def draw_caption(picture: NDArray[np.uint8], caption: str) -> NDArray[np.uint8]:
+    """Return the picture with one line above it; what is too long for it is cut off."""
+    band = np.full((_CAPTION_PX, picture.shape[1], 3), 255, np.uint8)
     cv2.putText(band, caption, (8, _CAPTION_PX - 8), _FONT, 0.45, INK, 1, cv2.LINE_AA)
-    return np.vstack([band, row])
+    return np.vstack([band, picture])

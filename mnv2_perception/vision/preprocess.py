@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import math
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,42 +20,113 @@ def check_image(image: NDArray[np.uint8]) -> None:
         )
 
 
+
+class Placement(NamedTuple):
+    """Where an image lies in the frame that a network sees, pixels.
+
+    Attributes:
+        top: first row of the image.
+        left: first column of it.
+        height: of the image there.
+        width: of the image there.
+        frame_height: of all that the network sees.
+        frame_width: of all that the network sees.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    frame_height: int
+    frame_width: int
+
+    @property
+    def fills(self) -> bool:
+        """Whether there is nothing but the image."""
+        return (self.height, self.width) == (self.frame_height, self.frame_width)
+
+
+def place_image(
+    shape: tuple[int, ...], height: int, width: int, fit: str = 'stretch'
+) -> Placement:
+    """Return where an image of a shape (rows, columns, …) lies in a frame of (height, width).
+
+    A letterbox has the arithmetic of Ultralytics' `LetterBox` (`auto=False, center=True`): halves
+    round to even, and of an odd row or column of padding more is below, or to the right.
+    """
+    if fit != 'letterbox':
+        return Placement(0, 0, height, width, height, width)
+    rows, columns = shape[:2]
+    scale = min(height / rows, width / columns)
+    inner = max(1, round(rows * scale)), max(1, round(columns * scale))
+    return Placement((height - inner[0]) // 2, (width - inner[1]) // 2, *inner, height, width)
+
+
 def fit_image(
-    image: NDArray[np.uint8], height: int, width: int, fit: str = 'stretch'
+    image: NDArray[np.uint8],
+    height: int,
+    width: int,
+    fit: str = 'stretch',
+    crop_ratio: float = 1.0,
+    pad: tuple[int, int, int] = (114, 114, 114),
 ) -> NDArray[np.uint8]:
-    """Resize an image as a model takes it, see `ModelSpec.fit`.
+    """Resize an image as a model takes it, see `ModelSpec.fit`, `.crop_ratio` and `.pad`.
 
     A crop is resized by Lanczos: it keeps what classifiers see in sharp photographs. Of 500 from
-    ImageNet MobileNetV2 then tells 88.0 % instead of 86.4 % (linear) or 85.8 % (area).
+    ImageNet MobileNetV2 then tells 88.0 % instead of 86.4 % (linear) or 85.8 % (area). A letterbox
+    is resized linearly however much it shrinks, as those who train with it do.
     """
+    if fit == 'letterbox':
+        placed = place_image(image.shape, height, width, fit)
+        framed = np.empty((height, width, 3), np.uint8)
+        framed[:] = pad
+        framed[
+            placed.top : placed.top + placed.height, placed.left : placed.left + placed.width
+        ] = resize_image(image, placed.height, placed.width, averaged=False)
+        return framed
     if fit == 'stretch':
         return resize_image(image, height, width)
-    return resize_image(crop_to_aspect(image, height, width), height, width, cv2.INTER_LANCZOS4)
+    return resize_image(
+        crop_to_aspect(image, height, width, crop_ratio), height, width, cv2.INTER_LANCZOS4
+    )
 
 
 def resize_image(
-    image: NDArray[np.uint8], height: int, width: int, interpolation: int = cv2.INTER_LINEAR
+    image: NDArray[np.uint8],
+    height: int,
+    width: int,
+    interpolation: int = cv2.INTER_LINEAR,
+    averaged: bool = True,
 ) -> NDArray[np.uint8]:
     """Stretch an image to (height, width), contiguous; half-pixel centres.
 
-    Shrinking below half averages over areas, so that thin things do not vanish between samples.
+    Shrinking below half averages over areas, so that thin things do not vanish between samples,
+    unless it is not to be `averaged`.
     """
     if image.shape[:2] == (height, width):
         return np.ascontiguousarray(image)
-    if image.shape[0] > 2 * height or image.shape[1] > 2 * width:
+    if averaged and (image.shape[0] > 2 * height or image.shape[1] > 2 * width):
         # Only the sides that shrink: INTER_AREA enlarges off centre.
         shrunk = (min(width, image.shape[1]), min(height, image.shape[0]))
         image = np.asarray(cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA), np.uint8)
     return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), np.uint8)
 
 
-def crop_to_aspect(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Return the largest centred part of an image that has the aspect ratio of (height, width)."""
+def crop_to_aspect(
+    image: NDArray[np.uint8], height: int, width: int, ratio: float = 1.0
+) -> NDArray[np.uint8]:
+    """Return the largest centred part of an image that has the aspect ratio of (height, width).
+
+    Of its sides only `ratio` is kept: 0.875 is the part that resizing the short side to 256 and
+    cutting 224 × 224 out of the middle leaves, to within a pixel of the image.
+    """
     rows, columns = image.shape[:2]
     if columns * height > rows * width:
-        columns = max(1, round(rows * width / height))
+        columns = max(1, round(rows * ratio * width / height))
+        rows = max(1, round(rows * ratio))
     else:
-        rows = max(1, round(columns * height / width))
+        rows = max(1, round(columns * ratio * height / width))
+        columns = max(1, round(columns * ratio))
     top, left = (image.shape[0] - rows) // 2, (image.shape[1] - columns) // 2
     return image[top : top + rows, left : left + columns]
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+import re
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.errors import ParameterError
+from mnv2_perception.errors import ParameterError, quoted
 from mnv2_perception.vision.costmap import FORBIDDEN, OBSTACLE, TRAVERSABLE, UNKNOWN
+
+LONGEST_TOPIC = 100
 
 
 def misspelt_classes(
@@ -74,3 +77,50 @@ def roles_of(
     for role, group in given.items():
         roles[[id_of[name] for name in group if name in id_of]] = role
     return roles
+
+
+def topics_of_classes(names: Sequence[str]) -> dict[str, str]:
+    """Return the last part of a topic's name for each class.
+
+    What lies between ASCII letters and digits becomes one underscore; none remains at the ends,
+    for ROS hides what begins with one. A digit at the beginning, which ROS forbids, gets `class_`
+    before it.
+
+    Raises:
+        ParameterError: nothing is left of a name, it is too long, or two would be one topic.
+    """
+    topics: dict[str, str] = {}
+    for name in names:
+        topic = re.sub('[^A-Za-z0-9]+', '_', name).strip('_')
+        topic = f'class_{topic}' if topic[:1].isdigit() else topic
+        if not 0 < len(topic) <= LONGEST_TOPIC:
+            raise ParameterError(
+                f'cloud_classes has {quoted(name)}, which gives no name of a topic; expected 1 to '
+                f'{LONGEST_TOPIC} ASCII letters, digits and underscores'
+            )
+        if topic in topics.values():
+            other = next(each for each, its in topics.items() if its == topic)
+            raise ParameterError(
+                f'cloud_classes has {other!r} and {name!r}, which would both be published as '
+                f'obstacles/{topic}; leave one of them out'
+            )
+        topics[name] = topic
+    return topics
+
+
+def require_marked(
+    wanted: Sequence[str], free: Sequence[str], marked: Sequence[str] | None
+) -> None:
+    """Raise ParameterError unless each class of cloud_classes blocks: a cloud would stay empty.
+
+    Args:
+        wanted: names of cloud_classes.
+        free: names of what never blocks.
+        marked: names of what blocks; None: all others do.
+    """
+    for name in wanted:
+        if name in free or (marked is not None and name not in marked):
+            raise ParameterError(
+                f'cloud_classes has {name!r}, which never blocks by the other lists of classes; '
+                f'put it into obstacle_classes or forbidden_classes, or leave it out'
+            )

@@ -47,7 +47,8 @@ def test_evaluate_prints_json(
     result = json.loads(capsys.readouterr().out)
     assert set(result) == {
         'model', 'engine', 'precision', 'images', 'miou', 'per_class', 'pixel_accuracy',
-        'ms_per_image', 'unlabelled', 'absent', 'false_alarms', 'confusion',
+        'ms_per_image', 'unlabelled', 'absent', 'false_alarms', 'confusion', 'boundary_iou',
+        'boundary_per_class', 'ece', 'calibration', 'worst',
     }
     assert result['pixel_accuracy'] == 0.75
     assert result['per_class'] == {'road': 0.5, 'sky': pytest.approx(2 / 3)}
@@ -85,7 +86,8 @@ def test_boxes_of_masks_are_written_and_measured(
     assert cli.main(['evaluate', detector, str(out), '--json']) == 0
     result = json.loads(capsys.readouterr().out)
     assert set(result) == {
-        'model', 'engine', 'precision', 'images', 'ap', 'ap50', 'ap50_per_class', 'ms_per_image'
+        'model', 'engine', 'precision', 'images', 'ap', 'ap50', 'ap50_per_class', 'ms_per_image',
+        'confusion', 'ece', 'calibration', 'worst',
     }
     assert 0.0 <= result['ap'] < 1.0
 

@@ -48,6 +48,7 @@ NO_PLACES = {
     'boxes': ['absent/o.json', 'text.png/o.json', 'mine.json', 'folder.json', 'o.png', 'empty'],
     'quantize': ['absent/o.onnx', 'text.png/o.onnx', 'model.onnx', 'folder.onnx', 'o.png', '.'],
     'run': ['absent/o.png', 'text.png/o.png', 'text.png', 'set/images/a.png', 'folder.png', 'o.x'],
+    'evaluate': ['text.png', 'text.png/below', 'reported', 'x' * 300],
     'camera-pose': ['absent/o.png', 'text.png/o.png', 'text.png', 'set/images/a.png', 'o.x'],
     'export': ['absent/o.onnx', 'text.png/o.onnx', 'model.onnx', 'folder.onnx', 'o.png', 'o.pt'],
     'patches': ['text.png', 'text.png/below', 'set', 'x' * 300],
@@ -101,7 +102,9 @@ def wrong_values(command: str, action: argparse.Action) -> list[str]:
         return NO_PLACES[command]
     return {
         'engine': ['tpu', ''], 'precision': ['fp7', ''], 'classes': ['tram', ''],
-        'groups': ['any', 'any=tram', '=road', ''], 'topic': ['/absent', 'no topic'],
+        'groups': ['any', 'any=tram', '=road', ''],
+        'map': ['road', 'road=tram', 'tram=road', '=road', 'road=', 'road=sky=road', ''],
+        'topic': ['/absent', 'no topic'],
         'encoder': ['resnet', ''], 'decoder_channels': ['0', '1,x', '-1'],
         'board': ['8', '2x6', '0x0', '-3x4', '9999x9999', ''],
         'cache': ['text.png', 'text.png/below'], 'timing_cache': ['model.yaml', 'empty'],
@@ -151,7 +154,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     spec = identity_spec(8, 12, classes=['road', 'sky'], colours=[[250, 0, 0], [0, 250, 0]])
     write_fake(tmp_path / 'model.yaml', spec)
     for name in ('set/images', 'set/labels', 'classes/road', 'empty', 'run', 'cached',
-                 'begun', 'folder.png', 'folder.json', 'folder.onnx'):
+                 'begun', 'reported', 'folder.png', 'folder.json', 'folder.onnx'):
         (tmp_path / name).mkdir(parents=True)
     picture = np.zeros((8, 12, 3), np.uint8)
     for name in ('set/images/a.png', 'classes/road/a.png', 'mine.png'):
@@ -162,7 +165,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ' mean: [0, 0, 0], std: [1, 1, 1]}'
     )
     for name in ('text.png', 'text.pt', 'mine.json', 'model.onnx', 'coco.json', 'run/best.pt',
-                 'run/last.pt', 'begun/best.pt', 'cached/mobilenet_v2-7ebf99e0.pth'):
+                 'run/last.pt', 'begun/best.pt', 'reported/results.json',
+                 'cached/mobilenet_v2-7ebf99e0.pth'):
         (tmp_path / name).write_text(f'mine: {name}')
     draw_bag(tmp_path / 'street', duration_s=0.1, height=64, width=64)
     level = logging.getLogger().level

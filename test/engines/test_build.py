@@ -25,6 +25,7 @@ from mnv2_perception.engines import plans
 from mnv2_perception.engines.build import build_plan, Options, Progress, TensorRTBuilder
 from mnv2_perception.engines.graph import precision_of
 from mnv2_perception.errors import EngineError, ModelError
+from mnv2_perception.model_spec import ModelSpec
 
 HERE = Path(__file__).parent
 HEIGHT, WIDTH = 5, 7
@@ -125,10 +126,13 @@ def test_the_spec_beside_a_foreign_file_travels_with_the_plan(
     with pytest.raises(ModelError, match='write these facts to'):
         build_plan(model, Options(), folder, SlowBuilder(log))
     values = {'name': 'mine', 'task': 'segmentation', 'height': HEIGHT, 'width': WIDTH,
-              'classes': ['road'], 'mean': [0, 0, 0], 'std': [1, 1, 1]}
+              'classes': ['road'], 'mean': [0, 0, 0], 'std': [1, 1, 1], 'fit': 'letterbox',
+              'pad': 99}
     model.with_suffix('.yaml').write_text(yaml.safe_dump(values))
     plan = build_plan(model, Options(), folder, SlowBuilder(log))
-    assert plan.metadata == {} and '"mine"' in next(iter(plan.spec.values()))
+    assert plan.metadata == {}
+    spec = ModelSpec.from_metadata(plan.spec, model)
+    assert (spec.name, spec.fit, spec.pad) == ('mine', 'letterbox', (99, 99, 99))
 
 
 # What goes wrong

@@ -4,9 +4,12 @@ TensorRT runs on a pretended GPU here; ONNX Runtime's GPU providers where they a
 """
 
 from concurrent.futures import ThreadPoolExecutor
+import ctypes
 import json
 import logging
 from pathlib import Path
+import platform
+import re
 import subprocess
 import sys
 import time
@@ -441,3 +444,31 @@ def test_auto_opens_a_program_with_torch(tmp_path: Path) -> None:
     pytest.importorskip('torch', reason='no torch: run make setup-train')
     path = write_program(tmp_path / 'm.pt2', identity_spec(HEIGHT, WIDTH))
     assert open_engine(path).name == 'torch'
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='of glibc alone')
+def test_the_last_user_s_close_gives_back_what_the_heap_holds_free(tmp_path: Path) -> None:
+    path = write_fake(tmp_path / 'm.yaml', identity_spec(8, 8))
+    engine = open_engine(path, 'fake')
+    assert engine.share()
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+
+    def held_mb() -> float:
+        figures = re.search(r'RssAnon:\s+(\d+)', Path('/proc/self/status').read_text())
+        assert figures
+        return int(figures[1]) / 1024
+
+    # Less than glibc maps on their own; the last keeps it from giving back the others.
+    blocks = [libc.malloc(60_000) for _ in range(3000)]
+    for block in blocks:
+        ctypes.memset(block, 1, 60_000)
+    for block in blocks[:-1]:
+        libc.free(block)
+    full_mb = held_mb()
+    engine.close()
+    assert held_mb() > full_mb - 20
+    engine.close()
+    assert held_mb() < full_mb - 100
+    libc.free(blocks[-1])

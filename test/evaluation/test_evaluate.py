@@ -48,6 +48,21 @@ def test_figures_are_those_worked_out_by_hand(make_model: MakeModel, tmp_path: P
         },
         'false_alarms': {},
         'pixel_accuracy': pytest.approx(4 / 6),
+        # All pixels are within one of an edge, so these are as the IoU.
+        'boundary_iou': pytest.approx((2 / 3 + 2 / 3 + 0.0) / 3),
+        'boundary_per_class': {
+            'road': pytest.approx(2 / 3), 'sky': pytest.approx(2 / 3), 'car': 0.0, 'tram': None,
+        },
+        # Of the five labelled pixels that were given a class four are right, by 1 of 255 sure.
+        'ece': pytest.approx(4 / 5 - 1 / 255),
+        'calibration': [{
+            'to': pytest.approx(1 / 15), 'share': 1.0, 'confidence': pytest.approx(1 / 255),
+            'accuracy': pytest.approx(4 / 5),
+        }],
+        'worst': [{
+            'image': str(tmp_path / 'images/a.png'), 'label': str(tmp_path / 'labels/a.png'),
+            'miou': pytest.approx((2 / 3 + 2 / 3 + 0.0) / 3),
+        }],
         'unlabelled': 10 / 16,
         'absent': ['tram'],
         'confusion': {
@@ -150,6 +165,16 @@ def test_a_detectors_classes_are_found_by_name(tmp_path: Path) -> None:
         'model': 'identity', 'engine': 'onnx_runtime', 'precision': 'fp32', 'images': 1,
         'ap': pytest.approx(1.0), 'ap50': pytest.approx(1.0),
         'ap50_per_class': {'dog': pytest.approx(1.0), 'car': pytest.approx(1.0)},
+        # Boxes of 0.9 and 0.6 or so are right; the object that only 0.2 was found for is missed.
+        'confusion': {'dog': {'dog': 1}, 'car': {'car': 1, 'missed': 1}},
+        'ece': pytest.approx((0.1 + 0.4) / 2),
+        'calibration': [
+            {'to': pytest.approx(10 / 15), 'share': 0.5, 'confidence': pytest.approx(0.6),
+             'accuracy': 1.0},
+            {'to': pytest.approx(14 / 15), 'share': 0.5, 'confidence': pytest.approx(0.9),
+             'accuracy': 1.0},
+        ],
+        'worst': [{'image': str(tmp_path / 'a.png'), 'wrong': 1}],
     }
 
 

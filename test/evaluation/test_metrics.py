@@ -9,7 +9,13 @@ import pytest
 
 from mnv2_perception.data.coco import BoxSample
 from mnv2_perception.errors import DataError
-from mnv2_perception.evaluation.metrics import average_precision, AveragePrecision, ConfusionMatrix
+from mnv2_perception.evaluation.metrics import (
+    average_precision,
+    AveragePrecision,
+    boundary_overlap,
+    calibration,
+    ConfusionMatrix,
+)
 
 
 def ids(*values: int) -> np.ndarray:
@@ -166,3 +172,76 @@ def test_a_class_that_never_occurs_is_nan_and_counts_for_nothing() -> None:
 def test_average_precision_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     average_precision([truth([A], [0])], [NOTHING], 1)
     assert capsys.readouterr().out == ''
+
+
+# Edges
+
+
+def test_boundary_iou_of_a_worked_example() -> None:
+    truth = np.ones((10, 10), np.uint8)
+    truth[2:8, 2:8] = 0  # a square of 6 × 6 ...
+    found = np.ones((10, 10), np.uint8)
+    found[2:8, 3:9] = 0  # ... taken for one a column to the right
+    # 0.1 of the diagonal of 14.1 is a distance of 1. The squares' rims have 36 - 16 = 20 pixels
+    # each. Common are of rows 2 and 7 the columns 3 to 7; column 3 of the one lies within the
+    # other's rim only there, and so does column 7 of the other.
+    overlap = boundary_overlap(truth, found, 2, ratio=0.1)
+    assert overlap[0].tolist() == [10, 30]
+    # Around: what is within 1 of the square or of the image's border. In the truth that is the
+    # border (36) and the ring 8 × 8 less 6 × 6 (28); in the prediction the ring's right side
+    # lies on the border (28 less the 8 that are the border's), so 36 + 20.
+    # Common: the border, and of the ring's rows 1 and 8 the columns 2 to 8 (14) and no column.
+    assert overlap[1].tolist() == [50, 36 + 28 + 36 + 20 - 50]
+
+
+def test_without_a_mistake_edges_are_whole_and_a_shift_costs_them_more_than_areas() -> None:
+    truth = np.zeros((100, 100), np.uint8)
+    truth[:, 50:] = 1
+    shifted = np.roll(truth, 2, axis=1)
+    shifted[:, :2] = 0
+    same = boundary_overlap(truth, truth, 2)
+    assert (same[:, 0] == same[:, 1]).all() and same.any()
+    matrix = ConfusionMatrix(2)
+    matrix.add(truth, shifted)
+    overlap = boundary_overlap(truth, shifted, 2)
+    assert (overlap[:, 0] / overlap[:, 1] < matrix.iou() - 0.1).all()
+
+
+def test_the_distance_of_edges_is_a_share_of_the_diagonal_and_a_pixel_at_least() -> None:
+    for size, distance in (((30, 40), 1), ((300, 400), 10)):  # 0.02 of 50 and 500
+        overlap = boundary_overlap(np.zeros(size, np.uint8), np.zeros(size, np.uint8), 1)
+        inner = (size[0] - 2 * distance) * (size[1] - 2 * distance)
+        assert overlap[0].tolist() == [size[0] * size[1] - inner] * 2
+
+
+def test_what_is_unlabelled_has_no_edges_of_its_own() -> None:
+    truth = np.zeros((40, 40), np.uint8)
+    truth[20:] = 255
+    found = np.zeros((40, 40), np.uint8)
+    found[20:, ::2] = 1
+    overlap = boundary_overlap(truth, found, 2)
+    assert overlap[0, 0] == overlap[0, 1] > 0 and not overlap[1].any()
+
+
+# Calibration
+
+
+def test_calibration_of_a_worked_example() -> None:
+    confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
+    right = np.array([1, 1, 1, 0, 0, 1])
+    result = calibration(confidence, right)
+    # |0.95 - 3/4| in 4 of 6, |0.55 - 1/2| in 2 of 6
+    assert result['ece'] == pytest.approx(4 / 6 * 0.2 + 2 / 6 * 0.05)
+    assert [each['to'] for each in result['bins']] == pytest.approx([9 / 15, 1.0])
+    assert [each['share'] for each in result['bins']] == pytest.approx([1 / 3, 2 / 3])
+
+
+def test_calibration_counts_pixels_of_one_confidence_together() -> None:
+    levels, right, count = np.array([0.95, 0.55]), np.array([3, 1]), np.array([4, 2])
+    assert calibration(levels, right, count)['ece'] == pytest.approx(4 / 6 * 0.2 + 2 / 6 * 0.05)
+    assert calibration(np.empty(0), np.empty(0)) == {'ece': None, 'bins': []}
+
+
+def test_confidences_at_the_ends_have_a_bin() -> None:
+    bins = calibration(np.array([0.0, 1.0]), np.array([0, 1]))['bins']
+    assert [each['to'] for each in bins] == pytest.approx([1 / 15, 1.0])

@@ -1,13 +1,15 @@
 """Launch files, really launched from a colcon install."""
 
 from collections.abc import Callable, Iterator
+import importlib.util
 import os
 from pathlib import Path
+import shutil
 import signal
 import subprocess
 import sys
 
-from colcon_workspace import build_workspace, localhost_domain, own_domain_id
+from colcon_workspace import build_workspace, free_domain_id, localhost_domain
 from launched import Launched
 import pytest
 
@@ -33,8 +35,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment of a workspace that colcon built, without a transport profile."""
     pytest.importorskip('colcon_core', reason='needs colcon: make setup, or a ROS distro')
     built = build_workspace(tmp_path_factory.mktemp('workspace'))
-    inherited = {name: value for name, value in built.items() if name not in PROFILE_VARIABLES}
-    return {**inherited, **localhost_domain(own_domain_id())}
+    return {name: value for name, value in built.items() if name not in PROFILE_VARIABLES}
 
 
 @pytest.fixture
@@ -44,6 +45,17 @@ def share(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setenv('AMENT_PREFIX_PATH', environment['AMENT_PREFIX_PATH'])
     return Path(get_package_share_directory(PACKAGE))
+
+
+@pytest.fixture
+def tf2(tmp_path: Path) -> str:
+    """A folder of Python modules with a stand-in for tf2_ros, '' where the real one is."""
+    if importlib.util.find_spec('tf2_ros'):
+        return ''
+    folder = tmp_path / 'tf2'
+    folder.mkdir()
+    shutil.copy(Path(__file__).parents[1] / 'tf2_stand_in.py', folder / 'tf2_ros.py')
+    return str(folder)
 
 
 @pytest.fixture
@@ -58,7 +70,8 @@ def launch(
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
 
-    for name, value in localhost_domain(own_domain_id()).items():
+    domain = localhost_domain(free_domain_id())
+    for name, value in domain.items():
         monkeypatch.setenv(name, value)
     context = rclpy.Context()
     rclpy.init(context=context)
@@ -80,7 +93,7 @@ def launch(
                 [*command, *arguments], cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT,
                 text=True, start_new_session=True,
                 # launch_ros leaves its parameter files behind.
-                env={**environment, **further, 'TMPDIR': str(tmp_path)},
+                env={**environment, **domain, **further, 'TMPDIR': str(tmp_path)},
             ))
         return Launched(started[-1], log, executor)
 

@@ -40,25 +40,6 @@ for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVA
         request = ChangeState.Request(transition=Transition(id=transition))
         rclpy.spin_until_future_complete(node, client.call_async(request))
 """
-# Of tf2_ros, which PyPI lacks, what is heard.
-TF2 = """
-from tf2_msgs.msg import TFMessage
-
-
-class Buffer:
-    def __init__(self, *args, **kwargs):
-        pass
-
-
-class TransformListener:
-    def __init__(self, buffer, node, **kwargs):
-        for topic in ('/tf', '/tf_static'):
-            node.create_subscription(TFMessage, topic, print, 10)
-
-
-class TransformException(Exception):
-    pass
-"""
 # The first as Nav2's bringup has it, the second by the argument.
 TWO_ROBOTS = """
 from launch import LaunchDescription
@@ -210,14 +191,12 @@ def test_argument_goes_before_params_file(
 
 @one_or_more_processes
 def test_of_two_robots_each_camera_hears_its_own_robot_s_tf(
-    launch: Callable[..., Launched], share: Path, tmp_path: Path, one_process: str
+    launch: Callable[..., Launched], share: Path, tmp_path: Path, tf2: str, one_process: str
 ) -> None:
-    if importlib.util.find_spec('tf2_ros') is None:
-        (tmp_path / 'tf2_ros.py').write_text(TF2)
     (tmp_path / 'robots.launch.py').write_text(TWO_ROBOTS.format(
         perception=share / 'launch/perception.launch.py', one_process=one_process
     ))
-    launched = launch(tmp_path / 'robots.launch.py', code=str(tmp_path))
+    launched = launch(tmp_path / 'robots.launch.py', code=tf2)
     for robot in ('robot1', 'robot2'):
         node = f'/{robot}/front/costmap_node'
         launched.wait_until_active(node)

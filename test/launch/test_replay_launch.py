@@ -87,6 +87,24 @@ def test_a_bag_goes_through_the_nodes_and_its_end_ends_them(
         )
 
 
+def test_what_the_nodes_publish_themselves_is_not_played_into_them(
+    launch: Callable[..., Launched], drive: Path, tmp_path: Path
+) -> None:
+    with BagReader(drive) as bag, BagWriter(tmp_path / 'recorded') as recorded:
+        for topic in bag.topics:
+            recorded.add_topic(topic.name, topic.type_name, definition=topic.definition)
+        recorded.add_topic('/segmentation/mask', 'sensor_msgs/msg/Image')
+        for message in bag.messages():
+            recorded.write(message.topic, message.stamp_ns, message.cdr)
+            if message.topic == IMAGE_TOPIC:
+                recorded.write('/segmentation/mask', message.stamp_ns, message.cdr)
+    printed = spin_until_ended(
+        launch('replay', f'bag:={tmp_path / "recorded"}', *SEGMENTATION)
+    )
+    assert 'not played, for the nodes publish them: /segmentation/mask' in printed
+    assert IMAGE_TOPIC in played(printed) and '/segmentation/mask' not in played(printed)
+
+
 def test_the_chosen_nodes_share_one_process(
     launch: Callable[..., Launched], drive: Path, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """costmap_node over real DDS: a box at a known place, and what Nav2's layers read of it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 import math
 from typing import Any
 
@@ -23,7 +24,7 @@ from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo, VisionClass
 
-from mnv2_perception.nodes import poses
+from mnv2_perception.nodes import costmap_node, poses
 from mnv2_perception.nodes.costmap_node import CostmapNode
 from mnv2_perception.nodes.messages import (
     cloud_to_msg,
@@ -34,6 +35,7 @@ from mnv2_perception.nodes.messages import (
 )
 from mnv2_perception.nodes.qos import LATCHED_QOS
 from mnv2_perception.vision.camera import Camera
+from mnv2_perception.vision.marks import Marks
 from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 from mnv2_perception.vision.projection import depth_points
 
@@ -196,7 +198,7 @@ def test_depth_of_another_camera_without_tf_is_refused_with_the_reason(
     ids, _ = draw_box(CAMERA, POSE)
     scene.camera.publish(mask_to_msg(ids, header(1)))
     eventually(lambda: node.counts['rejected'] == 1)
-    assert "'depth_optical' is not the frame of the mask" in capfd.readouterr().err
+    assert "'depth_optical' is not the frame of the image" in capfd.readouterr().err
 
 
 def test_a_box_is_placed_by_an_organised_cloud(scene: Scene) -> None:
@@ -395,6 +397,104 @@ def test_depth_of_another_camera_is_registered_through_tf_and_both_camera_infos(
     elsewhere = Header(stamp=header(1).stamp, frame_id='depth_optical')
     depth.publish(depth_msg(depth_m, elsewhere, '16UC1'))
     check_box(scene.show(1, *BOX_AT), height_m=None)
+
+
+@pytest.mark.parametrize('source', ['ground', 'depth', 'points'])
+def test_a_class_has_a_cloud_of_its_own_while_somebody_listens(
+    scene: Scene, source: str
+) -> None:
+    of_box = scene.subscribe(PointCloud2, 'obstacles/box')
+    node = scene.start(source=source, cloud_classes=['box', 'low wall'])
+    scene.calibrate(node)
+    if source == 'depth':
+        depth = scene.peer.create_publisher(Image, 'depth/image', 1)
+        depth_info = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
+        scene.heard(depth_info)
+        depth_info.publish(camera_info())
+        eventually(lambda: node.inputs.depth_info)
+    clouds = scene.peer.create_publisher(PointCloud2, 'points', 1)
+    for number, box in ((1, BOX_AT), (2, ())):
+        _, depth_m = draw_box(CAMERA, POSE, *box)
+        if source == 'depth':
+            scene.heard(depth)
+            depth.publish(depth_msg(depth_m, header(number), '32FC1'))
+        elif source == 'points':
+            scene.heard(clouds)
+            clouds.publish(cloud_to_msg(depth_points(depth_m, CAMERA), header(number)))
+        obstacles = scene.show(number, *box)['obstacles']
+        eventually(lambda count=number: len(of_box) == count)
+        # The box is all that blocks in this scene.
+        assert (of_box[-1].header, of_box[-1].fields) == (obstacles.header, obstacles.fields)
+        np.testing.assert_array_equal(xyz(of_box[-1]), xyz(obstacles))
+        assert (len(xyz(obstacles)) > 20) == (number == 1)
+
+
+def test_clouds_of_classes_are_there_before_the_names_and_made_only_for_listeners(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    marks_on_ground = costmap_node.marks_on_ground
+
+    def counting(*args: Any) -> Marks:
+        marks = marks_on_ground(*args)
+
+        def obstacles_of(class_id: int) -> Any:
+            made.append(class_id)
+            return marks.obstacles_of(class_id)
+
+        return replace(marks, obstacles_of=obstacles_of)
+
+    monkeypatch.setattr(costmap_node, 'marks_on_ground', counting)
+    node = scene.start(cloud_classes=['box', '2-wheeler'], autostart=False, wait=False)
+    assert scene.transition(Transition.TRANSITION_CONFIGURE)
+    for topic in ('/obstacles/box', '/obstacles/class_2_wheeler'):
+        eventually(lambda name=topic: scene.peer.count_publishers(name) == 1)
+    assert scene.transition(Transition.TRANSITION_ACTIVATE)
+    scene.calibrate(node)
+    scene.show(1, *BOX_AT)
+    assert made == []
+    heard = scene.subscribe(PointCloud2, 'obstacles/box')
+    publisher = node._results._of_classes['box']
+    eventually(publisher.get_subscription_count)
+    scene.show(2, *BOX_AT)
+    eventually(lambda: heard)
+    assert made == [BOX]
+
+
+def test_a_class_that_the_masks_lack_is_silent_and_told(scene: Scene) -> None:
+    reports = scene.subscribe(DiagnosticArray, '/diagnostics', QoSProfile(depth=10))
+    clouds = scene.subscribe(PointCloud2, 'obstacles/traffic_light')
+    node = scene.start(cloud_classes=['traffic light'])
+    scene.calibrate(node)
+    scene.show(1, *BOX_AT)
+    told = "no class 'traffic light' of cloud_classes: obstacles/traffic_light is silent"
+    eventually(lambda: reports and told in reports[-1].status[0].message)
+    assert reports[-1].status[0].level == DiagnosticStatus.WARN
+    assert clouds == []  # an empty one would say that none is there
+
+
+def test_a_misspelt_class_of_a_cloud_is_an_error_that_names_the_nearest(scene: Scene) -> None:
+    node = scene.start(cloud_classes=['boxx'], obstacle_classes=['box', 'boxx'])
+    scene.name_classes(node)
+    assert "no class 'boxx', did you mean 'box'?" in node.fault()
+
+
+@pytest.mark.parametrize(
+    ('lists', 'reason'),
+    [
+        ({'cloud_classes': ['low wall', 'low-wall']}, 'both be published as obstacles/low_wall'),
+        ({'cloud_classes': ['box', 'box']}, "'box' is 2 times in cloud_classes"),
+        ({'cloud_classes': ['road']}, "'road', which never blocks"),
+        ({'cloud_classes': ['box'], 'obstacle_classes': ['car']}, "'box', which never blocks"),
+        ({'cloud_classes': ['人']}, 'gives no name of a topic'),
+    ],
+)
+def test_clouds_of_classes_that_cannot_be_fail_to_configure(
+    scene: Scene, lists: dict[str, list[str]], reason: str
+) -> None:
+    node = scene.start(wait=False, autostart=False, **lists)
+    assert not scene.transition(Transition.TRANSITION_CONFIGURE)
+    assert reason in node._failure
 
 
 def test_a_missing_transform_is_refused_with_the_reason(

@@ -42,7 +42,7 @@ from vision_msgs.msg import LabelInfo
 from mnv2_perception.nodes.classification_node import ClassificationNode
 from mnv2_perception.nodes.costmap_node import CostmapNode
 from mnv2_perception.nodes.messages import label_info_to_msg, mask_to_msg, rgb_to_msg
-from mnv2_perception.nodes.process import turn
+from mnv2_perception.nodes.process import Executor, turn
 from mnv2_perception.nodes.qos import LATCHED_QOS
 from mnv2_perception.nodes.segmentation_node import SegmentationNode
 from mnv2_perception.nodes.worker import Turns
@@ -634,7 +634,9 @@ def test_an_exception_in_a_callback_ends_no_process_of_nodes() -> None:
         stop.set()
 
     node.create_timer(0.05, fail)
-    thread = threading.Thread(target=turn, args=(node, stop))
+    thread = threading.Thread(
+        target=turn, args=(node, Executor(context=graph.context), stop), daemon=True
+    )
     thread.start()
     thread.join(10.0)
     assert len(calls) >= 3

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 import math
 from pathlib import Path
+import re
 import threading
 import time
 from typing import Any
@@ -13,6 +14,7 @@ from identity_network import identity_spec, write_fake
 import numpy as np
 from numpy.typing import NDArray
 import pytest
+import yaml
 
 pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
 pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
@@ -325,14 +327,14 @@ class Robot(Graph):
 
     @contextmanager
     def perceiving(
-        self, folder: Path, latency_ms: float = 0.0, source: str = 'ground'
+        self, folder: Path, latency_ms: float = 0.0, source: str = 'ground', **costmap: Any
     ) -> Iterator[None]:
         """Run segmentation_node and costmap_node."""
         spec = identity_spec(CAMERA.height, CAMERA.width, classes=list(CLASSES))
         model = write_fake(folder / 'identity.yaml', spec, latency_ms)
         with (
             self.process('segmentation_node', model=model, engine='fake'),
-            self.process('costmap_node', source=source, **IN_PROCESS),
+            self.process('costmap_node', source=source, **IN_PROCESS, **costmap),
         ):
             eventually(lambda: self.calibration.get_subscription_count(), 30.0)
             eventually(lambda: self.camera.get_subscription_count(), 30.0)
@@ -372,6 +374,64 @@ def test_a_box_gives_the_right_cell_point_and_beam_and_its_absence_clears_every_
         for costmap in (nav2.semantic.costmap, nav2.clouds.costmap, nav2.scans.costmap):
             assert costmap.cost(3.02, 0.65) == FREE
         eventually(lambda: nav2.monitor_hears() and not len(nav2.monitored))
+
+
+def people_layer() -> dict[str, Any]:
+    """Return the settings that docs/costmaps.md gives for a class's cloud, here of obstacles."""
+    page = (Path(__file__).parents[2] / 'docs/costmaps.md').read_text(encoding='utf-8')
+    block = re.findall('```\n(plugins: .*?)```', page, re.S)[0]
+    settings: dict[str, Any] = yaml.safe_load(block.replace('person', 'obstacle'))
+    return {**OBSTACLES, **settings}
+
+
+@pytest.mark.parametrize('source', ['ground', 'depth', 'points'])
+def test_a_layer_of_one_class_marks_it_and_forgets_it_and_knows_no_other(
+    robot: Robot, tmp_path: Path, source: str
+) -> None:
+    settings = people_layer()
+    others = re.sub('obstacles/obstacle', 'obstacles/stairs', yaml.safe_dump(settings))
+    layers = {
+        'obstacle': ObstacleLayer(settings, FRAMES, 'people_layer'),
+        'stairs': ObstacleLayer(yaml.safe_load(others), FRAMES, 'people_layer'),
+    }
+    assert {'obstacle', 'stairs'} < set(CLASSES)
+    with (
+        robot.perceiving(tmp_path, source=source, cloud_classes=['obstacle', 'stairs']),
+        robot.filming(),
+    ):
+        node = Node('nav2', context=robot.context)
+        heard: set[tuple[str, str]] = set()
+        lock = threading.Lock()
+
+        def listen(name: str, layer: ObstacleLayer, kind: str) -> None:
+            def on_message(msg: PointCloud2) -> None:
+                with lock:
+                    layer.hear(kind, msg)
+                    heard.add((name, kind))
+
+            node.create_subscription(
+                PointCloud2, layer.sources[kind]['topic'], on_message, SENSOR_QOS
+            )
+
+        for name, layer in layers.items():
+            for kind in layer.sources:
+                listen(name, layer, kind)
+        robot.spin(node)
+
+        def face(name: str) -> float:
+            with lock:
+                layers[name].update(0.0, 0.0)
+                cells = layers[name].costmap
+            lethal = [x for x in np.arange(0.4, 4.9, 0.05) if cells.cost(float(x), 0.65) == LETHAL]
+            return float(min(lethal, default=math.inf))
+
+        eventually(lambda: len(heard) == 4, 30.0)
+        robot.scene = draw(*BOX_AT)
+        eventually(lambda: face('obstacle') < math.inf)
+        assert face('obstacle') == pytest.approx(3.0, abs=0.06)
+        assert face('stairs') == math.inf
+        robot.scene = draw()
+        eventually(lambda: face('obstacle') == math.inf)
 
 
 def test_a_late_consumer_in_another_process_hears_label_info_before_any_mask(

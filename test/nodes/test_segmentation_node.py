@@ -34,7 +34,7 @@ from mnv2_perception.engines import Engine
 from mnv2_perception.engines.fake import FakeEngine
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
 from mnv2_perception.nodes import segmentation_node
-from mnv2_perception.nodes.messages import rgb_to_msg, stamp_to_ns
+from mnv2_perception.nodes.messages import labels_from_compressed_msg, rgb_to_msg, stamp_to_ns
 from mnv2_perception.nodes.qos import LATCHED_QOS, RESULT_QOS
 from mnv2_perception.nodes.segmentation_node import SegmentationNode
 
@@ -239,6 +239,60 @@ def test_overlay_is_made_only_while_somebody_watches(
     graph.camera.publish(rgb_to_msg(picture(), header(2)))
     eventually(lambda: overlays)
     assert made and overlays[0].encoding == 'rgb8' and overlays[0].header == header(2)
+
+
+def test_masks_as_png_are_what_image_transport_s_plugin_would_send(graph: Graph) -> None:
+    masks = graph.subscribe(Image, '/robot/mask')
+    pngs = graph.subscribe(CompressedImage, '/robot/mask/compressed')
+    node = graph.start('-r', 'segmentation/mask:=/robot/mask')
+    ready(graph, node)
+    graph.camera.publish(rgb_to_msg(picture(2 * HEIGHT, 2 * WIDTH), header(4)))
+    eventually(lambda: masks and pngs)
+    assert pngs[0].header == masks[0].header == header(4)
+    # compressed_publisher.cpp: the message's encoding, and of the PNG's colours nothing; what
+    # reads it takes the encoding from before the semicolon.
+    assert pngs[0].format == 'mono8; png compressed '
+    ids = cv2.imdecode(np.frombuffer(pngs[0].data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert ids.dtype == np.uint8 and np.array_equal(ids, ids_of(masks[0]))
+    assert np.array_equal(labels_from_compressed_msg(pngs[0]), ids)
+    assert len(pngs[0].data) < len(masks[0].data) / 10
+
+
+def test_masks_become_png_only_while_somebody_listens_and_after_their_names(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    real = segmentation_node.mask_to_png_msg
+
+    def counted(*args: Any) -> Any:
+        made.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(segmentation_node, 'mask_to_png_msg', counted)
+    node = graph.start()
+    ready(graph, node)
+    graph.camera.publish(rgb_to_msg(picture(), header(1)))
+    eventually(lambda: node.counts['published'] == 1)
+    assert not made
+    heard: list[str] = []
+    late = Node('late', context=graph.context)
+    late.create_subscription(
+        CompressedImage, 'segmentation/mask/compressed', lambda _: heard.append('mask'), RESULT_QOS
+    )
+    late.create_subscription(
+        LabelInfo, 'segmentation/label_info', lambda _: heard.append('names'), LATCHED_QOS
+    )
+    graph.spin(late)
+    number = 1
+
+    def film() -> bool:
+        nonlocal number
+        graph.camera.publish(rgb_to_msg(picture(), header(number := number + 1)))
+        time.sleep(0.03)
+        return 'mask' in heard
+
+    eventually(film)
+    assert heard[0] == 'names' and made
 
 
 def test_a_malformed_image_is_rejected_counted_and_forgotten(graph: Graph) -> None:
@@ -463,7 +517,8 @@ def test_min_confidence_can_be_changed_while_running(graph: Graph) -> None:
 
 @pytest.mark.parametrize(
     ('name', 'value', 'reason'),
-    [('model', 'other', 'clean up'), ('min_confidence', 1.5, 'range')],
+    [('engine', 'onnx_runtime', 'clean up'), ('model', 'other', 'neither a model file'),
+     ('min_confidence', 1.5, 'range')],
 )
 def test_an_impossible_change_is_refused_with_the_reason(
     graph: Graph, name: str, value: Any, reason: str

@@ -19,6 +19,7 @@ from test_segmentation_node import fake_model
 
 from mnv2_perception.nodes.classification_node import ClassificationNode
 from mnv2_perception.nodes.costmap_node import CostmapNode
+from mnv2_perception.nodes.detection3d_node import Detection3DNode
 from mnv2_perception.nodes.detection_node import DetectionNode
 from mnv2_perception.nodes.segmentation_node import SegmentationNode
 
@@ -68,19 +69,21 @@ def graphs() -> Iterator[list[Graph]]:
 
 def variants(folder: Path) -> dict[type, list[dict[str, Any]]]:
     fake = {'model': fake_model(folder), 'engine': 'fake', 'use_sim_time': True}
-    costmap = {'pose_source': 'parameters', 'use_sim_time': True}
+    placing = {'pose_source': 'parameters', 'use_sim_time': True}
     return {
         SegmentationNode: [
             {**fake, 'detection_classes': ['car']}, {**fake, 'image_transport': 'compressed'},
         ],
         ClassificationNode: [{'engine': 'onnx_runtime'}, {'image_transport': 'compressed'}],
         DetectionNode: [{'engine': 'onnx_runtime'}, {'image_transport': 'compressed'}],
-        CostmapNode: [{**costmap, 'source': name} for name in ('ground', 'depth', 'points')],
+        CostmapNode: [{**placing, 'source': name} for name in ('ground', 'depth', 'points')],
+        Detection3DNode: [{**placing, 'source': name} for name in ('depth', 'points')],
     }
 
 
 @pytest.mark.parametrize(
-    'node_class', [SegmentationNode, ClassificationNode, DetectionNode, CostmapNode]
+    'node_class',
+    [SegmentationNode, ClassificationNode, DetectionNode, CostmapNode, Detection3DNode],
 )
 def test_a_node_has_what_the_policy_allows_it_and_nothing_else(
     node_class: type, tmp_path: Path, graphs: list[Graph]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 import itertools
-import math
 import threading
 import time
 from typing import Any
@@ -16,7 +15,7 @@ pytest.importorskip('tf2_msgs', reason='no tf2_msgs: run make setup, or source a
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from nav_msgs.msg import OccupancyGrid
-from rclpy.clock import Clock
+from rclpy.clock import Clock, ClockType
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.time import Time
@@ -230,6 +229,35 @@ def test_a_bag_that_loops_keeps_its_grid(scene: Scene, tree: Tree, sim_time: boo
     assert node.counts['rejected'] <= 2
 
 
+def test_what_is_of_before_a_jump_and_comes_after_it_costs_no_grid(
+    scene: Scene, tree: Tree, capfd: pytest.CaptureFixture[str]
+) -> None:
+    node = scene.start(pose_source='tf', use_sim_time=True)
+    clock = scene.peer.create_publisher(ClockMsg, '/clock', 1)
+    grids = scene.subscribe(OccupancyGrid, 'grid', QoSProfile(depth=50))
+    scene.calibrate(node)
+    tree.wait()
+    second = 10**9
+
+    def tick(now_ns: int) -> None:
+        clock.publish(ClockMsg(clock=Time(nanoseconds=now_ns).to_msg()))
+        eventually(lambda: node.get_clock().now().nanoseconds == now_ns)
+
+    for now_s in (1000, 1020, 1001):
+        tick(now_s * second)
+        if now_s == 1001:  # the end of the first turn, which was on its way
+            tree.tell(1020 * second)
+            scene.camera.publish(mask(1020 * second))
+            eventually(lambda: node.counts['received'] == 3)
+        tree.tell(now_s * second - second // 2)
+        tree.tell(now_s * second + second // 2)
+        scene.camera.publish(mask(now_s * second))
+        eventually(lambda now_s=now_s: stamps(grids)[-1:] == [now_s * second])
+    assert node.counts['rejected'] == 0
+    printed = capfd.readouterr().err
+    assert 'TF_OLD_DATA' not in printed and 'use one clock' not in printed
+
+
 def test_the_first_mask_after_a_jump_back_keeps_the_depth_that_came_before_it(
     scene: Scene
 ) -> None:
@@ -360,24 +388,41 @@ def test_a_stamp_that_comes_twice_by_accident_is_no_warning() -> None:
     assert watch.warning == ''
 
 
+@pytest.mark.parametrize('tf2', [
+    pytest.param(tf2_stand_in, id='stand-in'),
+    pytest.param(poses.tf2_ros, id='tf2_ros', marks=pytest.mark.skipif(
+        poses.tf2_ros is None, reason='needs tf2_ros: source a ROS distro'
+    )),
+])
 @pytest.mark.parametrize('node', [True, False], ids=['node=', 'without'])
-def test_the_stand_in_refuses_old_transforms_and_forgets_only_with_a_node(
-    scene: Scene, node: bool
+def test_the_stand_in_refuses_interpolates_and_forgets_as_tf2_does(
+    scene: Scene, tf2: Any, node: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    buffer = tf2_stand_in.Buffer(node=scene.peer if node else None)
+    clock = scene.peer.get_clock()
+    clock._set_ros_time_is_active(True)
+    clock.set_ros_time_override(Time(seconds=100, clock_type=ClockType.ROS_TIME))
+    buffer = tf2.Buffer(node=scene.peer if node else None)
     second = 10**9
-    buffer.set_transform(transform('odom', 'base_link', STANDING, 100 * second), '')
-    buffer.set_transform(transform('odom', 'base_link', STANDING, 80 * second), '')
-    assert buffer.refused == 1
-    assert buffer.can_transform('odom', 'base_link', Time(seconds=100))
-    assert not buffer.can_transform('odom', 'base_link', Time(seconds=101))
+
+    def known(at_s: float) -> bool:
+        return bool(buffer.can_transform('odom', 'base_link', Time(nanoseconds=round(at_s * 1e9))))
+
+    for at_s in (98, 100, 80, 91):
+        pose = Pose.from_rpy(at_s / 2, 0.0, 0.0, 0.0, 0.0, 0.0)
+        buffer.set_transform(transform('odom', 'base_link', pose, at_s * second), '')
+    assert capfd.readouterr().err.count('TF_OLD_DATA') == 1
+    assert [at_s for at_s in (80, 90, 91, 99, 100, 101) if known(at_s)] == [91, 99, 100]
+    assert buffer.get_latest_common_time('odom', 'base_link').nanoseconds == 100 * second
     turned = Pose.from_rpy(1.0, 2.0, 3.0, 0.1, -0.2, 2.5)
     buffer.set_transform_static(transform('base_link', 'camera', turned, 0), '')
-    found = tf2_stand_in._values(buffer.lookup_transform('odom', 'camera', Time(seconds=100)))
+    found = tf2_stand_in._values(buffer.lookup_transform('odom', 'camera', Time(seconds=99)))
     np.testing.assert_allclose(
         Pose.from_quaternion(found[:3], found[3:]).rotation, turned.rotation, atol=1e-9
     )
-    assert math.isclose(found[0], 1.0)
+    np.testing.assert_allclose(found[:3], (50.5, 2.0, 3.0))
+    clock.set_ros_time_override(Time(seconds=50, clock_type=ClockType.ROS_TIME))
+    assert known(99) != node
+    assert buffer.can_transform('base_link', 'camera', Time(seconds=99))
 
 
 def test_obstacles_do_not_wait_for_a_confidence_that_nobody_publishes(

@@ -6,6 +6,7 @@
 import json
 import os
 from pathlib import Path
+import shutil
 import time
 from typing import Any
 
@@ -28,10 +29,11 @@ from rosgraph_msgs.msg import Clock
 from running_nodes import Peer, Running, running, wait
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
+from std_srvs.srv import SetBool
 from tf2_msgs.msg import TFMessage
 
 from mnv2_perception.nodes.messages import pinhole_to_msg, rgb_to_msg
-from mnv2_perception.tasks.models import SEGMENTATION_MODEL
+from mnv2_perception.tasks.models import find_model, SEGMENTATION_MODEL
 from mnv2_perception.vision.camera import Camera
 
 pytestmark = pytest.mark.ros
@@ -42,7 +44,7 @@ FAULT_EACH = 10  # frames
 SAMPLES = 400
 STEP_S = 0.05  # of simulated time, from frame to frame
 COSTMAP, SEGMENTATION = '/costmap_node', '/segmentation_node'
-STAND_IN = Path(__file__).parents[1] / 'nodes/tf2_stand_in.py'
+STAND_IN = Path(__file__).parents[1] / 'tf2_stand_in.py'
 
 
 class Robot:
@@ -54,8 +56,10 @@ class Robot:
         made: faults.
     """
 
-    def __init__(self, run: Running, height: int, width: int, classes: int) -> None:
-        self.run, self.peer = run, run.peer
+    def __init__(
+        self, run: Running, models: tuple[str, str], height: int, width: int, classes: int
+    ) -> None:
+        self.run, self.peer, self.models = run, run.peer, models
         create = self.peer.publisher
         self.clock, self.tf = create(Clock, '/clock', 10), create(TFMessage, '/tf', 10)
         self.camera, self.info = create(Image, 'image', 5), create(CameraInfo, 'camera_info', 5)
@@ -68,6 +72,7 @@ class Robot:
         self.faults = [
             self.damaged_images, self.camera_stops, self.listener, self.change_parameters,
             self.tf_stops, self.deactivate, self.clock_jumps, self.participant, self.configure,
+            self.switch_off, self.another_model,
         ]
 
     def header(self) -> Header:
@@ -170,6 +175,28 @@ class Robot:
                 assert answer.results[0].successful == (0.0 <= value <= 1.0)
                 self.frame()
 
+    def switch_off(self) -> None:
+        for node in (SEGMENTATION, COSTMAP):
+            for on in (False, True):
+                request = SetBool.Request(data=on)
+                assert self.peer.call(SetBool, f'{node}/enable', request).success
+                self.frame(within_s=0.05)
+
+    def another_model(self) -> None:
+        for model in self.models:
+            request = SetParameters.Request(
+                parameters=[Parameter('model', value=model).to_parameter_msg()]
+            )
+            answer = self.peer.call(SetParameters, f'{SEGMENTATION}/set_parameters', request)
+            assert answer.results[0].successful, answer
+
+            def in_use(name: str = Path(model).name) -> bool:
+                self.frame()
+                status = self.peer.statuses[SEGMENTATION[1:]]
+                return {'model_file': name} in [{each.key: each.value} for each in status.values]
+
+            wait(in_use, 20.0, f'{model} is in use')
+
     def deactivate(self) -> None:
         self.go(COSTMAP, 'DEACTIVATE', 'ACTIVATE')
 
@@ -255,18 +282,18 @@ def soaked(
     size: tuple[int, int], classes: int,
 ) -> dict[str, Any]:
     """Run `perception` with a model; write what it held; return what grew."""
-    costmap: dict[str, Any] = {'max_footprint_m': 1.0, 'use_sim_time': True}
-    environment = {}
-    if STAND_IN.is_file():
-        costmap['pose_source'] = 'tf'
-        (folder / 'tf2_ros.py').write_text('from tf2_stand_in import *\n')
-        places = [str(folder), str(STAND_IN.parent), os.environ.get('PYTHONPATH', '')]
-        environment['PYTHONPATH'] = os.pathsep.join(places)
+    costmap = {'max_footprint_m': 1.0, 'use_sim_time': True, 'pose_source': 'tf'}
+    shutil.copy(STAND_IN, folder / 'tf2_ros.py')
+    places = [str(folder), os.environ.get('PYTHONPATH', '')]
+    environment = {'PYTHONPATH': os.pathsep.join(places)}
     parameters = {
         'segmentation_node': {**segmentation, 'use_sim_time': True}, 'costmap_node': costmap,
     }
     with running(folder / 'run', 'perception', parameters, environment) as run:
-        robot = Robot(run, *size, classes)
+        own = find_model(segmentation['model'])
+        other = folder / f'other{own.suffix}'
+        other.write_bytes(own.read_bytes())
+        robot = Robot(run, (str(other), str(own)), *size, classes)
         samples = soak(run, robot, frames)
         for node in (SEGMENTATION, COSTMAP):
             counts = run.peer.settled(node[1:])

@@ -168,10 +168,21 @@ def test_figures_are_those_worked_out_by_hand(tmp_path: Path) -> None:
         'top1': 0.75,
         'per_class': {'red': pytest.approx(2 / 3), 'green': 1.0, 'blue': None},
         'confusion': {'red': {'red': 2, 'green': 1}, 'green': {'green': 1}},
+        # Of all four the likeliest has 9 of 255, and three are right.
+        'ece': pytest.approx(0.75 - 9 / 255),
+        'calibration': [{
+            'to': pytest.approx(1 / 15), 'share': 1.0, 'confidence': pytest.approx(9 / 255),
+            'accuracy': 0.75,
+        }],
+        'worst': [{
+            'image': str(folder / 'red/2.png'), 'label': 'red', 'said': 'green',
+            'confidence': pytest.approx(9 / 255),
+        }],
     }
     apart = evaluate_classification(Classifier.open(model, 'onnx_runtime'), folder, '_')
     assert apart['by_prefix']['0'] == {
         'images': 2, 'top1': 1.0, 'per_class': {'red': 1.0, 'green': 1.0, 'blue': None},
+        'ece': pytest.approx(1.0 - 9 / 255),
     }
 
 

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 import subprocess
 import sys
+import threading
+from typing import Any
 
 import cv2
 from identity_network import identity_spec, MakeModel, write_fake, write_onnx
@@ -13,12 +15,13 @@ import pytest
 
 from mnv2_perception.errors import EngineError, ImageError, ModelError, SetupError
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
-from mnv2_perception.tasks import models, segmenter
+from mnv2_perception.tasks import models
 from mnv2_perception.tasks.contract import images_at_once
 from mnv2_perception.tasks.detector import detections_from_mask
 from mnv2_perception.tasks.models import find_model, find_shared_file, OpenModels
 from mnv2_perception.tasks.pipeline import infer_images
 from mnv2_perception.tasks.segmenter import read_ignore_mask, Segmentation, Segmenter
+from mnv2_perception.vision import decode
 
 ODD_SIZES = [(61, 83), (97, 41), (20, 151), (21, 31), (101, 121), (7, 9)]
 ROOT = Path(__file__).parents[2]
@@ -71,7 +74,7 @@ def use_corner_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     def resize(ids: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
         return np.asarray(cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST))
 
-    monkeypatch.setattr(segmenter, 'resize_ids', resize)
+    monkeypatch.setattr(decode, 'resize_ids', resize)
 
 
 def test_at_the_networks_size_the_mask_is_pixel_exact(make_model: MakeModel) -> None:
@@ -149,6 +152,33 @@ def test_a_model_that_is_open_already_is_shared_and_closed_by_its_last_user(
     with models.opening(*how) as (again, _):
         assert again is not first and not again.closed
         again.close()
+
+
+def test_a_model_has_run_once_before_a_second_user_gets_it(make_model: MakeModel) -> None:
+    how = make_model(4, 4)
+    models, done = OpenModels(), []
+    started, may_end = threading.Event(), threading.Event()
+
+    def warm_up(*_: Any) -> None:
+        started.set()
+        assert may_end.wait(10.0)
+        done.append('run')
+
+    def use() -> None:
+        with models.opening(*how, warm_up=warm_up) as (engine, _):
+            done.append('used')
+            engine.close()
+
+    users = [threading.Thread(target=use) for _ in range(2)]
+    for user in users:
+        user.start()
+    assert started.wait(10.0)
+    users[1].join(0.2)
+    assert done == []
+    may_end.set()
+    for user in users:
+        user.join()
+    assert done in (['run', 'used', 'used'], ['run', 'used'] * 2)  # or opened once more
 
 
 def test_a_model_is_shared_by_whatever_name_it_has_but_not_once_its_file_is_another(

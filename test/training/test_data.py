@@ -1,12 +1,13 @@
 """Samples to train on: image and label stay together, whatever is done to them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mnv2_perception.data.coco import BoxSample
-from mnv2_perception.model_spec import UNLABELLED
+from mnv2_perception.model_spec import ModelSpec, UNLABELLED
 from mnv2_perception.scenes.street import CLASSES as STREET
 from mnv2_perception.scenes.street import draw_scene
 from mnv2_perception.training.data import (
@@ -15,7 +16,9 @@ from mnv2_perception.training.data import (
     can_draw,
     class_weights,
     draw_samples,
+    padding,
     recolour,
+    whole_image,
 )
 
 
@@ -52,6 +55,23 @@ def test_a_crop_has_the_size_asked_for_and_ids_of_its_label_only(height: int, wi
         assert image.dtype == label.dtype == np.uint8
         assert image.flags.c_contiguous and label.flags.c_contiguous
         assert set(np.unique(label).tolist()) <= known
+
+
+def test_a_letterboxed_image_keeps_its_aspect_ratio_and_has_its_padding_around() -> None:
+    spec = ModelSpec.from_dict(
+        {'name': 'm', 'task': 'segmentation', 'height': 64, 'width': 64, 'classes': STREET,
+         'mean': [0.0] * 3, 'std': [1.0] * 3, 'fit': 'letterbox', 'pad': 200}, 'the test',
+    )
+    sample = draw_scene(3, 1.0, 64, 128)
+    assert whole_image(sample[0], spec) == (32, 64)
+    image, label = augment(
+        sample, (32, 64), 64, 64, np.random.default_rng(0), (1.0, 1.0), pad=padding(spec)
+    )
+    rows, columns = (np.flatnonzero((label != UNLABELLED).any(axis)) for axis in (1, 0))
+    assert 0.85 < rows.size / 32 < 1.15 and rows[0] == 0
+    bottom = image[rows.size :].reshape(-1, 3).astype(float)
+    assert bottom.std(axis=0).max() < 4.0 and bottom.mean() > 90  # recoloured
+    assert columns.size <= 64 and padding(replace(spec, fit='stretch', pad=(114,) * 3)) is None
 
 
 def test_what_lies_outside_the_image_is_unlabelled() -> None:

@@ -212,6 +212,115 @@ def test_a_measured_epoch_is_told_with_its_classes_and_the_time_left(
     assert set(entry['per_class']) == set(CLASSES)
 
 
+class Says(torch.nn.Module):
+    """A network that finds each class where the picture has its colour, and some pixels else."""
+
+    def __init__(self, wrong: int, of: int) -> None:
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+        self.wrong, self.of = wrong, of
+
+    def forward(self, image: Any) -> Any:
+        red = image[0, 0] > 0  # mean 0, std 1: road is black, sky is not
+        logits = torch.stack([~red, red, *[torch.zeros_like(red)] * 9]).float()[None]
+        if self.wrong:
+            logits[0, self.of].view(-1)[: self.wrong] = 9.0
+        return logits
+
+
+def test_a_class_that_validation_never_shows_does_not_choose_the_best(tmp_path: Path) -> None:
+    spec = replace(SPEC, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    train_folder = write_folder(tmp_path / 'train', range(2))
+    val = write_folder(tmp_path / 'val', range(100, 101))
+    label = np.zeros((96, 128), np.uint8)
+    label[:, 64:] = 1  # two of eleven classes
+    cv2.imwrite(str(val / 'labels/100.png'), label)
+    cv2.imwrite(str(val / 'images/100.png'), np.repeat(label[..., None] * 90, 3, axis=2))
+    task = SegmentationTask(train_folder, spec, replace(RECIPE, drawn=0), val)
+    right = task.evaluate(Says(0, 0))
+    assert (right.value, right.false_alarms) == (1.0, {})
+    one = task.evaluate(Says(1, 5))  # one pixel of 12288 is taken for a class that is not there
+    assert one.value == pytest.approx(1.0, abs=1e-3) and one.per_class[CLASSES[5]] is None
+    assert one.false_alarms == {CLASSES[5]: pytest.approx(1 / 12288)}
+    same = task.evaluate(Says(1, 1))  # for one that is: as bad
+    assert same.value == pytest.approx(one.value, abs=1e-4) and same.false_alarms == {}
+
+
+def test_training_and_run_time_see_one_letterbox(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip('onnx', reason='no onnx: run make setup-train')
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    from mnv2_perception.evaluation.evaluate import evaluate_segmentation
+    from mnv2_perception.nets.export import export_model
+    from mnv2_perception.tasks.segmenter import Segmenter
+
+    spec = replace(SPEC, height=128, width=128, fit='letterbox', pad=(9, 200, 9))
+    val = write_folder(tmp_path / 'val', range(100, 102))
+    miou = train(folder, tmp_path / 'run', spec, RECIPE, val=val)
+    export_model(tmp_path / 'run/last.pt', tmp_path / 'm.onnx')
+    segmenter = Segmenter.open(tmp_path / 'm.onnx')
+    assert segmenter.spec == spec
+    assert evaluate_segmentation(segmenter, val)['miou'] == pytest.approx(miou, abs=0.002)
+    task = SegmentationTask(
+        folder, spec, replace(RECIPE, crop_height=256, crop_width=256, max_scale=0.61), None
+    )
+    image, label = task.sample(0, np.random.default_rng(0))
+    shown = label != 255  # the aspect ratio is kept: 0.6 of 96 × 128 in a crop of 256
+    rows, columns = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
+    assert columns.size / rows.size == pytest.approx(128 / 96, rel=0.35)
+    assert not shown.all() and image.shape == (3, 256, 256)
+
+
+def test_a_run_ends_with_what_is_wrong_in_pictures(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ('onnx', 'onnxruntime'):
+        pytest.importorskip(name, reason=f'no {name}: run make setup-train')
+    val, out = write_folder(tmp_path / 'val', range(100, 102)), tmp_path / 'run'
+    options = ('--width-mult', '0.35', '--val', str(val))
+    assert main(command(folder, out, *options)) == 0
+    assert f'{out}: results.json, confusion.png' in capsys.readouterr().out
+    result = json.loads((out / 'results.json').read_text())
+    assert result['miou'] == pytest.approx(read_log(out)[-1]['val_miou'], abs=0.002)
+    assert cv2.imread(str(out / 'confusion.png')) is not None
+    assert len(list((out / 'worst').glob('*.png'))) == 2
+    assert main(command(folder, tmp_path / 'run', *options)) == 1  # and is not trained over
+    assert 'last.pt exists' in capsys.readouterr().err
+
+
+def test_a_run_is_none_the_worse_where_its_report_cannot_be_made(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    val, out = write_folder(tmp_path / 'val', range(100, 101)), tmp_path / 'run'
+    monkeypatch.setitem(sys.modules, 'mnv2_perception.nets.export', None)  # as without onnx
+    assert main(command(folder, out, '--width-mult', '0.35', '--val', str(val))) == 0
+    told = capsys.readouterr()
+    assert f'{out}: no confusion matrix and worst pictures: ' in told.err
+    assert 'export' in told.out and not (out / 'results.json').exists()
+
+
+def test_a_run_writes_event_files_where_tensorboard_is_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, 'torch.utils.tensorboard', None)  # as without the package
+        train(folder, tmp_path / 'without', SPEC, replace(RECIPE, epochs=1, drawn=0))
+    assert not list((tmp_path / 'without').glob('events*'))
+    pytest.importorskip('tensorboard', reason='no tensorboard: pip install tensorboard')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = replace(RECIPE, evaluate_every=1)
+    val = write_folder(tmp_path / 'val', range(100, 101))
+    train(folder, tmp_path / 'with', SPEC, replace(recipe, epochs=1), val=val)
+    train(folder, tmp_path / 'with', SPEC, recipe, val=val, resume=True)
+    events = EventAccumulator(str(tmp_path / 'with')).Reload()
+    log = read_log(tmp_path / 'with')
+    for tag in ('loss', 'val_miou', 'learning_rate'):
+        told = {event.step: event.value for event in events.Scalars(tag)}
+        assert told == {entry['epoch']: pytest.approx(entry[tag]) for entry in log}
+    assert 'per_class/road' in events.Tags()['scalars']
+
+
 def test_one_image_left_over_joins_the_last_batch(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / 'data', range(4))
     recipe = replace(RECIPE, epochs=1, drawn=0, crop_height=32, crop_width=32)

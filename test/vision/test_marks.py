@@ -37,6 +37,7 @@ LIMITS = Limits(
     scan_angle_increment_rad=0.01,
 )
 ROLES = roles_of({'sky': 0, 'road': ROAD, 'box': BOX}, ['road'], [], [], ['sky'])
+LAWN = 3
 LOW, HIGH = (3.0, 0.4, 0.0), (3.5, 0.9, 0.6)  # corners of the box
 
 
@@ -124,3 +125,28 @@ def test_a_cloud_of_other_proportions_than_the_mask_is_refused() -> None:
     for cloud in ((1, 76800), (240, 240), (0, 0)):
         with pytest.raises(ImageError, match='not of one image'):
             require_one_image(cloud, (480, 640))
+
+
+@pytest.mark.parametrize('measured', [False, True])
+def test_the_obstacles_of_each_class_are_those_of_all_classes(measured: bool) -> None:
+    ids, depth_m = draw_box(CAMERA, POSE, LOW, HIGH)
+    lawn = (np.arange(320) < 100) & (ids == ROAD)
+    ids[lawn] = LAWN
+    roles = roles_of({'sky': 0, 'road': ROAD, 'box': BOX, 'lawn': LAWN}, ['road'], ['lawn'], [],
+                     ['sky'])
+    if measured:
+        points = points_of_depth(depth_m, CAMERA, CAMERA, (240, 320), POSE)
+        marks = marks_of_points(points, ids, roles, IN_PLACE, LIMITS)
+    else:
+        view = GroundView(CAMERA, POSE, 10.0, 0.25)
+        marks = marks_on_ground(view, ids, roles, IN_PLACE, LIMITS)
+    of_box, of_lawn = marks.obstacles_of(BOX), marks.obstacles_of(LAWN)
+    assert len(of_box) > 20 and len(of_lawn) > 20
+    assert np.all((of_box[:, 1] > 0.35) & (of_box[:, 1] < 0.95))
+    assert set(of_lawn[:, 2]) == {np.float32(0.25)}
+    together = np.concatenate([of_box, of_lawn])
+    np.testing.assert_array_equal(
+        together[np.lexsort(together.T)], marks.obstacles[np.lexsort(marks.obstacles.T)]
+    )
+    for none in (0, ROAD, 77, 255):
+        assert marks.obstacles_of(none).shape == (0, 3)

@@ -1,5 +1,6 @@
 """From a camera's image to a network's input."""
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 import pytest
@@ -9,7 +10,9 @@ from mnv2_perception.vision.preprocess import (
     check_region,
     crop_region,
     crop_to_aspect,
+    fit_image,
     normalise,
+    place_image,
     resize_image,
     rotate_image,
 )
@@ -52,6 +55,81 @@ def test_the_crop_is_the_largest_centred_part_of_the_aspect_ratio(
 ) -> None:
     image = noise(*size)
     assert np.array_equal(crop_to_aspect(image, *aspect), image[rows, columns])
+
+
+def letterbox_of_ultralytics(
+    image: NDArray[np.uint8], height: int, width: int
+) -> tuple[NDArray[np.uint8], int, int]:
+    """Return what `LetterBox((height, width), auto=False)` makes, its top and left border."""
+    rows, columns = image.shape[:2]
+    r = min(height / rows, width / columns)
+    unpadded = round(columns * r), round(rows * r)
+    dw, dh = (width - unpadded[0]) / 2, (height - unpadded[1]) / 2
+    if (columns, rows) != unpadded:
+        image = np.asarray(cv2.resize(image, unpadded, interpolation=cv2.INTER_LINEAR), np.uint8)
+    top, bottom = round(dh - 0.1), round(dh + 0.1)
+    left, right = round(dw - 0.1), round(dw + 0.1)
+    framed = cv2.copyMakeBorder(
+        image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(114, 114, 114)
+    )
+    return np.asarray(framed, np.uint8), top, left
+
+
+SIZES = [
+    (480, 640), (640, 480), (64, 64), (1, 1), (1, 300), (719, 1281), (97, 33), (31, 77),
+    (63, 65), (1080, 1920), (45, 64), (64, 45), (3, 5),
+]
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize(('height', 'width'), [(64, 64), (96, 64), (65, 97), (640, 640)])
+def test_a_letterbox_is_that_of_ultralytics(
+    size: tuple[int, int], height: int, width: int
+) -> None:
+    image = noise(*size)
+    if round(min(height / size[0], width / size[1]) * min(size)) == 0:
+        pytest.skip('theirs fails where a side vanishes')
+    expected, top, left = letterbox_of_ultralytics(image, height, width)
+    assert np.array_equal(fit_image(image, height, width, 'letterbox'), expected)
+    placed = place_image(image.shape, height, width, 'letterbox')
+    assert (placed.top, placed.left) == (top, left)
+    assert (placed.frame_height, placed.frame_width) == (height, width)
+
+
+def test_a_letterbox_keeps_the_aspect_ratio_and_a_side_of_one_pixel_at_least() -> None:
+    placed = place_image((1, 300), 64, 64, 'letterbox')
+    assert placed == (31, 0, 1, 64, 64, 64) and not placed.fills
+    assert place_image((30, 40), 60, 80, 'letterbox').fills
+    assert place_image((30, 41), 60, 80) == (0, 0, 60, 80, 60, 80)  # stretched
+
+
+def test_the_padding_has_the_models_colour() -> None:
+    framed = fit_image(noise(4, 8), 8, 8, 'letterbox', pad=(1, 2, 3))
+    assert (framed[:2] == (1, 2, 3)).all() and (framed[6:] == (1, 2, 3)).all()
+    assert np.array_equal(framed[2:6], noise(4, 8))
+
+
+@pytest.mark.parametrize('size', [(256, 256), (375, 500), (500, 333), (101, 57), (3000, 2001)])
+def test_a_crop_ratio_is_that_of_resizing_the_short_side_and_cutting_the_middle(
+    size: tuple[int, int]
+) -> None:
+    y, x = np.mgrid[: size[0], : size[1]]
+    image = np.stack([y, x, x], axis=2)  # each pixel says where it is from
+    part = crop_to_aspect(image, 224, 224, 0.875)
+    # Resized to 256 on the short side, 224 cut from the middle: where these lie in the image.
+    scale = min(size) / 256
+    for axis in (0, 1):
+        start = (size[axis] / scale - 224) / 2 * scale
+        assert part[0, 0, axis] == pytest.approx(start, abs=1.0)
+        assert part[-1, -1, axis] + 1 == pytest.approx(start + 224 * scale, abs=1.0)
+
+
+def test_a_crop_ratio_of_1_is_the_whole_part_and_a_picture_of_256_is_cut_exactly() -> None:
+    image = noise(256, 256)
+    assert np.array_equal(fit_image(image, 224, 224, 'crop', 0.875), image[16:240, 16:240])
+    wide = noise(40, 90)
+    assert np.array_equal(crop_to_aspect(wide, 3, 4, 1.0), crop_to_aspect(wide, 3, 4))
+    assert crop_to_aspect(noise(1, 1), 3, 4, 0.1).shape == (1, 1, 3)
 
 
 def test_a_dark_image_stays_dark() -> None:

@@ -13,6 +13,7 @@ from geometry_msgs.msg import TransformStamped
 import numpy as np
 from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
+from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.time import Time
@@ -56,6 +57,9 @@ class Buffer:
         stamp_ns = stamp_to_ns(msg.header.stamp)
         if known and stamp_ns < known[-1][0] - CACHE_NS:
             self.refused += 1
+            get_logger('tf2_buffer').warning(
+                f'TF_OLD_DATA ignoring data from the past for frame {msg.child_frame_id}'
+            )
             return
         insort(known, (stamp_ns, msg.header.frame_id, _values(msg)))
         while known[0][0] < known[-1][0] - CACHE_NS:

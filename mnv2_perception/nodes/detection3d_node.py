@@ -1,0 +1,102 @@
+"""detection3d_node: boxes in images, depth or a cloud in, boxes in space out."""
+
+from collections import deque
+import sys
+from typing import Any
+
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2DArray, Detection3DArray
+
+from mnv2_perception.nodes.box_messages import boxes_from_msg, detections3d_to_msg
+from mnv2_perception.nodes.measurements import Measurements
+from mnv2_perception.nodes.messages import stamp_to_ns
+from mnv2_perception.nodes.placing import PlacingNode
+from mnv2_perception.nodes.placing_parameters import Detection3DParameters
+from mnv2_perception.nodes.process import spin
+from mnv2_perception.nodes.topics import Publisher, Subscription
+from mnv2_perception.nodes.worker import Frame
+from mnv2_perception.vision.boxes3d import Box3D, place_boxes
+
+WINDOW = 30  # boxes in a row of which none is placed are no accident
+
+
+class Detection3DNode(PlacingNode[Detection3DParameters, Measurements]):
+    """Places a detector's boxes where depth or a cloud measured what they are around.
+
+    The message has the image's stamp and `base_frame`. A box whose thing was not measured is left
+    out and counted.
+    """
+
+    Parameters = Detection3DParameters
+    frames = 'detections'
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._placed: Publisher
+        self._detections: Subscription
+        self._latest: deque[bool] = deque(maxlen=WINDOW)
+        super().__init__('detection3d_node', Measurements, **kwargs)
+
+    def acquire(self) -> None:
+        super().acquire()
+        self._latest.clear()
+        self._placed = self.create_result_publisher(Detection3DArray, 'detections3d')
+
+    def announce(self) -> None: ...
+
+    def subscribe(self) -> None:
+        super().subscribe()
+        self._detections = self.create_camera_subscription(Detection2DArray, 'detections')
+
+    def place(self, frame: Frame) -> bool:
+        values, inputs, msg = self.parameters, self.inputs, frame.msg
+        if inputs.missing(values):
+            self.tell_missing(unpaired=0)
+            return False
+        measured = self.measured_of(frame)
+        if measured is None:
+            self.tell_missing(unpaired=1)
+            return False
+        boxes, header = boxes_from_msg(msg), msg.header
+        placed: list[Box3D | None] = []
+        if len(boxes):
+            found = inputs.camera_info.of(stamp_to_ns(header.stamp), frame.received_s)
+            assert found
+            camera, size = found[0], (found[0].height, found[0].width)
+            points = inputs.points_of(measured, camera, size, size, frame, self.poses)
+            placed = place_boxes(
+                points, self.poses.base_from_camera(header.frame_id, header), boxes, size,
+                values.min_height_m, values.min_points,
+            )
+        with self._lock:
+            self._latest.extend(box is not None for box in placed)
+            self.counts['boxes'] += len(placed)
+            self.counts['boxes_left_out'] += placed.count(None)
+        in_base = Header(stamp=header.stamp, frame_id=values.base_frame)
+        self._placed.publish(detections3d_to_msg(placed, msg, in_base))
+        if self._lack:
+            self.tell_missing(unpaired=0)
+        return True
+
+    def describe(self) -> dict[str, object]:
+        counted = {name: self.counts[name] for name in ('boxes', 'boxes_left_out')}
+        return {**super().describe(), **counted}
+
+    def warning(self) -> str:
+        with self._lock:
+            unmeasured = len(self._latest) == WINDOW and not any(self._latest)
+        return super().warning() or unmeasured * (
+            f'of the last {WINDOW} boxes none was measured, all are left out: see that depth '
+            f'covers what the camera sees, and is of its stamp; or lower min_points'
+        )
+
+    def explain_silence(self) -> str:
+        return f'{self._detections.topic_name} is silent; start detection_node, or remap it'
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is told to stop."""
+    return spin(Detection3DNode, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

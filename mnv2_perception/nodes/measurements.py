@@ -1,0 +1,134 @@
+"""Measurements: the calibrations and the depth images or clouds that place a camera's pixels."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from sensor_msgs.msg import Image, PointCloud2
+
+from mnv2_perception.nodes.calibrations import Calibrations
+from mnv2_perception.nodes.messages import depth_from_msg, points_from_msg, stamp_to_ns
+from mnv2_perception.nodes.placing_parameters import PlacingParameters
+from mnv2_perception.nodes.poses import Poses
+from mnv2_perception.nodes.sync import StampedQueue, StampWatch
+from mnv2_perception.nodes.waiting import Lack
+from mnv2_perception.nodes.worker import Frame
+from mnv2_perception.vision.camera import Camera
+from mnv2_perception.vision.marks import points_of_depth, require_one_image
+
+RAISE = 'raise sync_tolerance_s, sync_queue or sync_wait_s'
+
+
+class Measurements:
+    """The latest calibrations, depth images or clouds.
+
+    Args:
+        sync_queue: how many depth images or clouds are kept.
+        rectified: images are.
+        tell: called with why a camera_info is unusable.
+
+    Attributes:
+        camera_info: calibrations of the camera of the masks or boxes.
+        depth_info: calibrations of the depth camera.
+        measured: depth images or clouds.
+    """
+
+    def __init__(
+        self, sync_queue: int, rectified: bool = False,
+        tell: Callable[[str], object] = lambda text: None,
+    ) -> None:
+        self.camera_info = Calibrations('camera_info', rectified, tell)
+        self.depth_info = Calibrations('depth/camera_info', rectified, tell)
+        self.measured: StampedQueue[Image | PointCloud2] = StampedQueue(sync_queue)
+
+    def forget(self, after_ns: int) -> None:
+        """Forget what is of a later time than that to which time has jumped back."""
+        self.measured.forget(after_ns)
+        self.camera_info.forget(after_ns)
+        self.depth_info.forget(after_ns)
+
+    def refused(self, values: PlacingParameters) -> str:
+        """Return what is wrong with a camera_info that came last, empty if nothing is."""
+        return '; '.join(filter(None, [self.camera_info.refusal, self.depth_info.refusal]))
+
+    def missing(self, values: PlacingParameters) -> list[str]:
+        """Return the topics that have not been heard, and without which nothing is placed."""
+        needed = {
+            'camera_info': self.camera_info,
+            'depth/camera_info': self.depth_info or values.source != 'depth',
+        }
+        return [name for name, there in needed.items() if not there]
+
+    def measured_of(
+        self, frame: Frame, values: PlacingParameters, stamps: StampWatch
+    ) -> Image | PointCloud2 | None:
+        """Return the depth image or cloud of a frame, None if there is none.
+
+        Where stamps stand still or are zero they cannot decide: what came more than
+        `sync_tolerance_s` before the frame may be of any, and is not taken.
+        """
+        stamp_ns = stamp_to_ns(frame.msg.header.stamp)
+        tolerance_s = values.sync_tolerance_s
+        max_age_s = tolerance_s if stamps.undecided(stamp_ns) else None
+        return self.measured.find(stamp_ns, tolerance_s, frame.received_s, max_age_s)
+
+    def lack(
+        self, frame: Frame, values: PlacingParameters, stamps: StampWatch, poses: Poses
+    ) -> Lack | None:
+        """Return what of its own time a frame has to wait for before it can be placed."""
+        if self.missing(values):
+            return None  # of no time: it may never come
+        places = frame.msg
+        if values.source != 'ground':
+            measured = self.measured_of(frame, values, stamps)
+            if measured is None:
+                what = {'depth': 'depth/image', 'points': 'points'}[values.source]
+                return Lack(
+                    f"{what} within {values.sync_tolerance_s} s of the image's stamp; "
+                    f'{stamps.warning or RAISE}',
+                    values.sync_wait_s,
+                )
+            places = measured
+        if what := poses.lack(frame.msg.header, places.header.frame_id):
+            return Lack(what, poses.wait_s)
+        for infos, image in ((self.camera_info, frame.msg), (self.depth_info, places)):
+            if infos.awaits(stamp_to_ns(image.header.stamp), frame.received_s):
+                what = f"{infos.name} of an image's own stamp, such as came with those before"
+                return Lack(
+                    f'{what}; meanwhile the last one counts; raise sync_wait_s', values.sync_wait_s
+                )
+        return None
+
+    def points_of(
+        self, measured: Image | PointCloud2, camera: Camera | None, size: tuple[int, int],
+        image: tuple[int, int], frame: Frame, poses: Poses,
+    ) -> NDArray[np.float32]:
+        """Return (H, W, 3) points in the base frame, whose pixels are the image's, resized.
+
+        Args:
+            measured: a depth image or a cloud.
+            camera: the image's; a depth image needs it.
+            size: height and width that depth of another camera is registered to at most.
+            image: height and width of the image.
+            frame: of the image.
+            poses: of the cameras.
+
+        Raises:
+            ImageError: the message contradicts itself or the image.
+            CalibrationError: a pose is unknown, or depth and its camera_info differ in size.
+        """
+        header, frame_id = frame.msg.header, measured.header.frame_id
+        if isinstance(measured, PointCloud2):
+            require_one_image((measured.height, measured.width), image)
+            placed: NDArray[np.float32] = poses.base_from_camera(frame_id, header).apply(
+                points_from_msg(measured)
+            )
+            return placed
+        found = self.depth_info.of(stamp_to_ns(measured.header.stamp), frame.received_s)
+        assert camera and found
+        elsewhere = frame_id != header.frame_id
+        return points_of_depth(
+            depth_from_msg(measured), found[0], camera, size,
+            poses.base_from_camera(header.frame_id, header),
+            poses.base_from_camera(frame_id, header) if elsewhere else None,
+        )

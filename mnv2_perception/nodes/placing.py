@@ -1,0 +1,154 @@
+"""PlacingNode: pairing, waiting and poses of the nodes that place what was seen in an image."""
+
+from abc import abstractmethod
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from vision_msgs.msg import Detection2DArray
+
+from mnv2_perception.nodes.lifecycle import LOG_PERIOD_S, PerceptionNode
+from mnv2_perception.nodes.measurements import Measurements
+from mnv2_perception.nodes.messages import stamp_to_ns
+from mnv2_perception.nodes.placing_parameters import PlacingParameters
+from mnv2_perception.nodes.poses import Poses
+from mnv2_perception.nodes.sync import on_jump_back, Present
+from mnv2_perception.nodes.waiting import Lack, WaitingRoom
+from mnv2_perception.nodes.worker import Frame
+
+Values = TypeVar('Values', bound=PlacingParameters)
+Inputs = TypeVar('Inputs', bound=Measurements)
+
+
+class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
+    """A node whose frames wait for what belongs to their stamp, and are then placed.
+
+    A subclass implements `place` instead of `work`, calls `acquire` and `subscribe` of this class
+    in its own, and names in `frames` what its frames are. `lack_of` may know more that they wait
+    for.
+
+    Args:
+        name: of the node.
+        make_inputs: class of what it hears.
+        kwargs: for PerceptionNode.
+    """
+
+    frames: str
+
+    def __init__(self, name: str, make_inputs: type[Inputs], **kwargs: Any) -> None:
+        self._make_inputs = make_inputs
+        self.inputs = make_inputs(0)
+        self._poses: Poses | None = None
+        self._room = WaitingRoom(self._find_lack)
+        self._lack = ''
+        super().__init__(name, **kwargs)
+        self._present = Present(self.get_clock())
+        self._jumps = on_jump_back(self.get_clock(), self._forget)
+
+    @abstractmethod
+    def place(self, frame: Frame) -> bool:
+        """Place a frame that has waited long enough, and publish that; return whether it did."""
+
+    def grid_frame(self) -> str:
+        """Return the frame of the grid, empty where the node makes none."""
+        return ''
+
+    @property
+    def poses(self) -> Poses:
+        """Of the cameras."""
+        assert self._poses is not None, 'the node is not configured'
+        return self._poses
+
+    # Lifecycle
+
+    def acquire(self) -> None:
+        values = self.parameters
+        self._poses = Poses(self, values, self._present, self.grid_frame())
+        warn = partial(self.get_logger().warning, throttle_duration_sec=5 * LOG_PERIOD_S)
+        self.inputs = self._make_inputs(values.sync_queue, values.rectified, warn)
+
+    def release(self) -> None:
+        if self._poses:
+            self._poses.close()
+        self._poses, self._lack = None, ''
+        self.inputs = self._make_inputs(0)
+
+    def subscribe(self) -> None:
+        source, inputs = self.parameters.source, self.inputs
+        listen = self.create_camera_subscription
+        listen(CameraInfo, 'camera_info', self.on_camera_info)
+        if source == 'depth':
+            listen(CameraInfo, 'depth/camera_info', inputs.depth_info.put)
+            listen(Image, 'depth/image', inputs.measured.put)
+        elif source == 'points':
+            listen(PointCloud2, 'points', inputs.measured.put)
+
+    def on_camera_info(self, msg: CameraInfo) -> None:
+        """Take the calibration of the camera whose images these are."""
+        self.inputs.camera_info.put(msg)
+
+    # One frame
+
+    def on_frame(self, msg: Image | Detection2DArray) -> None:
+        stamp_ns = stamp_to_ns(msg.header.stamp)
+        if self.stamps.is_jump_back(stamp_ns) and not self.get_clock().ros_time_is_active:
+            self._forget(stamp_ns)  # else /clock tells it
+        super().on_frame(msg)
+
+    def _forget(self, now_ns: int) -> None:
+        """Forget what was heard of another time: it has jumped back, to now."""
+        self._present.begin(now_ns)
+        self.inputs.forget(self._present.until_ns)
+        if self._poses:
+            self._poses.forget()
+
+    def work(self, frame: Frame) -> None:
+        for each, lack in self._room.serve(frame, self.take_waiting, lambda: self.active):
+            with self.rejecting(each):
+                done = self.active and self._present.has(each)
+                if done:
+                    self._lack = lack.what if lack else ''
+                    done = self.place(each)
+                outcome = 'published' if done else 'passed_over'
+                self.count(each, outcome, '' if done else self.missing())
+
+    def _find_lack(self, frame: Frame) -> Lack | None:
+        self.poses.values = self.parameters
+        lack = self.lack_of(frame)
+        return lack if self._present.has(frame) else None
+
+    def lack_of(self, frame: Frame) -> Lack | None:
+        """Return what of its own time a frame has to wait for before it can be placed."""
+        return self.inputs.lack(frame, self.parameters, self.stamps, self.poses)
+
+    def measured_of(self, frame: Frame) -> Image | PointCloud2 | None:
+        """Return the depth image or cloud of a frame, None if there is none."""
+        return self.inputs.measured_of(frame, self.parameters, self.stamps)
+
+    def missing(self) -> str:
+        """Return what frames wait for, empty if nothing."""
+        missing = map(self.resolve_topic_name, self.inputs.missing(self.parameters))
+        return ', '.join([*missing, *filter(None, [self._lack])])
+
+    def tell_missing(self, unpaired: int) -> None:
+        """Log what frames wait for, and count those that have waited in vain."""
+        with self._lock:
+            self.counts['unpaired'] += unpaired
+        self.get_logger().warning(
+            f'{self.frames} wait for {self.missing()}', throttle_duration_sec=LOG_PERIOD_S
+        )
+
+    def describe(self) -> dict[str, object]:
+        return {
+            'source': self.parameters.source,
+            'pose_source': self._poses.source if self._poses else '',
+            'waiting_for': self.missing(),
+            'unpaired': self.counts['unpaired'],
+        }
+
+    def waiting(self) -> str:
+        unheard = bool(self.inputs.missing(self.parameters))
+        return self.missing() + ': start what publishes it, or remap it' * unheard
+
+    def warning(self) -> str:
+        return self.inputs.refused(self.parameters) or (self._poses.warning if self._poses else '')

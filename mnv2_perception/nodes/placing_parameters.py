@@ -1,0 +1,71 @@
+"""Parameters of the nodes that place pixels: what they share, and those of detection3d_node."""
+
+from dataclasses import dataclass
+
+from mnv2_perception.errors import ParameterError
+from mnv2_perception.nodes.declare import parameter
+
+
+@dataclass(frozen=True)
+class PlacingParameters:
+    """What the nodes that place a camera's pixels share; each has choices of `source` itself."""
+
+    source: str = parameter('', '')
+    base_frame: str = parameter(
+        'base_link', 'Frame of the results; z up, its origin on the ground.'
+    )
+    pose_source: str = parameter(
+        'auto', "Where the camera's pose comes from; auto is tf where tf2_ros is installed.",
+        choices=('auto', 'tf', 'parameters'),
+    )
+    camera_x_m: float = parameter(0.0, 'Of the camera in base_frame.', -100.0, 100.0)
+    camera_y_m: float = parameter(0.0, 'Of the camera in base_frame.', -100.0, 100.0)
+    camera_z_m: float = parameter(1.0, 'Of the camera above the ground.', -100.0, 100.0)
+    camera_roll_rad: float = parameter(0.0, "About the camera's view.", -3.1416, 3.1416)
+    camera_pitch_rad: float = parameter(0.0, 'Positive looks down.', -3.1416, 3.1416)
+    camera_yaw_rad: float = parameter(0.0, 'Positive looks left.', -3.1416, 3.1416)
+    rectified: bool = parameter(
+        False, "The image is rectified (image_rect): camera_info's P counts, K and D do not."
+    )
+    sync_tolerance_s: float = parameter(
+        0.02, "Largest difference between the image's stamp and depth's or the cloud's.",
+        0.0, 10.0, live=True,
+    )
+    sync_queue: int = parameter(
+        10, 'Depth images, clouds and the like kept, to be found by stamp.', 1, 1000
+    )
+    sync_wait_s: float = parameter(
+        0.05, 'How long an image waits for them, and its own camera_info; for transforms 0.5 s at '
+        'least.', 0.0, 10.0, live=True,
+    )
+    max_rate_hz: float = parameter(
+        0.0, 'Process at most so many images a second; 0 takes all it can.', 0.0, 1000.0, live=True
+    )
+    autostart: bool = parameter(True, 'Configure and activate without a lifecycle manager.')
+
+    def check(self) -> None:
+        """Raise ParameterError if values contradict each other."""
+        if self.pose_source != 'tf' and self.camera_z_m <= 0.0:
+            raise ParameterError(
+                f'camera_z_m is {self.camera_z_m}, expected more than 0: the camera is above the '
+                f'ground, on which base_frame has its origin; or set pose_source: tf'
+            )
+        if not self.base_frame.strip('/ '):
+            raise ParameterError('base_frame is empty, expected the name of a frame')
+
+
+@dataclass(frozen=True)
+class Detection3DParameters(PlacingParameters):
+    """Parameters of detection3d_node."""
+
+    source: str = parameter(
+        'depth', 'What measures: depth with its camera_info, or a cloud.',
+        choices=('depth', 'points'),
+    )
+    min_height_m: float = parameter(
+        0.05, 'Measured points below are left out: the ground in a box.', -10.0, 10.0, live=True
+    )
+    min_points: int = parameter(
+        10, 'Points that a box needs in its middle; one with fewer is left out.', 1, 100,
+        live=True,
+    )

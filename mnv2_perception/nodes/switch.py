@@ -1,0 +1,57 @@
+"""Switch: `~/enable` ends a node's work and goes on with it, its model loaded all the while."""
+
+from collections.abc import Callable
+
+from std_srvs.srv import SetBool
+
+from mnv2_perception.nodes.rclpy_private import TolerantLifecycleNode
+
+
+class Switch:
+    """Answers `~/enable` in every state of a node's lifecycle, which it leaves as it is.
+
+    What was asked for last holds until the process ends, through every transition.
+
+    Args:
+        node: whose.
+        begin: subscribes, and works from then on.
+        end: ends both; returns whether the work under way has ended, too.
+
+    Attributes:
+        on: whether the node is to work while it is active.
+    """
+
+    def __init__(
+        self, node: TolerantLifecycleNode, begin: Callable[[], None], end: Callable[[], bool]
+    ) -> None:
+        self.on = True
+        self._node, self._begin, self._end = node, begin, end
+        node.create_service(SetBool, '~/enable', self._answer)
+
+    def _answer(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        response.success, response.message = self._set(bool(request.data))
+        self._node.get_logger().info(f'~/enable: {response.message}')
+        return response
+
+    def _set(self, on: bool) -> tuple[bool, str]:
+        """Return whether it is so now, and what that means."""
+        state, before = self._node.state_label, self.on
+        if state == 'finalized':
+            return False, 'the node is finalized: it works no more'
+        self.on = on
+        if state != 'active':
+            word = 'on' if on else 'off'
+            return True, f'switched {word} from its next activation on: the node is {state}'
+        if not on:
+            if self._end():
+                return True, 'switched off: it receives no images, and what it opened stays open'
+            return True, 'switched off: it receives no images; the engine does not answer'
+        if before:
+            return True, 'it is on already'
+        try:
+            self._begin()
+        except Exception as exc:  # say of a QoS override that was set meanwhile
+            self._end()
+            self.on = False
+            return False, f'it stays off: {exc}'
+        return True, 'switched on'
