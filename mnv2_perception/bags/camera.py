@@ -122,6 +122,21 @@ def find_camera(bag: Path, image: str = '') -> CameraTopics:
     )
 
 
+def find_label(bag: Path) -> str:
+    """Return the topic of a bag's labels: it is called `label`, and its images are class ids.
+
+    Raises:
+        BagError: there is none.
+    """
+    with BagReader(bag) as reader:
+        for topic in reader.topics:
+            named = 'label' in topic.name.split('/') and topic.message_count
+            if topic.type_name in (RAW, COMPRESSED) and named and _look(reader, topic.name).ids:
+                return topic.name
+        names = ', '.join(topic.name for topic in reader.topics)
+    raise BagError(f'{bag}: has no labels on a topic called label; it has {names}')
+
+
 def _listed(kinds: dict[str, str]) -> str:
     return ', '.join(f'{name} ({kind})' for name, kind in kinds.items())
 

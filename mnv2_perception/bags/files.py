@@ -16,12 +16,14 @@ from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.metadata import parse_qos
 import yaml
 
+from mnv2_perception.bags.damage import Losses
+from mnv2_perception.bags.ros1 import Ros1File
 from mnv2_perception.bags.unfinished import Completed, is_indexed
 from mnv2_perception.bags.zstandard import zstd
 from mnv2_perception.errors import BagError
 
 logger = logging.getLogger(__name__)
-SUFFIXES = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd')
+SUFFIXES = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd', '.bag')
 LFS_POINTER = b'version https://git-lfs'
 
 
@@ -55,16 +57,16 @@ def find_files(path: Path) -> tuple[list[Path], Metadata]:
         path: a bag folder, or a single storage file.
 
     Raises:
-        BagError: there is none, a part of it is missing, or it is a ROS 1 bag.
+        BagError: there is none, or a part of it is missing.
     """
     if not path.exists():
-        raise BagError(f'{path}: no such bag; expected a bag folder, or a .mcap or .db3 file')
+        raise BagError(
+            f'{path}: no such bag; expected a bag folder, or a .mcap, .db3 or .bag file'
+        )
     if path.is_file():
-        if path.suffix == '.bag':
-            raise BagError(_ros1_cure(path))
         if not path.name.endswith(SUFFIXES):
             raise BagError(
-                f'{path}: not a bag by its name; expected a folder, or a .mcap or .db3 file'
+                f'{path}: not a bag by its name; expected a folder, or a .mcap, .db3 or .bag file'
             )
         return [path], Metadata()
     present = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
@@ -76,29 +78,32 @@ def find_files(path: Path) -> tuple[list[Path], Metadata]:
             'or take metadata.yaml away to read the rest'
         )
     if not (listed or present):
-        if ros1_bags := sorted(path.glob('*.bag')):
-            raise BagError(_ros1_cure(ros1_bags[0]))
         raise BagError(
-            f'{path}: not a bag; expected a folder with a metadata.yaml, or with .mcap or .db3 '
-            'files'
+            f'{path}: not a bag; expected a folder with a metadata.yaml, or with .mcap, .db3 '
+            'or .bag files'
         )
     if listed and (others := [file.name for file in present if file not in listed]):
         warn_once(f'{path}: metadata.yaml does not name {", ".join(others)}: left out')
     return listed or present, metadata
 
 
-def open_file(file: Path, stack: ExitStack) -> Reader:
+def open_file(file: Path, stack: ExitStack, losses: Losses) -> Reader | Ros1File:
     """Open a storage file, whatever state its recorder left it in.
 
     Args:
-        file: .mcap or .db3, or that compressed as a whole (.zstd).
+        file: .mcap or .db3, or that compressed as a whole (.zstd); or a ROS 1 .bag.
         stack: closes it.
+        losses: told of what is there in part.
 
     Raises:
         BagError: it is a Git LFS pointer, or holds what is not CDR.
         Exception: of rosbags or a decompressor, where it is damaged.
     """
     _refuse_pointer(file)
+    if file.suffix == '.bag':
+        ros1 = Ros1File(file)
+        stack.callback(ros1.close)
+        return ros1
     if file.suffix == '.zstd':
         folder = Path(stack.enter_context(TemporaryDirectory()))
         with zstd.open(file, 'rb') as packed, (folder / file.stem).open('wb') as unpacked:
@@ -112,6 +117,8 @@ def open_file(file: Path, stack: ExitStack) -> Reader:
                 f'{file}: was not finished (recorder killed, disk full, copied in part?); what is '
                 f'whole of it is read, {completed.lost_bytes} bytes behind that are lost'
             )
+        if completed.lost_bytes:
+            losses.add(Counter(), BagError(f'{file.name}: cut, {completed.lost_bytes} bytes'))
     elif file.suffix == '.db3':
         _roll_back(file)
     reader = Reader(path)
@@ -185,11 +192,3 @@ def _without_aliases(text: str) -> str:
     if '*' in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
         raise ValueError('it has an alias (*name)')
     return text
-
-
-def _ros1_cure(path: Path) -> str:
-    return (
-        f'{path}: a ROS 1 bag; expected a ROS 2 bag; convert it with '
-        f"'rosbags-convert --src {path} --dst {path.with_suffix('')} --dst-storage mcap "
-        "--dst-typestore ros2_jazzy'"
-    )

@@ -1,10 +1,9 @@
-"""Read ROS 2 bags: which topics they hold, and their messages in time order, one at a time."""
+"""Read bags, of ROS 2 or 1: their topics, and their messages in time order, one at a time."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, ExitStack
 from dataclasses import dataclass
-from functools import cache
 import heapq
 import logging
 from pathlib import Path
@@ -31,7 +30,10 @@ from rosbags.typesys import (
 )
 from rosbags.typesys.store import Typestore
 
+from mnv2_perception.bags.damage import Losses, Raw, readable_of
+from mnv2_perception.bags.definitions import jazzy_types
 from mnv2_perception.bags.files import find_files, Metadata, open_file
+from mnv2_perception.bags.ros1 import Ros1File
 from mnv2_perception.bags.zstandard import zstd
 from mnv2_perception.errors import BagError
 
@@ -39,6 +41,7 @@ STAMP_BYTES = 12  # of a serialised message, up to the end of its header's stamp
 logger = logging.getLogger(__name__)
 # No CDR begins so: in a message-compressed bag every message does.
 ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
+Stream = Callable[['Reader | Ros1File', list[Connection]], Iterator[Raw]]
 IDL_SEPARATOR = '=' * 80 + '\nIDL: '
 
 
@@ -94,12 +97,6 @@ class BagMessage(NamedTuple):
     cdr: bytes
 
 
-@cache
-def jazzy_types() -> Typestore:
-    """Return the types of ROS 2 Jazzy's common packages (vision_msgs is not among them)."""
-    return get_typestore(Stores.ROS2_JAZZY)
-
-
 def header_stamp_ns(cdr: bytes) -> int:
     """Read the stamp of a message that begins with a std_msgs/Header, without deserialising it.
 
@@ -123,10 +120,10 @@ def header_stamp_ns(cdr: bytes) -> int:
 
 
 class BagReader:
-    """A ROS 2 bag (a folder, or one .mcap or .db3 file), open until ``close`` or ``with`` ends.
+    """A bag (a folder, or one .mcap, .db3 or .bag file), open until ``close`` or ``with`` ends.
 
-    What it holds is what its storage files say themselves; metadata.yaml, where there is one, adds
-    QoS, and how many messages to expect.
+    A ROS 1 bag reads as if ROS 2 had recorded it. What a bag holds is what its storage files say
+    themselves; metadata.yaml, where there is one, adds QoS, and how many messages to expect.
 
     Attributes:
         path: The bag.
@@ -136,27 +133,29 @@ class BagReader:
         end_ns: When the last was.
         missing: Of each topic the messages that metadata.yaml promises and that did not come; told
             once ``messages`` has gone through all of them.
+        losses: What ``readable`` could not read, and a recorder that was killed left in part.
     """
 
     def __init__(self, path: str | Path) -> None:
         """Open a bag and read what it says about its topics, but none of its messages.
 
         Args:
-            path: A bag folder, or a single .mcap or .db3 file.
+            path: A bag folder, or a single .mcap, .db3 or .bag file.
 
         Raises:
-            BagError: It is missing, damaged, empty, or a ROS 1 bag.
+            BagError: It is missing, damaged or empty.
         """
         self.path = Path(path).expanduser()
         self._stack = ExitStack()
-        self._readers: list[Reader] = []
+        self._readers: list[Reader | Ros1File] = []
         self._typestores: dict[str, Typestore] = {}
         self.missing: dict[str, int] = {}
+        self.losses = Losses()
         try:
             with _bag_errors(self.path):
                 files, self._metadata = find_files(self.path)
                 for file in files:
-                    self._readers.append(open_file(file, self._stack))
+                    self._readers.append(open_file(file, self._stack, self.losses))
             self.message_count = sum(reader.message_count for reader in self._readers)
             if self.message_count == 0:
                 raise BagError(
@@ -192,11 +191,27 @@ class BagReader:
         Raises:
             BagError: A topic is not in the bag; while iterating: the bag is damaged.
         """
-        names = {topic.name for topic in self.topics}
-        if topics is not None:
-            self.require(topics)
-            names = set(topics)
-        return self._messages(names)
+        return self._messages(self._names(topics), _messages_of)
+
+    def readable(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
+        """Go through the messages as ``messages`` does, past what is damaged: see ``losses``.
+
+        Args:
+            topics: Names of the topics wanted; all of them when None.
+
+        Raises:
+            BagError: A topic is not in the bag.
+        """
+        self.losses.messages.clear()
+        return self._messages(
+            self._names(topics), lambda reader, of: readable_of(reader, of, self.losses)
+        )
+
+    def _names(self, topics: Collection[str] | None) -> set[str]:
+        if topics is None:
+            return {topic.name for topic in self.topics}
+        self.require(topics)
+        return set(topics)
 
     def require(self, topics: Collection[str]) -> None:
         """Check that the bag has these topics.
@@ -243,9 +258,9 @@ class BagReader:
                 f'says it is ({exc}); record the bag again with the types of one ROS distro'
             ) from exc
 
-    def _messages(self, names: Collection[str]) -> Iterator[BagMessage]:
+    def _messages(self, names: Collection[str], of: Stream) -> Iterator[BagMessage]:
         streams = [
-            _messages_of(reader, connections)
+            of(reader, connections)
             for reader in self._readers
             # An empty list would mean all of them.
             if (connections := [c for c in reader.connections if c.topic in names])
@@ -258,7 +273,7 @@ class BagReader:
                 came[connection.topic] += 1
                 if cdr.startswith(ZSTD_MAGIC):
                     cdr = zstd.decompress(cdr)
-                yield BagMessage(connection.topic, connection.msgtype, stamp_ns, cdr)
+                yield BagMessage(connection.topic, _ros2_name(connection), stamp_ns, cdr)
         promised = Counter({n: self._metadata.counts[n] for n in names})
         if self.missing or not (promised - came):
             return
@@ -275,7 +290,7 @@ class BagReader:
                 connection.msgdef
                 for reader in self._readers
                 for connection in reader.connections
-                if connection.msgtype == type_name and connection.msgdef.data
+                if _ros2_name(connection) == type_name and connection.msgdef.data
             ),
             None,
         )
@@ -301,30 +316,36 @@ def _bag_errors(path: Path) -> Iterator[None]:
         raise BagError(f'{path}: cannot be read ({exc}); check the path and its rights') from exc
     except Exception as exc:  # On a damaged file the parsers fail in whatever way its bytes lead.
         files = [path] if path.is_file() else sorted(path.iterdir())
-        if any(file.suffix == '.mcap' for file in files):
+        if any(file.suffix == '.bag' for file in files):
+            recover = 'rosbag reindex IN.bag'
+        elif any(file.suffix == '.mcap' for file in files):
             recover = 'mcap recover IN.mcap -o OUT.mcap'
         else:
             recover = 'sqlite3 IN.db3 .recover | sqlite3 OUT.db3'
         raise BagError(
-            f'{path}: cannot be read as a ROS 2 bag ({exc}); if it was cut short (copied in part,'
+            f'{path}: cannot be read as a bag ({exc}); if it was cut short (copied in part,'
             f" recorder killed), copy it again or recover what is whole with '{recover}'"
         ) from exc
 
 
-def _messages_of(
-    reader: Reader, connections: list[Connection]
-) -> Iterator[tuple[Connection | None, int, bytes]]:
+def _ros2_name(connection: Connection) -> str:
+    """Return the type's name as ROS 2 has it, where a recorder wrote ``sensor_msgs/Image``."""
+    name = connection.msgtype
+    return name.replace('/', '/msg/') if name.count('/') == 1 else name
+
+
+def _messages_of(reader: Reader | Ros1File, connections: list[Connection]) -> Iterator[Raw]:
     """Begin with its time alone, so that merging reads no file before it is due."""
     yield None, reader.start_time, b''
     yield from reader.messages(connections)
 
 
-def _topics(readers: list[Reader], metadata: Metadata) -> tuple[BagTopic, ...]:
+def _topics(readers: list[Reader | Ros1File], metadata: Metadata) -> tuple[BagTopic, ...]:
     """Merge the readers' connections, of which a topic may have several, into topics."""
     connections: dict[tuple[str, str], list[Connection]] = {}
     for reader in readers:
         for connection in reader.connections:
-            key = (connection.topic, connection.msgtype)
+            key = (connection.topic, _ros2_name(connection))
             connections.setdefault(key, []).append(connection)
     return tuple(
         BagTopic(

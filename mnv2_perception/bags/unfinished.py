@@ -107,7 +107,7 @@ class Completed:
         self._path = path
         self._end, self._tail = path.stat().st_size, b''
         with path.open('rb') as file:
-            end, chunks, loose, self.lost_bytes = _walk(file)
+            end, chunks, loose, self.lost_bytes = walk(file)
             found = len(chunks)
             last = _indexes(file, chunks)
         self.whole = bool(chunks) or loose
@@ -177,7 +177,7 @@ class _Joined(io.RawIOBase):
         super().close()
 
 
-def _walk(file: BinaryIO) -> tuple[int, list[Chunk], bool, int]:
+def walk(file: BinaryIO) -> tuple[int, list[Chunk], bool, int]:
     """Go through the records of the data.
 
     Returns:

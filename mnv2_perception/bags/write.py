@@ -3,7 +3,6 @@
 Each bag carries the definitions of its types, so that it can be read where they are not installed.
 """
 
-import os
 from pathlib import Path
 import sqlite3
 import time
@@ -13,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from rosbags.interfaces import (
     Connection,
-    Nodetype,
     Qos,
     QosDurability,
     QosHistory,
@@ -21,12 +19,10 @@ from rosbags.interfaces import (
     QosReliability,
     QosTime,
 )
-from rosbags.interfaces.typing import Typesdict
 from rosbags.rosbag2 import StoragePlugin, WriterError
-from rosbags.typesys import get_types_from_msg, get_typestore, Stores, TypesysError
-from rosbags.typesys.store import Typestore
 
-from mnv2_perception.bags.read import jazzy_types, TopicQos
+from mnv2_perception.bags.definitions import jazzy_types, typestore_of
+from mnv2_perception.bags.read import TopicQos
 from mnv2_perception.bags.storages import SteadyWriter
 from mnv2_perception.errors import BagError
 
@@ -70,7 +66,7 @@ def image_cdr(
         )
     types = jazzy_types().types
     message = types['sensor_msgs/msg/Image'](
-        header=_header(stamp_ns, frame_id),
+        header=header_of(stamp_ns, frame_id),
         height=height,
         width=width,
         encoding=encoding,
@@ -95,7 +91,7 @@ def compressed_image_cdr(data: bytes, stamp_ns: int, frame_id: str, image_format
         The serialised message, encapsulation header included.
     """
     message = jazzy_types().types['sensor_msgs/msg/CompressedImage'](
-        header=_header(stamp_ns, frame_id),
+        header=header_of(stamp_ns, frame_id),
         format=image_format,
         data=np.frombuffer(data, np.uint8),
     )
@@ -120,7 +116,7 @@ def camera_info_cdr(
     types = jazzy_types().types
     k = np.asarray(camera_matrix, np.float64)
     message = types['sensor_msgs/msg/CameraInfo'](
-        header=_header(stamp_ns, frame_id),
+        header=header_of(stamp_ns, frame_id),
         height=height,
         width=width,
         distortion_model='plumb_bob',
@@ -212,13 +208,13 @@ class BagWriter:
             raise BagError(f'{self.path}: {topic} was added already; add a topic once')
         if not topic.startswith('/'):
             raise BagError(f"{self.path}: {topic!r} is not absolute; write '/{topic}'")
-        typestore = _typestore(type_name, definition)
+        typestore = typestore_of(type_name, definition)
         try:
             self._connections[topic] = self._writer.add_connection(
                 topic,
                 type_name,
                 typestore=typestore,
-                offered_qos_profiles=() if qos is None else (_offered(qos),),
+                offered_qos_profiles=() if qos is None else (offered(qos),),
             )
         except (OSError, sqlite3.Error) as exc:
             raise self._ended_by(exc) from exc
@@ -296,14 +292,14 @@ class BagWriter:
         self._open = False
 
 
-def _header(stamp_ns: int, frame_id: str) -> Any:
+def header_of(stamp_ns: int, frame_id: str) -> Any:
     types = jazzy_types().types
     seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
     stamp = types['builtin_interfaces/msg/Time'](sec=seconds, nanosec=nanoseconds)
     return types['std_msgs/msg/Header'](stamp=stamp, frame_id=frame_id)
 
 
-def _offered(qos: TopicQos) -> Qos:
+def offered(qos: TopicQos) -> Qos:
     return Qos(
         history=QosHistory.KEEP_LAST,
         depth=qos.depth or DEFAULT_DEPTH,
@@ -317,56 +313,3 @@ def _offered(qos: TopicQos) -> Qos:
         liveliness_lease_duration=INFINITE,
         avoid_ros_namespace_conventions=False,
     )
-
-
-def _typestore(type_name: str, definition: str | None) -> Typestore:
-    """Return a type store that holds a type and all it needs."""
-    typestore = get_typestore(Stores.EMPTY)
-    try:
-        if definition is not None:
-            typestore.register(get_types_from_msg(definition, type_name))
-        else:
-            definitions: Typesdict = {}
-            _collect_definitions(type_name, definitions)
-            typestore.register(definitions)
-    except TypesysError as exc:
-        raise BagError(
-            f'{type_name}: its definition cannot be read ({exc}); check its .msg file'
-        ) from exc
-    return typestore
-
-
-def _collect_definitions(type_name: str, definitions: Typesdict) -> None:
-    """Add a type and those it needs: as installed, so as the nodes here speak it, or Jazzy's."""
-    if type_name in definitions:
-        return
-    if text := _installed_definition(type_name):
-        definitions.update(get_types_from_msg(text, type_name))
-    elif type_name in jazzy_types().fielddefs:
-        definitions[type_name] = jazzy_types().fielddefs[type_name]
-    else:
-        raise BagError(
-            f'{type_name}: no definition of this type was found; install and source the package '
-            f'{type_name.split("/")[0]}'
-        )
-    for _, field in definitions[type_name][1]:
-        if nested := _nested_type(field):
-            _collect_definitions(nested, definitions)
-
-
-def _installed_definition(type_name: str) -> str | None:
-    """Read the .msg file that a sourced ROS workspace has of a type."""
-    package, *folders, name = type_name.split('/')
-    for prefix in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep):
-        file = Path(prefix, 'share', package, *folders, f'{name}.msg')
-        if prefix and file.is_file():
-            return file.read_text(encoding='utf-8')
-    return None
-
-
-def _nested_type(field: Any) -> str | None:
-    """Return the message type of a field or of an array's elements; None for a basic type."""
-    kind, detail = field
-    if kind in (Nodetype.ARRAY, Nodetype.SEQUENCE):
-        kind, detail = detail[0]
-    return str(detail) if kind == Nodetype.NAME else None

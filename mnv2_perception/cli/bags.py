@@ -1,4 +1,4 @@
-"""`mnv2 bag play|record|draw`."""
+"""`mnv2 bag`: play, record and draw here; the other commands in files of their own."""
 
 import argparse
 import importlib.util
@@ -7,7 +7,8 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
-from mnv2_perception.cli.options import add_command, COUNT, Number, PIXELS
+from mnv2_perception.cli import bag_compare, bag_run
+from mnv2_perception.cli.options import add_command, check_rosbags, COUNT, Number, PIXELS
 from mnv2_perception.errors import SetupError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ NODES = {'play': 'bag_player_node', 'record': 'bag_recorder_node'}
 
 def add(commands: 'Commands') -> None:
     """Add the commands."""
-    about = 'Play, record or draw bags, without `ros2 bag`.'
+    about = 'Play, record, draw, run, judge and compare bags, without `ros2 bag`.'
     bag = commands.add_parser('bag', help=about, description=about)
     bag_commands = bag.add_subparsers(metavar='COMMAND', required=True)
     for name, what in (('play', 'Play a bag with /clock.'), ('record', 'Record topics.')):
@@ -38,6 +39,8 @@ def add(commands: 'Commands') -> None:
     )
     draw.add_argument('--height', type=PIXELS, default=360, help='(%(default)s)')
     draw.add_argument('--width', type=PIXELS, default=480, help='(%(default)s)')
+    bag_run.add(bag_commands)
+    bag_compare.add(bag_commands)
 
 
 def become_node(args: list[str]) -> None:
@@ -55,12 +58,6 @@ def become_node(args: list[str]) -> None:
         raise SetupError('this needs ROS 2: run `make setup`, or source a ROS distro')
     module = f'mnv2_perception.nodes.{NODES[args[1]]}'
     os.execv(sys.executable, [sys.executable, '-m', module, *args[2:]])
-
-
-def check_rosbags() -> None:
-    """Raise SetupError unless rosbags is installed; no distro packages it."""
-    if importlib.util.find_spec('rosbags') is None:
-        raise SetupError('bags need rosbags: pip install rosbags, or run `make setup`')
 
 
 def draw_command(arguments: argparse.Namespace) -> None:

@@ -4,8 +4,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnv2_perception.cli.bags import check_rosbags
-from mnv2_perception.cli.options import add_command, add_model_options, Number, table
+from mnv2_perception.cli.options import (
+    add_command,
+    add_model_options,
+    check_rosbags,
+    Number,
+    table,
+)
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands

@@ -12,6 +12,7 @@ from mnv2_perception.cli.options import (
     add_force,
     add_model_options,
     check_output,
+    check_rosbags,
     FRACTION,
     table,
 )
@@ -48,7 +49,8 @@ def add(commands: 'Commands') -> None:
         'data', type=Path,
         help='segmentation: holds images/*.jpg and labels/*.png; classification: holds '
         "CLASS/*.jpg, or a TSV file of images and labels; detection: boxes in COCO's JSON, which "
-        "also measures the objects in a segmentation's masks",
+        "also measures the objects in a segmentation's masks; a bag: images and labels of "
+        'segmentation',
     )
     evaluate.add_argument(
         '--by-prefix', default='', metavar='END',
@@ -62,12 +64,20 @@ def add(commands: 'Commands') -> None:
         'for all of them and has no share in a mean',
     )
     evaluate.add_argument(
+        '--labels', default='', metavar='TOPIC',
+        help="of a bag's labels (default: what looks like them)",
+    )
+    evaluate.add_argument(
+        '--topic', default='', help="of a bag's images (default: what looks like its camera)"
+    )
+    evaluate.add_argument(
         '--spec', metavar='FILE|MODEL',
         help="YAML, or model, whose classes are the labels' (default: those of the model)",
     )
     evaluate.add_argument(
         '--out', type=Path, metavar='FOLDER',
-        help='write results.json, confusion.png and the worst pictures beside their labels there',
+        help='write results.json, confusion.png and the worst pictures beside their labels there '
+        '(of a bag they are named alone)',
     )
     evaluate.add_argument(
         '--json', action='store_true', help='as JSON, with confusion matrix and calibration'
@@ -143,17 +153,21 @@ def write_picture(path: Path, picture: Any) -> None:
 
 def evaluate_command(arguments: argparse.Namespace) -> None:
     """Measure accuracy, of what the model is for."""
+    from mnv2_perception.data.images import is_bag
     from mnv2_perception.evaluation.evaluate import evaluate_model, WIDE
     from mnv2_perception.tasks.models import opening
 
     out, labels = arguments.out, label_classes(arguments.spec)
+    if is_bag(arguments.data):
+        check_rosbags()
     if out:
         prepare_report(out, arguments.force)
     with opening(
         arguments.model, arguments.engine, arguments.threads, precision=arguments.precision
     ) as (engine, spec):
         result = evaluate_model(
-            engine, spec, arguments.data, arguments.by_prefix, arguments.map, labels
+            engine, spec, arguments.data, arguments.by_prefix, arguments.map, labels,
+            (arguments.labels, arguments.topic),
         )
         if out:
             from mnv2_perception.evaluation.report import write_report

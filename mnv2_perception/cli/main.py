@@ -10,14 +10,14 @@ from mnv2_perception.errors import command_name, PerceptionError
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run a command; return the exit code: 0, 1 after an error that was told, 2 for usage."""
+    """Run a command; return its exit code; 1 after an error that was told, 2 for usage."""
     args = sys.argv[1:] if args is None else args
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal has no letters for
         sys.stdout.reconfigure(errors='backslashreplace')
     try:
         bags.become_node(args)
         arguments = build_parser().parse_args(args)
-        arguments.command(arguments)
+        return arguments.command(arguments) or 0
     except PerceptionError as exc:
         return tell(str(exc))
     except KeyboardInterrupt:
@@ -30,7 +30,6 @@ def main(args: list[str] | None = None) -> int:
         return tell(f'{exc.filename}: {exc.strerror}' if exc.filename else str(exc))
     except MemoryError as exc:
         return tell(f'the memory does not suffice: {exc or "nothing is left"}; ask for less')
-    return 0
 
 
 def tell(error: str) -> int:

@@ -1,4 +1,4 @@
-"""`mnv2 info|build|quantize|benchmark`: what a model is, and other forms of it."""
+"""`mnv2 info|build|quantize|verify|benchmark`: what a model is, and other forms of it."""
 
 import argparse
 from collections.abc import Mapping
@@ -83,6 +83,17 @@ def add(commands: 'Commands') -> None:
     quantize.add_argument('--json', action='store_true')
     add_force(quantize)
 
+    verify = add_command(
+        commands, 'verify', verify_command,
+        'Measure a model in bf16 beside fp32, and write into it whether `precision: auto` may '
+        'take bf16. The CPU must have it (AVX-512 BF16, AMX).',
+    )
+    verify.add_argument('model', help=f'{MODEL_HELP}; an .onnx')
+    verify.add_argument('data', type=Path, help='labelled, as for `evaluate`')
+    verify.add_argument('--threads', type=THREADS, default=0, help='0: one for each core')
+    verify.add_argument('--out', type=Path, help='(default: the model itself)')
+    verify.add_argument('--json', action='store_true')
+
     benchmark = add_command(
         commands, 'benchmark', benchmark_command, 'Time models in every engine, all taking turns.'
     )
@@ -113,6 +124,7 @@ def info_command(arguments: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from mnv2_perception.engines import open_engine
+    from mnv2_perception.engines.verified import read_verified
     from mnv2_perception.errors import ModelError
     from mnv2_perception.model_spec import METADATA_KEY, ModelSpec, TO_FILL_IN
     from mnv2_perception.tasks.contract import check_model
@@ -125,6 +137,10 @@ def info_command(arguments: argparse.Namespace) -> None:
             'file': str(path),
             'takes': [str(tensor) for tensor in engine.inputs],
             'gives': [str(tensor) for tensor in engine.outputs],
+            **{
+                f'in {precision}': str(measured)
+                for precision, measured in read_verified(engine.metadata, path.name).items()
+            },
         }
         try:
             spec = ModelSpec.from_metadata(engine.metadata, path)
@@ -217,6 +233,34 @@ def quantize_command(arguments: argparse.Namespace) -> None:
             facts[name] = {
                 key: value for key, value in result.items() if key in HEADLINE.values()
             }
+    print(json.dumps(facts, indent=2) if arguments.json else table(facts))
+
+
+def verify_command(arguments: argparse.Namespace) -> None:
+    """Measure a model in the precision that `auto` may take, and write the figures into it."""
+    from mnv2_perception.engines.verified import MOST_LOST, Verified, write_verified
+    from mnv2_perception.evaluation.evaluate import evaluate_model, HEADLINE
+    from mnv2_perception.tasks.models import find_model, opening
+
+    path = find_model(arguments.model)
+    out = arguments.out or path
+    check_output(out, force=out == path, suffixes=['.onnx'])
+    results = {}
+    for precision in ('bf16', 'fp32'):  # the CPU may not have the first
+        with opening(path, 'openvino', arguments.threads, precision=precision) as (engine, spec):
+            results[precision] = evaluate_model(engine, spec, arguments.data)
+        engine.close()
+    figure = HEADLINE[spec.task]
+    found = Verified(
+        figure, results['fp32'][figure], results['bf16'][figure], results['bf16']['images'],
+        '/'.join(arguments.data.absolute().parts[-2:]),
+    )
+    write_verified(path, out, {'bf16': found})
+    speed = results['fp32']['ms_per_image'] / results['bf16']['ms_per_image']
+    facts = {'file': str(out), 'bf16': str(found), 'speed': f'{speed:.2f} times that of fp32'}
+    facts['auto'] = 'bf16, where the CPU has it' if found.good else (
+        f'fp32: more than {MOST_LOST} would be lost'
+    )
     print(json.dumps(facts, indent=2) if arguments.json else table(facts))
 
 

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+import importlib.util
 import math
 import os
 from pathlib import Path
@@ -72,9 +73,13 @@ PIXELS = Number(int, 1, 16384)  # of a side
 
 
 def add_command(
-    commands: 'Commands', name: str, command: Callable[[argparse.Namespace], None], about: str
+    commands: 'Commands', name: str, command: Callable[[argparse.Namespace], int | None],
+    about: str,
 ) -> argparse.ArgumentParser:
-    """Add a command and the function that it calls; return its parser."""
+    """Add a command and the function that it calls; return its parser.
+
+    The function returns the exit code where that is not 0.
+    """
     parser = commands.add_parser(name, help=about, description=about)
     parser.set_defaults(command=command)
     return parser
@@ -137,6 +142,12 @@ def check_output(
         raise SetupError(f'{path}: exists; choose another file, or replace it with --force')
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise SetupError(f'{path}: cannot be written; choose another folder')
+
+
+def check_rosbags() -> None:
+    """Raise SetupError unless rosbags is installed; no distro packages it."""
+    if importlib.util.find_spec('rosbags') is None:
+        raise SetupError('bags need rosbags: pip install rosbags, or run `make setup`')
 
 
 def table(values: dict[str, Any]) -> str:

@@ -55,6 +55,31 @@ def list_pairs(folder: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
+def list_labels(folder: Path) -> list[Path]:
+    """Return the PNGs of `folder/labels`, or of the folder itself, sorted by name.
+
+    Raises:
+        DataError: there is none.
+    """
+    place = folder / 'labels' if (folder / 'labels').is_dir() else folder
+    found = sorted(path for path in place.glob('*') if path.suffix.lower() == '.png')
+    if not found:
+        raise DataError(f'{folder}: holds no labels; expected PNGs of class ids')
+    return found
+
+
+def read_label(path: Path) -> NDArray[np.uint8]:
+    """Read a label, (H, W) class ids.
+
+    Raises:
+        DataError: it does not decode, or has colours.
+    """
+    try:
+        return ids_from_png(read_bytes(path))
+    except ImageError as exc:
+        raise DataError(f'{path}: {exc}') from exc
+
+
 def read_pair(image_path: Path, label_path: Path) -> Sample:
     """Read one image and its label.
 
@@ -62,10 +87,7 @@ def read_pair(image_path: Path, label_path: Path) -> Sample:
         DataError: a file does not decode, the label has colours, or the two differ in size.
     """
     image = read_image(image_path)
-    try:
-        label = ids_from_png(read_bytes(label_path))
-    except ImageError as exc:
-        raise DataError(f'{label_path}: {exc}') from exc
+    label = read_label(label_path)
     turned = exif_orientation(read_bytes(image_path)) > 1
     if label.shape != image.shape[:2]:
         raise DataError(

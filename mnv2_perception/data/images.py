@@ -13,7 +13,7 @@ from mnv2_perception.vision.image_files import check_file, MAX_PIXELS
 
 logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff')
-BAG_SUFFIXES = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd')
+BAG_SUFFIXES = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd', '.bag')
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -56,6 +56,16 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_bag(path: Path) -> bool:
+    """Return whether a path is that of a bag: by its name, or by what a folder holds."""
+    try:
+        return path.name.endswith(BAG_SUFFIXES) or (path.is_dir() and any(
+            each.name.endswith(BAG_SUFFIXES) for each in path.iterdir()
+        ))
+    except (OSError, ValueError):  # as above
+        return False
+
+
 def list_images(folder: Path) -> list[Path]:
     """Return a folder's images, sorted by name; what is none and not hidden is told in the log."""
     visible = sorted(path for path in folder.glob('*') if path.name[0] != '.')
@@ -82,9 +92,7 @@ def spread_images(source: Path, count: int, topic: str = '') -> Iterator[NDArray
         DataError: there is none, or one does not decode.
         BagError: the bag cannot be read.
     """
-    if source.name.endswith(BAG_SUFFIXES) or any(
-        path.name.endswith(BAG_SUFFIXES) for path in source.glob('*')
-    ):
+    if is_bag(source):
         from mnv2_perception.bags.camera import find_camera, read_images
         from mnv2_perception.bags.read import BagReader
 

@@ -31,7 +31,8 @@ def open_engine(
         threads: CPU threads for one inference; 0 leaves it to the runtime.
         build: build the TensorRT plan if none serves; takes minutes.
         precision: of the arithmetic, one of PRECISIONS; `auto` is that of a TensorRT plan, fp16
-            for torch on a GPU, else fp32.
+            for torch on a GPU, bf16 for OpenVINO where the CPU has it and the model was verified
+            in it (`mnv2 verify`), else fp32.
 
     Raises:
         EngineError: the name is unknown, the runtime is missing, refuses the model or has no such

@@ -22,6 +22,7 @@ from mnv2_perception.engines.graph import (
     read_onnx,
     WEIGHTED,
 )
+from mnv2_perception.engines.verified import METADATA_KEY
 from mnv2_perception.errors import EngineError, ModelError
 from mnv2_perception.model_spec import ModelSpec
 
@@ -111,6 +112,7 @@ def quantize_model(
     note = f'int8, {len(kept)} of {len(layers)} layers in float'
     description = '; '.join(filter(None, [spec.description, note]))
     described = replace(spec, name=f'{spec.name}_int8', description=description)
+    pairs.pop(METADATA_KEY, None)  # of another model than this one
     onnx.helper.set_model_props(result, {**pairs, **described.to_metadata()})
     partial = out.with_suffix('.partial')
     try:

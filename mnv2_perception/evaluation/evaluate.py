@@ -1,6 +1,6 @@
 """Accuracy of a model on labelled images (`mnv2 evaluate`)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 import statistics
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.data.folders import LabelCounts, list_classified, list_pairs, read_pair
-from mnv2_perception.data.images import read_image
+from mnv2_perception.data.images import is_bag, read_image
 from mnv2_perception.engines import Engine
 from mnv2_perception.errors import DataError
 from mnv2_perception.evaluation.boxes import evaluate_components, evaluate_detection, MIN_AREA
@@ -41,6 +41,7 @@ def evaluate_model(
     by_prefix: str = '',
     maps: Sequence[str] = (),
     labels: Sequence[str] = (),
+    topics: tuple[str, str] = ('', ''),
 ) -> dict[str, Any]:
     """Measure what a model is for.
 
@@ -48,15 +49,24 @@ def evaluate_model(
         engine: the opened model.
         spec: its spec.
         data: see the function of its task; of a segmentation model boxes in COCO's JSON measure
-            the objects in its masks.
+            the objects in its masks, and a bag holds images and their labels.
         by_prefix: what ends the prefix of a file's name, such as `_` of `hall_0012.jpg`; the
             files of each are measured apart too. Empty: all together only.
         maps: which class of the labels is which of the model, see `mapping.map_classes`.
         labels: names of the labels' classes; the model's if empty. A COCO file has its own.
+        topics: of a bag's labels and of its images; empty takes what looks like them.
 
     Raises:
         DataError: the data cannot be used.
+        BagError: a bag cannot be read.
     """
+    if is_bag(data) and spec.task != 'segmentation':
+        raise DataError(
+            f'{data}: a bag has labels for segmentation, and {spec.name} is for {spec.task}; give '
+            f'a folder or file of such labels'
+        )
+    if any(topics) and not is_bag(data):
+        raise DataError(f'{data}: is no bag, and a topic names something in a bag alone')
     if spec.task == 'detection' or (spec.task == 'segmentation' and data.suffix == '.json'):
         if labels:
             raise DataError(f'{data}: names its classes itself; leave out --spec')
@@ -66,7 +76,7 @@ def evaluate_model(
     classes = map_classes(labels or spec.classes, spec.classes, maps)
     if spec.task == 'classification':
         return evaluate_classification(Classifier(engine, spec), data, by_prefix, classes)
-    return evaluate_segmentation(Segmenter(engine, spec), data, by_prefix, classes)
+    return evaluate_segmentation(Segmenter(engine, spec), data, by_prefix, classes, topics)
 
 
 @dataclass
@@ -146,15 +156,20 @@ class MaskTally:
 
 
 def evaluate_segmentation(
-    segmenter: Segmenter, folder: Path, by_prefix: str = '', classes: ClassMap | None = None
+    segmenter: Segmenter,
+    folder: Path,
+    by_prefix: str = '',
+    classes: ClassMap | None = None,
+    topics: tuple[str, str] = ('', ''),
 ) -> dict[str, Any]:
     """Run a model over labelled images and compare at the images' own size.
 
     Args:
         segmenter: the opened model.
-        folder: see `data.folders`; label ids at or above the class count are ignored.
+        folder: see `data.folders`; label ids at or above the class count are ignored. Or a bag.
         by_prefix: see `evaluate_model`.
         classes: what is compared; the model's classes, each with its own, when None.
+        topics: see `evaluate_model`.
 
     Returns:
         `miou`, over the classes that the labels have; `per_class` (name: IoU, None where no label
@@ -179,16 +194,13 @@ def evaluate_segmentation(
     counts = LabelCounts(classes.labels)
     times_ms: list[float] = []
     worst: list[dict[str, Any]] = []
-    for image_path, label_path in list_pairs(folder):
-        image, label = read_pair(image_path, label_path)
+    for names, image, label in _labelled(folder, topics, classes.labels):
         counts.add(label)
         one = MaskTally(classes, calibrated)
         one.add(label, timed(segmenter, image, times_ms))
         if one.miou() < 1.0:
-            worst.append(
-                {'image': str(image_path), 'label': str(label_path), 'miou': one.miou()}
-            )
-        prefix = prefix_of(image_path, by_prefix)
+            worst.append({**names, 'miou': one.miou()})
+        prefix = prefix_of(Path(names['image']), by_prefix)
         parts.setdefault(prefix, MaskTally(classes, calibrated)).merge(one)
     counts.check(folder)
     whole = MaskTally(classes, calibrated)
@@ -212,6 +224,22 @@ def evaluate_segmentation(
         'worst': sorted(worst, key=lambda each: float(each['miou']))[:WORST],
         'ms_per_image': statistics.median(times_ms),
     }
+
+
+def _labelled(
+    data: Path, topics: tuple[str, str], classes: tuple[str, ...]
+) -> Iterator[tuple[dict[str, str], NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Yield of each pair of a folder, or frame of a bag, its names, its image and its label."""
+    if is_bag(data):
+        from mnv2_perception.evaluation.labels import labelled_images  # needs rosbags
+
+        for name, image, label in labelled_images(data, *topics, classes):
+            yield {'image': name}, image, label
+        return
+    for image_path, label_path in list_pairs(data):
+        yield {'image': str(image_path), 'label': str(label_path)}, *read_pair(
+            image_path, label_path
+        )
 
 
 @dataclass

@@ -1,14 +1,60 @@
 """What a recorded run was worth: counts, latency and accuracy, from bags alone."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import csv
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.bags.camera import Frame
+from mnv2_perception.bags.camera import Frame, read_stamps
 from mnv2_perception.evaluation.metrics import ConfusionMatrix
+
+Value = TypeVar('Value')
+Key = tuple[int, int]  # stamp in ns, and how often that had come before: zero stamps are equal
+
+
+def keyed(frames: Iterable[tuple[int, Value]]) -> Iterator[tuple[Key, Value]]:
+    """Yield key and value of what has stamps, of which some may be equal."""
+    came: Counter[int] = Counter()
+    for stamp_ns, value in frames:
+        yield (stamp_ns, came[stamp_ns]), value
+        came[stamp_ns] += 1
+
+
+def keys(bag: Path, topic: str) -> list[Key]:
+    """Return the keys of a topic's messages, which begin with a header, in their order."""
+    return [key for key, _ in keyed((stamp_ns, None) for _, stamp_ns in read_stamps(bag, topic))]
+
+
+def stamp_text(stamp_ns: int) -> str:
+    """Return a stamp as `ros2 topic echo` would be asked for it: seconds, nanoseconds."""
+    return '{}.{:09d}'.format(*divmod(stamp_ns, 10**9))
+
+
+class Keyed(Generic[Value]):
+    """Frames by key, read on only as far as is asked for.
+
+    Args:
+        frames: keys and values, in any order.
+        wanted: keys that will be asked for; others are not kept.
+    """
+
+    def __init__(self, frames: Iterator[tuple[Key, Value]], wanted: set[Key]) -> None:
+        self._frames, self._wanted = frames, wanted
+        self._waiting: dict[Key, Value] = {}
+
+    def get(self, key: Key) -> Value | None:
+        """Return a frame, None where there is none; once."""
+        while key not in self._waiting:
+            found = next(self._frames, None)
+            if found is None:
+                return None
+            if found[0] in self._wanted:
+                self._waiting[found[0]] = found[1]
+        return self._waiting.pop(key)
 
 
 def latencies_ms(sent_log: Path, received_log: Path, sent: str, received: str) -> list[float]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mnv2_perception.data.coco import read_coco
 from mnv2_perception.data.files import replacing
 from mnv2_perception.data.folders import read_pair
-from mnv2_perception.data.images import read_image
+from mnv2_perception.data.images import is_bag, read_image
 from mnv2_perception.engines import Engine
 from mnv2_perception.errors import DataError
 from mnv2_perception.evaluation.boxes import compared, object_finder, relabelled, SHOWN_SCORE
@@ -57,6 +57,8 @@ def write_report(
     draw = {'classification': _classified, 'segmentation': _masks, 'detection': _boxes}[spec.task]
     if data.suffix == '.json':
         draw = _boxes
+    if is_bag(data):  # its worst frames are named by their stamps
+        return
     pictures = draw(engine, spec, data, result['worst'], maps, labels)
     for number, (path, picture) in enumerate(pictures, start=1):
         write_picture(folder / WORST / f'{number:02}_{path.stem}.png', picture)

@@ -5,12 +5,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mnv2_perception.bags.label_info import (
-    LABEL_INFO,
-    label_info_cdr,
-    LABEL_INFO_DEFINITION,
-)
+from mnv2_perception.bags.messages import header, label_info_cdr
 from mnv2_perception.bags.read import TopicQos
+from mnv2_perception.bags.results import LABEL_INFO
 from mnv2_perception.bags.write import BagWriter, camera_info_cdr, compressed_image_cdr, image_cdr
 from mnv2_perception.errors import BagError
 from mnv2_perception.scenes.street import camera_matrix, CLASSES, draw_scene
@@ -59,12 +56,10 @@ def draw_bag(
         bag.add_topic(IMAGE_TOPIC, 'sensor_msgs/msg/Image', best_effort)
         bag.add_topic(INFO_TOPIC, 'sensor_msgs/msg/CameraInfo', best_effort)
         bag.add_topic(LABEL_TOPIC, 'sensor_msgs/msg/CompressedImage', TopicQos())
-        bag.add_topic(
-            LABEL_INFO_TOPIC, LABEL_INFO, TopicQos(transient_local=True, depth=1),
-            LABEL_INFO_DEFINITION,
-        )
+        bag.add_topic(LABEL_INFO_TOPIC, LABEL_INFO, TopicQos(transient_local=True, depth=1))
         bag.write(
-            LABEL_INFO_TOPIC, FIRST_STAMP_NS, label_info_cdr(CLASSES, FIRST_STAMP_NS, FRAME_ID)
+            LABEL_INFO_TOPIC, FIRST_STAMP_NS,
+            label_info_cdr(CLASSES, header(FIRST_STAMP_NS, FRAME_ID), 0.0),
         )
         for index in range(count):
             time_s = index / rate_hz

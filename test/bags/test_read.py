@@ -380,14 +380,6 @@ def test_a_message_too_short_for_a_header_has_no_stamp() -> None:
             header_stamp_ns(cdr)
 
 
-def test_a_ros1_bag_is_an_error_that_names_the_converter(tmp_path: Path) -> None:
-    file = tmp_path / 'drive.bag'
-    file.write_bytes(b'#ROSBAG V2.0\n')
-    for path in (file, tmp_path):
-        with pytest.raises(BagError, match=r'rosbags-convert --src .*drive\.bag'):
-            BagReader(path)
-
-
 @pytest.mark.parametrize('storage', STORAGES)
 def test_a_real_recording_reads_in_both_storages(storage: str) -> None:
     if not (data := os.environ.get('MNV2_DATA')):

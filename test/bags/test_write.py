@@ -166,9 +166,10 @@ def test_after_kill_9_all_but_the_last_second_is_read_by_us_and_by_rosbags(
         env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])},
     )
     assert process.stdout
+    written = [int(process.stdout.readline())]
     begun_s = time.monotonic()
-    written = [int(line) for line in iter(process.stdout.readline, '')
-               if time.monotonic() - begun_s < 2.5 or process.kill()]
+    written += [int(line) for line in iter(process.stdout.readline, '')
+                if time.monotonic() - begun_s < 2.5 or process.kill()]
     killed_ns = time.time_ns()
     process.wait()
     for reader in (Reader(tmp_path / 'bag'), BagReader(tmp_path / 'bag')):

@@ -374,6 +374,13 @@ def test_evaluate_needs_no_bags(model: str, folder: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_evaluate_on_a_bag_says_what_it_needs(model: str, tmp_path: Path) -> None:
+    line = ['evaluate', model, str(tmp_path / 'drive.mcap'), '--engine', 'fake']
+    result = run_without('rosbags', line)
+    assert (result.returncode, result.stdout) == (1, '')
+    assert 'bags need rosbags: pip install rosbags' in result.stderr
+
+
 def test_a_name_that_cannot_be_printed_is_printed_escaped(tmp_path: Path) -> None:
     line = ['bag', 'draw', b'\xff', '--seconds', '0.1', '--height', '64', '--width', '64']
     done = subprocess.run(

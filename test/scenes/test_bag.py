@@ -7,8 +7,8 @@ import pytest
 
 from mnv2_perception.bags.camera import read_ids, read_images
 from mnv2_perception.bags.read import BagReader, header_stamp_ns
-from mnv2_perception.demo.labels import read_names
 from mnv2_perception.errors import BagError, ImageError
+from mnv2_perception.evaluation.labels import read_names
 from mnv2_perception.scenes.bag import (
     draw_bag,
     FRAME_ID,

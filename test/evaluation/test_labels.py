@@ -1,14 +1,17 @@
 """Masks and labels are compared by the names of their classes, or it is said why not."""
 
 from collections.abc import Mapping
+import json
 from pathlib import Path
 
 import cv2
+from identity_network import identity_spec, write_fake
 import numpy as np
 import pytest
 
 from mnv2_perception.bags.write import BagWriter, compressed_image_cdr, image_cdr
-from mnv2_perception.demo.labels import compare, read_names
+from mnv2_perception.cli.main import main
+from mnv2_perception.evaluation.labels import compare, read_names
 
 LABEL, MASK = '/camera/label/compressed', '/segmentation/mask'
 ROAD, SKY, CAR = 0, 1, 2  # of the model
@@ -102,3 +105,41 @@ def test_names_stand_in_the_label_info_beside_the_labels(tmp_path: Path) -> None
         bag.write('/other/label_info', 4, serialize_message(LabelInfo()))
         bag.write('/camera/label_info', 5, serialize_message(msg))
     assert read_names(tmp_path / 'bag', LABEL) == {3: 'road'}
+
+
+def write_labelled(path: Path) -> Path:
+    """Write images whose red channel is the label, but for one column of each of three."""
+    with BagWriter(path) as bag:
+        bag.add_topic('/camera/image_raw', 'sensor_msgs/msg/Image')
+        bag.add_topic(LABEL, 'sensor_msgs/msg/CompressedImage')
+        for stamp_ns in (1, 2, 3):
+            ids = np.random.default_rng(stamp_ns).integers(0, 2, (8, 12)).astype(np.uint8)
+            image = np.random.default_rng(9).integers(0, 256, (8, 12, 3), np.uint8)
+            image[..., 0] = ids
+            image[:, 0, 0] = 1 - ids[:, 0]
+            bag.write('/camera/image_raw', stamp_ns, image_cdr(image, stamp_ns, 'camera'))
+            png = cv2.imencode('.png', ids)[1].tobytes()
+            bag.write(LABEL, stamp_ns, compressed_image_cdr(png, stamp_ns, 'camera', 'png'))
+        extra = image_cdr(image, 4, 'camera')
+        bag.write('/camera/image_raw', 4, extra)  # without a label
+    return path
+
+
+def test_a_model_is_measured_on_a_bag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = identity_spec(8, 12, classes=['road', 'sky'])
+    model = str(write_fake(tmp_path / 'model.yaml', spec))
+    bag = str(write_labelled(tmp_path / 'bag'))
+    line = ['evaluate', model, bag, '--engine', 'fake', '--json']
+    assert main([*line, '--labels', LABEL, '--topic', '/camera/image_raw']) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result['images'] == 3
+    assert result['pixel_accuracy'] == pytest.approx(11 / 12)
+    assert main([*line, '--topic', '/camera/image_raw']) == 0  # the labels are found
+    for wrong in (['--labels', '/absent'], ['--topic', '/absent']):
+        assert main([*line, *wrong]) == 1
+    (tmp_path / 'images').mkdir()
+    assert main(['evaluate', model, str(tmp_path / 'images'), '--labels', LABEL,
+                 '--engine', 'fake']) == 1
+    assert 'is no bag' in capsys.readouterr().err

@@ -1,0 +1,299 @@
+"""One mcap file of results: equal messages make equal bytes, and a killed run can go on with it.
+
+A chunk ends by what it holds, never by the clock. What waits for the end of a chunk is in the file
+too, half a second later at the latest, behind the last whole chunk, and is overwritten by what
+follows. Each message carries the number of the item that it came of (mcap's `sequence`), so the
+file itself tells how far its run has come. Format: https://mcap.dev/spec
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+import os
+from pathlib import Path
+import struct
+import time
+from typing import NamedTuple
+
+from rosbags.rosbag2.metadata import dump_qos_v8
+
+from mnv2_perception.bags.definitions import typestore_of
+from mnv2_perception.bags.read import TopicQos
+from mnv2_perception.bags.unfinished import (
+    CHUNK,
+    Chunk,
+    DATA_END,
+    decompress,
+    end_of_file,
+    MAGIC,
+    MESSAGE,
+    MESSAGE_INDEX,
+    record,
+    STATISTICS,
+    UNINDEXED_END,
+    walk,
+)
+from mnv2_perception.bags.write import FLUSH_PERIOD_S, offered
+from mnv2_perception.bags.zstandard import zstd
+from mnv2_perception.errors import BagError
+
+HEADER, SCHEMA, CHANNEL = 0x01, 0x03, 0x04
+LIBRARY = 'mnv2_perception'
+CHUNK_BYTES = 2**20
+LEVEL = 1  # of zstd: masks shrink to a tenth, in a millisecond
+
+
+class Channel(NamedTuple):
+    """A topic of the file: its number, and its records."""
+
+    number: int
+    records: bytes
+
+
+def text(value: str) -> bytes:
+    """Return a string as mcap has it."""
+    data = value.encode()
+    return struct.pack('<I', len(data)) + data
+
+
+def written_here(path: Path) -> bool:
+    """Tell whether a file was begun by a ResultFile; one without a byte may have been."""
+    with path.open('rb') as file:
+        start = file.read(len(_FILE_START))
+    return _FILE_START.startswith(start)
+
+
+_FILE_START = MAGIC + record(HEADER, text('ros2') + text(LIBRARY))
+
+
+class ResultFile:
+    """An mcap file to which the messages of item after item are written.
+
+    Args:
+        path: of the file, made anew; or one that a killed run has left, to go on with.
+        resume: go on.
+
+    Attributes:
+        path: of the file.
+        done: number of the last item whose messages are in it, -1 without any.
+        counts: messages by topic.
+
+    Raises:
+        BagError: it cannot be made; or there is nothing to go on with.
+    """
+
+    def __init__(self, path: Path, resume: bool = False) -> None:
+        self.path = path
+        self.done = -1
+        self.counts: Counter[str] = Counter()
+        self._channels: dict[str, Channel] = {}
+        self._schemas: dict[str, bytes] = {}
+        self._chunks: list[Chunk] = []
+        self._numbers: Counter[int] = Counter()  # messages by channel
+        self._waiting = bytearray()
+        self._index: dict[int, list[tuple[int, int]]] = {}
+        self._flushed_s = time.monotonic()
+        self._taken_up = False
+        try:
+            self._file = path.open('r+b' if resume else 'wb', buffering=0)
+            if resume and path.stat().st_size > len(_FILE_START):
+                self._take_up()
+            else:
+                self._end = 0
+                self._put(_FILE_START, UNINDEXED_END)
+        except OSError as exc:
+            raise BagError(f'{path}: cannot be written ({exc}); choose another file') from exc
+
+    def add_topic(
+        self, topic: str, type_name: str, qos: TopicQos | None = None,
+        definition: str | None = None,
+    ) -> None:
+        """Announce a topic; in a run that goes on, those of before in the same order.
+
+        Args:
+            topic: absolute name.
+            type_name: as ``sensor_msgs/msg/Image``.
+            qos: what the topic's publishers offer; None leaves it open.
+            definition: the type's .msg text and all that it needs; None takes what is known here.
+
+        Raises:
+            BagError: the type is nowhere defined.
+        """
+        if topic in self._channels:
+            raise BagError(f'{self.path}: {topic} was added already; add a topic once')
+        records = b''
+        if type_name not in self._schemas:
+            store = typestore_of(type_name, definition)
+            defined, _ = store.generate_msgdef(type_name, ros_version=2)
+            schema = struct.pack('<H', len(self._schemas) + 1)
+            self._schemas[type_name] = schema
+            kind = 'ros2idl' if defined.startswith('=' * 80 + '\nIDL: ') else 'ros2msg'
+            records = record(SCHEMA, schema + text(type_name) + text(kind) + text(defined))
+        number = len(self._channels) + 1
+        profiles = text('offered_qos_profiles') + text(dump_qos_v8([offered(qos)] if qos else []))
+        records += record(CHANNEL, b''.join((
+            struct.pack('<H', number), self._schemas[type_name], text(topic), text('cdr'),
+            struct.pack('<I', len(profiles)), profiles,
+        )))
+        self._channels[topic] = Channel(number, records)
+        self.counts[topic] = self._numbers[number]
+        if not self._taken_up:  # else they are in the file
+            self._waiting += records
+
+    def write(self, topic: str, stamp_ns: int, cdr: bytes | memoryview, item: int) -> None:
+        """Write one message of an item.
+
+        Args:
+            topic: one that was added.
+            stamp_ns: when it was recorded, ns since the epoch.
+            cdr: the serialised message, encapsulation header included.
+            item: its number; numbers only grow.
+        """
+        number = self._channels[topic].number
+        self._index.setdefault(number, []).append((stamp_ns, len(self._waiting)))
+        head = struct.pack('<HIQQ', number, item, stamp_ns, stamp_ns)
+        self._waiting += struct.pack('<BQ', MESSAGE, len(head) + len(cdr)) + head
+        self._waiting += cdr
+        self._numbers[number] += 1
+        self.counts[topic] += 1
+
+    def end_item(self, item: int) -> None:
+        """Tell that an item's messages are complete: a chunk holds whole items.
+
+        Raises:
+            BagError: the disk took no more; what it took before is kept.
+        """
+        self.done = item
+        try:
+            if len(self._waiting) > CHUNK_BYTES:
+                self._end_chunk()
+            elif time.monotonic() - self._flushed_s >= FLUSH_PERIOD_S:
+                self._flush()
+        except OSError as exc:
+            raise BagError(
+                f'{self.path}: cannot be written ({exc}); what it took before is kept: make room '
+                f'and go on with --resume'
+            ) from exc
+
+    def finish(self) -> None:
+        """Write the index: the file is complete.
+
+        Raises:
+            BagError: the disk took no more.
+        """
+        try:
+            if self._waiting:
+                self._end_chunk()
+            topics = b''.join(channel.records for channel in self._channels.values())
+            times = [(chunk.start_ns, chunk.end_ns) for chunk in self._chunks if chunk.indexes]
+            counts = b''.join(
+                struct.pack('<HQ', channel.number, self._numbers[channel.number])
+                for channel in self._channels.values()
+            )
+            start = self._end + len(record(DATA_END, bytes(4)))
+            self._put(b''.join((
+                record(DATA_END, bytes(4)), topics, *(chunk.index() for chunk in self._chunks),
+                record(STATISTICS, struct.pack(
+                    '<QHIIIIQQI', sum(self._numbers.values()), len(self._schemas),
+                    len(self._channels), 0, 0, len(self._chunks),
+                    min((first for first, _ in times), default=0),
+                    max((last for _, last in times), default=0), len(counts),
+                ) + counts),
+            )), end_of_file(start))
+        except OSError as exc:
+            raise BagError(
+                f'{self.path}: cannot be finished ({exc}); what it took is kept: make room and go '
+                f'on with --resume'
+            ) from exc
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Close the file as it is, to be read or gone on with; harmless once it is closed."""
+        if not self._file.closed:
+            with suppress(OSError):  # what was flushed before is there
+                self._flush()
+            self._file.close()
+
+    def _end_chunk(self) -> None:
+        data, chunk = self._packed()
+        place, indexes = self._end + len(data), []
+        for number, entries in self._index.items():
+            chunk.indexes[number] = place
+            body = b''.join(struct.pack('<QQ', *entry) for entry in entries)
+            indexes.append(
+                record(MESSAGE_INDEX, struct.pack('<HI', number, len(body)) + body)
+            )
+            place += len(indexes[-1])
+        chunk.indexed_to = place
+        self._put(data + b''.join(indexes), UNINDEXED_END)
+        self._chunks.append(chunk)
+        self._waiting, self._index = bytearray(), {}
+
+    def _flush(self) -> None:
+        """Bring what waits into the file, behind its last chunk, to be overwritten."""
+        if self._waiting:
+            data, _ = self._packed()
+            self._put(data + UNINDEXED_END, b'', keep=False)
+        self._flushed_s = time.monotonic()
+
+    def _packed(self) -> tuple[bytes, Chunk]:
+        """Return what waits as a record, and what an index says of it."""
+        stamps = [stamp_ns for entries in self._index.values() for stamp_ns, _ in entries]
+        packed, size = zstd.compress(bytes(self._waiting), LEVEL), len(self._waiting)
+        first, last = min(stamps, default=0), max(stamps, default=0)
+        data = record(CHUNK, b''.join((
+            struct.pack('<QQQI', first, last, size, 0), text('zstd'),
+            struct.pack('<Q', len(packed)), packed,
+        )))
+        end = self._end + len(data)
+        return data, Chunk(self._end, end, end, first, last, size, b'zstd', len(packed))
+
+    def _put(self, data: bytes, end: bytes, keep: bool = True) -> None:
+        """Write where the last whole chunk ends; what is kept moves that place on."""
+        view, written = memoryview(data + end), 0
+        while written < len(view):
+            written += os.pwrite(self._file.fileno(), view[written:], self._end + written)
+        # What a longer chunk has left behind it.
+        os.ftruncate(self._file.fileno(), self._end + len(view))
+        if keep:
+            self._end += len(data)
+            self._flushed_s = time.monotonic()
+
+    def _take_up(self) -> None:
+        """Take the last chunk back in, whole or not yet: what follows may belong to it."""
+        with self.path.open('rb') as file:
+            self._end, chunks, _, _ = walk(file)
+            self._end = len(_FILE_START)
+            while chunks:
+                last = chunks.pop()
+                file.seek(last.end - last.stored)
+                try:
+                    content = decompress(file.read(last.stored), last)
+                except Exception:  # the decompressors fail in whatever way the bytes lead
+                    continue
+                self._end = last.offset
+                self._waiting += content
+                break
+            for chunk in chunks:
+                for number, place in chunk.indexes.items():
+                    file.seek(place + 9 + 2)
+                    size, = struct.unpack('<I', file.read(4))
+                    self._numbers[number] += size // 16
+        self._chunks, self._taken_up = chunks, bool(self._waiting)
+        for place, number, item, stamp_ns in _messages(bytes(self._waiting)):
+            self._index.setdefault(number, []).append((stamp_ns, place))
+            self._numbers[number] += 1
+            self.done = item
+        if len(self._waiting) > CHUNK_BYTES:
+            self._end_chunk()
+
+
+def _messages(content: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Yield place, channel, item and stamp of each message of a chunk."""
+    place = 0
+    while place < len(content):
+        opcode, length = struct.unpack_from('<BQ', content, place)
+        if opcode == MESSAGE:
+            number, item, stamp_ns = struct.unpack_from('<HIQ', content, place + 9)
+            yield place, number, item, stamp_ns
+        place += 9 + length

@@ -1,0 +1,111 @@
+"""`mnv2 bag compare` and `mnv2 bag info`."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnv2_perception.cli.options import (
+    add_command,
+    add_force,
+    check_output,
+    check_rosbags,
+    FRACTION,
+    table,
+)
+
+if TYPE_CHECKING:
+    from mnv2_perception.cli.options import Commands
+
+
+def add(commands: 'Commands') -> None:
+    """Add the commands to those of `mnv2 bag`."""
+    compare = add_command(
+        commands, 'compare', compare_command,
+        'Judge the results of a run by those of another; exit code 1 where they are worse.',
+    )
+    compare.add_argument('base', type=Path, help='results that are good enough, of `bag run`')
+    compare.add_argument('new', type=Path, help='results to judge, of the same recording')
+    compare.add_argument(
+        '--labels', default='', metavar='TOPIC|BAG|DIR',
+        help='what masks should be: a topic that was taken along, a bag with labels, or a folder '
+        'of PNGs, one for each mask',
+    )
+    compare.add_argument(
+        '--max-drop', type=FRACTION, default=0.01,
+        help='of mIoU against the labels; without labels, of agreement below 1 (%(default)s)',
+    )
+    compare.add_argument(
+        '--max-changed-cells', type=FRACTION, default=1.0,
+        help="share of the grids' known cells that may differ (%(default)s)",
+    )
+    compare.add_argument('--junit', type=Path, metavar='FILE', help='also write JUnit XML (.xml)')
+    add_force(compare)
+    compare.add_argument('--json', action='store_true')
+
+    info = add_command(
+        commands, 'info', info_command,
+        'Say what a bag holds, what the nodes could use of it, and what is missing for them.',
+    )
+    info.add_argument('bag', type=Path)
+    info.add_argument('--json', action='store_true')
+
+
+def compare_command(arguments: argparse.Namespace) -> int:
+    """Judge one run by another; return the exit code."""
+    check_rosbags()
+    from mnv2_perception.evaluation.compare import compare_runs
+    from mnv2_perception.evaluation.junit import write_junit
+
+    if arguments.junit:
+        check_output(arguments.junit, arguments.force, [arguments.base, arguments.new], ['.xml'])
+    checks = compare_runs(
+        arguments.base, arguments.new, arguments.labels, arguments.max_drop,
+        arguments.max_changed_cells,
+    )
+    if arguments.junit:
+        write_junit(arguments.junit, checks)
+    passed = all(check.passed for check in checks)
+    if arguments.json:
+        print(json.dumps({
+            'passed': passed,
+            'checks': [
+                {**asdict(check), 'worst': [str(frame) for frame in check.worst]}
+                for check in checks
+            ],
+        }, indent=2))
+        return 0 if passed else 1
+    for check in checks:
+        print(f'{"ok  " if check.passed else "FAIL"}  {check.name}: {check.told}')
+        by_class = {k: v for k, v in check.figures.items() if isinstance(v, dict)}
+        if plain := {f'      {k}': v for k, v in check.figures.items() if k not in by_class}:
+            print(table(plain))
+        if by_class:
+            print(class_table(by_class))
+        if not check.passed and check.worst:
+            print(f'      worst frames: {", ".join(map(str, check.worst))}')
+    return 0 if passed else 1
+
+
+def class_table(figures: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Return figures by class as a table: a row for each class, a column for each figure."""
+    columns = [name.replace('_per_class', '').replace('per_class_', '') for name in figures]
+    names = list(dict.fromkeys(name for values in figures.values() for name in values))
+    width = max(len(name) for name in [*names, 'class'])
+    lines = [f'      {"class":<{width}}' + ''.join(f'{column:>11}' for column in columns)]
+    for name in names:
+        shown = [values.get(name) for values in figures.values()]
+        cells = ''.join(f'{"-" if value is None else format(value, ".3f"):>11}' for value in shown)
+        lines.append(f'      {name:<{width}}{cells}')
+    return '\n'.join(lines)
+
+
+def info_command(arguments: argparse.Namespace) -> None:
+    """Print what a bag holds."""
+    check_rosbags()
+    from mnv2_perception.bags.info import describe_bag, info_text
+
+    facts = describe_bag(arguments.bag)
+    print(json.dumps(facts, indent=2) if arguments.json else info_text(facts))

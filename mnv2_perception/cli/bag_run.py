@@ -1,0 +1,220 @@
+"""`mnv2 bag run`."""
+
+import argparse
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+import json
+from pathlib import Path
+import sys
+import time
+from typing import Any, TYPE_CHECKING
+
+from mnv2_perception.cli.options import (
+    add_command,
+    add_force,
+    check_output,
+    check_rosbags,
+    FRACTION,
+    Number,
+    table,
+    THREADS,
+)
+from mnv2_perception.engines import ENGINES, PRECISIONS
+from mnv2_perception.errors import SetupError
+from mnv2_perception.tasks.models import SEGMENTATION_MODEL
+
+if TYPE_CHECKING:
+    from mnv2_perception.cli.options import Commands
+    from mnv2_perception.replay.frames import Source
+    from mnv2_perception.replay.models import Task
+    from mnv2_perception.replay.placing import Placer
+    from mnv2_perception.replay.run import Summary
+
+PARTLY = 3  # exit code: done, but part of the recording could not be read or processed
+MOST_REASONS = 10
+TELL_EVERY_S = 0.5
+CLASS_LISTS = ('traversable', 'forbidden', 'obstacle', 'ignored')
+
+
+def add(commands: 'Commands') -> None:
+    """Add the command to those of `mnv2 bag`."""
+    run = add_command(
+        commands, 'run', run_command,
+        'Run models on every frame of a recording, without ROS, and write what the nodes would '
+        'publish. Exit code 3: done, but part of the recording could not be read.',
+    )
+    run.add_argument(
+        'recording', type=Path, nargs='+',
+        help='bags, merged in the order of time; or a folder of pictures; or a video file',
+    )
+    run.add_argument('--out', type=Path, required=True, help='the .mcap file to write')
+    run.add_argument('--resume', action='store_true', help='go on with what a killed run left')
+    add_force(run)
+    run.add_argument(
+        '--model', action='append', default=[],
+        help=f'path or name; once for each task (default: {SEGMENTATION_MODEL})',
+    )
+    run.add_argument('--engine', default='auto', help=f'auto, {", ".join(ENGINES)}')
+    run.add_argument('--threads', type=THREADS, default=0, help='0: one for each core')
+    run.add_argument(
+        '--precision', default='auto', choices=('auto', *PRECISIONS), help='(%(default)s)'
+    )
+    run.add_argument(
+        '--topic', default='', help='image topic (default: what looks like the camera)'
+    )
+    run.add_argument(
+        '--copy', nargs='+', default=[], metavar='TOPIC', help='topics to take along'
+    )
+    run.add_argument(
+        '--fps', type=Number(float, 0.0, 1000.0, above=True), default=0.0,
+        help='of pictures, or of a video that tells another (default: 10, or what it tells)',
+    )
+    run.add_argument(
+        '--min-confidence', type=FRACTION, default=0.0,
+        help='of pixels and classes, 0 to 1 (%(default)s)',
+    )
+    run.add_argument(
+        '--min-score', type=FRACTION, default=0.3, help='of boxes, 0 to 1 (%(default)s)'
+    )
+    ground = run.add_argument_group(
+        'grid, obstacles and scan',
+        'are made of masks where /tf and camera_info are in the bag, or these tell where the '
+        "camera sits; else as costmap_node's parameters of these names say.",
+    )
+    for option, numbers, meaning in (
+        ('height', Number(float, 0.0, 100.0, above=True), 'metres above flat ground'),
+        ('pitch', Number(float, -1.57, 1.57), 'radians, positive looks down'),
+        ('fov', Number(float, 0.0, 3.1, above=True), 'horizontal field of view, radians'),
+    ):
+        ground.add_argument(
+            f'--camera-{option}', type=numbers, metavar=option.upper(),
+            default=None if option == 'height' else 0.0, help=f'of the camera: {meaning}',
+        )
+    for name in CLASS_LISTS:
+        ground.add_argument(f'--{name}-classes', nargs='+', default=None, metavar='CLASS')
+    ground.add_argument('--base-frame', default='base_link', help='(%(default)s)')
+    ground.add_argument('--grid-frame', default='odom', help='(%(default)s)')
+    ground.add_argument('--no-grid', action='store_true', help='make none')
+    run.add_argument('--json', action='store_true')
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Run models on a recording and tell what became of it; return the exit code."""
+    check_rosbags()
+    from mnv2_perception.replay.frames import open_source
+    from mnv2_perception.replay.models import open_tasks
+    from mnv2_perception.replay.run import describe, open_results, Run
+
+    out = arguments.out
+    check_output(out, arguments.force or arguments.resume, arguments.recording, ['.mcap'])
+    for recording in arguments.recording:
+        if recording.is_dir() and out.resolve().is_relative_to(recording.resolve()):
+            raise SetupError(f'{out}: lies in {recording}, which is read; choose another folder')
+    with ExitStack() as stack:
+        source = open_source(
+            arguments.recording, stack, arguments.topic, arguments.copy, arguments.fps,
+            transforms=arguments.camera_height is None and not arguments.no_grid,
+        )
+        tasks = open_tasks(
+            arguments.model or [SEGMENTATION_MODEL], stack, arguments.engine, arguments.threads,
+            arguments.precision, arguments.min_confidence, arguments.min_score,
+        )
+        placer, placed = make_placer(arguments, source, tasks)
+        given = {
+            'min_confidence': arguments.min_confidence, 'min_score': arguments.min_score,
+            'copy': sorted(arguments.copy), 'grid': placed,
+        }
+        description = describe(source, tasks, given)
+        results = open_results(out, description, arguments.resume)
+        if results is None:
+            print(f'{out}: is complete already')
+            return 0
+        print(f'{source.name}: {source.count or "?"} frames; grid: {placed}', file=sys.stderr)
+        summary = Run(source, tasks, placer, results, description)(progress())
+    show(out, summary, arguments.json)
+    return 0 if summary.whole else PARTLY
+
+
+def make_placer(
+    arguments: argparse.Namespace, source: 'Source', tasks: 'list[Task]'
+) -> 'tuple[Placer | None, str]':
+    """Return what places masks, and in words on what that rests, or why there is none."""
+    from mnv2_perception.replay.placing import Ground, Mount, Placer
+
+    segmenting = next((task for task in tasks if task.model.spec.task == 'segmentation'), None)
+    if arguments.no_grid or segmenting is None:
+        return None, 'none' if arguments.no_grid else 'none, without masks'
+    for option in ('base_frame', 'grid_frame'):
+        if not getattr(arguments, option).strip('/ '):
+            raise SetupError(f'--{option.replace("_", "-")} is empty, expected a frame')
+    lists: dict[str, Any] = {
+        f'{name}_classes': tuple(given) for name in CLASS_LISTS
+        if (given := getattr(arguments, f'{name}_classes')) is not None
+    }
+    ground = Ground(
+        **lists, base_frame=arguments.base_frame, grid_frame=arguments.grid_frame,
+        rectified=source.rectified,
+    )
+    classes = segmenting.model.spec.classes
+    if not lists and not set(ground.traversable_classes) & set(classes):
+        return None, (
+            f'none: {segmenting.model.spec.name} has no class '
+            f'{", ".join(ground.traversable_classes)}; name ground with --traversable-classes'
+        )
+    mount, tree = None, source.transforms
+    if arguments.camera_height is not None:
+        mount = Mount(arguments.camera_height, arguments.camera_pitch, arguments.camera_fov)
+        seen = 'camera_info' if source.info else f'{mount.horizontal_fov_rad:g} rad wide'
+        if not source.info and not mount.horizontal_fov_rad:
+            return None, 'none: no camera_info in the recording; give --camera-fov too'
+        return Placer(ground, classes, mount, None), (
+            f'camera {mount.height_m:g} m above flat ground, pitch {mount.pitch_rad:g} rad, {seen}'
+        )
+    if tree is None or not source.info:
+        lacks = 'neither /tf nor camera_info' if tree is None and not source.info else (
+            'no /tf' if tree is None else 'no camera_info beside the images'
+        )
+        return None, f'none: {lacks} in the recording; give --camera-height (and --camera-fov)'
+    if ground.grid_frame not in {*tree.frames, *tree.frames.values()}:
+        ground = replace(ground, grid_frame=ground.base_frame)
+    return Placer(ground, classes, None, tree), f'/tf and camera_info, in {ground.grid_frame}'
+
+
+def progress() -> Callable[[int, int, float], None]:
+    """Return what tells how far a run has come: on a terminal twice a second."""
+    told_s = [time.monotonic(), -1]
+
+    def tell(done: int, of: int, seconds: float) -> None:
+        now_s = time.monotonic()
+        last = done == of
+        every_s = TELL_EVERY_S if sys.stderr.isatty() else 30.0
+        if now_s - told_s[0] < every_s and not (last and sys.stderr.isatty()):
+            return
+        told_s[0] = now_s
+        rate = done / max(1e-9, seconds)
+        left = f', {max(0, of - done) / max(1e-9, rate):.0f} s left' if of else ''
+        print(
+            f'{done} of {of or "?"} frames, {rate:.1f} a second{left}   ',
+            end='\r' if sys.stderr.isatty() and not last else '\n', file=sys.stderr, flush=True,
+        )
+
+    return tell
+
+
+def show(out: Path, summary: 'Summary', as_json: bool) -> None:
+    """Print what became of a recording."""
+    facts: dict[str, Any] = {
+        'out': str(out), 'frames': summary.frames, 'done_before': summary.done_before,
+        'rejected': summary.rejected, 'lost': summary.lost, 'unplaced': summary.unplaced,
+        'frames_per_s': summary.frames_per_s, 'inference_ms': summary.inference_ms,
+        'messages': summary.messages,
+    }
+    if as_json:
+        print(json.dumps({**facts, 'reasons': dict(summary.reasons)}, indent=2))
+        return
+    print(table(facts))
+    for reason, count in summary.reasons.most_common(MOST_REASONS):
+        print(f'{count} × {reason}', file=sys.stderr)
+    if len(summary.reasons) > MOST_REASONS:
+        print(f'… {len(summary.reasons) - MOST_REASONS} more reasons (--json)', file=sys.stderr)

@@ -1,0 +1,168 @@
+"""A bag's labels: images with them, and masks against them; classes go by their names."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import logging
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.bags.camera import find_camera, Frame, read_ids, read_images
+from mnv2_perception.bags.read import BagReader
+from mnv2_perception.bags.results import LABEL_INFO
+from mnv2_perception.errors import DataError, quoted
+from mnv2_perception.evaluation.metrics import ConfusionMatrix
+from mnv2_perception.evaluation.recording import accuracy, Keyed, keyed, keys, stamp_text
+from mnv2_perception.model_spec import UNLABELLED
+
+logger = logging.getLogger(__name__)
+# Of the labelled pixels, in one id that the model has not, as some number what is no class. More,
+# or more such ids, and the labels are of other classes.
+MOST_BEYOND = 0.1
+# What the ground models call the classes of streets, where those have no such name of their own.
+AS_GROUND = {
+    'road': 'floor', 'pavement': 'sidewalk',
+    **dict.fromkeys(('car', 'pedestrian', 'bicyclist', 'fence'), 'obstacle'),
+    **dict.fromkeys(('sky', 'building', 'pole', 'tree', 'sign_symbol'), 'background'),
+}
+
+
+def read_names(bag: Path, label: str) -> dict[int, str] | None:
+    """Return the names of a label topic's ids, from the LabelInfo beside it; None without one."""
+    place = label.removesuffix('/compressed').rpartition('/')[0]
+    with BagReader(bag) as reader:
+        infos = [
+            topic.name for topic in reader.topics
+            if topic.type_name == LABEL_INFO and topic.message_count
+            and topic.name.startswith(f'{place}/')
+        ]
+        if not infos:
+            return None
+        msg = reader.deserialize(next(iter(reader.messages(infos[:1]))))
+    return {int(item.class_id): str(item.class_name) for item in msg.class_map}
+
+
+def known_as(name: str, classes: Sequence[str]) -> str:
+    """Return what a model of these classes calls a class; empty if it knows none such."""
+    return next((each for each in (name, AS_GROUND.get(name, '')) if each in classes), '')
+
+
+def renumbering(
+    label: str, names: Mapping[int, str] | None, classes: Sequence[str]
+) -> tuple[NDArray[np.uint8] | None, str]:
+    """Return what makes ids of labels those of a model, and in words, how they are compared.
+
+    Args:
+        label: topic of the labels.
+        names: of their ids; None where nobody tells them.
+        classes: names of the model's.
+
+    Returns:
+        (256,) ids, 255 where the model has no such class; None where it knows none of the names.
+    """
+    if names is None:
+        return np.arange(256, dtype=np.uint8), (
+            f'by number: nothing in the bag names the classes of {label} (LabelInfo beside it)'
+        )
+    known = {
+        i: found for i, name in names.items()
+        if (found := known_as(name, classes)) and 0 <= i < UNLABELLED
+    }
+    if not known:
+        named = quoted(', '.join(names.values()))
+        return None, f'none: {label} has {named}, of which the model knows none'
+    table = np.full(256, UNLABELLED, np.uint8)
+    for class_id, name in known.items():
+        table[class_id] = classes.index(name)
+    other: dict[str, list[str]] = {}
+    for i, found in known.items():
+        if names[i] != found:
+            other.setdefault(found, []).append(names[i])
+    left = sorted(set(names.values()) - {names[i] for i in known})
+    how = ''.join(['by name', *(
+        f', {quoted(" and ".join(given))} as {found}' for found, given in other.items()
+    )])
+    return table, how + (f', without {quoted(", ".join(left))}' if left else '')
+
+
+def labelled_images(
+    bag: Path, label: str, topic: str, classes: Sequence[str]
+) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Yield a name, the image (H, W, 3) uint8 RGB and the label (H, W) of a bag's frames.
+
+    Args:
+        bag: the bag.
+        label: topic of the labels, of the images' stamps; empty takes what looks like it.
+        topic: of the images; empty takes what looks like the camera.
+        classes: names of the model's, whose ids the labels then have.
+
+    Raises:
+        BagError: the bag cannot be read.
+        DataError: it has no labels, or none of the model's classes or of an image's stamp.
+    """
+    camera = find_camera(bag, topic)
+    label = label or camera.label or ''
+    if not label:
+        raise DataError(f'{bag}: has no topic of labels; name it with --labels')
+    table, how = renumbering(label, read_names(bag, label), classes)
+    if table is None:
+        raise DataError(f'{bag}: {how}; are these the labels of its classes?')
+    logger.info('%s: labels are compared %s', bag, how)
+    wanted = set(keys(bag, camera.image)) & set(keys(bag, label))
+    labels = Keyed(keyed(read_ids(bag, label)), wanted)
+    for key, image in keyed(read_images(bag, camera.image)):
+        if key in wanted and (stored := labels.get(key)) is not None:
+            name = stamp_text(key[0])
+            if stored.shape != image.shape[:2]:
+                raise DataError(
+                    f'{bag}: at {name} the label is {stored.shape}, the image {image.shape[:2]}; '
+                    f'record labels of one size with their images'
+                )
+            yield name, image, table[stored]
+    if not wanted:
+        raise DataError(f'{bag}: no label on {label} has the stamp of an image')
+
+
+def compare(
+    bag: Path, label: str, masks: Path, mask: str, classes: Sequence[str],
+    names: Mapping[int, str] | None,
+) -> tuple[ConfusionMatrix | None, str]:
+    """Compare a replay's masks with the bag's labels.
+
+    Args:
+        bag: that was replayed.
+        label: topic of its labels.
+        masks: the recording.
+        mask: topic of the masks.
+        classes: names of the model's.
+        names: of the labels' ids; None where nobody tells them.
+
+    Returns:
+        What was counted, None where that would say nothing; and in words, what was compared.
+
+    Raises:
+        BagError: a label or a mask cannot be read.
+    """
+    count = len(classes)
+    table, how = renumbering(label, names, classes)
+    if table is None:
+        return None, how
+    pixels = np.zeros(256, np.int64)  # of each id
+
+    def renumbered() -> Iterator[Frame]:
+        for stamp_ns, stored in read_ids(bag, label):
+            pixels[:] += np.bincount(stored.ravel(), minlength=256)
+            yield stamp_ns, table[stored]
+
+    matrix = accuracy(renumbered(), read_ids(masks, mask), count)
+    beyond = pixels[count:UNLABELLED]  # as evaluate has it, they are unlabelled
+    share = beyond.sum() / max(1, pixels[:UNLABELLED].sum())
+    if names is None and (share > MOST_BEYOND or np.count_nonzero(beyond) > 1):
+        largest = count + int(np.flatnonzero(beyond).max())
+        return None, (
+            f'none: {label} has ids up to {largest}, the model has {count} classes, and nothing '
+            f'in the bag names those of the labels (LabelInfo beside them)'
+        )
+    if not matrix.counts.any():
+        return None, f'none: no mask has the stamp and size of a label on {label}'
+    return matrix, how

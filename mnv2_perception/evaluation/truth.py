@@ -1,0 +1,92 @@
+"""What masks should be: labels from a topic, a bag or a folder."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.bags.camera import find_label, read_ids
+from mnv2_perception.bags.read import BagReader
+from mnv2_perception.data.folders import list_labels, read_label
+from mnv2_perception.data.images import is_bag
+from mnv2_perception.errors import DataError
+from mnv2_perception.evaluation.labels import read_names, renumbering
+from mnv2_perception.evaluation.recording import Key, Keyed, keyed, keys, stamp_text
+
+
+def has_messages(bag: Path, topic: str) -> bool:
+    """Tell whether a bag has messages on a topic."""
+    with BagReader(bag) as reader:
+        return any(each.name == topic and each.message_count for each in reader.topics)
+
+
+class Truth:
+    """The labels of masks, from a topic of one of the runs, another bag, or a folder.
+
+    Args:
+        base: a run.
+        new: the other.
+        labels: see `compare.compare_runs`.
+        classes: names of the base's.
+        shared: the masks that will be asked for.
+        mask: topic of the base's masks.
+
+    Attributes:
+        how: the classes are compared.
+    """
+
+    def __init__(
+        self, base: Path, new: Path, labels: str, classes: Sequence[str], shared: set[Key],
+        mask: str,
+    ) -> None:
+        self.how = 'by number: files'
+        self._table: NDArray[np.uint8] = np.arange(256, dtype=np.uint8)
+        self._place = labels
+        folder = Path(labels)
+        if labels.startswith('/') and not folder.exists():
+            bag = next((each for each in (base, new) if has_messages(each, labels)), None)
+            if bag is None:
+                raise DataError(
+                    f'{labels}: neither run has this topic; take it along with `mnv2 bag run '
+                    f'--copy`, or give a bag or a folder'
+                )
+            topic = labels
+        elif is_bag(folder):
+            bag, topic = folder, find_label(folder)
+        else:
+            self._labels = Keyed(self._of_folder(folder, keys(base, mask)), shared)
+            return
+        table, self.how = renumbering(topic, read_names(bag, topic), classes)
+        if table is None:
+            raise DataError(f'{bag}: {self.how}')
+        self._table = table
+        self._labels = Keyed(keyed(read_ids(bag, topic)), shared)
+
+    def label(self, key: Key, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+        """Return the label (H, W) of a mask, None where there is none.
+
+        Raises:
+            DataError: it has another size.
+        """
+        label = self._labels.get(key)
+        if label is None:
+            return None
+        if label.shape != shape:
+            raise DataError(
+                f'{self._place}: at {stamp_text(key[0])} the label is {label.shape}, the mask '
+                f'{shape}; give labels of the images, in their size'
+            )
+        return self._table[label]
+
+    def _of_folder(
+        self, folder: Path, masks: Sequence[Key]
+    ) -> Iterator[tuple[Key, NDArray[np.uint8]]]:
+        files = list_labels(folder)
+        if len(files) != len(masks):
+            raise DataError(
+                f'{folder}: holds {len(files)} labels (.png), and there are {len(masks)} masks; '
+                f'expected one for each, in the order of their names'
+            )
+        for key, path in zip(masks, files, strict=True):
+            yield key, read_label(path)

@@ -1,0 +1,1 @@
+"""Recordings through the models, without a ROS graph: results as the nodes publish them."""

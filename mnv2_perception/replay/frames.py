@@ -1,0 +1,291 @@
+"""Where frames come from: bags, a folder of pictures, a video file."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+import heapq
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.bags.camera import CameraTopics, COMPRESSED, find_camera, RAW
+from mnv2_perception.bags.messages import header
+from mnv2_perception.bags.read import BagMessage, BagReader, BagTopic
+from mnv2_perception.bags.transforms import add_transforms
+from mnv2_perception.data.images import (
+    BAG_SUFFIXES,
+    IMAGE_SUFFIXES,
+    is_bag,
+    list_images,
+    read_image,
+)
+from mnv2_perception.errors import BagError, DataError
+from mnv2_perception.vision.encodings import image_from_compressed_msg, image_from_fields
+from mnv2_perception.vision.transforms import TransformTree
+
+FPS = 10.0  # of pictures, which do not tell it
+FIRST_NS = 1_000_000_000  # stamp of a picture, for a stamp of zero means none
+FRAME_ID = 'camera'
+VIDEO_SUFFIXES = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg')
+
+
+class Item(NamedTuple):
+    """What comes next of a source.
+
+    Attributes:
+        stamp_ns: when it was recorded.
+        read: returns the header and the (H, W, 3) uint8 RGB image, or raises PerceptionError;
+            None where it is no frame.
+        message: to be copied, or the camera's calibration; None where it is a frame.
+    """
+
+    stamp_ns: int
+    read: Callable[[], tuple[Any, NDArray[np.uint8]]] | None = None
+    message: BagMessage | None = None
+
+
+@dataclass
+class Source:
+    """A recording.
+
+    Attributes:
+        name: of it, for people.
+        count: how many frames it promises, 0 where that is not known.
+        items: goes through it from its beginning; ends where nothing more can be read.
+        facts: what is to be told of it: its files' names, its topics, its rate.
+        copied: topics that are handed on.
+        info: topic of the camera's calibration among the items; empty without.
+        rectified: whether the topic's name says that images are.
+        transforms: of /tf; None without.
+        lost: frames that could not be read, once the items are through.
+        reasons: why something could not be read.
+        deserialize: makes an object of a message.
+        calibration: the camera's first one, a sensor_msgs/CameraInfo; None without.
+    """
+
+    name: str
+    count: int
+    items: Callable[[], Iterator[Item]]
+    facts: dict[str, Any]
+    copied: Sequence[BagTopic] = ()
+    info: str = ''
+    rectified: bool = False
+    transforms: TransformTree | None = None
+    lost: int = 0
+    reasons: list[str] = field(default_factory=list)
+    deserialize: Callable[[BagMessage], Any] = lambda message: None
+    calibration: Any = None
+
+
+def open_source(
+    paths: Sequence[Path], stack: ExitStack, topic: str = '', copied: Collection[str] = (),
+    fps: float = 0.0, transforms: bool = True,
+) -> Source:
+    """Open bags, a folder of pictures, or a video file.
+
+    Pictures come in the order of their names and have the stamp 1 s + index / fps.
+
+    Args:
+        paths: of one or more bags, which are merged in the order of time; or one of the others.
+        stack: closes what is opened.
+        topic: of a bag's images; empty takes what looks like its camera.
+        copied: topics of a bag to hand on.
+        fps: pictures a second; 0 takes what a video says, and 10 for a folder.
+        transforms: read /tf, where a bag has it.
+
+    Raises:
+        PerceptionError: something cannot be used.
+    """
+    first = paths[0]
+    if not first.exists():
+        raise DataError(
+            f'{first}: does not exist; give bags, a folder of pictures, or a video file'
+        )
+    if is_bag(first) or (first / 'metadata.yaml').exists():
+        return _open_bags(paths, stack, topic, copied, transforms)
+    if len(paths) > 1 or copied or topic:
+        raise DataError(
+            f'{first}: is no bag; topics, and more than one recording, need bags'
+        )
+    if first.is_dir():
+        return _open_pictures(first, fps or FPS)
+    if first.suffix.lower() in VIDEO_SUFFIXES:
+        return _open_video(first, fps)
+    raise DataError(
+        f'{first}: is neither bag, folder of pictures nor video; bags end in '
+        f'{" ".join(BAG_SUFFIXES)}, videos in {" ".join(VIDEO_SUFFIXES)}, pictures in '
+        f'{" ".join(IMAGE_SUFFIXES)}'
+    )
+
+
+def picture_stamp_ns(index: int, fps: float) -> int:
+    """Return the stamp of a picture."""
+    return FIRST_NS + round(index * 1e9 / fps)
+
+
+def _open_pictures(folder: Path, fps: float) -> Source:
+    files = list_images(folder)
+    if not files and (folder / 'images').is_dir():  # a data set
+        files = list_images(folder / 'images')
+    if not files:
+        raise DataError(f'{folder}: holds neither a bag nor pictures ({" ".join(IMAGE_SUFFIXES)})')
+
+    def reader(path: Path, stamp_ns: int) -> Callable[[], tuple[Any, NDArray[np.uint8]]]:
+        return lambda: (header(stamp_ns, FRAME_ID), read_image(path))
+
+    def items() -> Iterator[Item]:
+        for index, path in enumerate(files):
+            stamp_ns = picture_stamp_ns(index, fps)
+            yield Item(stamp_ns, reader(path, stamp_ns))
+
+    return Source(
+        str(folder), len(files), items, {'pictures': folder.resolve().name, 'fps': fps}
+    )
+
+
+def _open_video(path: Path, fps: float) -> Source:
+    video = cv2.VideoCapture(str(path))
+    count = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
+    told, opened = video.get(cv2.CAP_PROP_FPS), video.isOpened()
+    video.release()
+    fps = fps or told
+    if not opened or not fps > 0:
+        raise DataError(
+            f'{path}: OpenCV cannot read this video'
+            + (' at its rate; give --fps' if opened else '; convert it to H.264 in .mp4')
+        )
+
+    def reader(pixels: Any, stamp_ns: int) -> Callable[[], tuple[Any, NDArray[np.uint8]]]:
+        return lambda: (
+            header(stamp_ns, FRAME_ID),
+            np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8),
+        )
+
+    source = Source(path.name, count, lambda: items(), {'video': path.name, 'fps': fps})
+
+    def items() -> Iterator[Item]:
+        video = cv2.VideoCapture(str(path))
+        came = 0
+        try:
+            while (got := video.read())[0]:
+                stamp_ns = picture_stamp_ns(came, fps)
+                came += 1
+                yield Item(stamp_ns, reader(got[1], stamp_ns))
+        finally:
+            video.release()
+        source.lost = max(0, count - came)
+        if source.lost:
+            source.reasons.append(f'{path.name}: OpenCV reads {came} of {count} frames')
+
+    return source
+
+
+def _open_bags(
+    paths: Sequence[Path], stack: ExitStack, topic: str, copied: Collection[str],
+    transforms: bool,
+) -> Source:
+    cameras, failure = [], None
+    for path in paths:
+        try:
+            cameras.append(find_camera(path, topic))
+        except BagError as exc:  # what another camera, or odometry, recorded beside it
+            failure = exc
+    if failure and not cameras:
+        raise failure
+    if len({(camera.image, camera.compressed) for camera in cameras}) > 1:
+        raise BagError(
+            f'the bags have their images on {", ".join(camera.image for camera in cameras)}; give '
+            f'--topic, or run them one by one'
+        )
+    camera = cameras[0]
+    readers = [stack.enter_context(BagReader(path)) for path in paths]
+    handed_on: dict[str, BagTopic] = {}
+    for name in copied:
+        found = [each for reader in readers for each in reader.topics if each.name == name]
+        if not found:
+            readers[0].require([name])
+        handed_on[name] = found[0]
+    info = next((each.info for each in cameras if each.info), None) or ''
+    wanted = {camera.image, *handed_on, *([info] if info else [])}
+    source = Source(
+        ', '.join(map(str, paths)),
+        sum(each.message_count for reader in readers for each in reader.topics
+            if each.name == camera.image),
+        lambda: _items(source, readers, camera, wanted),
+        {'bags': [path.resolve().name for path in paths], 'topic': camera.image},
+        list(handed_on.values()), info, 'image_rect' in camera.image,
+        _read_transforms(paths) if transforms else None,
+        deserialize=readers[0].deserialize,
+        calibration=_first_calibration(readers, info) if info else None,
+    )
+    return source
+
+
+def _first_calibration(readers: Sequence[BagReader], topic: str) -> Any:
+    for reader in readers:
+        if topic in {each.name for each in reader.topics}:
+            for message in reader.readable([topic]):
+                with suppress(BagError):
+                    return reader.deserialize(message)
+    return None
+
+
+def _items(
+    source: Source, readers: Sequence[BagReader], camera: CameraTopics, wanted: set[str]
+) -> Iterator[Item]:
+    streams = [
+        _of_bag(reader, number, wanted & {each.name for each in reader.topics})
+        for number, reader in enumerate(readers)
+    ]
+    source.lost = 0
+    source.reasons = []
+    try:
+        for _, number, message in heapq.merge(*streams, key=lambda each: each[:2]):
+            if message.topic == camera.image:
+                yield Item(message.stamp_ns, _reader(readers[number], message))
+            if message.topic == source.info or message.topic in {t.name for t in source.copied}:
+                yield Item(message.stamp_ns, None, message)
+    except BagError as exc:
+        source.reasons.append(str(exc))
+    for reader in readers:
+        lost = Counter(reader.losses.messages) | Counter(reader.missing)
+        source.lost += lost[camera.image]
+        source.reasons += [f'{reader.path.name}: {reason}' for reason in reader.losses.reasons]
+        if reader.missing:
+            source.reasons.append(f'{reader.path.name}: less than metadata.yaml promises')
+
+
+def _of_bag(
+    reader: BagReader, number: int, wanted: set[str]
+) -> Iterator[tuple[int, int, BagMessage]]:
+    for message in reader.readable(wanted):
+        yield message.stamp_ns, number, message
+
+
+def _reader(
+    reader: BagReader, message: BagMessage
+) -> Callable[[], tuple[Any, NDArray[np.uint8]]]:
+    def read() -> tuple[Any, NDArray[np.uint8]]:
+        if message.type_name not in (RAW, COMPRESSED):
+            raise BagError(
+                f'{message.topic}: a message of type {message.type_name}, expected {RAW} or '
+                f'{COMPRESSED}; record other types under other names'
+            )
+        msg = reader.deserialize(message)
+        if message.type_name == COMPRESSED:
+            return msg.header, image_from_compressed_msg(msg)
+        return msg.header, image_from_fields(msg)
+
+    return read
+
+
+def _read_transforms(paths: Sequence[Path]) -> TransformTree | None:
+    """Read all transforms, for those of a frame may be recorded after it."""
+    tree = TransformTree()
+    for path in paths:
+        add_transforms(path, tree)
+    return tree if tree.frames else None

@@ -1,0 +1,159 @@
+"""The models of a run, and what each says of a frame, as the nodes publish it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.bags.messages import (
+    classification_cdr,
+    detections_cdr,
+    label_info_cdr,
+    mask_cdr,
+)
+from mnv2_perception.bags.read import TopicQos
+from mnv2_perception.bags.results import RESULTS
+from mnv2_perception.errors import SetupError
+from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.tasks.classifier import Classifier
+from mnv2_perception.tasks.detector import Detector
+from mnv2_perception.tasks.models import Engine, find_model, opening
+from mnv2_perception.tasks.segmenter import Segmenter
+
+RESULT, LATCHED = TopicQos(depth=1), TopicQos(transient_local=True, depth=1)
+Outputs = Sequence[NDArray[Any]]
+
+
+class Task(ABC):
+    """A model at work on a recording.
+
+    Attributes:
+        model: the opened pipeline.
+        threshold: what label_info tells.
+        topics: of its results, the names of the classes first; each with its type.
+        facts: what was opened, to be told.
+    """
+
+    node: str
+    names: tuple[str, ...]
+
+    def __init__(self, model: Any, threshold: float, path: Path) -> None:
+        self.model, self.threshold = model, threshold
+        self.topics = {f'/{name}': RESULTS[self.node][name] for name in self.names}
+        self.facts = {
+            'name': model.spec.name, 'task': model.spec.task, 'file': path.name,
+            'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
+            'engine': model.engine.name, 'precision': model.engine.precision,
+            'licence': model.spec.licence,
+        }
+
+    @property
+    def label_info(self) -> str:
+        """Topic of the names of the classes."""
+        return next(iter(self.topics))
+
+    def names_cdr(self, header: Any) -> bytes:
+        """Return the names of the classes as a message."""
+        return label_info_cdr(self.model.spec.classes, header, self.threshold)
+
+    @abstractmethod
+    def messages(self, result: Any, header: Any) -> Mapping[str, bytes]:
+        """Return what is published of a frame's result, by topic, in this order."""
+
+
+class Segmenting(Task):
+    """Masks and their confidence."""
+
+    node = 'segmentation'
+    names = 'segmentation/label_info', 'segmentation/confidence', 'segmentation/mask'
+
+    def messages(self, result: Any, header: Any) -> Mapping[str, bytes]:
+        return {
+            '/segmentation/confidence': mask_cdr(result.confidence, header),
+            '/segmentation/mask': mask_cdr(result.class_ids, header),
+        }
+
+
+class Classifying(Task):
+    """The likeliest classes."""
+
+    node = 'classification'
+    names = 'classification/label_info', 'classification'
+
+    def messages(self, result: Any, header: Any) -> Mapping[str, bytes]:
+        classes = self.model.spec.classes
+        return {
+            '/classification': classification_cdr(
+                result.class_ids, result.scores, classes, header
+            )
+        }
+
+
+class Detecting(Task):
+    """Boxes."""
+
+    node = 'detection'
+    names = 'detections/label_info', 'detections'
+
+    def messages(self, result: Any, header: Any) -> Mapping[str, bytes]:
+        classes = self.model.spec.classes
+        return {
+            '/detections': detections_cdr(
+                result.boxes, result.scores, result.class_ids, classes, header
+            )
+        }
+
+
+def open_tasks(
+    models: Sequence[str], stack: ExitStack, engine: str = 'auto', threads: int = 0,
+    precision: str = 'auto', min_confidence: float = 0.0, min_score: float = 0.3,
+) -> list[Task]:
+    """Open models, each for another task.
+
+    Args:
+        models: paths, or names of shipped ones.
+        stack: closes them.
+        engine: of all, as for the next two.
+        threads: CPU threads for one inference.
+        precision: of the arithmetic.
+        min_confidence: of a mask's pixels and of classes.
+        min_score: of boxes.
+
+    Raises:
+        SetupError: two are for one task.
+        PerceptionError: one cannot be opened.
+    """
+    kinds: dict[str, Callable[[Engine, ModelSpec, Path], Task]] = {
+        'segmentation': lambda engine, spec, path: Segmenting(
+            Segmenter(engine, spec, min_confidence), min_confidence, path
+        ),
+        'classification': lambda engine, spec, path: Classifying(
+            Classifier(engine, spec, min_confidence=min_confidence), min_confidence, path
+        ),
+        'detection': lambda engine, spec, path: Detecting(
+            Detector(engine, spec, min_score), min_score, path
+        ),
+    }
+    tasks: dict[str, Task] = {}
+    for name in models:
+        path = find_model(name)
+        with opening(path, engine, threads, precision=precision) as (opened, spec):
+            stack.callback(opened.close)
+            if spec.task in tasks:
+                raise SetupError(
+                    f'{tasks[spec.task].model.spec.name} and {spec.name} are both for '
+                    f'{spec.task}; give one model for each task, and compare two by two runs'
+                )
+            tasks[spec.task] = kinds[spec.task](opened, spec, path)
+    order = list(kinds)
+    return [tasks[name] for name in sorted(tasks, key=order.index)]
+
+
+def blank(task: Task) -> NDArray[np.uint8]:
+    """Return an image of the network's size: runtimes load their kernels with the first."""
+    return np.zeros((task.model.spec.height, task.model.spec.width, 3), np.uint8)

@@ -1,0 +1,115 @@
+"""`mnv2 verify` and `precision: auto`: the faster arithmetic, where it was measured."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('onnx', reason='no onnx: run make setup-train')
+openvino = pytest.importorskip('openvino', reason='no openvino: run make setup-train')
+
+from mnv2_perception.cli.main import main
+from mnv2_perception.engines import open_engine
+from mnv2_perception.engines.verified import (
+    METADATA_KEY,
+    MOST_LOST,
+    read_verified,
+    Verified,
+    write_verified,
+)
+from mnv2_perception.errors import EngineError
+from mnv2_perception.scenes.street import draw_scene
+from mnv2_perception.tasks.models import find_model
+
+MODEL = 'unet_mobilenetv2_camvid_fast'
+HAS_BF16 = 'BF16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason='this CPU does not compute in bf16')
+
+
+def verified(tmp_path: Path, value: float) -> Path:
+    model = tmp_path / 'model.onnx'
+    write_verified(find_model(MODEL), model, {
+        'bf16': Verified('miou', fp32=0.7, value=value, images=9, data='val'),
+    })
+    return model
+
+
+def unmeasured(tmp_path: Path) -> Path:
+    model = tmp_path / 'unmeasured.onnx'
+    write_verified(find_model(MODEL), model, {})
+    return model
+
+
+@needs_bf16
+def test_auto_takes_bf16_where_it_loses_next_to_nothing(tmp_path: Path) -> None:
+    with open_engine(verified(tmp_path, 0.7 - MOST_LOST + 1e-6), 'openvino') as engine:
+        assert engine.precision == 'bf16'
+
+
+@pytest.mark.parametrize('value', [0.7 - MOST_LOST - 1e-6, float('nan')])
+def test_auto_takes_fp32_where_too_much_would_be_lost(tmp_path: Path, value: float) -> None:
+    with open_engine(verified(tmp_path, value), 'openvino') as engine:
+        assert engine.precision == 'fp32'
+
+
+def test_auto_takes_fp32_where_nothing_was_measured(tmp_path: Path) -> None:
+    with open_engine(unmeasured(tmp_path), 'openvino') as engine:
+        assert engine.precision == 'fp32'
+
+
+def test_fp32_stays_one_word_away(tmp_path: Path) -> None:
+    with open_engine(verified(tmp_path, 0.7), 'openvino', precision='fp32') as engine:
+        assert engine.precision == 'fp32'
+
+
+def test_auto_takes_fp32_on_a_cpu_without_bf16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        'mnv2_perception.engines.openvino.OpenVINOEngine._capabilities', lambda _: ['FP32']
+    )
+    with open_engine(verified(tmp_path, 0.7), 'openvino') as engine:
+        assert engine.precision == 'fp32'
+
+
+def test_an_entry_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r'm\.onnx: metadata .*verified cannot be used'):
+        read_verified({METADATA_KEY: '{"bf16": {"figure": "miou"}}'}, 'm.onnx')
+
+
+@needs_bf16
+def test_the_command_measures_and_writes_into_a_copy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ('images', 'labels'):
+        (tmp_path / 'street' / kind).mkdir(parents=True)
+    for seed in range(3):
+        image, label = draw_scene(seed, 0.0, 240, 320)
+        cv2.imwrite(str(tmp_path / f'street/images/{seed}.png'), image[..., ::-1])
+        cv2.imwrite(str(tmp_path / f'street/labels/{seed}.png'), label.astype(np.uint8))
+    model, out = unmeasured(tmp_path), tmp_path / 'out.onnx'
+    before = model.read_bytes()
+    assert main(['verify', str(model), str(tmp_path / 'street'), '--out', str(out)]) == 0
+    assert model.read_bytes() == before
+    with open_engine(out, 'openvino') as engine:
+        found = read_verified(engine.metadata, 'out.onnx')['bf16']
+        assert (found.images, found.data, found.figure) == (
+            3, f'{tmp_path.name}/street', 'miou'
+        )
+        assert abs(found.fp32 - found.value) < 0.05 and found.fp32 > 0.2
+        assert engine.precision == ('bf16' if found.good else 'fp32')
+    main(['info', str(out)])
+    assert str(found) in capsys.readouterr().out
+
+
+def test_int8_does_not_inherit_what_was_measured_of_another_model(tmp_path: Path) -> None:
+    model = verified(tmp_path, 0.7)
+    (tmp_path / 'images').mkdir()
+    image, _ = draw_scene(0, 0.0, 240, 320)
+    cv2.imwrite(str(tmp_path / 'images/0.png'), image[..., ::-1])
+    out = tmp_path / 'int8.onnx'
+    assert main(['quantize', str(model), '--calibrate', str(tmp_path / 'images'), '--out',
+                 str(out), '--tolerance', '1000']) == 0
+    with open_engine(out, 'onnx_runtime') as engine:
+        assert METADATA_KEY not in engine.metadata
