@@ -239,6 +239,9 @@ class Nav2:
                 self.latest[topic] = msg
                 try:
                     hear(*names, msg)
+                except Outdated as hazard:  # a busy machine is late; nobody may be ahead
+                    if stamp_to_ns(msg.header.stamp) > time.time_ns():
+                        self._hazards.append(hazard)
                 except Hazard as hazard:
                     self._hazards.append(hazard)
 
