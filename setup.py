@@ -13,7 +13,7 @@ def files(folder, pattern):
 
 setup(
     name=PACKAGE,
-    version='0.2.0',
+    version='0.3.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
     package_data={PACKAGE: ['*/*.yaml', '*/*/*.yaml']},
     data_files=[

@@ -81,7 +81,8 @@ class Graph:
             executor.shutdown()  # not from another thread: it takes away what spin_once uses
 
         self.nodes += nodes
-        self._threads.append(threading.Thread(target=run))
+        # A daemon: a test that failed before it closed its graph is not to keep the whole run.
+        self._threads.append(threading.Thread(target=run, daemon=True))
         self._threads[-1].start()
 
     def start(self, *args: str, wait: bool = True, **parameters: Any) -> Any:

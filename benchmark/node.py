@@ -1,0 +1,292 @@
+"""What a robot gets from the node, by default and tuned: `python benchmark/node.py`.
+
+Nodes in processes of their own take turns on a drawn street of 480 × 640, sent from this process:
+
+* `tutorial`: tutorial_node.py, what tutorials show, on the same network in ONNX Runtime.
+* `default`: segmentation_node with no parameter but the model.
+* `onnx_runtime fp32`: segmentation_node in the tutorial's runtime and precision.
+
+Closed loop: the next image is sent when the mask has come. Fixed rate: an image every 1/rate s,
+whatever comes back; what has no mask in the end is lost. Latency is from before the image is
+published until its mask is here. The floor is the bare call: ONNX Runtime in this process on the
+network alone, with a scaled float image, measured in each round before the nodes start.
+
+Writes results/node.json and docs/node.png; prints a table. Five minutes a model.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+import json
+import os
+from pathlib import Path
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from mnv2_perception.demo.processes import ros_environment
+
+os.environ.update(ros_environment(os.environ))  # before rclpy is loaded
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+import numpy as np
+import rclpy
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from mnv2_perception.engines import open_engine
+from mnv2_perception.engines.graph import cut_network
+from mnv2_perception.evaluation.benchmark import cpu_name
+from mnv2_perception.nodes.messages import rgb_to_msg
+from mnv2_perception.nodes.process import Executor
+from mnv2_perception.scenes.street import draw_scene
+from mnv2_perception.tasks.models import find_model
+
+ROOT = Path(__file__).resolve().parents[1]
+HEIGHT, WIDTH = 480, 640
+WARM_UP = 15
+WAIT_S = 2.0  # for a mask
+TICKS = os.sysconf('SC_CLK_TCK')
+WAYS = ('tutorial', 'default', 'onnx_runtime fp32')
+
+
+class Camera(Node):
+    """Sends images, and notes when their masks come."""
+
+    def __init__(self) -> None:
+        super().__init__('camera')
+        self.images = [
+            rgb_to_msg(draw_scene(7, index / 10.0, HEIGHT, WIDTH)[0], Header())
+            for index in range(8)
+        ]
+        qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        self.publisher = self.create_publisher(Image, 'image', qos)
+        self.create_subscription(Image, 'segmentation/mask', self.on_mask, qos)
+        self.sent_s: dict[int, float] = {}
+        self.latencies_ms: dict[int, float] = {}
+        self.executor_ = Executor()
+        self.executor_.add_node(self)
+        self.number = 0
+
+    def on_mask(self, msg: Image) -> None:
+        number = msg.header.stamp.nanosec
+        if number in self.sent_s:
+            self.latencies_ms[number] = 1000.0 * (time.perf_counter() - self.sent_s[number])
+
+    def send(self) -> int:
+        self.number += 1
+        image = self.images[self.number % len(self.images)]
+        image.header.stamp.sec, image.header.stamp.nanosec = 1, self.number
+        self.sent_s[self.number] = time.perf_counter()
+        self.publisher.publish(image)
+        return self.number
+
+    def spin_until(self, until_s: float, number: int | None = None) -> None:
+        """Spin until a time (perf_counter), or until the mask of an image has come."""
+        while number not in self.latencies_ms and (left_s := until_s - time.perf_counter()) > 0:
+            self.executor_.spin_once(timeout_sec=left_s)
+
+    def closed_loop(self, images: int) -> dict[str, float]:
+        start_s, begun = time.perf_counter(), self.number
+        for _ in range(images):
+            number = self.send()
+            self.spin_until(time.perf_counter() + WAIT_S, number)
+        elapsed_s = time.perf_counter() - start_s
+        found = [ms for number, ms in self.latencies_ms.items() if number > begun]
+        return {'ms': statistics.median(found), 'masks_per_s': len(found) / elapsed_s}
+
+    def fixed_rate(self, images: int, rate_hz: float) -> dict[str, float]:
+        begun, start_s = self.number, time.perf_counter()
+        for index in range(images):
+            self.send()
+            self.spin_until(start_s + (index + 1) / rate_hz)
+        self.spin_until(time.perf_counter() + WAIT_S)
+        found = [ms for number, ms in self.latencies_ms.items() if number > begun]
+        return {
+            'p50_ms': float(np.quantile(found, 0.5)), 'p95_ms': float(np.quantile(found, 0.95)),
+            'answered': len(found) / images,
+        }
+
+
+def command(way: str, model: Path, network: Path, threads: int) -> list[str]:
+    """Return the command line of a node."""
+    parameters = [f'threads:={threads}']
+    if way == 'tutorial':
+        start = [str(ROOT / 'benchmark/tutorial_node.py')]
+        parameters.append(f'model:={network}')
+    else:
+        start = ['-m', 'mnv2_perception.nodes.segmentation_node']
+        parameters.append(f'model:={model}')
+        if way != 'default':
+            engine, precision = way.split()
+            parameters += [f'engine:={engine}', f'precision:={precision}']
+    given = [part for value in parameters for part in ('-p', value)]
+    return [sys.executable, *start, '--ros-args', *given]
+
+
+@contextmanager
+def running(arguments: Sequence[str]) -> Iterator['subprocess.Popen[bytes]']:
+    """Run a node's process."""
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30.0)
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time that a process has taken."""
+    fields = Path(f'/proc/{pid}/stat').read_text(encoding='ascii').rpartition(')')[2].split()
+    return sum(map(int, fields[11:13])) / TICKS
+
+
+def memory_mb(pid: int) -> float:
+    """Return the resident size of a process."""
+    for line in Path(f'/proc/{pid}/status').read_text(encoding='ascii').splitlines():
+        if line.startswith('VmRSS:'):
+            return int(line.split()[1]) / 1024
+    raise SystemExit(f'/proc/{pid}/status has no VmRSS')
+
+
+def measure(arguments: Sequence[str], images: int, rate_hz: float) -> dict[str, float]:
+    """Start a node, send it images both ways, and return what it took."""
+    rclpy.init()
+    camera = Camera()
+    started_s = time.perf_counter()
+    with running(arguments) as process:
+        while not camera.latencies_ms:  # the first images find nobody, or are held back
+            if time.perf_counter() > started_s + 60.0:
+                raise SystemExit(f'no mask in 60 s: {" ".join(arguments)}')
+            camera.spin_until(time.perf_counter() + 0.2, camera.send())
+        first_mask_s = time.perf_counter() - started_s
+        camera.closed_loop(WARM_UP)
+        busy_s = cpu_s(process.pid)
+        closed = camera.closed_loop(images)
+        busy_s = cpu_s(process.pid) - busy_s
+        fixed = camera.fixed_rate(images, rate_hz)
+        held_mb = memory_mb(process.pid)
+    camera.executor_.shutdown()
+    camera.destroy_node()
+    rclpy.shutdown()
+    return {
+        **closed, **fixed, 'cpu_ms': 1000.0 * busy_s / images, 'memory_mb': held_mb,
+        'first_mask_s': first_mask_s,
+    }
+
+
+def bare_ms(network: Path, threads: int, runs: int) -> float:
+    """Return the median of the bare call."""
+    with open_engine(network, 'onnx_runtime', threads) as engine:
+        (spec,) = engine.inputs
+        sides = [side for side in spec.shape if side is not None]
+        tensor = np.random.default_rng(0).standard_normal(sides).astype(spec.dtype)
+        times = []
+        for _ in range(runs):
+            start_s = time.perf_counter()
+            engine.infer({spec.name: tensor})
+            times.append(1000.0 * (time.perf_counter() - start_s))
+    return statistics.median(times[len(times) // 10:])
+
+
+def measure_model(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure one model in rounds in which the ways take turns; return figures and ratios."""
+    model = find_model(name)
+    rounds: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        network = Path(folder) / 'network.onnx'
+        cut_network(model, network)
+        for number in range(arguments.rounds):
+            found: dict[str, Any] = {'bare_ms': bare_ms(network, arguments.threads, 30)}
+            for way in WAYS[number % len(WAYS):] + WAYS[:number % len(WAYS)]:
+                line = command(way, model, network, arguments.threads)
+                found[way] = measure(line, arguments.images, arguments.rate)
+                print(name, number, way, json.dumps(found[way]), file=sys.stderr, flush=True)
+            rounds.append(found)
+
+    def median(way: str, key: str) -> float:
+        return round(statistics.median(each[way][key] for each in rounds), 3)
+
+    tutorial = 'tutorial'
+    return {
+        'bare_ms': round(statistics.median(each['bare_ms'] for each in rounds), 3),
+        'ways': {way: {key: median(way, key) for key in rounds[0][way]} for way in WAYS},
+        # Of rounds side by side.
+        'masks_per_s_to_tutorial': {
+            way: [round(each[way]['masks_per_s'] / each[tutorial]['masks_per_s'], 3)
+                  for each in rounds] for way in WAYS[1:]
+        },
+        'p95_to_tutorial': {
+            way: [round(each[way]['p95_ms'] / each[tutorial]['p95_ms'], 3) for each in rounds]
+            for way in WAYS[1:]
+        },
+        'ms_above_bare': {
+            way: [round(each[way]['ms'] - each['bare_ms'], 3) for each in rounds] for way in WAYS
+        },
+    }
+
+
+def draw(result: dict[str, Any], out: Path) -> None:
+    """Draw masks a second and the 95th percentile of each model and way."""
+    figure = Figure(figsize=(9, 3.2), dpi=110, layout='constrained')
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2)
+    models = list(result['models'])
+    for panel, key, title in (
+        (panels[0], 'masks_per_s', 'masks a second, one after the other'),
+        (panels[1], 'p95_ms', f'95th percentile at {result["settings"]["rate"]:g} Hz, ms'),
+    ):
+        for index, way in enumerate(WAYS):
+            values = [result['models'][model]['ways'][way][key] for model in models]
+            at = np.arange(len(models)) + 0.25 * (index - 1)
+            bars = panel.bar(at, values, 0.24, label=way)
+            panel.bar_label(bars, fmt='%.0f', fontsize=8)
+        panel.set_xticks(range(len(models)), [m.removeprefix('unet_mobilenetv2_') for m in models])
+        panel.set_title(title, fontsize=10)
+        panel.spines[['top', 'right']].set_visible(False)
+    panels[0].legend(fontsize=8, frameon=False)
+    figure.savefig(out)
+
+
+def main() -> None:
+    """Measure, print, write results and picture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        '--models', nargs='+',
+        default=['unet_mobilenetv2_ground_fast', 'unet_mobilenetv2_ground'],
+    )
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--images', type=int, default=150, help='in each way of sending')
+    parser.add_argument('--rate', type=float, default=30.0, help='Hz')
+    parser.add_argument('--threads', type=int, default=0, help='0: one for each core')
+    parser.add_argument('--out', type=Path, default=ROOT / 'benchmark/results/node.json')
+    parser.add_argument('--picture', type=Path, default=ROOT / 'docs/node.png')
+    arguments = parser.parse_args()
+    result = {
+        'machine': {'cpu': cpu_name(), 'load': os.getloadavg()[0]},
+        'settings': {name: getattr(arguments, name) for name in ('rounds', 'images', 'rate',
+                                                                 'threads')},
+        'models': {name: measure_model(name, arguments) for name in arguments.models},
+    }
+    arguments.out.write_text(json.dumps(result, indent=2) + '\n')
+    draw(result, arguments.picture)
+    columns = ('ms', 'masks_per_s', 'p50_ms', 'p95_ms', 'answered', 'cpu_ms', 'memory_mb',
+               'first_mask_s')
+    print(f'{"":48}' + ''.join(f'{column:>13}' for column in columns))
+    for name, found in result['models'].items():
+        print(f'{name}: bare call {found["bare_ms"]:.1f} ms')
+        for way, figures in found['ways'].items():
+            print(f'    {way:44}' + ''.join(f'{figures[column]:13.2f}' for column in columns))
+
+
+if __name__ == '__main__':
+    main()
