@@ -9,11 +9,11 @@ from sensor_msgs.msg import CameraInfo, Image
 from vision_msgs.msg import LabelInfo
 
 from mnv2_perception.model_spec import UNLABELLED
-from mnv2_perception.nodes.measurements import Measurements, RAISE
+from mnv2_perception.nodes.measurements import max_age_s, Measurements, RAISE
 from mnv2_perception.nodes.messages import pinhole_to_msg, stamp_to_ns
 from mnv2_perception.nodes.parameters import CLASS_LISTS, CostmapParameters
 from mnv2_perception.nodes.placing_parameters import PlacingParameters
-from mnv2_perception.nodes.sync import StampedQueue
+from mnv2_perception.nodes.sync import StampedQueue, StampWatch
 from mnv2_perception.nodes.worker import Frame
 from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.ground_view import GroundView
@@ -52,14 +52,18 @@ class CostmapInputs(Measurements):
         super().forget(after_ns)
         self.confidences.forget(after_ns)
 
-    def confidence_of(self, frame: Frame) -> Image | None:
+    def confidence_of(
+        self, frame: Frame, values: CostmapParameters, stamps: StampWatch
+    ) -> Image | None:
         """Return the confidence of a mask, None if there is none."""
-        stamp_ns = stamp_to_ns(frame.msg.header.stamp)
-        return self.confidences.find(stamp_ns, 0.0, frame.received_s)
+        stamp_ns, age_s = stamp_to_ns(frame.msg.header.stamp), max_age_s(frame, values, stamps)
+        return self.confidences.find(stamp_ns, 0.0, frame.received_s, age_s)
 
-    def awaits_confidence(self, frame: Frame) -> bool:
+    def awaits_confidence(
+        self, frame: Frame, values: CostmapParameters, stamps: StampWatch
+    ) -> bool:
         """Tell whether the confidence of a mask may still come; there may be none at all."""
-        return not self.confidences.is_empty() and not self.confidence_of(frame)
+        return not (self.confidences.is_empty() or self.confidence_of(frame, values, stamps))
 
     def take_label_info(self, msg: LabelInfo) -> bool:
         """Take the names of the ids that a mask can hold; return whether they are new.

@@ -88,9 +88,11 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
     # One mask
 
     def lack_of(self, frame: Frame) -> Lack | None:
-        lack = super().lack_of(frame)
-        if lack is None and self._has_semantic() and self.inputs.awaits_confidence(frame):
-            return Lack(NO_CONFIDENCE, self.parameters.sync_wait_s)
+        lack, values = super().lack_of(frame), self.parameters
+        if lack is None and self._has_semantic() and self.inputs.awaits_confidence(
+            frame, values, self.stamps
+        ):
+            return Lack(NO_CONFIDENCE, values.sync_wait_s)
         return lack
 
     def _has_semantic(self) -> bool:
@@ -130,7 +132,7 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
         )
         unpaired = 0
         if self._has_semantic():
-            if found := inputs.confidence_of(frame):
+            if found := inputs.confidence_of(frame, values, self.stamps):
                 self._results.publish_semantic(
                     ids, labels_from_msg(found), marks.points(), info, size, msg.header, in_base
                 )

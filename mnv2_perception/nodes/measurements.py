@@ -64,13 +64,10 @@ class Measurements:
     ) -> Image | PointCloud2 | None:
         """Return the depth image or cloud of a frame, None if there is none.
 
-        Where stamps stand still or are zero they cannot decide: what came more than
-        `sync_tolerance_s` before the frame may be of any, and is not taken.
+        Where stamps cannot decide, see `max_age_s`.
         """
-        stamp_ns = stamp_to_ns(frame.msg.header.stamp)
-        tolerance_s = values.sync_tolerance_s
-        max_age_s = tolerance_s if stamps.undecided(stamp_ns) else None
-        return self.measured.find(stamp_ns, tolerance_s, frame.received_s, max_age_s)
+        stamp_ns, age_s = stamp_to_ns(frame.msg.header.stamp), max_age_s(frame, values, stamps)
+        return self.measured.find(stamp_ns, values.sync_tolerance_s, frame.received_s, age_s)
 
     def lack(
         self, frame: Frame, values: PlacingParameters, stamps: StampWatch, poses: Poses
@@ -132,3 +129,13 @@ class Measurements:
             poses.base_from_camera(header.frame_id, header),
             poses.base_from_camera(frame_id, header) if elsewhere else None,
         )
+
+
+def max_age_s(frame: Frame, values: PlacingParameters, stamps: StampWatch) -> float | None:
+    """Return how long before a frame what belongs to it may have come; None: at any time.
+
+    Where stamps stand still or are zero they cannot decide: what came more than
+    `sync_tolerance_s` before the frame may be of any, and is not taken.
+    """
+    undecided = stamps.undecided(stamp_to_ns(frame.msg.header.stamp))
+    return values.sync_tolerance_s if undecided else None

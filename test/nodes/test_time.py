@@ -37,8 +37,11 @@ import tf2_stand_in
 from tf2_stand_in import transform
 
 from mnv2_perception.nodes import poses
+from mnv2_perception.nodes.costmap_inputs import CostmapInputs
 from mnv2_perception.nodes.messages import mask_to_msg, stamp_to_ns
+from mnv2_perception.nodes.parameters import CostmapParameters
 from mnv2_perception.nodes.sync import StampedQueue, StampWatch
+from mnv2_perception.nodes.worker import Frame
 from mnv2_perception.vision.pose import Pose
 
 pytestmark = pytest.mark.ros
@@ -364,6 +367,16 @@ def test_of_equal_stamps_the_queue_gives_what_came_with_the_mask() -> None:
     assert [queue.find(0, 0.02, at_s) for at_s in came_s] == messages
     assert queue.find(0, 0.02, came_s[2] + 1.0) is messages[2]
     assert queue.find(0, 0.02, came_s[2] + 1.0, max_age_s=0.5) is None
+
+
+def test_without_stamps_a_mask_whose_confidence_is_lost_gets_no_older_one() -> None:
+    values, stamps, inputs = CostmapParameters(), StampWatch(), CostmapInputs(10)
+    stamps.take(0)
+    inputs.confidences.put(Image(width=1))
+    now_s = time.monotonic()
+    own, later = (Frame(Image(), now_s + after_s) for after_s in (0.01, 0.2))
+    assert inputs.confidence_of(own, values, stamps) == Image(width=1)
+    assert inputs.confidence_of(later, values, stamps) is None
 
 
 def test_when_time_jumps_back_what_has_come_of_the_new_time_stays() -> None:
