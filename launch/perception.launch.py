@@ -55,11 +55,11 @@ def generate_launch_description() -> LaunchDescription:
         ),
         DeclareLaunchArgument(
             'camera_info', default_value='',
-            description='Its camera_info, for costmap; empty: the one beside image.',
+            description='Its camera_info; empty: the one beside image.',
         ),
         DeclareLaunchArgument(
             'depth_image', default_value='',
-            description='Its depth image, for costmap with source: depth; empty: depth/image.',
+            description='Its depth image, for nodes with source: depth; empty: depth/image.',
         ),
         DeclareLaunchArgument(
             'depth_camera_info', default_value='',
@@ -67,7 +67,7 @@ def generate_launch_description() -> LaunchDescription:
         ),
         DeclareLaunchArgument(
             'points', default_value='',
-            description='Its organised cloud, for costmap with source: points; empty: points.',
+            description='Its organised cloud, for nodes with source: points; empty: points.',
         ),
         DeclareLaunchArgument(
             'image_transport', default_value='', choices=['', 'raw', 'compressed'],

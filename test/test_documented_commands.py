@@ -60,7 +60,8 @@ def prepare_bags(folder: Path) -> None:
     (folder / 'pictures').mkdir()
     for number in range(3):
         cv2.imwrite(str(folder / f'pictures/{number}.png'), np.full((96, 128, 3), 90, np.uint8))
-    assert main(['bag', 'run', 'drive', '--out', 'base.mcap']) == 0
+    run = 'bag run drive --out base.mcap --engine onnx_runtime'
+    assert main(run.split()) == 0
 
 
 def prepare_performance(folder: Path) -> None:
@@ -76,10 +77,10 @@ def prepare_training(folder: Path) -> None:
 
     from mnv2_perception.nets.backbones import make_backbone
 
-    (spec,) = (text for text in blocks('docs/training.md', 'yaml') if 'warehouse' in text)
+    (spec,) = (text for text in blocks('docs/training.md', 'yaml') if 'task: ' in text)
     values = yaml.safe_load(spec)
     specs = {
-        'warehouse': values, 'mine': values,
+        'warehouse': values,
         'free': {**values, 'task': 'classification', 'output': 'logits',
                  'classes': ['free', 'blocked'], 'height': 64, 'width': 96},
         'boxes': {**values, 'task': 'detection', 'output': 'boxes', 'classes': ['person']},

@@ -244,9 +244,9 @@ def tell_epoch(metric: str, entry: dict[str, Any], improved: bool, left_s: float
     figures = [
         f'{name} {value:.3f}' for name, value in entry['per_class'].items() if value is not None
     ]
-    alarms = [f'{100 * share:.2g} % are {name}' for name, share in entry['false_alarms'].items()]
+    alarms = [f'{name} {100 * share:.2g} %' for name, share in entry['false_alarms'].items()]
     more = [f' ({", ".join(figures)})'] if figures else []
-    more += [f'; there is none, but {", ".join(alarms)}'] if alarms else []
+    more += [f'; false alarms, of which val has none: {", ".join(alarms)}'] if alarms else []
     minutes = f'{left_s / 60:.0f} min' if left_s >= 90 else f'{left_s:.0f} s'
     print(
         f'epoch {entry["epoch"]}: val {metric} {entry[f"val_{metric}"]:.3f}'

@@ -212,6 +212,19 @@ def test_a_measured_epoch_is_told_with_its_classes_and_the_time_left(
     assert set(entry['per_class']) == set(CLASSES)
 
 
+def test_false_alarms_are_told_as_such_with_their_share(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    entry = {
+        'epoch': 2, 'val_miou': 0.5, 'per_class': {'road': 0.5}, 'false_alarms': {'car': 0.044},
+    }
+    loop.tell_epoch('miou', entry, False, 30.0)
+    assert capsys.readouterr().err == (
+        'epoch 2: val miou 0.500 (road 0.500); false alarms, of which val has none: car 4.4 %; '
+        '30 s left\n'
+    )
+
+
 class Says(torch.nn.Module):
     """A network that finds each class where the picture has its colour, and some pixels else."""
 
