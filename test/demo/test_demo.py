@@ -147,7 +147,9 @@ def test_the_pictures_show_mask_and_boxes_beside_the_grid(drawn_demo: Path) -> N
         assert picture.shape[1] == 480 + 4 + 360
         shown = picture[white_rows : white_rows + 360]
         grid = shown[:, -360:]
-        assert all((grid == colour).all(axis=-1).mean() > 0.01 for colour in (FREE, OCCUPIED))
+        # Of what stands on the ground only the base is marked.
+        for colour, share in ((FREE, 0.01), (OCCUPIED, 0.002)):
+            assert (grid == colour).all(axis=-1).mean() > share
         road, car = shown[340:, :480], np.array(CAR_COLOUR)
         assert (road[..., 1] > road[..., 0] + 5.0).mean() > 0.8  # green
         boxed += bool((shown[:, :480] == car).all(axis=-1).sum() > 50)
