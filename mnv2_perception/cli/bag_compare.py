@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 import json
 from pathlib import Path
+import sys
 from typing import TYPE_CHECKING
 
 from mnv2_perception.cli.options import (
@@ -61,6 +62,12 @@ def compare_command(arguments: argparse.Namespace) -> int:
 
     if arguments.junit:
         check_output(arguments.junit, arguments.force, [arguments.base, arguments.new], ['.xml'])
+    base, new = ran_in(arguments.base), ran_in(arguments.new)
+    if base and new and base != new:
+        print(
+            f'{arguments.base} ran in {base}, {arguments.new} in {new}: part of what differs may '
+            f'be theirs; run both with one --engine and --precision', file=sys.stderr,
+        )
     checks = compare_runs(
         arguments.base, arguments.new, arguments.labels, arguments.max_drop,
         arguments.max_changed_cells,
@@ -87,6 +94,19 @@ def compare_command(arguments: argparse.Namespace) -> int:
         if not check.passed and check.worst:
             print(f'      worst frames: {", ".join(map(str, check.worst))}')
     return 0 if passed else 1
+
+
+def ran_in(results: Path) -> str:
+    """Return the engines and precisions of a run, empty where the recording is a live one."""
+    from mnv2_perception.bags.read import BagReader
+    from mnv2_perception.replay.run import RUN
+
+    models: list[dict[str, str]] = []
+    with BagReader(results) as reader:
+        if RUN in {topic.name for topic in reader.topics}:
+            for message in reader.messages([RUN]):
+                models = json.loads(reader.deserialize(message).data)['models']
+    return ', '.join(f'{each["engine"]} {each["precision"]}' for each in models)
 
 
 def class_table(figures: Mapping[str, Mapping[str, float | None]]) -> str:

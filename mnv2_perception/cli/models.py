@@ -22,6 +22,7 @@ from mnv2_perception.cli.options import (
 )
 from mnv2_perception.engines import ENGINES, PRECISIONS
 from mnv2_perception.engines.quantize import TOLERANCE
+from mnv2_perception.errors import SetupError
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
@@ -243,6 +244,11 @@ def verify_command(arguments: argparse.Namespace) -> None:
     from mnv2_perception.tasks.models import find_model, opening
 
     path = find_model(arguments.model)
+    if arguments.out is None and not Path(arguments.model).is_file():
+        raise SetupError(
+            f'{arguments.model}: is shipped, and its card tells what it holds; name a copy with '
+            f'--out'
+        )
     out = arguments.out or path
     check_output(out, force=out == path, suffixes=['.onnx'])
     results = {}

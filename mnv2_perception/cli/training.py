@@ -13,6 +13,7 @@ from mnv2_perception.errors import command_name, SetupError
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
+    from mnv2_perception.model_spec import ModelSpec
 
 TASKS = (
     ('segmentation', 'Train a UNet.', PAIRS_HELP, 'camvid.yaml'),
@@ -109,6 +110,26 @@ def find_weights(name: str) -> Path:
         ) from exc
 
 
+def licence_of_start(weights: Path | None, spec: 'ModelSpec') -> str:
+    """Return what the licence of a model that is started from asks for, empty where it is met."""
+    from mnv2_perception.errors import ModelError
+    from mnv2_perception.tasks.onnx_spec import read_spec
+
+    try:
+        start = read_spec(weights) if weights else None
+    except ModelError:  # of another program, which says nothing of itself
+        start = None
+    if start is None or (start.licence, start.attribution) in (
+        (spec.licence, spec.attribution), (spec.licence, '')
+    ):
+        return ''
+    names = f', and to name "{start.attribution}"' if start.attribution else ''
+    return (
+        f'says licence {spec.licence}, but {start.name} is started from, which asks for '
+        f'{start.licence}{names}; write that there, or tell why it is otherwise'
+    )
+
+
 def fetch_command(arguments: argparse.Namespace) -> None:
     """Print the path of published weights, or what there is; progress goes to stderr."""
     from mnv2_perception.training.fetch import cache_folder, fetch, list_published
@@ -148,6 +169,8 @@ def train_command(arguments: argparse.Namespace) -> None:
         **{item.name: getattr(arguments, item.name) for item in fields(recipe_type)}
     )
     weights = None if arguments.weights is None else find_weights(arguments.weights)
+    if told := licence_of_start(weights, spec):
+        print(f'{arguments.spec}: {told}', file=sys.stderr)
     last = arguments.out / 'last.pt'
     try:
         best = task.train(

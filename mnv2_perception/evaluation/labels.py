@@ -107,7 +107,8 @@ def labelled_images(
     table, how = renumbering(label, read_names(bag, label), classes)
     if table is None:
         raise DataError(f'{bag}: {how}; are these the labels of its classes?')
-    logger.info('%s: labels are compared %s', bag, how)
+    level = logging.WARNING if how.startswith('by number') else logging.INFO
+    logger.log(level, '%s: labels are compared %s', bag, how)
     wanted = set(keys(bag, camera.image)) & set(keys(bag, label))
     labels = Keyed(keyed(read_ids(bag, label)), wanted)
     for key, image in keyed(read_images(bag, camera.image)):

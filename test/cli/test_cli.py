@@ -1,5 +1,6 @@
 """`mnv2`: its commands, its name, and errors that a person can read."""
 
+from dataclasses import replace
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,9 @@ import pytest
 
 from mnv2_perception.bags.read import BagReader
 from mnv2_perception.cli import main as cli
+from mnv2_perception.cli.training import licence_of_start
+from mnv2_perception.tasks.models import find_model
+from mnv2_perception.tasks.onnx_spec import read_spec
 
 ROOT = Path(__file__).parents[2]
 COLOURS = [[250, 0, 0], [0, 250, 0]]
@@ -438,3 +442,13 @@ def test_quantize_measures_before_and_after(
     assert set(facts['before']) == set(facts['after']) == {'miou'}
     assert cli.main(['info', str(out), '--json']) == 0
     assert json.loads(capsys.readouterr().out)['name'] == 'convolutions_int8'
+
+
+def test_training_tells_the_licence_of_the_model_that_it_starts_from() -> None:
+    weights = find_model('unet_mobilenetv2_ground_fast')
+    start = read_spec(weights)
+    assert start
+    mine = replace(start, licence='CC0-1.0', attribution='')
+    told = licence_of_start(weights, mine)
+    assert 'asks for CC-BY-4.0, and to name "' in told and 'by buinghia3101' in told
+    assert licence_of_start(weights, start) == licence_of_start(None, mine) == ''

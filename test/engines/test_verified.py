@@ -113,3 +113,12 @@ def test_int8_does_not_inherit_what_was_measured_of_another_model(tmp_path: Path
                  str(out), '--tolerance', '1000']) == 0
     with open_engine(out, 'onnx_runtime') as engine:
         assert METADATA_KEY not in engine.metadata
+
+
+def test_a_shipped_model_is_not_written_to_by_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = find_model(MODEL).read_bytes()
+    assert main(['verify', MODEL, str(tmp_path)]) == 1
+    assert 'name a copy with --out' in capsys.readouterr().err
+    assert find_model(MODEL).read_bytes() == before

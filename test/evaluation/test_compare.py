@@ -17,11 +17,14 @@ from mnv2_perception.bags.messages import (
     header,
     label_info_cdr,
     mask_cdr,
+    text_cdr,
 )
+from mnv2_perception.bags.read import BagReader
 from mnv2_perception.bags.results import CLASSIFICATION, DETECTIONS, GRID, IMAGE, LABEL_INFO
 from mnv2_perception.bags.write import BagWriter, compressed_image_cdr
 from mnv2_perception.cli.main import main
 from mnv2_perception.evaluation.compare import Check, compare_runs
+from mnv2_perception.replay.run import RUN, STRING
 from mnv2_perception.vision.costmap import Grid
 
 FRAMES = 5
@@ -182,3 +185,24 @@ def test_bags_without_results_are_refused(
         bag.write('/count', 1, bytes([0, 1, 0, 0, 1, 0, 0, 0]))
     assert main(['bag', 'compare', str(tmp_path / 'bag'), str(tmp_path / 'bag')]) == 1
     assert 'has no masks, boxes, classes or grids' in capsys.readouterr().err
+
+
+def test_runs_of_other_engines_are_told(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = []
+    for engine in ('onnx_runtime', 'openvino'):
+        paths.append(tmp_path / engine)
+        facts = json.dumps({'models': [{'engine': engine, 'precision': 'fp32'}]})
+        with BagWriter(paths[-1]) as bag, BagReader(base) as reader:
+            bag.add_topic(RUN, STRING)
+            bag.write(RUN, 1, text_cdr(facts))
+            for topic in reader.topics:
+                bag.add_topic(topic.name, topic.type_name)
+            for message in reader.messages():
+                bag.write(message.topic, message.stamp_ns, message.cdr)
+    assert main(['bag', 'compare', *map(str, paths)]) == 0
+    assert 'ran in onnx_runtime fp32, ' in (told := capsys.readouterr().err)
+    assert 'in openvino fp32: part of what differs' in told
+    assert main(['bag', 'compare', str(paths[0]), str(base)]) == 0
+    assert capsys.readouterr().err == ''
