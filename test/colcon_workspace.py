@@ -1,6 +1,5 @@
 """Builds this repository as a robot's workspace does; and which domain its nodes talk in."""
 
-from contextlib import suppress
 import fcntl
 from functools import cache
 import itertools
@@ -70,7 +69,17 @@ def free_domain_id() -> int:
     """
     for _ in range(9):
         domain_id = own_domain_id() + 1 + next(_NUMBERS) % 9
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
-            probe.bind(('', 7410 + 250 * domain_id))  # RTPS: of a domain's first participant
+        first = 7410 + 250 * domain_id  # RTPS: of a domain's first participant; each has two ports
+        if all(is_free(first + 2 * participant) for participant in range(10)):
             break
     return domain_id
+
+
+def is_free(port: int) -> bool:
+    """Tell whether nobody on this machine hears a UDP port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(('', port))
+        except OSError:
+            return False
+    return True
