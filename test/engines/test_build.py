@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from pathlib import Path
+import re
 import signal
 import subprocess
 import sys
@@ -297,11 +298,17 @@ def test_a_build_says_again_and_again_what_it_does(caplog: pytest.LogCaptureFixt
     caplog.set_level(logging.INFO)
     with Progress('unet', period_s=0.02) as progress:
         progress.step = ', Timing 1 of 4'
-        time.sleep(0.3)
+        deadline_s = time.monotonic() + 20.0
+        while len(caplog.records) < 6 and time.monotonic() < deadline_s:
+            time.sleep(0.02)
     lines = [record.getMessage() for record in caplog.records]
-    assert lines[0].startswith('unet: building') and lines[-1].startswith('unet: built in 0 s')
-    assert len(lines) > 4
-    assert all(line == 'unet: building for 0 s, Timing 1 of 4' for line in lines[1:-1])
+    assert lines[0].startswith('unet: building')
+    assert re.fullmatch(r'unet: built in \d+ s.*', lines[-1])
+    # On a busy machine the first of them may come before there was a step.
+    assert len(lines) > 5
+    assert all(
+        re.fullmatch(r'unet: building for \d+ s, Timing 1 of 4', line) for line in lines[2:-1]
+    )
 
 
 # TensorRT itself, pretended
