@@ -254,7 +254,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             return result
         if other is not None:
             self._change_model(other)
-        if self.state_label == 'active':
+        if self.state_label in ('activating', 'active'):
             self.publish_label_info()
         return result
 
