@@ -1,6 +1,5 @@
 """Builds this repository as a robot's workspace does; and which domain its nodes talk in."""
 
-import fcntl
 from functools import cache
 import itertools
 import os
@@ -9,12 +8,10 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
-from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
-_NUMBERS = itertools.count()
-_CLAIMS: list[IO[str]] = []
+# One for each graph: discovery still knows a little of the one that has just ended.
+_NUMBERS = itertools.count(os.getpid() * 17)
 
 
 def colcon(folder: Path, *args: str | Path) -> str:
@@ -49,30 +46,19 @@ def localhost_domain(domain_id: int) -> dict[str, str]:
 
 @cache
 def own_domain_id() -> int:
-    """Return the first of ten domains that no other run of these tests takes until this ends."""
-    for first in range(1, 101, 10):
-        claim = (Path(tempfile.gettempdir()) / f'mnv2_perception_domains_{first}').open('w')
-        try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            claim.close()
-        else:
-            _CLAIMS.append(claim)
-            return first
-    return 1 + os.getpid() % 10 * 10  # more than ten runs at once: some share
+    """Return a domain that other test runs on this machine hardly use."""
+    return free_domain_id()
 
 
 def free_domain_id() -> int:
-    """Return one of the other nine in turn: discovery still knows a little of the last graph.
+    """Return a domain that nobody on this machine is in, as another run of these tests may be.
 
-    One is left out where a program of this machine is in it, or a graph of these tests that has
-    not gone yet; where all are, one beyond 101, whose ports others may take now and then.
+    A graph that has ended lingers until its context is collected, and is known of by its names.
     """
-    own = (own_domain_id() + 1 + next(_NUMBERS) % 9 for _ in range(9))
-    others = (102 + next(_NUMBERS) % 100 for _ in range(100))
-    for domain_id in itertools.chain(own, others):
+    for _ in range(100):
+        domain_id = 1 + next(_NUMBERS) % 100
         first = 7410 + 250 * domain_id  # RTPS: of a domain's first participant; each has two ports
-        if all(is_free(first + 2 * participant) for participant in range(10)):
+        if all(is_free(first + 2 * participant) for participant in range(40)):
             return domain_id
     raise RuntimeError('no ROS domain of this machine is free')
 
