@@ -53,7 +53,7 @@ def write_plan(model: Path, height: int, width: int) -> Path:
 
 
 def is_here(name: str) -> bool:
-    """Tell whether an engine can be tried: of ONNX Runtime's GPU providers only those there are."""
+    """Tell whether an engine can be tried: of ONNX Runtime's GPU providers only what is there."""
     on_gpu = name in PROVIDERS and not PROVIDERS[name].startswith('CPU')
     return not on_gpu or (find_spec('onnxruntime') is not None and has_provider(name))
 
