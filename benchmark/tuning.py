@@ -16,7 +16,7 @@ from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.ground_view import GroundView
 from mnv2_perception.vision.marks import Limits, marks_on_ground
 from mnv2_perception.vision.overlay import draw_beside, draw_grid
-from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
+from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, IN_PLACE, Pose
 from mnv2_perception.vision.roles import roles_of
 
 OUT = Path(__file__).resolve().parents[1] / 'docs/tuning.png'
@@ -60,8 +60,7 @@ def draw_panel(title: str, changes: dict[str, float]) -> NDArray[np.uint8]:
         max_height_m=2.0, grid_size_m=40.0, grid_resolution_m=0.1, scan_angle_min_rad=-1.57,
         scan_angle_max_rad=1.57, scan_angle_increment_rad=0.01,
     )
-    in_place = Pose.from_rpy(*[0.0] * 6)
-    marks = marks_on_ground(view, ids, roles, in_place, limits)
+    marks = marks_on_ground(view, ids, roles, IN_PLACE, limits)
     return titled(draw_grid(marks.grid, SIDE_PX, SIDE_PX, AHEAD_M), title)
 
 

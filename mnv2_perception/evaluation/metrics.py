@@ -1,6 +1,6 @@
 """Accuracy in numpy; serves training, evaluation and reports alike."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 import contextlib
 import io
 from typing import Any, NamedTuple
@@ -81,14 +81,6 @@ class ConfusionMatrix:
         """Return the share of what is labelled with the right class, NaN if nothing is."""
         total = self.counts.sum()
         return float(np.trace(self.counts) / total) if total else float('nan')
-
-
-def sum_of(matrices: Iterable[ConfusionMatrix], num_classes: int) -> ConfusionMatrix:
-    """Return what they count together."""
-    total = ConfusionMatrix(num_classes)
-    for matrix in matrices:
-        total.counts += matrix.counts
-    return total
 
 
 def boundary_overlap(

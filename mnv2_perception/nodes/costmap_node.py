@@ -16,7 +16,6 @@ from mnv2_perception.nodes.lifecycle import LOG_PERIOD_S
 from mnv2_perception.nodes.messages import labels_from_msg
 from mnv2_perception.nodes.parameters import CostmapParameters
 from mnv2_perception.nodes.placing import PlacingNode
-from mnv2_perception.nodes.poses import IN_PLACE
 from mnv2_perception.nodes.process import spin
 from mnv2_perception.nodes.qos import LATCHED_QOS
 from mnv2_perception.nodes.topics import Subscription
@@ -24,6 +23,7 @@ from mnv2_perception.nodes.waiting import Lack
 from mnv2_perception.nodes.worker import Frame
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.marks import Limits, marks_of_points, marks_on_ground
+from mnv2_perception.vision.pose import IN_PLACE
 from mnv2_perception.vision.roles import topics_of_classes
 
 

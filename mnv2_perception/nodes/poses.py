@@ -10,7 +10,7 @@ from mnv2_perception.errors import CalibrationError, ParameterError, quoted
 from mnv2_perception.nodes.messages import stamp_to_ns
 from mnv2_perception.nodes.placing_parameters import PlacingParameters
 from mnv2_perception.nodes.sync import Present
-from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
+from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, IN_PLACE, Pose
 
 try:
     import tf2_ros
@@ -19,7 +19,6 @@ except ImportError:
 
 WAIT_S = 0.5  # no newer frame is held up meanwhile
 APART_S = 5.0  # further apart are clocks that differ, or time that has jumped
-IN_PLACE = Pose.from_rpy(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 NO_TF2 = (
     "pose_source is 'auto', but tf2_ros is not installed: the camera's pose is that of the "
     'parameters camera_*; install tf2_ros (its Python module is in tf2_ros_py), or set '

@@ -12,11 +12,9 @@ from mnv2_perception.errors import CalibrationError
 from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.ground_view import GroundView
 from mnv2_perception.vision.marks import Limits, marks_on_ground
-from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
+from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, IN_PLACE, Pose
 from mnv2_perception.vision.roles import roles_of
 from mnv2_perception.vision.transforms import TransformTree
-
-IN_PLACE = Pose.from_rpy(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)

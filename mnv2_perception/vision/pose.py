@@ -104,3 +104,4 @@ class Pose:
 
 # The optical frame's axes in the body's: x right, y down, z ahead.
 BODY_FROM_OPTICAL = Pose(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]), np.zeros(3))
+IN_PLACE = Pose(np.eye(3), np.zeros(3))
