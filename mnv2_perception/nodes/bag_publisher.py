@@ -1,15 +1,20 @@
 """One topic of a bag, published again."""
 
+from typing import Any
+
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.serialization import deserialize_message, serialize_message
+from rosbags.serde import SerdeError
 
+from mnv2_perception.bags.definitions import jazzy_types
+from mnv2_perception.bags.messages import serialised
 from mnv2_perception.bags.read import BagTopic
 from mnv2_perception.nodes.bag_topics import (
     begins_with_header,
     is_static_tf,
     message_class,
     publisher_qos,
+    TF,
 )
 
 
@@ -48,9 +53,10 @@ class BagPublisher:
         self.ros.publish(self._with_earlier(cdr) if self._static else cdr)
 
     def _with_earlier(self, cdr: bytes) -> bytes:
+        # In Python: Kilted's Fast CDR reads beyond bytes that claim more padding than they have.
         try:
-            message = deserialize_message(cdr, self._type)
-        except Exception as exc:  # rclpy's is private
+            message: Any = jazzy_types().deserialize_cdr(cdr, TF)
+        except SerdeError as exc:
             self._node.get_logger().warning(
                 f'{self.ros.topic_name}: a message is damaged ({exc}); played as it is',
                 throttle_duration_sec=10.0,
@@ -59,4 +65,4 @@ class BagPublisher:
         for transform in message.transforms:
             self._transforms[transform.child_frame_id] = transform
         message.transforms = list(self._transforms.values())
-        return bytes(serialize_message(message))
+        return serialised(message)

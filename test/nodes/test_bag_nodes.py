@@ -482,6 +482,19 @@ def test_who_comes_late_hears_the_static_transforms_of_every_broadcaster(
     assert found == {'lidar': 3.0, 'camera': 2.0}
 
 
+def test_a_damaged_static_transform_is_told_and_played_as_it_is(
+    tmp_path: Path, processes: Processes
+) -> None:
+    pytest.importorskip('tf2_msgs')
+    with BagWriter(tmp_path / 'drive') as bag:
+        bag.add_topic('/tf_static', 'tf2_msgs/msg/TFMessage')
+        # More padding than it has bytes: Kilted's Fast CDR reads beyond them.
+        bag.write('/tf_static', START_NS, b'\x00\x01\x00\x03')
+    played = result(processes.start(PLAYER, tmp_path / 'drive'))
+    assert played['published']['/tf_static'] == 1
+    assert '/tf_static: a message is damaged (' in played['stderr']
+
+
 def test_a_bag_of_fewer_messages_than_it_promises_is_played_told_and_ends_with_code_1(
     tmp_path: Path, processes: Processes
 ) -> None:
