@@ -104,7 +104,7 @@ def search(fixed: Sequence[tuple[int, int, int]], blocks: Sequence[int], seed: i
     steps = np.arange(0, 256, 15)
     grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
     light = lab(grid)[:, 0]
-    grid = grid[(light > 25) & (light < 88)]  # darker ones look like shadows, lighter ones like sky
+    grid = grid[(light > 25) & (light < 88)]  # neither shadow nor sky
     seen = np.array(fixed)
     palette = np.empty((0, 3), int)
     for count in blocks:

@@ -16,7 +16,9 @@ from mnv2_perception.model_spec import (
     ModelSpec,
     PALETTE,
 )
+from mnv2_perception.tasks.onnx_spec import read_spec
 
+PACKAGE = Path(__file__).parents[1] / 'mnv2_perception'
 VALUES: dict[str, Any] = {
     'name': 'street', 'task': 'segmentation', 'height': 64, 'width': 96,
     'classes': ['road', 'sky'], 'colours': [[1, 2, 3], [4, 5, 6]],
@@ -217,6 +219,18 @@ def test_road_and_vegetation_of_another_s_model_differ() -> None:
     assert smallest(default_colours(cityscapes)) > 8.5
     colours = dict(zip(cityscapes, default_colours(cityscapes), strict=True))
     assert smallest([colours['road'], colours['vegetation']]) > 19.0
+
+
+@pytest.mark.parametrize(
+    'model', sorted((PACKAGE / 'models').glob('*.onnx')), ids=lambda path: path.stem
+)
+def test_a_shipped_model_s_own_colours_are_told_apart_with_any_colour_vision(
+    model: Path
+) -> None:
+    spec = read_spec(model)
+    assert spec
+    if spec.task != 'classification':  # whose colours are nowhere seen
+        assert smallest(spec.colours) > 15.0
 
 
 @pytest.mark.parametrize('name', ['background', 'Unlabelled', 'void'])

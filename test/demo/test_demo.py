@@ -38,7 +38,7 @@ from mnv2_perception.vision.overlay import FREE, OCCUPIED
 pytestmark = pytest.mark.ros
 
 SLOW_MS = 200.0
-CAR_COLOUR = 64, 160, 255  # of the detector's boxes
+CAR_COLOUR = 40, 120, 255  # of the detector's boxes
 STREET_MODEL = 'unet_mobilenetv2_camvid_fast'
 GROUND_CLASSES = ('floor', 'sidewalk', 'speed_bump', 'stairs', 'obstacle', 'background')
 
