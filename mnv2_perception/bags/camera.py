@@ -102,9 +102,12 @@ def find_camera(bag: Path, image: str = '') -> CameraTopics:
     kinds = {name: look.kind for name, look in looks.items()}
     able = [(look.rank, name) for name, look in looks.items() if look.rank is not None]
     if not image and not able:
+        advice = (
+            f'it has {_listed(kinds)}; name a topic (--topic) to take it all the same'
+            if kinds else 'it has none at all; record a camera with it'
+        )
         raise BagError(
-            f'{bag}: has no images of a camera (sensor_msgs Image or CompressedImage); it has '
-            f'{_listed(kinds) or "none"}; name a topic (--topic) to take it all the same'
+            f'{bag}: has no images of a camera (sensor_msgs Image or CompressedImage); {advice}'
         )
     chosen = image or min(able)[1]
     others = {name: kind for name, kind in kinds.items() if name != chosen}
