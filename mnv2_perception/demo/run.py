@@ -102,9 +102,8 @@ def run_demo(
         costmap, placed = place_camera(camera, None if drawn else assumed, lists)
         placed += f'; {said}' if said else ''
     values = node_parameters(camera, chosen, threads, costmap)
-    print(
-        f'replaying {bag} ({duration_s / rate:.1f} s) through the live nodes …', flush=True
-    )
+    lasting = f' ({duration_s / rate:.1f} s)' if duration_s else ''
+    print(f'replaying {bag}{lasting} through the live nodes …', flush=True)
     nodes = [*chosen, *(['costmap'] if costmap else [])]
     results = [MASK, CONFIDENCE, DETECTIONS, CLASSIFICATION, *([GRID] if costmap else [])]
     counts = replay(out, bag, camera, nodes, values, results, bare_ms, rate)
