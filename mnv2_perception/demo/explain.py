@@ -51,7 +51,8 @@ def _what_was_run(summary: Mapping[str, Any]) -> list[str]:
         engine = f' on {summary["engine"]}' if task == 'segmentation' else ''
         lines += [
             f'  {task}: {summary["models"][task]}{engine} → {", ".join(topics)}',
-            f'    classes: {_named(summary["classes"][task])}',
+            f'    classes: {_named(summary["classes"][task])}; '
+            f'licence: {summary["licences"][task]}',
         ]
     if not summary['ground']:
         return [*lines, f'  grid: {summary["camera"]}']

@@ -34,6 +34,7 @@ from mnv2_perception.demo.topics import (
 from mnv2_perception.errors import SetupError
 from mnv2_perception.evaluation.labels import known_as
 from mnv2_perception.scenes.bag import draw_bag, IMAGE_TOPIC
+from mnv2_perception.tasks.model_info import licence_of
 from mnv2_perception.tasks.segmenter import Segmenter
 
 MIN_ROAD_IOU = 0.8
@@ -121,6 +122,7 @@ def run_demo(
         'ground': lists.get('traversable_classes', []), 'bag': str(bag), 'image': camera.image,
         'images_passed_over': camera.passed_over,
         'models': {task: each.spec.name for task, each in chosen.items()},
+        'licences': {task: licence_of(each.spec) for task, each in chosen.items()},
         'classes': {task: list(each.spec.classes) for task, each in chosen.items()},
     }
     (out / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')

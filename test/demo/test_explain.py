@@ -21,6 +21,10 @@ SUMMARY: dict[str, Any] = {
     'models': {
         'segmentation': 'street', 'detection': 'boxes', 'classification': 'ahead',
     },
+    'licences': {
+        'segmentation': 'CC-BY-4.0', 'detection': 'CC-BY-NC-4.0 (not for commercial use)',
+        'classification': 'not stated',
+    },
     'classes': {
         'segmentation': ['floor', 'wall'], 'detection': ['car'],
         'classification': [f'kind_{number}' for number in range(1000)],
@@ -33,7 +37,8 @@ def test_a_reader_finds_topics_classes_rates_drops_pictures_and_agreement() -> N
     for told in (
         '/camera/image_raw of drives/my drive',
         'street on openvino → /segmentation/mask, /segmentation/confidence',
-        'classes: floor, wall\n', 'boxes → /detections', 'ahead → /classification',
+        'classes: floor, wall; licence: CC-BY-4.0\n', 'car; licence: CC-BY-NC-4.0 (not for',
+        'boxes → /detections', 'ahead → /classification',
         'kind_11 and 988 more', '→ /grid; ground: floor', 'camera: known: camera_info',
         '90 images in (15.0 a second), 60 masks out (10.0 a second)', '12 messages of boxes',
         'within 32 ms', 'within 80 ms', 'alone takes 40 ms',
