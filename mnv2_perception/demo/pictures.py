@@ -128,7 +128,7 @@ def draw_pictures(
     grids = read(read_grids, GRID)
     colours = dict(zip(detector.classes, detector.colours, strict=True))
     start_ns, drawn = None, 0
-    for stamp_ns, image in read_images(bag, camera.image):
+    for stamp_ns, image in read_images(bag, camera.image, skip_broken=True):
         start_ns = stamp_ns if start_ns is None else start_ns
         if stamp_ns not in chosen:
             continue

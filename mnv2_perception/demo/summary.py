@@ -25,7 +25,7 @@ def measure_bare_inference(
     Raises:
         BagError: the topic has no images.
     """
-    first = next(read_images(bag, topic), None)
+    first = next(read_images(bag, topic, skip_broken=True), None)
     if first is None:
         raise BagError(f'{bag}: has no images on {topic}')
     times_ms = []
