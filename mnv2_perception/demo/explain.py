@@ -92,7 +92,7 @@ def _rates(summary: Mapping[str, Any]) -> list[str]:
             ('passed_over', 'passed over: a newer image came while the models were busy'),
             ('rejected', 'rejected: they cannot be read as images; perception.log says why'),
             ('lost', 'lost on the way between the processes'),
-        ) if summary[name]
+        ) if summary[name] > 0
     ]
     lines.append(
         f'{summary["dropped"]} of {_count(frames, "image")} without a mask: {"; ".join(reasons)}.'
