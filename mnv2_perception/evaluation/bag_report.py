@@ -115,6 +115,8 @@ def make_report(
             (bag_images(run.path, own) for run in runs if (own := images_in(run))), None
         )
     said = {key for run in runs for key in run.keys}
+    if not said:
+        raise BagError(f'{paths[0]}: no message of its results can be read; make them anew')
     if images is not None and not said & set(images.keys):
         if original is not None:
             raise BagError(
@@ -133,22 +135,29 @@ def make_report(
         raise BagError(
             f'{paths[0]} and {paths[1]} have no frame of one stamp; give two runs of one recording'
         )
-    if not labels:
+    beside, brought = bag or paths[-1], not labels
+    if brought:
         labels, why = own_labels(runs[0], bag)
         notes += [why] if why else []
-    figures = [measure(run, labels, bag or paths[-1]) for run in runs]
+    try:
+        figures = [measure(run, labels, beside) for run in runs]
+    except PerceptionError as exc:
+        if not (brought and labels):
+            raise
+        notes.append(f'The labels that the recording brings along are left aside: {exc}')
+        labels, figures = '', [measure(run) for run in runs]
     frames = sorted(said | set(images.keys if images else ()))
     times_s, untimed = times_of(frames)
     notes += [untimed] if untimed else []
     models = [models_of(run) for run in runs]
     report = Report(
-        runs, figures, images, labels, bag or paths[-1], frames, times_s, {}, notes, {}, models
+        runs, figures, images, labels, beside, frames, times_s, {}, notes, {}, models
     )
     report.colours = class_colours(report.names, [each for of in models for each in of])
     if len(runs) == 2:
         report.agreed = agreement(*runs)
         try:
-            report.checks = compare_runs(*paths)
+            report.checks = compare_runs(paths[0], paths[1])
         except PerceptionError as exc:
             notes.append(f'The two runs were not judged: {exc}')
     return report
@@ -253,8 +262,10 @@ def _data(
     return {
         'times': [round(report.times_s[i], 3) for i in points],
         'stamps': [stamp_text(key[0]) for key in keys],
-        'classes': [{'name': name, 'colour': '#%02x%02x%02x' % report.colours[name]}
-                    for name in report.names],
+        'classes': [
+            {'name': name, 'colour': '#{:02x}{:02x}{:02x}'.format(*report.colours[name])}
+            for name in report.names
+        ],
         'runs': runs, 'agreed': _rounded([report.agreed.get(key) for key in keys]),
         'pictures': pictures,
     }
@@ -269,14 +280,14 @@ def _facts(report: Report, notes: list[str], worst: str) -> dict[str, Any]:
         name = ', '.join(map(str, name))
     runs = []
     for run, figures, models in zip(report.runs, report.figures, report.models, strict=True):
-        confidence = list(figures.confidence.values())
+        confidence, reasons = list(figures.confidence.values()), run.reasons + figures.reasons
         shares = np.array(list(figures.shares.values()))
         runs.append({
             'path': run.path.name, 'models': models, 'results': len(run.keys),
             'live': not run.run, 'run': run.run, 'missing': _missing(report, run),
             'nodes': {node: rows[-1][1] for node, rows in run.diagnostics.items()},
-            'reasons': dict(run.reasons.most_common(MOST_REASONS)),
-            'more_reasons': max(0, len(run.reasons) - MOST_REASONS),
+            'reasons': dict(reasons.most_common(MOST_REASONS)),
+            'more_reasons': max(0, len(reasons) - MOST_REASONS),
             'confidence': float(np.mean(confidence)) if confidence else None,
             'shares': dict(zip(run.classes, shares.mean(axis=0), strict=False))
             if len(shares) else {},

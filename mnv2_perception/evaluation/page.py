@@ -230,7 +230,7 @@ def _left_out(run: Mapping[str, Any], badge: str) -> str:
         rows.append((str(run['more_reasons']), 'more reasons'))
     shown = table(rows) or '<p>Nothing that could be told was left out.</p>'
     if not missing:
-        shown += '<p>Without the camera\'s images frames without a result are not known.</p>'
+        shown += "<p>Without the camera's images frames without a result are not known.</p>"
     return f'<h3>{badge}{text(run["path"])}</h3>{shown}{_nodes(nodes)}'
 
 

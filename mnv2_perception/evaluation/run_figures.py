@@ -1,5 +1,6 @@
 """What can be counted of the frames of a run: shares, confidence, accuracy, agreement."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ class Figures:
         right: share of the labelled pixels that are right.
         matrix: of the labels; None without.
         compared: in words, how labels and classes belong together.
+        reasons: what could not be read, with how often.
     """
 
     shares: dict[Key, NDArray[np.float64]] = field(default_factory=dict)
@@ -42,6 +44,7 @@ class Figures:
     right: dict[Key, float] = field(default_factory=dict)
     matrix: ConfusionMatrix | None = None
     compared: str = ''
+    reasons: Counter[str] = field(default_factory=Counter)
 
 
 def measure(results: Results, labels: str = '', beside: Path | None = None) -> Figures:
@@ -60,7 +63,7 @@ def measure(results: Results, labels: str = '', beside: Path | None = None) -> F
     truth = truth_of(results, labels, beside) if labels else None
     if truth:
         found.matrix, found.compared = ConfusionMatrix(classes), truth.how
-    for key, _, ids in results.stream(MASK):
+    for key, _, ids in results.stream(MASK, reasons=found.reasons):
         pixels = np.bincount(ids.ravel(), minlength=256) / max(1, ids.size)
         found.shares[key] = np.append(pixels[:classes], pixels[classes:].sum())
         if truth and found.matrix and (label := truth.label(key, ids.shape)) is not None:
@@ -69,13 +72,16 @@ def measure(results: Results, labels: str = '', beside: Path | None = None) -> F
                 found.right[key] = float((label == ids)[known].mean())
     if found.matrix and not found.right:
         raise DataError(f'{labels}: no label has the stamp of a mask in {results.path}')
-    for key, _, ids in results.stream(CONFIDENCE):
+    for key, _, ids in results.stream(CONFIDENCE, reasons=found.reasons):
         found.confidence[key] = float(ids.mean()) / 255.0 if ids.size else 0.0
-    for key, _, classified in results.stream('classification'):
+    for key, _, classified in results.stream('classification', reasons=found.reasons):
         if classified:
             found.first[key] = classified[0]
             if not results.mask:
                 found.confidence[key] = classified[0][1]
+    for name in ('detections', 'grid'):
+        for _ in results.stream(name, reasons=found.reasons):
+            pass  # what cannot be read is counted
     return found
 
 
@@ -87,7 +93,9 @@ def truth_of(results: Results, labels: str, beside: Path | None) -> Truth:
     """
     if not results.mask or not results.classes:
         lacks = 'names its classes' if results.mask else 'has masks'
-        raise DataError(f'{labels}: labels are compared with masks, and {results.path} {lacks} not')
+        raise DataError(
+            f'{labels}: labels are compared with masks, and nothing in {results.path} {lacks}'
+        )
     return Truth(
         results.path, beside or results.path, labels, results.classes, set(results.keys),
         results.mask,
@@ -171,7 +179,7 @@ def accuracy_facts(figures: Figures, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def spread(count: int, most: int, kept: Sequence[int] = ()) -> list[int]:
-    """Return up to `most` of `count` indices, evenly spread, first and last and `kept` among them."""
+    """Return up to `most` of `count` indices, evenly spread; first, last and `kept` among them."""
     if count <= most:
         return list(range(count))
     evenly = max(2, most - len(set(kept)))
@@ -213,6 +221,6 @@ def latencies(results: Results, times_s: Mapping[Key, float]) -> Iterator[dict[s
 
 def _is_number(text: str | None) -> bool:
     try:
-        return np.isfinite(float(text or 'nan'))
+        return bool(np.isfinite(float(text or 'nan')))
     except ValueError:
         return False

@@ -195,44 +195,50 @@ def in_robot_frame(run: Results) -> bool:
     return run.grid_frame == (run.robot_frame or 'base_link')
 
 
-def grid_rows(grid: Grid, robot_frame: bool) -> slice:
-    """Return the cells along x that are shown: a grid of the robot's frame from just behind it."""
-    if not robot_frame:
-        return slice(None)
-    behind = int((-BEHIND_M - grid.origin_x_m) / grid.resolution_m)
-    return slice(min(max(0, behind), grid.cells.shape[1] - 1), None)
-
-
-def grid_picture(grid: Grid, robot_frame: bool) -> dict[str, Any] | None:
-    """Return a grid from above, x up and y to the left, and where in it the robot is.
+def grid_ids(
+    grid: Grid, robot_frame: bool
+) -> tuple[NDArray[np.uint8], Colours, tuple[float, float]] | None:
+    """Return a grid from above, x up and y to the left; None where it is none.
 
     Args:
-        grid: not empty.
-        robot_frame: its origin is the robot; else the robot is taken to be in its middle, as
-            costmap_node makes rolling grids, and nothing tells where it looks.
+        grid: of whatever place.
+        robot_frame: its origin is the robot; what is more than BEHIND_M behind it is left out.
+            Else the robot is taken to be in its middle, as costmap_node makes rolling grids.
 
     Returns:
-        `picture`, a data URI of a pixel a cell, of a very large grid of every other; `rows` and `columns`; `metres` a cell; `x` and
-        `y` of the robot in cells from the upper left corner; `ahead`, whether it looks up.
+        (rows, columns) ids, a pixel a cell; their colours; column and row of the robot.
     """
     placed = grid.origin_x_m, grid.origin_y_m, grid.resolution_m
     if not grid.cells.size or not np.isfinite(placed).all() or not grid.resolution_m > 0.0:
         return None
-    shown = grid_rows(grid, robot_frame)
-    seen = grid.cells.T[shown][::-1, ::-1]  # (along −x, along −y)
+    height, width = grid.cells.shape
+    robot_x, robot_y, first = width / 2, height / 2, 0  # cells
+    if robot_frame:
+        robot_x, robot_y = (-origin / grid.resolution_m for origin in placed[:2])
+        first = min(max(0, int(robot_x - BEHIND_M / grid.resolution_m)), width - 1)
+    seen = grid.cells.T[first:][::-1, ::-1]  # (along −x, along −y)
     ids = np.where((seen >= 0) & (seen <= 100), seen, UNSEEN_ID).astype(np.uint8)
+    levels = [
+        (int(r), int(g), int(b)) for r, g, b in np.linspace(FREE, OCCUPIED, 101).round()
+    ]
+    return ids, [*levels, UNSEEN], (len(ids[0]) - robot_y, len(ids) - (robot_x - first))
+
+
+def grid_picture(grid: Grid, robot_frame: bool) -> dict[str, Any] | None:
+    """Return a grid for the page, see `grid_ids`.
+
+    Returns:
+        `picture`, a data URI of a pixel a cell, of a very large grid of every other; `rows` and
+        `columns`; `metres` a cell; `x` and `y` of the robot in cells from the upper left corner;
+        `ahead`, whether it looks up.
+    """
+    seen = grid_ids(grid, robot_frame)
+    if seen is None:
+        return None
+    ids, colours, (x, y) = seen
     step = -(-max(ids.shape) // SIDE_PX)
-    levels = np.linspace(FREE, OCCUPIED, 101).round().astype(int).tolist()
-    rows, columns = ids.shape
-    robot_x, robot_y = 0.0, 0.0
-    if not robot_frame:
-        height, width = grid.cells.shape
-        robot_x = grid.origin_x_m + width * grid.resolution_m / 2
-        robot_y = grid.origin_y_m + height * grid.resolution_m / 2
-    along_x = (robot_x - grid.origin_x_m) / grid.resolution_m - (shown.start or 0)
-    along_y = (robot_y - grid.origin_y_m) / grid.resolution_m
     return {
-        'picture': layer(ids[::step, ::step], [*map(tuple, levels), UNSEEN]), 'rows': rows, 'columns': columns,
-        'metres': grid.resolution_m, 'x': round(columns - along_y, 2),
-        'y': round(rows - along_x, 2), 'ahead': robot_frame,
+        'picture': layer(np.ascontiguousarray(ids[::step, ::step]), colours),
+        'rows': ids.shape[0], 'columns': ids.shape[1], 'metres': grid.resolution_m,
+        'x': round(x, 2), 'y': round(y, 2), 'ahead': robot_frame,
     }

@@ -13,8 +13,8 @@ from mnv2_perception.bags.camera import COMPRESSED, find_camera, RAW
 from mnv2_perception.bags.read import BagReader, header_stamp_ns
 from mnv2_perception.bags.results import (
     boxes_of,
-    CLASSIFICATION,
     classes_of,
+    CLASSIFICATION,
     DETECTIONS,
     GRID,
     grid_of,
@@ -154,7 +154,7 @@ class Results:
         classes: names of the masks' ids.
         keys: of the frames with a result: a mask; where there is none a box list, and so on.
         recorded_ns: when each of these was recorded, in their order.
-        reasons: what could not be read, with how often.
+        reasons: what of this could not be read, with how often.
         diagnostics: of each node that told, when (ns) and what.
         grid_frame: of the first grid; empty without.
         robot_frame: of the scan or clouds beside it, in which the robot is the origin.
@@ -176,11 +176,16 @@ class Results:
         """Topic of the masks; empty without."""
         return self.topics.get(MASK) or self.topics.get(f'{MASK}/compressed', '')
 
-    def stream(self, name: str, wanted: Collection[Key] | None = None) -> Iterator[Message]:
-        """Go through the messages of a result; none where the file has none."""
+    def stream(
+        self, name: str, wanted: Collection[Key] | None = None,
+        reasons: Counter[str] | None = None,
+    ) -> Iterator[Message]:
+        """Go through the messages of a result, see `stream`; none where the file has none."""
         topic = self.mask if name == MASK else self.topics.get(name)
         if topic:
-            yield from stream(self.path, topic, self.reasons, wanted)
+            yield from stream(
+                self.path, topic, Counter() if reasons is None else reasons, wanted
+            )
 
 
 def read_results(path: Path) -> Results:

@@ -11,11 +11,25 @@ from mnv2_perception.data.files import replacing
 from mnv2_perception.errors import SetupError
 from mnv2_perception.evaluation.bag_report import Report
 from mnv2_perception.evaluation.pictures import side_by_side
-from mnv2_perception.evaluation.run_pictures import in_robot_frame, Said, Scene, size_of
+from mnv2_perception.evaluation.run_pictures import (
+    grid_ids,
+    in_robot_frame,
+    Said,
+    Scene,
+    size_of,
+)
 from mnv2_perception.evaluation.run_results import Results
 from mnv2_perception.model_spec import distinct_colours
 from mnv2_perception.vision.decode import resize_ids
-from mnv2_perception.vision.overlay import blend_mask, draw_boxes, draw_caption, draw_grid, draw_legend
+from mnv2_perception.vision.overlay import (
+    blend_mask,
+    colour_table,
+    draw_boxes,
+    draw_caption,
+    draw_grid,
+    draw_legend,
+    UNSEEN,
+)
 from mnv2_perception.vision.preprocess import resize_image
 
 FOURCC = 'mp4v'  # MPEG-4 part 2, which OpenCV's own FFmpeg encodes everywhere
@@ -72,15 +86,23 @@ def draw_scene(report: Report, scene: Scene, time_s: float) -> Picture:
     panels = []
     for run, said in zip(report.runs, scene.said, strict=True):
         panels.append(_draw(report, run, said, scene, height, width))
-        if said.grid is not None and in_robot_frame(run):
-            panels.append(draw_grid(said.grid, height, height))
-        elif 'grid' in run.topics:
-            panels.append(np.full((height, height, 3), 150, np.uint8))
+        if 'grid' in run.topics:
+            panels.append(_grid(said, in_robot_frame(run), height))
     caption = f'{time_s:.2f} s' + ('   left: A, right: B' if len(report.runs) == 2 else '')
     return draw_legend(
         draw_caption(side_by_side(panels), caption), report.names,
         [report.colours[name] for name in report.names],
     )
+
+
+def _grid(said: Said, robot_frame: bool, side: int) -> Picture:
+    """Return a grid as a square: as the robot sees it, or else as it lies in its frame."""
+    seen = None if said.grid is None else grid_ids(said.grid, robot_frame)
+    if said.grid is None or seen is None:
+        return np.full((side, side, 3), UNSEEN, np.uint8)
+    if robot_frame:
+        return draw_grid(said.grid, side, side)
+    return colour_table(seen[1])[resize_ids(seen[0], side, side)]
 
 
 def _draw(
