@@ -11,7 +11,7 @@ import pytest
 
 from mnv2_perception.cli.main import main
 
-pytest.importorskip('selenium', reason='no selenium: run make setup')
+pytest.importorskip('selenium', reason='no selenium: run make setup-train')
 
 from selenium.webdriver import ActionChains, Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
