@@ -1,12 +1,14 @@
 """`mnv2 bag report`."""
 
 import argparse
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 import sys
+import time
 from typing import Any, TYPE_CHECKING
 
+from mnv2_perception.cli.bag_run import progress
 from mnv2_perception.cli.options import (
     add_command,
     add_force,
@@ -75,17 +77,25 @@ def report_command(arguments: argparse.Namespace) -> None:
         check_output(video, arguments.force, [*read, arguments.out], ['.mp4'])
     if original and not original.exists():
         raise SetupError(f'{original}: does not exist; give the recording that was run')
+    if arguments.topic and not original:
+        raise SetupError('--topic names images of --bag; give the recording too')
     images = None
     if original and not is_bag(original):
         images = pictures(original, paths[0], arguments.topic)
     report = make_report(paths, original, images, arguments.labels, arguments.topic)
     for note in report.notes:
         print(note, file=sys.stderr)
-    write_report(report, arguments.out, arguments.frames)
+    write_report(report, arguments.out, arguments.frames, timed())
     print(f'{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB')
     if video:
-        write_video(report, video)
+        write_video(report, video, timed())
         print(f'{video}: {video.stat().st_size / 1e6:.1f} MB')
+
+
+def timed() -> Callable[[int, int], None]:
+    """Return what tells how far the pictures are."""
+    tell, begun_s = progress(), time.perf_counter()
+    return lambda done, of: tell(done, of, time.perf_counter() - begun_s)
 
 
 def pictures(original: Path, results: Path, topic: str) -> 'Images':

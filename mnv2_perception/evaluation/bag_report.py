@@ -203,9 +203,8 @@ def write_report(
     ]
     try:
         with replacing(out) as partial:
-            partial.write_text(
-                page_html(_facts(report, notes, measure_name), data), encoding='utf-8'
-            )
+            page = page_html(_facts(report, notes, measure_name), data)
+            partial.write_text(page, encoding='utf-8', errors='replace')  # of a path's bytes
     except OSError as exc:
         raise DataError(f'{out}: cannot be written: {exc.strerror}') from exc
 

@@ -49,7 +49,7 @@ def page_html(facts: Mapping[str, Any], data: Mapping[str, Any]) -> str:
             f"script-src '{digest(script)}'; base-uri 'none'; form-action 'none'"
         ),
         'style': style, 'script': script,
-        'data': json.dumps(data, ensure_ascii=True, separators=(',', ':')).replace('<', '\\u003c'),
+        'data': json.dumps(data, allow_nan=False, separators=(',', ':')).replace('<', '\\u003c'),
         'title': text(facts['name']), 'about': _about(facts), 'tiles': _tiles(facts),
         'notes': ''.join(f'<li>{text(note, 600)}</li>' for note in facts['notes']),
         'worst_by': text(facts['worst']),

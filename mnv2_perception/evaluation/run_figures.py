@@ -75,7 +75,7 @@ def measure(results: Results, labels: str = '', beside: Path | None = None) -> F
     for key, _, ids in results.stream(CONFIDENCE, reasons=found.reasons):
         found.confidence[key] = float(ids.mean()) / 255.0 if ids.size else 0.0
     for key, _, classified in results.stream('classification', reasons=found.reasons):
-        if classified:
+        if classified and np.isfinite(classified[0][1]):
             found.first[key] = classified[0]
             if not results.mask:
                 found.confidence[key] = classified[0][1]

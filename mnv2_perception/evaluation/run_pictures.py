@@ -150,7 +150,9 @@ def palette_png(ids: NDArray[np.uint8], palette: Colours) -> bytes:
     return b'\x89PNG\r\n\x1a\n' + b''.join((
         chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 3, 0, 0, 0)),
         chunk(b'PLTE', bytes(value for colour in table for value in colour)),
-        chunk(b'tRNS', alpha), chunk(b'IDAT', zlib.compress(rows.tobytes(), 9)),
+        chunk(b'tRNS', alpha),
+        # Level 9 takes ten times the time for a quarter less.
+        chunk(b'IDAT', zlib.compress(rows.tobytes(), 6)),
         chunk(b'IEND', b''),
     ))
 
@@ -179,9 +181,10 @@ def _boxes(found: NamedBoxes, scene: Scene) -> list[list[Any]]:
     """Return the best boxes as shares of the image's sides, with score and name."""
     shown = [scene.image, *(said.ids for said in scene.said)]
     height, width = next((each.shape[:2] for each in shown if each is not None), (0, 0))
-    if not (height and width and np.isfinite(found.boxes).all()):
+    if not (height and width):
         return []
-    order = np.argsort(-found.scores, kind='stable')[:MOST_BOXES]
+    known = np.isfinite(found.boxes).all(axis=1) & np.isfinite(found.scores)
+    order = [i for i in np.argsort(-found.scores, kind='stable') if known[i]][:MOST_BOXES]
     scaled = (found.boxes / np.array([width, height, width, height])).clip(0.0, 1.0)
     return [
         [*(round(float(value), 4) for value in scaled[i]), round(float(found.scores[i]), 2),

@@ -1,5 +1,6 @@
 """Small results of a run: a car drives through twelve frames, with all that there is."""
 
+from collections.abc import Sequence
 import json
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,7 @@ def write_results(
     classes: tuple[str, ...] = CLASSES, photos: bool = False, labels: bool = False,
     live: bool = False, left_out: tuple[int, ...] = (), grid_frame: str = 'base_link',
     source: str = 'drive', box: str = 'car', space: str = '', zero: bool = False,
+    only: Sequence[str] = (),
 ) -> Path:
     """Write masks that are right, but for so many rows of some frames; boxes, classes, grids.
 
@@ -99,6 +101,7 @@ def write_results(
         box: class of the boxes.
         space: namespace of the results.
         zero: all stamps are zero.
+        only: results that are in it; all without.
     """
     topics = {
         'segmentation/label_info': LABEL_INFO, 'segmentation/mask': IMAGE,
@@ -158,5 +161,7 @@ def write_results(
                 'scan': scan_cdr(
                     Scan(np.ones(3, np.float32), -0.1, 0.1, 10.0), header(stamp_ns, 'base_link')),
             }.items():
+                if only and name not in only:
+                    continue
                 bag.write(f'{space}/{name}', stamp_ns, cdr)
     return next(path.glob('*.mcap'))

@@ -23,8 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 import pytest
 
-from mnv2_perception.bags.messages import header, mask_cdr
-from mnv2_perception.bags.results import IMAGE
+from mnv2_perception.bags.messages import (
+    classification_cdr,
+    detections_cdr,
+    header,
+    mask_cdr,
+)
+from mnv2_perception.bags.results import CLASSIFICATION, DETECTIONS, IMAGE
 from mnv2_perception.bags.write import BagWriter, compressed_image_cdr
 from mnv2_perception.cli.main import main
 from mnv2_perception.evaluation import bag_report
@@ -280,6 +285,7 @@ def test_what_is_whole_of_a_damaged_file_is_shown(tmp_path: Path) -> None:
     (['nothing'], 'has no masks, boxes, classes or grids'),
     (['absent'], 'absent'),
     (['run', '--bag', 'absent'], 'does not exist'),
+    (['run', '--topic', '/camera/image'], '--topic names images of --bag'),
     (['run', '--bag', 'elsewhere'], 'no image of a stamp'),
     (['run', 'later'], 'no frame of one stamp'),
     (['run', '--labels', '/nowhere'], 'neither run has this topic'),
@@ -311,6 +317,27 @@ def test_a_page_is_not_replaced_unasked(run: Path, tmp_path: Path) -> None:
     assert main(['bag', 'report', str(run), '--out', str(out)]) == 1
     assert main(['bag', 'report', str(run), '--out', str(run), '--force']) == 1
     assert out.read_text() == 'mine'
+
+
+def test_scores_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+    results = tmp_path / 'results'
+    of = header(10**9, 'camera')
+    corners = np.array([[0, 0, 4, 4], [0, 0, np.inf, 4], [1, 1, 5, 5]], np.float32)
+    scores = np.array([np.nan, 0.9, 0.5], np.float32)
+    with BagWriter(results) as bag:
+        for topic, type_name, cdr in (
+            ('/segmentation/mask', IMAGE, mask_cdr(np.zeros((10, 10), np.uint8), of)),
+            ('/detections', DETECTIONS, detections_cdr(
+                corners, scores, np.zeros(3, int), ['car'], of)),
+            ('/classification', CLASSIFICATION, classification_cdr(
+                np.zeros(1, int), scores[:1], ['car'], of)),
+        ):
+            bag.add_topic(topic, type_name)
+            bag.write(topic, 1, cdr)
+    data = data_of(report(tmp_path / 'r.html', results))
+    boxes = data['pictures'][0]['runs'][0]['boxes']
+    assert [box[4:] for box in boxes] == [[0.5, 'car']]
+    assert data['runs'][0]['first'] == [None]
 
 
 def test_results_of_a_namespace_are_found(tmp_path: Path) -> None:

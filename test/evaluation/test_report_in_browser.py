@@ -199,6 +199,23 @@ def test_nothing_is_wider_than_the_screen(
         browser.save_screenshot(str(Path(out) / f'report_{size[0]}.png'))
 
 
+@pytest.mark.parametrize(('topics', 'shown'), [
+    (['segmentation/mask'], 'img[alt=Mask]'), (['detections'], 'rect'),
+    (['classification'], 'img[alt="Camera image"]'), (['grid'], 'img[alt="Camera image"]'),
+])
+def test_a_page_of_one_frame_and_one_result_works(
+    browser: Chrome, tmp_path: Path, topics: list[str], shown: str
+) -> None:
+    run = write_results(tmp_path / 'run', photos=True, frames=1, only=topics)
+    out = tmp_path / 'r.html'
+    assert main(['bag', 'report', str(run), '--out', str(out)]) == 0
+    opened(browser, out)
+    assert frame(browser) == 1 and browser.find_elements(By.CSS_SELECTOR, f'#stage {shown}')
+    element(browser, 'body').send_keys(Keys.ARROW_RIGHT)
+    element(browser, '#play').click()
+    assert frame(browser) == 1 and complaints(browser) == []
+
+
 def test_the_page_asks_the_network_for_nothing(browser: Chrome, page: Path) -> None:
     opened(browser, page)
     element(browser, '#next').click()
