@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from mnv2_perception.bags.camera import find_camera
 from mnv2_perception.data.files import replacing
 from mnv2_perception.data.images import is_bag
 from mnv2_perception.errors import BagError, DataError, PerceptionError
-from mnv2_perception.evaluation.compare import compare_runs
+from mnv2_perception.evaluation.compare import Check, compare_runs
 from mnv2_perception.evaluation.page import page_html
 from mnv2_perception.evaluation.recording import Key, stamp_text
 from mnv2_perception.evaluation.run_figures import (
@@ -60,6 +60,7 @@ class Report:
         notes: what a reader has to know: what is missing or left out, and the cure.
         colours: by class.
         models: of each run.
+        checks: of the second run by the first.
     """
 
     runs: list[Results]
@@ -73,7 +74,7 @@ class Report:
     notes: list[str]
     colours: dict[str, tuple[int, int, int]]
     models: list[list[dict[str, Any]]]
-    checks: list[Any] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -159,7 +160,7 @@ def make_report(
         try:
             report.checks = compare_runs(paths[0], paths[1])
         except PerceptionError as exc:
-            notes.append(f'The two runs were not judged: {exc}')
+            notes.append(_shortened(f'The two runs were not judged: {exc}', report))
     return report
 
 
@@ -299,8 +300,18 @@ def _facts(report: Report, notes: list[str], worst: str) -> dict[str, Any]:
         'images': report.images.source if report.images else '', 'labels': report.labels,
         'agreed': float(np.mean(list(report.agreed.values()))) if report.agreed else None,
         'notes': notes, 'worst': worst, 'colours': report.colours,
-        'checks': [asdict(check) for check in report.checks],
+        'checks': [
+            {'name': check.name, 'passed': check.passed, 'told': _shortened(check.told, report)}
+            for check in report.checks
+        ],
     }
+
+
+def _shortened(told: str, report: Report) -> str:
+    """Return what was told without the folders of this machine: a page is passed on."""
+    for run in report.runs:
+        told = told.replace(str(run.path), run.path.name)
+    return told
 
 
 def _missing(report: Report, run: Results) -> dict[str, Any]:

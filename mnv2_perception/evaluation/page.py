@@ -201,8 +201,9 @@ def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
         f'</th><td>{text(check["told"], 600)}</td></tr>' for check in checks
     )
     return (
-        f'<section><h2>B judged by A</h2><p>As <code>mnv2 bag compare A B</code> does, without '
-        f'labels.</p><div class="scroll"><table>{rows}</table></div></section>'
+        f'<section><h2>B judged by A</h2><p>As <code>mnv2 bag compare A B</code> does without '
+        f'labels: how far B is from A, not which of them is better.</p>'
+        f'<div class="scroll"><table>{rows}</table></div></section>'
     ) if rows else ''
 
 

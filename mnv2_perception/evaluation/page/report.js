@@ -51,8 +51,7 @@
   const stage = at('stage');
   stage.append(...views.map((each) => each.photo.figure));
   const grids = views.filter((each) => each.grid).map((each) => each.grid.figure);
-  if (two) stage.append(...grids);
-  else at('side').prepend(...grids);
+  at('side').prepend(...grids);
   at('player').className = two ? 'two' : '';
 
   function showBoxes(boxes, width, height) {
