@@ -41,6 +41,7 @@ def explain(
         *_what_was_run(summary), '', *_rates(summary), '', *_results(summary, out, pictures), '',
         'Next:',
         *(f'  {about}:\n    {line}' for about, line in next_steps(summary, out, given, roles)),
+        '', f'{out / "report.html"}: all of it on one page; open it in a browser',
     ])
 
 

@@ -32,6 +32,7 @@ from mnv2_perception.demo.topics import (
     MASK,
 )
 from mnv2_perception.errors import SetupError
+from mnv2_perception.evaluation.bag_report import make_report, write_report
 from mnv2_perception.evaluation.labels import known_as
 from mnv2_perception.scenes.bag import draw_bag, IMAGE_TOPIC
 from mnv2_perception.tasks.model_info import licence_of
@@ -125,6 +126,7 @@ def run_demo(
         'licences': {task: licence_of(each.spec) for task, each in chosen.items()},
         'classes': {task: list(each.spec.classes) for task, each in chosen.items()},
     }
+    write_report(make_report([out / 'masks.mcap'], bag, topic=camera.image), out / 'report.html')
     (out / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')
     if drawn and known_as('road', spec.classes) and not (
         (summary.get('road_iou') or 0.0) >= MIN_ROAD_IOU

@@ -47,6 +47,7 @@ def test_a_reader_finds_topics_classes_rates_drops_pictures_and_agreement() -> N
         'masks.mcap', 'mIoU 0.61, IoU of the road 0.91, compared by name',
     ):
         assert told in text, told
+    assert text.splitlines()[-1].startswith('out/demo/report.html: all of it on one page')
     assert max(map(len, text.splitlines())) < 260
 
 
