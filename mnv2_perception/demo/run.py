@@ -32,8 +32,8 @@ from mnv2_perception.demo.topics import (
     MASK,
 )
 from mnv2_perception.errors import SetupError
-from mnv2_perception.evaluation.bag_report import make_report, write_report
 from mnv2_perception.evaluation.labels import known_as
+from mnv2_perception.report.report import make_report, write_report
 from mnv2_perception.scenes.bag import draw_bag, IMAGE_TOPIC
 from mnv2_perception.tasks.model_info import licence_of
 from mnv2_perception.tasks.segmenter import Segmenter
