@@ -101,7 +101,7 @@ def find_encoder(model: str, encoder: str | None, folder: Path) -> Path:
     if model in PUBLISHED and not path.is_file():
         licence, path = PUBLISHED[model].licence, fetch(model, cache_folder())
     if path.suffix not in ('.pt', '.pth'):
-        if encoder:
+        if encoder is not None:
             raise ModelError(f'--encoder goes with weights (.pth); {model} tells what it is')
         return find_model(model)
     try:

@@ -37,8 +37,8 @@ def cut_encoder(model: Path) -> bytes:
     """Return the ONNX file of a model's encoder: images as the model takes them to features.
 
     Features are the mean over the image of what the encoder's last layer gives, before a decoder
-    or a classifier; (1, channels) float32, named `features`. The spec stays, so a file that was cut
-    can be cut again, which changes nothing.
+    or a classifier; (1, channels) float32, named `features`. The spec stays, so a file that was
+    cut can be cut again, which changes nothing.
 
     Args:
         model: an .onnx file of `mnv2 export`, `mnv2 quantize`, or any whose nodes are named by
@@ -98,7 +98,8 @@ def _cut(graph: bytes) -> bytes:
     for field, begin, start, end in parts:
         if field in (OUTPUT, VALUE_INFO, ANNOTATION) or (field == NODE and not used.pop()):
             continue
-        if field in NAME_OF and _texts(graph[start:end]).get(NAME_OF[field], [''])[0] not in needed:
+        names = _texts(graph[start:end]).get(NAME_OF[field], ['']) if field in NAME_OF else []
+        if not needed.issuperset(names):
             continue
         kept.append(graph[begin:end])
     side = _message(1, b'')  # of a length that the graph does not tell

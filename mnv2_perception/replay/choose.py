@@ -11,11 +11,11 @@ class Choice(NamedTuple):
     """A frame that was chosen.
 
     Attributes:
-        index: of the frame among those that were looked at.
+        frame: its place among those that were looked at.
         why: in words.
     """
 
-    index: int
+    frame: int
     why: str
 
 

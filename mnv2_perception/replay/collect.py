@@ -42,10 +42,10 @@ class Found:
 
     Attributes:
         frames: that came.
-        looked_at: of these, those that were chosen among.
+        looked_at: of these, the images that were chosen among.
         chosen: those that were written.
         spacing: frames that chosen ones are apart at least; 0 where that was not asked.
-        rejected: of the frames looked at, those that are no images.
+        rejected: of these, those that are no images.
         lost: frames that the recording promises and that could not be read.
         reasons: why, each with its count.
     """
@@ -105,7 +105,7 @@ def collect(
         found.spacing = spacing or default_spacing(len(places), count)
         choices = least_sure(values, count, found.spacing)
     found.chosen = len(choices)
-    _write(source, segmenter, out, by, {places[each.index]: each for each in choices})
+    _write(source, segmenter, out, by, {places[each.frame]: each for each in choices})
     return found
 
 

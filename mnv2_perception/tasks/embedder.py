@@ -69,7 +69,7 @@ class Embedder:
         check_image(image)
         taken = self.engine.inputs[0]
         outputs = self.engine.infer({taken.name: input_tensor(image, self.spec, taken.dtype)})
-        features = outputs[FEATURES][0].astype(np.float32, copy=False)
+        features = np.asarray(outputs[FEATURES][0], np.float32)
         if not np.isfinite(features).all():
             raise ModelError(
                 f'{self.engine.model}: its features of this image are NaN or infinite, as of a '

@@ -11,8 +11,8 @@ from onnx_graphs import write_mean_colour
 import pytest
 from test_evaluate import write_boxes, write_pair
 
-from mnv2_perception.cli.options import classes_of
 from mnv2_perception.cli.main import main
+from mnv2_perception.cli.options import classes_of
 from mnv2_perception.evaluation.pictures import (
     ALL,
     CELL_PX,

@@ -7,16 +7,16 @@ from mnv2_perception.replay.choose import default_spacing, evenly, farthest_firs
 
 
 def test_evenly_chosen_are_the_middles_of_equal_parts() -> None:
-    assert [each.index for each in evenly(12, 4)] == [1, 4, 7, 10]
-    assert [each.index for each in evenly(3, 50)] == [0, 1, 2]
+    assert [each.frame for each in evenly(12, 4)] == [1, 4, 7, 10]
+    assert [each.frame for each in evenly(3, 50)] == [0, 1, 2]
     assert evenly(0, 4) == []
 
 
 def test_the_least_sure_are_chosen_first_and_never_a_neighbour_within_the_spacing() -> None:
     confidence = [0.9, 0.2, 0.1, 0.3, 0.8, 0.4, 0.5]
-    assert [each.index for each in least_sure(confidence, 3, 2)] == [2, 5, 0]
-    assert [each.index for each in least_sure(confidence, 3, 1)] == [2, 1, 3]
-    assert [each.index for each in least_sure([0.5] * 4, 2, 1)] == [0, 1]
+    assert [each.frame for each in least_sure(confidence, 3, 2)] == [2, 5, 0]
+    assert [each.frame for each in least_sure(confidence, 3, 1)] == [2, 1, 3]
+    assert [each.frame for each in least_sure([0.5] * 4, 2, 1)] == [0, 1]
     assert 'confidence 0.1000' in least_sure(confidence, 1, 1)[0].why
 
 
@@ -30,7 +30,7 @@ def test_at_the_default_spacing_all_that_were_asked_for_are_found(frames: int, c
 
 def test_the_farthest_from_those_chosen_comes_next() -> None:
     features = np.array([[0, 0], [0.1, 0], [10, 0], [4, 0], [10, 1], [0, 9]], np.float32)
-    assert [each.index for each in farthest_first(features, 4)] == [3, 5, 4, 0]  # mean (4, 1.7)
+    assert [each.frame for each in farthest_first(features, 4)] == [3, 5, 4, 0]  # mean (4, 1.7)
 
 
 def test_frames_that_equal_chosen_ones_are_left_out() -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from pathlib import Path
+import tracemalloc
 from typing import Any
 
 from camera_bags import CLASSES, HEIGHT, IMAGE, picture, stamp, WIDTH, write_bag, write_model
@@ -193,3 +194,20 @@ def test_less_sure_pixels_are_left_unlabelled_where_asked(tmp_path: Path) -> Non
     assert frames(bag, out, '--min-confidence', '0.5') == 0
     (_, sure), (_, unsure) = read_folder(out, CLASSES)
     assert (unsure == 255).all() and np.array_equal(sure, picture(0)[..., 0])
+
+
+@pytest.mark.parametrize('by', ['time', 'uncertainty'])
+def test_images_of_a_long_recording_are_not_kept(by: str, tmp_path: Path) -> None:
+    image = np.full((800, 500, 3), 90, np.uint8)
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.add_topic(IMAGE, 'sensor_msgs/msg/Image')
+        for number in range(40):
+            bag.write(IMAGE, stamp(number), image_cdr(image, stamp(number), 'camera'))
+    tracemalloc.start()
+    try:
+        assert frames(tmp_path / 'bag', tmp_path / 'out', '--count', '30', '--by', by) == 0
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(rows(tmp_path / 'out')) == 30
+    assert peak < 12 * image.nbytes
