@@ -120,6 +120,11 @@ def frames_command(arguments: argparse.Namespace) -> int:
         )
     (out / 'spec.yaml').write_text(spec_text(segmenter.spec, out.resolve().name), 'utf-8')
     show(out, found, arguments.count, arguments.json)
+    if segmenter.spec.background:
+        print(
+            f'{out}/labels: 255, not labelled, is also where {segmenter.spec.name} sees its '
+            f'background; give that a class of its own in labels and spec.yaml', file=sys.stderr,
+        )
     return 0 if found.whole else PARTLY
 
 

@@ -19,7 +19,7 @@ NODES = {'play': 'bag_player_node', 'record': 'bag_recorder_node'}
 
 def add(commands: 'Commands') -> None:
     """Add the commands."""
-    about = 'Play, record, draw, run, judge and compare bags, without `ros2 bag`.'
+    about = 'Play, record, draw, run, judge, compare bags, choose of them; without `ros2 bag`.'
     bag = commands.add_parser('bag', help=about, description=about)
     bag_commands = bag.add_subparsers(metavar='COMMAND', required=True)
     for name, what in (('play', 'Play a bag with /clock.'), ('record', 'Record topics.')):

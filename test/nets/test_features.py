@@ -20,7 +20,7 @@ from mnv2_perception.nets.backbones import BACKBONES, make_backbone
 from mnv2_perception.nets.checkpoint import Checkpoint, make_network, save_checkpoint
 from mnv2_perception.nets.export import export_network
 from mnv2_perception.tasks.onnx_spec import read_spec
-from mnv2_perception.training.fetch import Published, PUBLISHED
+from mnv2_perception.training.fetch import PUBLISHED, Published
 from mnv2_perception.vision.preprocess import fit_image, normalise
 
 pytestmark = [

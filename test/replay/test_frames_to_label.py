@@ -196,6 +196,16 @@ def test_less_sure_pixels_are_left_unlabelled_where_asked(tmp_path: Path) -> Non
     assert (unsure == 255).all() and np.array_equal(sure, picture(0)[..., 0])
 
 
+def test_a_background_that_is_no_class_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = write_bag(tmp_path / 'bag')
+    assert frames(bag, tmp_path / 'a', '--count', '1') == 0
+    assert 'background' not in capsys.readouterr().err
+    assert frames(bag, tmp_path / 'b', '--count', '1', background=True) == 0
+    assert 'give that a class of its own in labels and spec.yaml' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('by', ['time', 'uncertainty'])
 def test_images_of_a_long_recording_are_not_kept(by: str, tmp_path: Path) -> None:
     image = np.full((800, 500, 3), 90, np.uint8)
