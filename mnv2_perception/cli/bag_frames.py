@@ -21,17 +21,12 @@ from mnv2_perception.cli.options import (
     table,
 )
 from mnv2_perception.errors import DataError, SetupError
+from mnv2_perception.replay.choose import WAYS
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
     from mnv2_perception.model_spec import ModelSpec
     from mnv2_perception.replay.collect import Found
-
-WAYS = {  # those of replay.collect
-    'time': 'evenly',
-    'uncertainty': 'where the model is least sure, on the mean over the pixels',
-    'diversity': "unlike each other, by the features of the model's encoder",
-}
 
 
 def add(commands: 'Commands') -> None:
@@ -145,13 +140,14 @@ def make_folder(out: Path) -> None:
 
 def spec_text(spec: 'ModelSpec', name: str) -> str:
     """Return a YAML for `mnv2 train`: the model's classes, size and scaling, and whose it is."""
+    turned = -1 if spec.channel_order == 'bgr' else 1  # what is trained here takes RGB
     facts: dict[str, Any] = {
         'name': f'{spec.name}_{name}', 'task': 'segmentation',
         # The sides of a network that is trained here divide by 32.
         'height': -(-spec.height // 32) * 32, 'width': -(-spec.width // 32) * 32,
         'classes': list(spec.classes), 'colours': [list(colour) for colour in spec.colours],
-        'mean': list(spec.mean), 'std': list(spec.std), 'licence': spec.licence,
-        'attribution': spec.attribution,
+        'mean': list(spec.mean)[::turned], 'std': list(spec.std)[::turned],
+        'licence': spec.licence, 'attribution': spec.attribution,
     }
     if spec.fit == 'letterbox':
         facts |= {'fit': spec.fit, 'pad': list(spec.pad)}

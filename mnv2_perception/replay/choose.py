@@ -6,6 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+WAYS = {
+    'time': 'evenly',
+    'uncertainty': 'where the model is least sure, on the mean over the pixels',
+    'diversity': "unlike each other, by the features of the model's encoder",
+}
+
 
 class Choice(NamedTuple):
     """A frame that was chosen.

@@ -30,7 +30,6 @@ from mnv2_perception.tasks.embedder import Embedder
 from mnv2_perception.tasks.segmenter import Segmenter
 from mnv2_perception.vision.png import indexed_png
 
-WAYS = ('time', 'uncertainty', 'diversity')
 COLUMNS = ('picture', 'frame', 'stamp_ns', 'topic', 'by', 'rank', 'why')
 Measure = Callable[[NDArray[np.uint8]], Any]
 Tell = Callable[[int, int, float], None]
@@ -75,7 +74,7 @@ def collect(
         segmenter: makes the labels, and tells the confidence.
         embedder: tells the features; needed for `diversity` alone.
         out: an empty folder.
-        by: one of WAYS.
+        by: one of `choose.WAYS`.
         count: frames to write, at most.
         spacing: of `uncertainty`; 0 takes half of what would be even.
         every: looks at each so manieth frame only.
@@ -105,7 +104,8 @@ def collect(
         found.spacing = spacing or default_spacing(len(places), count)
         choices = least_sure(values, count, found.spacing)
     found.chosen = len(choices)
-    _write(source, segmenter, out, by, {places[each.frame]: each for each in choices})
+    if choices:
+        _write(source, segmenter, out, by, {places[each.frame]: each for each in choices})
     return found
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 from camera_bags import CLASSES, HEIGHT, IMAGE, picture, stamp, WIDTH, write_bag, write_model
 import cv2
+from identity_network import identity_spec, write_onnx
 import numpy as np
 import pytest
 
 from mnv2_perception.bags.write import BagWriter, image_cdr
+from mnv2_perception.cli.bag_frames import spec_text
 from mnv2_perception.cli.main import main
 from mnv2_perception.data.folders import list_pairs, read_folder
 from mnv2_perception.data.images import read_image
@@ -56,6 +58,19 @@ def test_pictures_masks_and_spec_are_what_training_reads(tmp_path: Path) -> None
         assert np.array_equal(label, picture(number)[..., 0])
 
 
+def test_the_spec_of_a_foreign_model_is_one_that_can_be_trained(tmp_path: Path) -> None:
+    model = identity_spec(
+        HEIGHT, WIDTH, input='float_nchw', output='logits', channel_order='bgr',
+        mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], classes=CLASSES, fit='letterbox', pad=7,
+        licence='MIT', attribution='somebody',
+    )
+    (tmp_path / 'spec.yaml').write_text(spec_text(model, 'round1'), 'utf-8')
+    assert ModelSpec.from_yaml(tmp_path / 'spec.yaml') == identity_spec(
+        64, WIDTH, name='identity_round1', mean=[3.0, 2.0, 1.0], std=[6.0, 5.0, 4.0],
+        classes=CLASSES, fit='letterbox', pad=7, licence='MIT', attribution='somebody',
+    )
+
+
 def test_masks_show_their_classes_in_paint_programs(tmp_path: Path) -> None:
     colours = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
     out = tmp_path / 'out'
@@ -93,8 +108,6 @@ def test_uncertainty_needs_a_model_that_tells_its_confidence(
 ) -> None:
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
     onnx = pytest.importorskip('onnx', reason='no onnx: run make setup-train')
-    from identity_network import identity_spec, write_onnx
-
     model = write_onnx(tmp_path / 'ids.onnx', identity_spec(HEIGHT, WIDTH, classes=CLASSES))
     proto = onnx.load(str(model))
     del proto.graph.output[1]
@@ -160,6 +173,17 @@ def test_damaged_messages_are_counted_and_told_and_never_chosen(
     assert (found['frames'], found['looked_at'], found['chosen']) == (6, 4, 4)
     assert found['rejected'] == 2 and sum(found['reasons'].values()) == 2
     assert [row['frame'] for row in rows(tmp_path / 'out')] == ['0', '1', '4', '5']
+
+
+def test_a_recording_without_one_readable_frame_is_an_error_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.add_topic(IMAGE, 'sensor_msgs/msg/Image')
+        bag.write(IMAGE, stamp(0), image_cdr(picture(0), stamp(0), 'camera')[:90])
+    assert frames(tmp_path / 'bag', tmp_path / 'out', '--topic', IMAGE) == 1
+    assert 'none of 1 frames could be read' in capsys.readouterr().err
+    assert list((tmp_path / 'out').iterdir()) == []
 
 
 def test_frames_of_a_bag_that_was_cut_short_are_counted_as_lost(
