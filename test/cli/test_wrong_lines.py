@@ -39,6 +39,7 @@ LINES = {
     'bag frames': 'street --out out --count 1 --model model.yaml --engine fake',
     'bag info': 'street',
     'bag compare': 'street street',
+    'bag report': 'street street --bag street --out out.html',
     'fetch': 'mobilenet_v2 --cache cached',
     'train segmentation': 'set --spec spec.yaml --out out --epochs 1 --batch 1 --drawn 0',
     'train classification': 'classes --spec spec.yaml --out out --epochs 1 --batch 1',
@@ -49,6 +50,7 @@ LINES = {
 READ = {
     'model', 'image', 'data', 'spec', 'bag', 'calibrate', 'labels', 'val', 'weights',
     'checkpoint', 'folder', 'models', 'camera_info', 'recording', 'base', 'new', 'pictures',
+    'results', 'other',
 }
 NO_FILES = ['absent', 'absent/file.png', 'text.png/below', 'text.png', 'empty', 'x' * 300, '']
 NO_PLACES = {
@@ -65,6 +67,8 @@ NO_PLACES = {
                 'mine.mcap', 'empty', '.', 'x' * 300 + '.mcap'],
     'bag frames': ['text.png', 'text.png/below', 'set', 'street', '.', 'street/out', 'x' * 300],
     'embed': ['absent/o.npz', 'text.png/o.npz', 'set/images/a.png', 'empty', 'o.png', 'o.json'],
+    'bag report': ['absent/o.html', 'text.png/o.html', 'o.png', 'street', 'empty', '.',
+                   'x' * 300 + '.html'],
     'demo': ['text.png', 'text.png/below', 'set', 'street', '.', 'x' * 300],
     'train segmentation': ['text.png', 'run', 'begun'],
     'train classification': ['text.png', 'run', 'begun'],
@@ -122,6 +126,7 @@ def wrong_values(command: str, action: argparse.Action) -> list[str]:
         'copy': ['/absent', 'no topic', '/segmentation/mask'], 'traversable_classes': ['tram', ''],
         'base_frame': ['', '/'], 'grid_frame': ['', '/'],
         'onnx': ['absent/o.onnx', 'text.png/o.onnx', 'model.onnx', 'folder.onnx', 'o.npz'],
+        'video': ['absent/v.mp4', 'text.png/v.mp4', 'v.avi', 'street', 'empty', '.'],
         'junit': ['absent/r.xml', 'text.png/r.xml', 'r.png', 'mine.xml', 'empty'],
         'cache': ['text.png', 'text.png/below'], 'timing_cache': ['model.yaml', 'empty'],
     }.get(action.dest, [])
