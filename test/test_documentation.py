@@ -160,7 +160,7 @@ def test_commands_told_in_passing_exist(page: str) -> None:
         assert not unknown or lead[0] == 'bag', snippet
 
 
-@pytest.mark.parametrize('page', ['docs/training.md', 'docs/bags.md'])
+@pytest.mark.parametrize('page', ['docs/training.md', 'docs/bags.md', 'docs/labelling.md'])
 def test_options_told_in_passing_exist(page: str) -> None:
     known = {option for _, parser in parsers(build_parser())
              for option in parser._option_string_actions}

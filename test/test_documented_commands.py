@@ -72,6 +72,11 @@ def prepare_performance(folder: Path) -> None:
     shutil.copytree(folder / 'DATA/images', folder / 'IMAGES')
 
 
+def prepare_labelling(folder: Path) -> None:
+    for seed, name in enumerate(('drive', 'other_day', 'other_drive')):
+        draw_bag(folder / name, seed, duration_s=0.3, height=96, width=128)
+
+
 def prepare_training(folder: Path) -> None:
     import torch
 
@@ -111,6 +116,7 @@ def prepare_tuning(folder: Path) -> None:
 
 PREPARED: dict[str, Callable[[Path], None]] = {
     'docs/bags.md': prepare_bags,
+    'docs/labelling.md': prepare_labelling,
     'docs/performance.md': prepare_performance,
     'docs/training.md': prepare_training,
     'docs/tuning.md': prepare_tuning,

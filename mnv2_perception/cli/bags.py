@@ -7,7 +7,7 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
-from mnv2_perception.cli import bag_compare, bag_report, bag_run
+from mnv2_perception.cli import bag_compare, bag_frames, bag_report, bag_run
 from mnv2_perception.cli.options import add_command, check_rosbags, COUNT, Number, PIXELS
 from mnv2_perception.errors import SetupError
 
@@ -40,6 +40,7 @@ def add(commands: 'Commands') -> None:
     draw.add_argument('--height', type=PIXELS, default=360, help='(%(default)s)')
     draw.add_argument('--width', type=PIXELS, default=480, help='(%(default)s)')
     bag_run.add(bag_commands)
+    bag_frames.add(bag_commands)
     bag_compare.add(bag_commands)
     bag_report.add(bag_commands)
 

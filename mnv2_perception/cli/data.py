@@ -9,6 +9,7 @@ from mnv2_perception.cli.options import (
     add_force,
     add_masks_spec,
     check_output,
+    classes_of,
     COUNT,
     PAIRS_HELP,
     PIXELS,
@@ -55,15 +56,14 @@ def boxes_command(arguments: argparse.Namespace) -> None:
     """Write boxes around the objects of masks."""
     from mnv2_perception.data.coco import write_coco
     from mnv2_perception.data.from_masks import boxes_from_labels
-    from mnv2_perception.model_spec import ModelSpec
 
-    names = ModelSpec.from_yaml(arguments.spec).classes
+    names = classes_of(arguments.spec)
     if unknown := [name for name in arguments.classes if name not in names]:
         raise DataError(
             f'{arguments.spec} has no class {", ".join(unknown)}; it has {", ".join(names)}; '
             f"give --spec with the masks' classes"
         )
-    check_output(arguments.out, arguments.force, [arguments.spec], ['.json'])
+    check_output(arguments.out, arguments.force, [Path(arguments.spec)], ['.json'])
     class_ids = [names.index(name) for name in arguments.classes]
     samples = boxes_from_labels(arguments.folder, class_ids, arguments.min_area)
     write_coco(arguments.out, arguments.classes, samples)
@@ -76,9 +76,8 @@ def boxes_command(arguments: argparse.Namespace) -> None:
 def patches_command(arguments: argparse.Namespace) -> None:
     """Cut labelled windows out of labelled images."""
     from mnv2_perception.data.from_masks import write_patches
-    from mnv2_perception.model_spec import ModelSpec
 
-    names = ModelSpec.from_yaml(arguments.spec).classes
+    names = classes_of(arguments.spec)
     groups: dict[str, list[int]] = {}
     for group in arguments.groups:
         name, equals, parts = group.partition('=')

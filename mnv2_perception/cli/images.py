@@ -13,6 +13,7 @@ from mnv2_perception.cli.options import (
     add_model_options,
     check_output,
     check_rosbags,
+    classes_of,
     FRACTION,
     table,
 )
@@ -157,7 +158,7 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     from mnv2_perception.evaluation.evaluate import evaluate_model, WIDE
     from mnv2_perception.tasks.models import opening
 
-    out, labels = arguments.out, label_classes(arguments.spec)
+    out, labels = arguments.out, classes_of(arguments.spec) if arguments.spec is not None else ()
     if is_bag(arguments.data):
         check_rosbags()
     if out:
@@ -184,20 +185,6 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     print(table(shown))
     if out:
         print(out)
-
-
-def label_classes(spec: str | None) -> tuple[str, ...]:
-    """Return the classes of a YAML file, or of a model; none without either."""
-    from mnv2_perception.model_spec import ModelSpec
-    from mnv2_perception.tasks.models import opening
-
-    if spec is None:
-        return ()
-    if Path(spec).suffix in ('.yaml', '.yml'):
-        return ModelSpec.from_yaml(Path(spec)).classes
-    with opening(spec) as (engine, known):
-        engine.close()
-    return known.classes
 
 
 def prepare_report(out: Path, force: bool) -> None:

@@ -5,7 +5,7 @@ import io
 import os
 import sys
 
-from mnv2_perception.cli import bags, camera_pose, data, demo, images, models, training
+from mnv2_perception.cli import bags, camera_pose, data, demo, embed, images, models, training
 from mnv2_perception.errors import command_name, PerceptionError
 
 
@@ -44,6 +44,6 @@ def build_parser() -> argparse.ArgumentParser:
         prog=command_name(), description='Camera perception with the MobileNetV2 family.'
     )
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    for group in (demo, models, images, camera_pose, data, bags, training):
+    for group in (demo, models, images, embed, camera_pose, data, bags, training):
         group.add(commands)
     return parser

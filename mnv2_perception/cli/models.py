@@ -125,10 +125,11 @@ def info_command(arguments: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from mnv2_perception.engines import open_engine
+    from mnv2_perception.engines.encoder import FEATURES
     from mnv2_perception.engines.verified import read_verified
     from mnv2_perception.errors import ModelError
     from mnv2_perception.model_spec import METADATA_KEY, ModelSpec, TO_FILL_IN
-    from mnv2_perception.tasks.contract import check_model
+    from mnv2_perception.tasks.contract import check_input, check_model
     from mnv2_perception.tasks.model_info import draft_yaml, licence_of, missing_facts
     from mnv2_perception.tasks.models import find_model
 
@@ -145,7 +146,11 @@ def info_command(arguments: argparse.Namespace) -> None:
         }
         try:
             spec = ModelSpec.from_metadata(engine.metadata, path)
-            check_model(engine, spec)
+            if [tensor.name for tensor in engine.outputs] == [FEATURES]:
+                check_input(engine, spec)
+                facts['of'] = f'the encoder alone, of {spec.name}; for `mnv2 embed`'
+            else:
+                check_model(engine, spec)
         except ModelError:
             beside, draft = path.with_suffix('.yaml'), ''
             if METADATA_KEY not in engine.metadata and not beside.exists():

@@ -104,11 +104,23 @@ def add_model_options(
 
 
 def add_masks_spec(parser: argparse.ArgumentParser) -> None:
-    """Add the file that names the classes of masks."""
+    """Add what names the classes of masks."""
     parser.add_argument(
-        '--spec', type=Path, default=CAMVID,
-        help="YAML whose classes are the masks' (default: CamVid)",
+        '--spec', default=str(CAMVID),
+        help="YAML, or model by path or name, whose classes are the masks' (default: CamVid)",
     )
+
+
+def classes_of(spec: str) -> tuple[str, ...]:
+    """Return the classes of a YAML file, or of a model by its path or name."""
+    from mnv2_perception.model_spec import ModelSpec
+    from mnv2_perception.tasks.models import opening
+
+    if Path(spec).suffix in ('.yaml', '.yml'):
+        return ModelSpec.from_yaml(Path(spec)).classes
+    with opening(spec) as (engine, known):
+        engine.close()
+    return known.classes
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:

@@ -21,10 +21,19 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from mnv2_perception.errors import ModelError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.backbone import count_macs, count_parameters
-from mnv2_perception.nets.checkpoint import check_spec, load_checkpoint, make_network
+from mnv2_perception.nets.backbones import BACKBONES, make_backbone
+from mnv2_perception.nets.checkpoint import (
+    check_spec,
+    load_checkpoint,
+    load_weights,
+    make_network,
+    read_weights,
+)
 from mnv2_perception.nets.ssdlite import SSDLite, TopBoxes
 
 OPSET = 17
+# Of torchvision's weights, in pixel units: https://pytorch.org/vision/stable/models.html
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 PROGRAM_FACTS = 'mnv2_perception.json'  # what engines.torch reads beside the program
 OUTPUT_NAMES = {
     'ids_confidence': ['class_ids', 'confidence'],
@@ -100,6 +109,39 @@ def export_model(checkpoint_path: Path, model_path: Path) -> str:
     )
     export_network(net, spec, model_path)
     return size
+
+
+def export_weights(weights: Path, encoder: str, licence: str, model_path: Path) -> None:
+    """Write a checkpoint, or the layers of published ImageNet weights, for their features.
+
+    Args:
+        weights: a run's .pt file, or torchvision's names (.pth), of width 1.
+        encoder: a name of `backbones.BACKBONES`; empty takes what the file's name begins with.
+            A checkpoint tells its own.
+        licence: of published weights.
+        model_path: the .onnx file to write. What it says of published weights' classes is filler.
+
+    Raises:
+        ModelError: the file cannot be read, or is of another network.
+    """
+    if 'architecture' in read_weights(weights):
+        if encoder:
+            raise ModelError(f'{weights}: tells its network itself; leave out the encoder')
+        export_model(weights, model_path)
+        return
+    encoder = encoder or next((name for name in BACKBONES if weights.name.startswith(name)), '')
+    if not encoder:
+        raise ModelError(
+            f'{weights}: does not tell whose weights it holds; give --encoder, one of '
+            f'{", ".join(BACKBONES)}'
+        )
+    net = make_backbone(encoder, num_classes=1)
+    load_weights(net, net, weights)
+    spec = ModelSpec(
+        weights.stem, 'classification', 224, 224, ('features',), ((255, 255, 255),), IMAGENET_MEAN,
+        IMAGENET_STD, output='logits', fit='crop', crop_ratio=0.875, licence=licence,
+    )
+    export_network(net, spec, model_path)
 
 
 def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:

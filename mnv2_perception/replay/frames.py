@@ -41,11 +41,13 @@ class Item(NamedTuple):
         read: returns the header and the (H, W, 3) uint8 RGB image, or raises PerceptionError;
             None where it is no frame.
         message: to be copied, or the camera's calibration; None where it is a frame.
+        name: of a picture's file, without its suffix; empty of other frames.
     """
 
     stamp_ns: int
     read: Callable[[], tuple[Any, NDArray[np.uint8]]] | None = None
     message: BagMessage | None = None
+    name: str = ''
 
 
 @dataclass
@@ -140,7 +142,7 @@ def _open_pictures(folder: Path, fps: float) -> Source:
     def items() -> Iterator[Item]:
         for index, path in enumerate(files):
             stamp_ns = picture_stamp_ns(index, fps)
-            yield Item(stamp_ns, reader(path, stamp_ns))
+            yield Item(stamp_ns, reader(path, stamp_ns), name=path.stem)
 
     return Source(
         str(folder), len(files), items, {'pictures': folder.resolve().name, 'fps': fps}

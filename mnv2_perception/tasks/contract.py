@@ -13,8 +13,8 @@ def images_at_once(engine: Engine) -> int | None:
     return first.pop() if len(first) == 1 else 1  # where outputs do not follow, one by one
 
 
-def check_model(engine: Engine, spec: ModelSpec) -> None:
-    """Raise ModelError unless the graph takes and gives what the spec says."""
+def check_input(engine: Engine, spec: ModelSpec) -> None:
+    """Raise ModelError unless the graph takes what the spec says."""
     if len(engine.inputs) != 1:
         raise ModelError(f'{engine.model}: has {len(engine.inputs)} inputs, expected one image')
     found = engine.inputs[0]
@@ -27,6 +27,12 @@ def check_model(engine: Engine, spec: ModelSpec) -> None:
             f'{engine.model}: takes {found}, but its spec says {spec.input} of height '
             f'{spec.height} and width {spec.width}; correct the spec or export again'
         )
+
+
+def check_model(engine: Engine, spec: ModelSpec) -> None:
+    """Raise ModelError unless the graph takes and gives what the spec says."""
+    check_input(engine, spec)
+    batch = images_at_once(engine)
     if spec.output == 'boxes':
         check_boxes(engine, spec, batch)
         return

@@ -5,10 +5,13 @@ what is wrong with it to stderr. Of what comes back from here it has nothing to 
 https://www.w3.org/TR/png-3/
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import struct
 from typing import NamedTuple
 import zlib
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mnv2_perception.errors import ImageError
 
@@ -83,6 +86,24 @@ def plain_png(
         made.append(_chunk(b'eXIf', exif))
     made += [_chunk(b'IDAT', _stored(rows)), _chunk(b'IEND', b'')]
     return header, b''.join(made)
+
+
+def indexed_png(ids: NDArray[np.uint8], colours: Sequence[Sequence[int]]) -> bytes:
+    """Return ids (H, W) uint8 as a PNG of a palette, so that paint programs show their colours.
+
+    Args:
+        ids: not empty.
+        colours: (R, G, B), 0 to 255, of the ids from 0 on; those beyond are white.
+    """
+    height, width = ids.shape
+    palette = bytes(value for colour in colours for value in colour).ljust(768, b'\xff')
+    rows = np.zeros((height, 1 + width), np.uint8)  # filter 0 before each
+    rows[:, 1:] = ids
+    return b''.join([
+        SIGNATURE, _chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, PALETTE, 0, 0, 0)),
+        _chunk(b'PLTE', palette), _chunk(b'IDAT', zlib.compress(rows.tobytes())),
+        _chunk(b'IEND', b''),
+    ])
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -452,3 +452,22 @@ def test_training_tells_the_licence_of_the_model_that_it_starts_from() -> None:
     told = licence_of_start(weights, mine)
     assert 'asks for CC-BY-4.0, and to name "' in told and 'by buinghia3101' in told
     assert licence_of_start(weights, start) == licence_of_start(None, mine) == ''
+
+
+def test_the_classes_of_masks_may_be_those_of_a_shipped_model(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    spec = ['--spec', 'unet_mobilenetv2_ground_fast']
+    line = ['boxes', str(folder), '--classes', 'floor', '--out', str(folder / 'b.json'), *spec]
+    assert cli.main(line) == 0
+    assert [each['name'] for each in json.loads(
+        (folder / 'b.json').read_text())['categories']] == ['floor']
+    line = ['patches', str(folder), '--height', '8', '--width', '12', '--top', '0', *spec]
+    assert cli.main([*line, '--out', str(folder / 'w'), '--groups', 'way=road']) == 1
+    assert "unet_mobilenetv2_ground_fast has no class 'road'" in capsys.readouterr().err
+    assert cli.main([*line, '--out', str(folder / 'w'), '--groups', 'way=floor,sidewalk']) == 0
+    assert capsys.readouterr().out == f'{folder}/w/labels.tsv: 1 way\n'
+    assert cli.main(['boxes', str(folder), '--classes', 'car', '--out', str(folder / 'c.json'),
+                     '--spec', 'no_such_model']) == 1
+    assert 'neither a model file nor a shipped model' in capsys.readouterr().err

@@ -30,11 +30,13 @@ LINES = {
     'run': 'set/images/a.png --model model.yaml --engine fake --out out.png',
     'evaluate': 'model.yaml set --engine fake',
     'camera-pose': 'set/images/a.png --camera-fov 1 --floor-line 6 1 --camera-height 0.5',
+    'embed': 'unet_mobilenetv2_ground_fast set --out out.npz',
     'boxes': 'set --classes road --spec spec.yaml --out out.json',
     'patches': 'set --groups any=road,sky --spec spec.yaml --out out --height 8 --width 9 --top 0',
     'bag draw': 'out --seconds 0.1 --height 64 --width 64',
     'bag run': 'street --out out.mcap --model model.yaml --engine fake --camera-height 1 '
     '--camera-fov 1 --traversable-classes road',
+    'bag frames': 'street --out out --count 1 --model model.yaml --engine fake',
     'bag info': 'street',
     'bag compare': 'street street',
     'bag report': 'street street --bag street --out out.html',
@@ -47,7 +49,7 @@ LINES = {
 # Of the options whose value is a file: these are read, these written, and these a folder's name.
 READ = {
     'model', 'image', 'data', 'spec', 'bag', 'calibrate', 'labels', 'val', 'weights',
-    'checkpoint', 'folder', 'models', 'camera_info', 'recording', 'base', 'new',
+    'checkpoint', 'folder', 'models', 'camera_info', 'recording', 'base', 'new', 'pictures',
     'results', 'other',
 }
 NO_FILES = ['absent', 'absent/file.png', 'text.png/below', 'text.png', 'empty', 'x' * 300, '']
@@ -63,6 +65,8 @@ NO_PLACES = {
     'bag draw': ['text.png', 'text.png/below', 'set', 'street', '.', 'x' * 300],
     'bag run': ['absent/o.mcap', 'text.png/o.mcap', 'street/o.mcap', 'street/street.mcap', 'o.png',
                 'mine.mcap', 'empty', '.', 'x' * 300 + '.mcap'],
+    'bag frames': ['text.png', 'text.png/below', 'set', 'street', '.', 'street/out', 'x' * 300],
+    'embed': ['absent/o.npz', 'text.png/o.npz', 'set/images/a.png', 'empty', 'o.png', 'o.json'],
     'bag report': ['absent/o.html', 'text.png/o.html', 'o.png', 'street', 'empty', '.',
                    'x' * 300 + '.html'],
     'demo': ['text.png', 'text.png/below', 'set', 'street', '.', 'x' * 300],
@@ -77,7 +81,7 @@ ZERO_HAS_A_MEANING = {
     'threads', 'workers', 'min_area', 'per_class', 'top', 'seed', 'tolerance', 'min_confidence',
     'min_score', 'camera_pitch', 'dla', 'learning_rate', 'encoder_rate', 'weight_decay',
     'warm_up', 'frozen_stages', 'ema', 'patience', 'balance', 'drawn', 'jaccard', 'light',
-    'label_smoothing', 'max_drop', 'max_changed_cells',
+    'label_smoothing', 'max_drop', 'max_changed_cells', 'spacing',
 }
 
 
@@ -121,6 +125,7 @@ def wrong_values(command: str, action: argparse.Action) -> list[str]:
         'board': ['8', '2x6', '0x0', '-3x4', '9999x9999', ''],
         'copy': ['/absent', 'no topic', '/segmentation/mask'], 'traversable_classes': ['tram', ''],
         'base_frame': ['', '/'], 'grid_frame': ['', '/'],
+        'onnx': ['absent/o.onnx', 'text.png/o.onnx', 'model.onnx', 'folder.onnx', 'o.npz'],
         'video': ['absent/v.mp4', 'text.png/v.mp4', 'v.avi', 'street', 'empty', '.'],
         'junit': ['absent/r.xml', 'text.png/r.xml', 'r.png', 'mine.xml', 'empty'],
         'cache': ['text.png', 'text.png/below'], 'timing_cache': ['model.yaml', 'empty'],

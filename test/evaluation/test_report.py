@@ -11,8 +11,8 @@ from onnx_graphs import write_mean_colour
 import pytest
 from test_evaluate import write_boxes, write_pair
 
-from mnv2_perception.cli.images import label_classes
 from mnv2_perception.cli.main import main
+from mnv2_perception.cli.options import classes_of
 from mnv2_perception.evaluation.pictures import (
     ALL,
     CELL_PX,
@@ -134,8 +134,7 @@ def test_labels_of_other_classes_are_drawn_by_the_map(tmp_path: Path) -> None:
 
 def test_the_labels_classes_may_be_those_of_a_model() -> None:
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
-    assert label_classes('unet_mobilenetv2_ground')[:2] == ('floor', 'sidewalk')
-    assert label_classes(None) == ()
+    assert classes_of('unet_mobilenetv2_ground')[:2] == ('floor', 'sidewalk')
 
 
 def test_a_classification_is_reported_with_its_surest_mistakes(tmp_path: Path) -> None:

@@ -1,0 +1,181 @@
+"""`mnv2 bag frames`."""
+
+import argparse
+from contextlib import ExitStack
+import json
+from pathlib import Path
+import sys
+from typing import Any, TYPE_CHECKING
+
+import yaml
+
+from mnv2_perception.cli.bag_run import MOST_REASONS, PARTLY, progress
+from mnv2_perception.cli.options import (
+    add_command,
+    add_model_options,
+    AT_LEAST_ONE,
+    check_rosbags,
+    COUNT,
+    FRACTION,
+    Number,
+    table,
+)
+from mnv2_perception.errors import DataError, SetupError
+from mnv2_perception.replay.choose import WAYS
+
+if TYPE_CHECKING:
+    from mnv2_perception.cli.options import Commands
+    from mnv2_perception.model_spec import ModelSpec
+    from mnv2_perception.replay.collect import Found
+
+
+def add(commands: 'Commands') -> None:
+    """Add the command to those of `mnv2 bag`."""
+    frames = add_command(
+        commands, 'frames', frames_command,
+        'Write the pictures of a recording that are worth labelling, with the masks of a model '
+        'to correct, as `mnv2 train segmentation` reads them. Exit code 3: done, but part of the '
+        'recording could not be read.',
+    )
+    frames.add_argument(
+        'recording', type=Path, nargs='+',
+        help='bags, merged in the order of time; or a folder of pictures; or a video file',
+    )
+    frames.add_argument(
+        '--out', type=Path, required=True,
+        help='new folder for images/, labels/, spec.yaml, frames.csv',
+    )
+    frames.add_argument(
+        '--count', type=AT_LEAST_ONE, default=50, help='pictures, at most (%(default)s)'
+    )
+    frames.add_argument(
+        '--by', choices=tuple(WAYS), default='time',
+        help='; '.join(f'{name}: {what}' for name, what in WAYS.items()) + ' (%(default)s)',
+    )
+    add_model_options(frames, optional=True)
+    frames.add_argument(
+        '--min-confidence', type=FRACTION, default=0.0,
+        help='leave less sure pixels unlabelled, 0 to 1 (%(default)s)',
+    )
+    frames.add_argument(
+        '--spacing', type=COUNT, default=0, metavar='FRAMES',
+        help='of uncertainty: frames from one chosen to the next, of those looked at, at least '
+             '(default: half of what would be even)',
+    )
+    frames.add_argument(
+        '--every', type=AT_LEAST_ONE, default=1, metavar='N',
+        help='look at every Nth frame only (%(default)s)',
+    )
+    frames.add_argument(
+        '--topic', default='', help='image topic (default: what looks like the camera)'
+    )
+    frames.add_argument(
+        '--fps', type=Number(float, 0.0, 1000.0, above=True), default=0.0,
+        help='of pictures, or of a video that tells another (default: 10, or what it tells)',
+    )
+    frames.add_argument('--json', action='store_true')
+
+
+def frames_command(arguments: argparse.Namespace) -> int:
+    """Choose and write frames, and tell what became of the recording; return the exit code."""
+    check_rosbags()
+    from mnv2_perception.replay.collect import collect
+    from mnv2_perception.replay.frames import open_source
+    from mnv2_perception.tasks.embedder import Embedder
+    from mnv2_perception.tasks.segmenter import Segmenter
+
+    out = arguments.out
+    if arguments.spacing and arguments.by != 'uncertainty':
+        raise SetupError(f'--spacing goes with --by uncertainty, got --by {arguments.by}')
+    for recording in arguments.recording:
+        if recording.is_dir() and out.resolve().is_relative_to(recording.resolve()):
+            raise SetupError(f'{out}: lies in {recording}, which is read; choose another folder')
+    with ExitStack() as stack:
+        source = open_source(
+            arguments.recording, stack, arguments.topic, fps=arguments.fps, transforms=False
+        )
+        segmenter = Segmenter.open(
+            arguments.model, arguments.engine, arguments.threads, precision=arguments.precision,
+            min_confidence=arguments.min_confidence,
+        )
+        stack.callback(segmenter.close)
+        embedder = None
+        if arguments.by == 'diversity':
+            embedder = Embedder.open(arguments.model, arguments.engine, arguments.threads)
+            stack.callback(embedder.close)
+        make_folder(out)
+        found = collect(
+            source, segmenter, embedder, out, arguments.by, arguments.count, arguments.spacing,
+            arguments.every, progress(),
+        )
+    if not found.chosen:
+        raise DataError(
+            f'{source.name}: none of {found.frames} frames could be read, {found.lost} more are '
+            f'lost ({"; ".join(found.reasons) or "it is empty"})'
+        )
+    (out / 'spec.yaml').write_text(spec_text(segmenter.spec, out.resolve().name), 'utf-8')
+    show(out, found, arguments.count, arguments.json)
+    if segmenter.spec.background:
+        print(
+            f'{out}/labels: 255, not labelled, is also where {segmenter.spec.name} sees its '
+            f'background; give that a class of its own in labels and spec.yaml', file=sys.stderr,
+        )
+    return 0 if found.whole else PARTLY
+
+
+def make_folder(out: Path) -> None:
+    """Make an empty folder.
+
+    Raises:
+        SetupError: it cannot be made, or holds something: labels that were edited, perhaps.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        filled = any(out.iterdir())
+    except OSError as exc:
+        raise SetupError(f'{out}: cannot be made: {exc.strerror}; choose another --out') from exc
+    if filled:
+        raise SetupError(f'{out}: is not empty; choose another --out')
+
+
+def spec_text(spec: 'ModelSpec', name: str) -> str:
+    """Return a YAML for `mnv2 train`: the model's classes, size and scaling, and whose it is."""
+    turned = -1 if spec.channel_order == 'bgr' else 1  # what is trained here takes RGB
+    facts: dict[str, Any] = {
+        'name': f'{spec.name}_{name}', 'task': 'segmentation',
+        # The sides of a network that is trained here divide by 32.
+        'height': -(-spec.height // 32) * 32, 'width': -(-spec.width // 32) * 32,
+        'classes': list(spec.classes), 'colours': [list(colour) for colour in spec.colours],
+        'mean': list(spec.mean)[::turned], 'std': list(spec.std)[::turned],
+        'licence': spec.licence, 'attribution': spec.attribution,
+    }
+    if spec.fit == 'letterbox':
+        facts |= {'fit': spec.fit, 'pad': list(spec.pad)}
+    return (
+        '# The ids in labels/ are the places in classes, from 0; 255 is not labelled. New classes '
+        'go to the end.\n'
+        + yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    )
+
+
+def show(out: Path, found: 'Found', asked: int, as_json: bool) -> None:
+    """Print what became of a recording."""
+    facts: dict[str, Any] = {
+        'out': str(out), 'frames': found.frames, 'looked_at': found.looked_at,
+        'chosen': found.chosen, 'rejected': found.rejected, 'lost': found.lost,
+    }
+    if found.spacing:
+        facts['spacing'] = found.spacing
+    if as_json:
+        print(json.dumps({**facts, 'reasons': dict(found.reasons)}, indent=2))
+        return
+    print(table(facts))
+    if found.chosen < asked:
+        why = f'so few are {found.spacing} frames apart; give a smaller --spacing' if (
+            found.spacing and found.chosen < found.looked_at
+        ) else 'the others equal them' if found.chosen < found.looked_at else 'there are no more'
+        print(f'{found.chosen} of {asked}: {why}', file=sys.stderr)
+    for reason, count in found.reasons.most_common(MOST_REASONS):
+        print(f'{count} × {reason}', file=sys.stderr)
+    if len(found.reasons) > MOST_REASONS:
+        print(f'… {len(found.reasons) - MOST_REASONS} more reasons (--json)', file=sys.stderr)

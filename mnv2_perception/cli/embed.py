@@ -1,0 +1,142 @@
+"""`mnv2 embed`: features of pictures, and the encoder that makes them as a file of its own."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+import tempfile
+from typing import TYPE_CHECKING
+
+from mnv2_perception.cli.options import add_command, add_force, add_model_options, check_output
+from mnv2_perception.errors import DataError, ModelError, SetupError
+
+if TYPE_CHECKING:
+    from mnv2_perception.cli.options import Commands
+    from mnv2_perception.tasks.embedder import Embedder
+
+
+def add(commands: 'Commands') -> None:
+    """Add the command."""
+    embed = add_command(
+        commands, 'embed', embed_command,
+        "Write what a model's encoder sees of pictures, one vector each: the mean of its last "
+        'features. To find what is alike, unlike, or twice there.',
+    )
+    add_model_options(embed, optional=False, precision=False)
+    embed.add_argument('pictures', type=Path, nargs='*', help='files, and folders of them')
+    embed.add_argument(
+        '--out', type=Path,
+        help='.npz (features: a float32 row for each picture; files) or .npy (the rows alone)',
+    )
+    embed.add_argument(
+        '--onnx', type=Path,
+        help='write the encoder: image (1, H, W, 3) uint8 in, features (1, channels) float32 out',
+    )
+    embed.add_argument(
+        '--encoder',
+        help='of MODEL, where that is a file of ImageNet weights (.pth) that is not named so',
+    )
+    add_force(embed)
+
+
+def embed_command(arguments: argparse.Namespace) -> None:
+    """Write features of pictures, or the encoder."""
+    from mnv2_perception.tasks.embedder import Embedder
+
+    out, onnx = arguments.out, arguments.onnx
+    if bool(arguments.pictures) != bool(out) or not (out or onnx):
+        raise SetupError(
+            'give pictures and --out for their features, --onnx for the encoder, or all of them'
+        )
+    pictures = list_pictures(arguments.pictures)
+    if out:
+        check_output(out, arguments.force, [*pictures, Path(arguments.model)], ['.npz', '.npy'])
+    if onnx:
+        check_output(onnx, arguments.force, [*pictures, Path(arguments.model)], ['.onnx'])
+    with tempfile.TemporaryDirectory() as folder:
+        model = find_encoder(arguments.model, arguments.encoder, Path(folder))
+        embedder = Embedder.open(model, arguments.engine, arguments.threads)
+        try:
+            if onnx:
+                write_encoder(model, onnx)
+                size = embedder.spec.height, embedder.spec.width
+                print(f'{onnx}: {embedder.channels} features of an image of {size[0]}×{size[1]}')
+            if out:
+                write_features(embedder, pictures, out)
+        finally:
+            embedder.close()
+
+
+def list_pictures(given: Sequence[Path]) -> list[Path]:
+    """Return files, and those of folders in the order of their names.
+
+    Raises:
+        DataError: a folder has none, or a file is not there.
+    """
+    from mnv2_perception.data.images import IMAGE_SUFFIXES, is_file, list_images
+
+    found: list[Path] = []
+    for path in given:
+        if not path.is_dir() and not is_file(path):
+            raise DataError(f'{path}: there is no such file')
+        images = list_images(path) if path.is_dir() else [path]
+        if not images and (path / 'images').is_dir():  # a data set
+            images = list_images(path / 'images')
+        if not images:
+            raise DataError(f'{path}: holds no pictures ({" ".join(IMAGE_SUFFIXES)})')
+        found += images
+    return found
+
+
+def find_encoder(model: str, encoder: str | None, folder: Path) -> Path:
+    """Return the .onnx file of a model; one of weights is written to a folder first.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be told what network weights are of.
+        SetupError: torch is missing, which reads weights; or they cannot be fetched.
+    """
+    from mnv2_perception.tasks.models import find_model
+    from mnv2_perception.training.fetch import cache_folder, fetch, PUBLISHED
+
+    licence, path = 'unknown', Path(model)
+    if model in PUBLISHED and not path.is_file():
+        licence, path = PUBLISHED[model].licence, fetch(model, cache_folder())
+    if path.suffix not in ('.pt', '.pth'):
+        if encoder is not None:
+            raise ModelError(f'--encoder goes with weights (.pth); {model} tells what it is')
+        return find_model(model)
+    try:
+        from mnv2_perception.nets.export import export_weights
+    except ImportError as exc:
+        raise SetupError(
+            f'{model}: weights are read by torch and onnx ({exc}): run `make setup-train`, or '
+            f'give a model (.onnx)'
+        ) from exc
+    exported = folder / f'{path.stem}.onnx'
+    export_weights(path, encoder or '', licence, exported)
+    return exported
+
+
+def write_encoder(model: Path, out: Path) -> None:
+    """Write the encoder of a model, whole or not at all."""
+    from mnv2_perception.data.files import replacing
+    from mnv2_perception.engines.encoder import cut_encoder
+
+    encoder = cut_encoder(model)
+    with replacing(out) as partial:
+        partial.write_bytes(encoder)
+
+
+def write_features(embedder: 'Embedder', pictures: Sequence[Path], out: Path) -> None:
+    """Write the features of pictures, whole or not at all, and say so."""
+    import numpy as np
+
+    from mnv2_perception.data.files import replacing
+    from mnv2_perception.data.images import read_image
+
+    features = np.stack([embedder(read_image(path)) for path in pictures])  # (N, channels)
+    with replacing(out) as partial:
+        if out.suffix.lower() == '.npy':
+            np.save(partial, features)
+        else:
+            np.savez(partial, features=features, files=np.array([str(each) for each in pictures]))
+    print(f'{out}: {len(features)} pictures, {features.shape[1]} features each')

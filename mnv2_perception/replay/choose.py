@@ -1,0 +1,85 @@
+"""Which frames of a recording are worth labelling."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+WAYS = {
+    'time': 'evenly',
+    'uncertainty': 'where the model is least sure, on the mean over the pixels',
+    'diversity': "unlike each other, by the features of the model's encoder",
+}
+
+
+class Choice(NamedTuple):
+    """A frame that was chosen.
+
+    Attributes:
+        frame: its place among those that were looked at.
+        why: in words.
+    """
+
+    frame: int
+    why: str
+
+
+def evenly(frames: int, count: int) -> list[Choice]:
+    """Choose the middles of equal parts of a recording, in their order.
+
+    By the frames, not the clock: a pause, or a day between two bags, is no place to look at.
+    """
+    count = min(count, frames)
+    return [
+        Choice((2 * part + 1) * frames // (2 * count), f'middle of part {part + 1} of {count}')
+        for part in range(count)
+    ]
+
+
+def least_sure(confidence: Sequence[float], count: int, spacing: int) -> list[Choice]:
+    """Choose frames of least confidence, the least first, of equal ones the earlier.
+
+    Args:
+        confidence: of each frame, 0 to 1.
+        count: at most so many.
+        spacing: chosen frames are at least so many frames apart, for neighbours look alike.
+    """
+    free = np.ones(len(confidence), bool)
+    chosen: list[Choice] = []
+    for index in np.argsort(np.asarray(confidence), kind='stable').tolist():
+        if len(chosen) == count:
+            break
+        if free[index]:
+            free[max(0, index - spacing + 1):index + spacing] = False
+            chosen.append(Choice(index, f'mean confidence {confidence[index]:.4f}'))
+    return chosen
+
+
+def default_spacing(frames: int, count: int) -> int:
+    """Return the largest spacing at which `count` frames are found however they lie."""
+    return max(1, (frames // max(1, count) + 1) // 2)
+
+
+def farthest_first(features: NDArray[np.float32], count: int) -> list[Choice]:
+    """Choose frames that stand for all: always the one that is least like those chosen before.
+
+    Greedy k-centre: no frame is more than twice as far from a chosen one as in the best choice of
+    so many (Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985;
+    for choosing what to label: Sener and Savarese, https://arxiv.org/abs/1708.00489). It begins
+    with the frame nearest to the mean and ends early where the others equal chosen ones.
+
+    Args:
+        features: (frames, channels) float32.
+        count: at most so many.
+    """
+    if not len(features):
+        return []
+    first = int(np.linalg.norm(features - features.mean(axis=0), axis=1).argmin())
+    chosen = [Choice(first, 'nearest to the mean of all')]
+    nearest = np.linalg.norm(features - features[first], axis=1)  # chosen frame to each
+    while len(chosen) < count and nearest.max() > 0.0:
+        index = int(nearest.argmax())
+        chosen.append(Choice(index, f'distance {nearest[index]:.4f} to those before'))
+        nearest = np.minimum(nearest, np.linalg.norm(features - features[index], axis=1))
+    return chosen

@@ -1,0 +1,180 @@
+"""`mnv2 bag frames`: pictures of a recording that are worth labelling, with the model's masks.
+
+The recording is gone through twice, to choose and to write: one image is in memory at a time.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+import re
+import time
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.bags.messages import stamp_ns
+from mnv2_perception.errors import EngineError, ModelError, PerceptionError
+from mnv2_perception.replay.choose import (
+    Choice,
+    default_spacing,
+    evenly,
+    farthest_first,
+    least_sure,
+)
+from mnv2_perception.replay.frames import Source
+from mnv2_perception.tasks.embedder import Embedder
+from mnv2_perception.tasks.segmenter import Segmenter
+from mnv2_perception.vision.png import indexed_png
+
+COLUMNS = ('picture', 'frame', 'stamp_ns', 'topic', 'by', 'rank', 'why')
+Measure = Callable[[NDArray[np.uint8]], Any]
+Tell = Callable[[int, int, float], None]
+
+
+@dataclass
+class Found:
+    """What became of a recording.
+
+    Attributes:
+        frames: that came.
+        looked_at: of these, the images that were chosen among.
+        chosen: those that were written.
+        spacing: frames that chosen ones are apart at least; 0 where that was not asked.
+        rejected: of these, those that are no images.
+        lost: frames that the recording promises and that could not be read.
+        reasons: why, each with its count.
+    """
+
+    frames: int = 0
+    looked_at: int = 0
+    chosen: int = 0
+    spacing: int = 0
+    rejected: int = 0
+    lost: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the recording could be read."""
+        return not (self.rejected or self.lost)
+
+
+def collect(
+    source: Source, segmenter: Segmenter, embedder: Embedder | None, out: Path, by: str,
+    count: int, spacing: int, every: int, tell: Tell,
+) -> Found:
+    """Choose frames and write `out/images`, `out/labels` and `out/frames.csv`.
+
+    Args:
+        source: the recording.
+        segmenter: makes the labels, and tells the confidence.
+        embedder: tells the features; needed for `diversity` alone.
+        out: an empty folder.
+        by: one of `choose.WAYS`.
+        count: frames to write, at most.
+        spacing: of `uncertainty`; 0 takes half of what would be even.
+        every: looks at each so manieth frame only.
+        tell: called with the frames done, those there are (0: not known), and seconds.
+
+    Raises:
+        ModelError: the model tells no confidence.
+        EngineError: a runtime failed.
+    """
+    found = Found()
+    if by == 'uncertainty' and segmenter.spec.output == 'ids':
+        raise ModelError(
+            f'{segmenter.spec.name}: gives ids alone, and no confidence; choose --by time or '
+            f'diversity'
+        )
+    measures: dict[str, Measure] = {
+        'time': lambda image: None,
+        'uncertainty': lambda image: float(segmenter(image).confidence.mean()) / 255.0,
+    }
+    measure = embedder or measures[by]
+    places, values = _look(source, measure, every, found, tell)
+    if by == 'time':
+        choices = evenly(len(places), count)
+    elif by == 'diversity':
+        choices = farthest_first(np.array(values, np.float32), count)
+    else:
+        found.spacing = spacing or default_spacing(len(places), count)
+        choices = least_sure(values, count, found.spacing)
+    found.chosen = len(choices)
+    if choices:
+        _write(source, segmenter, out, by, {places[each.frame]: each for each in choices})
+    return found
+
+
+def _look(
+    source: Source, measure: Measure, every: int, found: Found, tell: Tell
+) -> tuple[list[int], list[Any]]:
+    """Return which frames of the recording can be chosen, and what was measured of each."""
+    places, values = [], []
+    begun_s = time.perf_counter()
+    for item in source.items():
+        if item.read is None:
+            continue
+        found.frames += 1
+        if (found.frames - 1) % every:
+            continue
+        try:
+            _, image = item.read()
+            values.append(measure(image))
+            places.append(found.frames - 1)
+        except EngineError:
+            raise
+        except PerceptionError as exc:
+            found.rejected += 1
+            found.reasons[str(exc)] += 1
+        tell(found.frames, source.count, time.perf_counter() - begun_s)
+    found.looked_at = len(places)
+    found.lost = source.lost  # as the whole was read; the second time ends with the last chosen
+    found.reasons.update(source.reasons)
+    return places, values
+
+
+def _write(
+    source: Source, segmenter: Segmenter, out: Path, by: str, chosen: dict[int, Choice]
+) -> None:
+    ranks = {frame: rank for rank, frame in enumerate(chosen, 1)}
+    images, labels = out / 'images', out / 'labels'
+    images.mkdir()
+    labels.mkdir()
+    prefix = re.sub(r'[^\w.-]+|_', '-', next(iter(_names(source))))
+    written: set[str] = set()
+    with (out / 'frames.csv').open('w', newline='', encoding='utf-8') as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+        frame = -1
+        for item in source.items():
+            if item.read is None:
+                continue
+            frame += 1
+            if frame not in chosen:
+                continue
+            header, image = item.read()
+            name = item.name or f'{prefix}_{frame:06}'
+            name = f'{name}_{frame:06}' if name in written else name
+            written.add(name)
+            ids = segmenter(image).class_ids
+            # The label first: a picture without one could not be trained on.
+            (labels / f'{name}.png').write_bytes(indexed_png(ids, segmenter.spec.colours))
+            _, png = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+            (images / f'{name}.png').write_bytes(png.tobytes())
+            table.writerow((
+                f'{name}.png', frame, stamp_ns(header), source.facts.get('topic', ''), by,
+                ranks[frame], chosen[frame].why,
+            ))
+            if len(written) == len(chosen):
+                break
+
+
+def _names(source: Source) -> list[str]:
+    """Return the names of the recording's files, without their suffixes."""
+    facts = source.facts
+    given = facts.get('bags') or [facts.get('video') or facts['pictures']]
+    return [Path(name).stem for name in given]
