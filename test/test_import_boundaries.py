@@ -63,6 +63,7 @@ RULES = {
     'evaluation.metrics': rule('pycocotools', 'data', lazy=True),
     'scenes': rule('rosbags', MEASURING),
     'replay': rule(own='replay tasks bags data vision engines model_spec'),
+    'replay.fleet': rule('ray', 'replay tasks bags data vision engines model_spec', lazy=True),
     'training': rule(
         'torch tqdm matplotlib',
         'training nets vision data model_spec evaluation scenes',
