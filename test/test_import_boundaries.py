@@ -63,7 +63,8 @@ RULES = {
     'evaluation.metrics': rule('pycocotools', 'data', lazy=True),
     'scenes': rule('rosbags', MEASURING),
     'replay': rule(own='replay tasks bags data vision engines model_spec'),
-    'replay.fleet': rule('ray', 'replay tasks bags data vision engines model_spec', lazy=True),
+    **{f'replay.{name}': rule('ray', 'replay tasks bags data vision engines model_spec', lazy=True)
+       for name in ('fleet', 'fleet_worker')},
     'training': rule(
         'torch tqdm matplotlib',
         'training nets vision data model_spec evaluation scenes',

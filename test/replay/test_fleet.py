@@ -35,7 +35,8 @@ import pytest
 
 from mnv2_perception.bags.write import BagWriter, camera_info_cdr, image_cdr
 from mnv2_perception.errors import EngineError, SetupError
-from mnv2_perception.replay.fleet import check_address, Cluster, FleetRun, open_work, Orders, RAY
+from mnv2_perception.replay.fleet import check_address, Cluster, FleetRun, RAY
+from mnv2_perception.replay.fleet_worker import open_work, Orders
 from mnv2_perception.replay.frames import Frame, Item, open_source
 from mnv2_perception.replay.models import open_tasks
 from mnv2_perception.replay.run import describe, ResultFile, Run
