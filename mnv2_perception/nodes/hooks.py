@@ -20,6 +20,9 @@ class Hooks:
     def announce(self) -> None:
         """Publish what consumers must know before the first result."""
 
+    def greet(self) -> None:
+        """Do what is due for subscribers that have appeared; often called while it is active."""
+
     @abstractmethod
     def subscribe(self) -> None:
         """Create the subscriptions."""
