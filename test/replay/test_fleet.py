@@ -94,7 +94,7 @@ def write_hard_bag(path: Path, frames: int = 60) -> Path:
             bag.add_topic(topic, kind)
         for number in range(frames):
             now = stamp(number)
-            x = 0.00004 * (number % 2)  # a mount that trembles
+            x = 0.000002 * number  # a mount that slips
             bag.write('/tf', now, transform_cdr('base_link', 'camera', now, x, 1.0, optical))
             if number % 7 == 0:
                 lens = MATRIX + np.diag([number / 10, number / 10, 0])
