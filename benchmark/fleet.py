@@ -1,7 +1,7 @@
 """What `mnv2 bag run` does on one machine, and what its driver could hand out with `--ray`.
 
 `python benchmark/fleet.py BAG`, after `make setup-ray`. The bag is given several times over, first
-without Ray, then with a cluster of this machine's cores; in turns, in rounds. Reported are medians:
+without Ray, then to a cluster of this machine's cores; in turns, in rounds. Reported are medians:
 frames a second; CPU time that a frame costs the process that reads, hands out and writes, which
 further machines do not lessen; bytes that it reads, receives and writes for a frame. Adds a row to
 results/fleet.json. Two minutes a bag.

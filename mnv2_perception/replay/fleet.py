@@ -83,10 +83,11 @@ class Cluster:
                 log_to_driver=False, logging_level='ERROR',
             )
         except Exception as exc:  # of many kinds: versions that differ, a token that lacks
+            given = address if ':' in address else 'HOST:PORT'
             raise SetupError(
-                f'--ray {address}: the cluster cannot be used ({one_line(exc)}); this machine '
-                f'must belong to it (`ray start --address={address or "HOST:PORT"}`), with the '
-                f'same Python, the same token and {RAY}'
+                f'--ray {address or "here"}: the cluster cannot be used ({one_line(exc)}); this '
+                f'machine must belong to it (`ray start --address={given}`), with the same '
+                f'Python, the same token and {RAY}'
             ) from exc
         stack.callback(ray.shutdown)
         cpus, gpus = opening['threads'], int(any(uses_gpu(task) for task in tasks))
