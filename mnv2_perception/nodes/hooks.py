@@ -6,7 +6,13 @@ from mnv2_perception.nodes.worker import Frame, Turns
 
 
 class Hooks:
-    """What a node does itself; see PerceptionNode for which thread calls it."""
+    """What a node does itself; see PerceptionNode for which thread calls it.
+
+    Attributes:
+        rank: in the turns of its process's workers: the lowest goes first.
+    """
+
+    rank = 0
 
     @abstractmethod
     def acquire(self) -> None:

@@ -215,7 +215,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._failure = self._rejection = self._passing = ''
-        self._worker = NewestFrameWorker(self.work, self.turns())
+        self._worker = NewestFrameWorker(self.work, self.turns(), self.rank)
         try:
             self._values = declare.read(self, self.Parameters)
             self._worker.run(self.acquire)  # plans take minutes to build: no limit but a signal
