@@ -74,6 +74,8 @@ class Cluster:
             check_address(address)
         # A cluster that is started here tells nobody of it, unless one is asked to.
         os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+        # For ever, where Ray itself ends a worker that lacks memory.
+        os.environ.setdefault('RAY_task_oom_retries', str(RETRIES))
         import ray
 
         self._ray = ray
