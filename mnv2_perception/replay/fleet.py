@@ -7,6 +7,7 @@ runs a slice again whose worker or machine was lost. https://docs.ray.io/en/late
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 import importlib.util
 import os
@@ -208,6 +209,8 @@ class FleetRun(Run):
     def process(self, tell: Callable[[], None]) -> None:
         """Hand out slices, and write what becomes of them in their order."""
         pending: deque[Slice] = deque()
+        # Not this thread, in which Ctrl-C would leave half a block in the file.
+        writer = ThreadPoolExecutor(1, 'write')
         blocks: list[Block] = []
         pieces: list[list[Piece]] = []
         frames = size = 0
@@ -219,7 +222,8 @@ class FleetRun(Run):
             blocks, pieces, frames, size, start = [], [], 0, 0, self._calibration
 
         def settle() -> None:
-            self._settle(pending.popleft())
+            slice_ = pending.popleft()
+            writer.submit(self._settle, slice_, self._answer(slice_)).result()
             tell()
 
         def passed_over(item: Item) -> None:
@@ -227,20 +231,23 @@ class FleetRun(Run):
             self.calibrate(item)
             start = self._calibration
 
-        for block in self.blocks(passed_over):
-            carried = [self._piece(item) for _, item in block]
-            blocks.append(block)
-            pieces.append(carried)
-            frames += sum(piece.frame is not None for piece in carried)
-            size += sum(piece.frame.size for piece in carried if piece.frame)
-            if frames >= SLICE_FRAMES or size >= SLICE_BYTES:
+        try:
+            for block in self.blocks(passed_over):
+                carried = [self._piece(item) for _, item in block]
+                blocks.append(block)
+                pieces.append(carried)
+                frames += sum(piece.frame is not None for piece in carried)
+                size += sum(piece.frame.size for piece in carried if piece.frame)
+                if frames >= SLICE_FRAMES or size >= SLICE_BYTES:
+                    send()
+                if len(pending) >= AHEAD * self._cluster.slots:
+                    settle()
+            if blocks:
                 send()
-            if len(pending) >= AHEAD * self._cluster.slots:
+            while pending:
                 settle()
-        if blocks:
-            send()
-        while pending:
-            settle()
+        finally:
+            writer.shutdown()
 
     def calibrate(self, item: Item) -> None:
         """Note the calibration, if an item is one, and tell of one that is damaged."""
@@ -258,11 +265,13 @@ class FleetRun(Run):
         counts = self._calibration if self._calibration is not before else None
         return Piece(item.stamp_ns, item.frame and item.frame.carried(), counts)
 
-    def _settle(self, sent: Slice) -> None:
+    def _answer(self, sent: Slice) -> Done:
         first, last = sent.blocks[0][0][1], sent.blocks[-1][-1][1]
-        done = self._cluster.answer(
+        return self._cluster.answer(
             sent.answer, f'what was recorded from {first.stamp_ns} to {last.stamp_ns} ns'
         )
+
+    def _settle(self, sent: Slice, done: Done) -> None:
         self.workers.add(done.worker)
         self.inference_ms += done.inference_ms
         for block, results in zip(sent.blocks, done.results, strict=True):

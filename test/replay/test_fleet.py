@@ -204,21 +204,23 @@ def test_a_slice_that_kills_each_worker_ends_the_run_and_not_what_was_before(
     assert sorted(masks(tmp_path / 'out.mcap')) == [stamp(number) for number in range(16)]
 
 
-def test_after_ctrl_c_resume_goes_on_to_the_same_bytes(tmp_path: Path, cluster: str) -> None:
+def test_after_ctrl_c_amid_the_writing_resume_goes_on_to_the_same_bytes(
+    tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bag = write_bag(tmp_path / 'bag', frames=64, tf=True)
-    write_model(tmp_path / 'model.yaml', latency_ms=20.0)
     alone, out = tmp_path / 'alone.mcap', tmp_path / 'out.mcap'
     assert run(bag, alone) == 0
-    process = subprocess.Popen(
-        [sys.executable, '-m', 'mnv2_perception.cli', 'bag', 'run', str(bag), '--out', str(out),
-         '--model', str(tmp_path / 'model.yaml'), '--engine', 'fake', '--ray', cluster],
-        env={**os.environ, 'PYTHONPATH': str(ROOT)}, stderr=subprocess.DEVNULL,
-    )
-    while process.poll() is None and not (out.exists() and out.stat().st_size > 4000):
-        time.sleep(0.001)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
-    assert 0 < len(masks(out)) < 64
+    write = ResultFile.write
+
+    def interrupted(self: ResultFile, topic: str, *rest: Any) -> None:
+        write(self, topic, *rest)
+        if topic == '/segmentation/confidence' and self.counts[topic] == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResultFile, 'write', interrupted)
+        assert run(bag, out, '--ray', cluster) == 130
+    assert 20 <= len(masks(out)) < 64
     assert run(bag, out, '--resume', '--ray', cluster) == 0
     assert out.read_bytes() == alone.read_bytes()
 
