@@ -18,7 +18,7 @@ from mnv2_perception.bags.messages import header as make_header
 from mnv2_perception.bags.messages import text_cdr
 from mnv2_perception.bags.read import BagReader
 from mnv2_perception.bags.result_file import ResultFile, written_here
-from mnv2_perception.bags.results import RESULTS
+from mnv2_perception.bags.results import RESULTS, RUN
 from mnv2_perception.bags.unfinished import is_indexed
 from mnv2_perception.errors import BagError, SetupError
 from mnv2_perception.replay.frames import Item, Source
@@ -27,7 +27,7 @@ from mnv2_perception.replay.placing import Placer
 from mnv2_perception.replay.work import Decoded, Found, Rejected, Work
 from mnv2_perception.tasks.contract import images_at_once
 
-RUN, STRING = '/mnv2/run', 'std_msgs/msg/String'
+STRING = 'std_msgs/msg/String'
 PLACED = ('ground', 'obstacles', 'scan', 'grid')
 MOST_ITEMS = 64  # of a block
 DECODERS = 2
