@@ -11,7 +11,7 @@ COUNT ?= 10000
 SEED ?= 0
 FRAMES ?= 20000
 
-.PHONY: setup setup-train demo test fuzz soak check clean help
+.PHONY: setup setup-train setup-ray demo test fuzz soak check clean help
 
 help:             ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -21,6 +21,9 @@ setup:            ## make .venv: ROS 2 from PyPI (unless a distro is sourced) an
 
 setup-train:      ## the same with torch, onnx and OpenVINO, for training and export
 	@$(SETUP) --train
+
+setup-ray:        ## the same as setup, with Ray, for `mnv2 bag run --ray`
+	@$(SETUP) --ray
 
 demo: setup       ## replay BAG=path (or a drawn street) through the live nodes
 	@$(VENV)/bin/mnv2 demo --out $(OUT) $(if $(BAG),--bag "$(BAG)") $(DEMO_ARGS)

@@ -24,7 +24,10 @@ setup(
         (f'{SHARE}/models', files(f'{PACKAGE}/models', '*')),
     ],
     python_requires='>=3.10',
-    extras_require={'test': ['pytest', 'pytest-timeout']},  # by which `colcon test` takes pytest
+    extras_require={
+        'ray': ['ray==2.60.0'],  # `mnv2 bag run --ray`
+        'test': ['pytest', 'pytest-timeout'],  # by which `colcon test` takes pytest
+    },
     zip_safe=True,
     maintainer='The mnv2_perception developers',
     maintainer_email='maintainers@mnv2-perception.example',

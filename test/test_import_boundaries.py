@@ -64,6 +64,8 @@ RULES = {
     'report': rule(own=f'report {MEASURING}'),
     'scenes': rule('rosbags', MEASURING),
     'replay': rule(own='replay tasks bags data vision engines model_spec'),
+    **{f'replay.{name}': rule('ray', 'replay tasks bags data vision engines model_spec', lazy=True)
+       for name in ('fleet', 'fleet_worker')},
     'training': rule(
         'torch tqdm matplotlib',
         'training nets vision data model_spec evaluation scenes',

@@ -31,7 +31,8 @@ ROSDEP_KEYS = {
     'tf2_ros': 'tf2_ros_py', 'yaml': 'python3-yaml',
 }
 BY_CHOICE = {
-    'cuda', 'matplotlib', 'onnx', 'openvino', 'pycocotools', 'tensorrt', 'torch', 'tqdm',
+    'cuda', 'matplotlib', 'onnx', 'openvino', 'pycocotools', 'ray', 'tensorrt', 'torch',
+    'tqdm',
 }
 
 

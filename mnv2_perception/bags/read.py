@@ -13,26 +13,15 @@ from typing import Any, NamedTuple
 from rosbags.interfaces import (
     Connection,
     ConnectionExtRosbag2,
-    MessageDefinition,
-    MessageDefinitionFormat,
     Qos,
     QosDurability,
     QosReliability,
 )
 from rosbags.rosbag2 import Reader
-from rosbags.serde import SerdeError
-from rosbags.typesys import (
-    get_types_from_idl,
-    get_types_from_msg,
-    get_typestore,
-    Stores,
-    TypesysError,
-)
-from rosbags.typesys.store import Typestore
 
 from mnv2_perception.bags.damage import Losses, Raw, readable_of
-from mnv2_perception.bags.definitions import jazzy_types
 from mnv2_perception.bags.files import find_files, Metadata, open_file
+from mnv2_perception.bags.message_types import MessageType
 from mnv2_perception.bags.ros1 import Ros1File
 from mnv2_perception.bags.zstandard import zstd
 from mnv2_perception.errors import BagError
@@ -42,7 +31,6 @@ logger = logging.getLogger(__name__)
 # No CDR begins so: in a message-compressed bag every message does.
 ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
 Stream = Callable[['Reader | Ros1File', list[Connection]], Iterator[Raw]]
-IDL_SEPARATOR = '=' * 80 + '\nIDL: '
 
 
 @dataclass(frozen=True)
@@ -148,7 +136,7 @@ class BagReader:
         self.path = Path(path).expanduser()
         self._stack = ExitStack()
         self._readers: list[Reader | Ros1File] = []
-        self._typestores: dict[str, Typestore] = {}
+        self._types: dict[str, MessageType] = {}
         self.missing: dict[str, int] = {}
         self.losses = Losses()
         try:
@@ -241,22 +229,19 @@ class BagReader:
         Raises:
             BagError: The type is not known, or the bytes do not fit it.
         """
-        type_name = message.type_name
-        try:
-            if type_name not in self._typestores:
-                self._typestores[type_name] = self._typestore(type_name)
-            return self._typestores[type_name].deserialize_cdr(message.cdr, type_name)
-        except KeyError as exc:
-            raise BagError(
-                f'{self.path}: {message.topic} has the type {type_name}, which neither the bag '
-                f'nor ROS 2 Jazzy defines (missing: {exc.args[0]}); record the bag again as mcap, '
-                'which keeps the definitions'
-            ) from exc
-        except (SerdeError, TypesysError) as exc:
-            raise BagError(
-                f'{self.path}: a message of {message.topic} is not the {type_name} that the bag '
-                f'says it is ({exc}); record the bag again with the types of one ROS distro'
-            ) from exc
+        return self.message_type(message.type_name).deserialize(message.topic, message.cdr)
+
+    def message_type(self, name: str) -> MessageType:
+        """Return a type by its name, with the bag's own definition where it has one."""
+        if name not in self._types:
+            definitions = (
+                connection.msgdef
+                for reader in self._readers
+                for connection in reader.connections
+                if _ros2_name(connection) == name and connection.msgdef.data
+            )
+            self._types[name] = MessageType(self.path, name, next(definitions, None))
+        return self._types[name]
 
     def _messages(self, names: Collection[str], of: Stream) -> Iterator[BagMessage]:
         streams = [
@@ -283,26 +268,6 @@ class BagReader:
             'or copied in part?)',
             self.path, ', '.join(f'{count} of {name}' for name, count in self.missing.items()),
         )
-
-    def _typestore(self, type_name: str) -> Typestore:
-        definition = next(
-            (
-                connection.msgdef
-                for reader in self._readers
-                for connection in reader.connections
-                if _ros2_name(connection) == type_name and connection.msgdef.data
-            ),
-            None,
-        )
-        if definition is None:
-            return jazzy_types()
-        typestore = get_typestore(Stores.EMPTY)
-        for text in _split_definition(definition):
-            if definition.format is MessageDefinitionFormat.IDL:
-                typestore.register(get_types_from_idl(text))
-            else:
-                typestore.register(get_types_from_msg(text, type_name))
-        return typestore
 
 
 @contextmanager
@@ -379,11 +344,3 @@ def _topic_qos(profiles: list[Qos]) -> TopicQos | None:
         transient_local=all(p.durability is QosDurability.TRANSIENT_LOCAL for p in profiles),
         depth=max(profile.depth for profile in profiles),
     )
-
-
-def _split_definition(definition: MessageDefinition) -> list[str]:
-    """Split several IDL files in one text; message definitions are parsed as one text."""
-    if not definition.data.startswith(IDL_SEPARATOR):
-        return [definition.data]
-    parts = definition.data.split(IDL_SEPARATOR)[1:]
-    return [part.split('\n', 1)[1] for part in parts]

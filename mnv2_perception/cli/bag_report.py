@@ -114,10 +114,10 @@ def pictures(original: Path, results: Path, topic: str) -> 'Images':
     def read(wanted: Collection[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], Any]]:
         for item in opened.items():
             key = item.stamp_ns, 0
-            if item.read is None or key not in wanted:
+            if item.frame is None or key not in wanted:
                 continue
             try:
-                yield key, item.read()[1]
+                yield key, item.frame()[1]
             except PerceptionError as exc:
                 images.failed[key] = str(exc)
 

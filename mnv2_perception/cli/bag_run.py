@@ -97,11 +97,17 @@ def add(commands: 'Commands') -> None:
     ground.add_argument('--grid-frame', default='odom', help='(%(default)s)')
     ground.add_argument('--no-grid', action='store_true', help='make none')
     run.add_argument('--json', action='store_true')
+    run.add_argument(
+        '--ray', nargs='?', const='', metavar='ADDRESS',
+        help='on a Ray cluster: HOST:PORT of one that this machine belongs to; without, the one '
+        'that runs here, or one is started. A worker has --threads CPUs (1)',
+    )
 
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Run models on a recording and tell what became of it; return the exit code."""
     check_rosbags()
+    from mnv2_perception.replay.fleet import Cluster, FleetRun
     from mnv2_perception.replay.frames import open_source
     from mnv2_perception.replay.models import open_tasks
     from mnv2_perception.replay.run import describe, open_results, Run
@@ -116,22 +122,35 @@ def run_command(arguments: argparse.Namespace) -> int:
             arguments.recording, stack, arguments.topic, arguments.copy, arguments.fps,
             transforms=arguments.camera_height is None and not arguments.no_grid,
         )
-        tasks = open_tasks(
-            arguments.model or [SEGMENTATION_MODEL], stack, arguments.engine, arguments.threads,
-            arguments.precision, arguments.min_confidence, arguments.min_score,
-        )
+        models = arguments.model or [SEGMENTATION_MODEL]
+        opening = {
+            'engine': arguments.engine,
+            'threads': arguments.threads or int(arguments.ray is not None),
+            'precision': arguments.precision, 'min_confidence': arguments.min_confidence,
+            'min_score': arguments.min_score,
+        }
+        tasks = open_tasks(models, stack, **opening)
         placer, placed = make_placer(arguments, source, tasks)
         given = {
             'min_confidence': arguments.min_confidence, 'min_score': arguments.min_score,
             'copy': sorted(arguments.copy), 'grid': placed,
         }
         description = describe(source, tasks, given)
+        cluster = None if arguments.ray is None else Cluster(
+            arguments.ray, stack, models, opening, tasks, placer
+        )
         results = open_results(out, description, arguments.resume)
         if results is None:
             print(f'{out}: is complete already')
             return 0
         print(f'{source.name}: {source.count or "?"} frames; grid: {placed}', file=sys.stderr)
-        summary = Run(source, tasks, placer, results, description)(progress())
+        of_run = source, tasks, placer, results, description
+        if cluster is None:
+            run = Run(*of_run)
+        else:
+            print(f'ray: {cluster.told}', file=sys.stderr)
+            run = FleetRun(cluster, *of_run)
+        summary = run(progress())
     show(out, summary, arguments.json)
     return 0 if summary.whole else PARTLY
 

@@ -24,7 +24,15 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: the file does not decode, its end is missing, or it has more than MAX_PIXELS.
     """
-    data = read_bytes(path)
+    return decode_image(read_bytes(path), path)
+
+
+def decode_image(data: bytes, path: Path) -> NDArray[np.uint8]:
+    """Decode what `read_image` reads; `path` is named in errors.
+
+    Raises:
+        DataError: as `read_image`.
+    """
     try:
         check_file(data, MAX_PIXELS)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None

@@ -116,13 +116,13 @@ def _look(
     places, values = [], []
     begun_s = time.perf_counter()
     for item in source.items():
-        if item.read is None:
+        if item.frame is None:
             continue
         found.frames += 1
         if (found.frames - 1) % every:
             continue
         try:
-            _, image = item.read()
+            _, image = item.frame()
             values.append(measure(image))
             places.append(found.frames - 1)
         except EngineError:
@@ -151,12 +151,12 @@ def _write(
         table.writerow(COLUMNS)
         frame = -1
         for item in source.items():
-            if item.read is None:
+            if item.frame is None:
                 continue
             frame += 1
             if frame not in chosen:
                 continue
-            header, image = item.read()
+            header, image = item.frame()
             name = item.name or f'{prefix}_{frame:06}'
             name = f'{name}_{frame:06}' if name in written else name
             written.add(name)

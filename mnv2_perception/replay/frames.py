@@ -1,9 +1,10 @@
 """Where frames come from: bags, a folder of pictures, a video file."""
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import heapq
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.bags.camera import CameraTopics, COMPRESSED, find_camera, RAW
+from mnv2_perception.bags.message_types import MessageType
 from mnv2_perception.bags.messages import header
 from mnv2_perception.bags.read import BagMessage, BagReader, BagTopic
 from mnv2_perception.bags.transforms import add_transforms
 from mnv2_perception.data.images import (
     BAG_SUFFIXES,
+    decode_image,
     IMAGE_SUFFIXES,
     is_bag,
     list_images,
-    read_image,
+    read_bytes,
 )
 from mnv2_perception.errors import BagError, DataError
 from mnv2_perception.vision.encodings import image_from_compressed_msg, image_from_fields
@@ -33,20 +36,117 @@ FRAME_ID = 'camera'
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg')
 
 
+class Frame(ABC):
+    """A frame of a source, not decoded yet; can be pickled."""
+
+    @abstractmethod
+    def __call__(self) -> tuple[Any, NDArray[np.uint8]]:
+        """Return the header and the (H, W, 3) uint8 RGB image, or raise PerceptionError."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes of what is to be decoded."""
+
+    def carried(self) -> 'Frame':
+        """Return it with all that it needs on another machine."""
+        return self
+
+
+@dataclass(frozen=True)
+class BagFrame(Frame):
+    """A message of a bag."""
+
+    type: MessageType
+    message: BagMessage
+
+    def __call__(self) -> tuple[Any, NDArray[np.uint8]]:
+        message = self.message
+        if message.type_name not in (RAW, COMPRESSED):
+            raise BagError(
+                f'{message.topic}: a message of type {message.type_name}, expected {RAW} or '
+                f'{COMPRESSED}; record other types under other names'
+            )
+        msg = self.type.deserialize(message.topic, message.cdr)
+        if message.type_name == COMPRESSED:
+            return msg.header, image_from_compressed_msg(msg)
+        return msg.header, image_from_fields(msg)
+
+    @property
+    def size(self) -> int:
+        return len(self.message.cdr)
+
+
+@dataclass(frozen=True)
+class PictureFrame(Frame):
+    """A picture's file; `data` is its content once it was read."""
+
+    path: Path
+    stamp_ns: int
+    data: bytes | None = None
+
+    def __call__(self) -> tuple[Any, NDArray[np.uint8]]:
+        data = read_bytes(self.path) if self.data is None else self.data
+        return header(self.stamp_ns, FRAME_ID), decode_image(data, self.path)
+
+    @property
+    def size(self) -> int:
+        return len(self.data or b'')
+
+    def carried(self) -> 'PictureFrame':
+        try:
+            return replace(self, data=read_bytes(self.path))
+        except DataError:
+            return replace(self, data=b'')  # no readable image, there as here
+
+
+@dataclass(frozen=True)
+class VideoFrame(Frame):
+    """A frame that OpenCV decoded: (H, W, 3) uint8 BGR."""
+
+    pixels: NDArray[Any]
+    stamp_ns: int
+
+    def __call__(self) -> tuple[Any, NDArray[np.uint8]]:
+        image = cv2.cvtColor(self.pixels, cv2.COLOR_BGR2RGB)
+        return header(self.stamp_ns, FRAME_ID), np.asarray(image, np.uint8)
+
+    @property
+    def size(self) -> int:
+        return int(self.pixels.nbytes)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A camera_info of a bag; can be pickled."""
+
+    type: MessageType
+    message: BagMessage
+
+    def read(self) -> Any:
+        """Return the sensor_msgs/CameraInfo.
+
+        Raises:
+            BagError: it is none.
+        """
+        return self.type.deserialize(self.message.topic, self.message.cdr)
+
+
 class Item(NamedTuple):
     """What comes next of a source.
 
     Attributes:
         stamp_ns: when it was recorded.
-        read: returns the header and the (H, W, 3) uint8 RGB image, or raises PerceptionError;
-            None where it is no frame.
-        message: to be copied, or the camera's calibration; None where it is a frame.
+        frame: None where it is none.
+        message: to be copied.
+        calibration: of the camera, from here on.
         name: of a picture's file, without its suffix; empty of other frames.
     """
 
     stamp_ns: int
-    read: Callable[[], tuple[Any, NDArray[np.uint8]]] | None = None
+    frame: Frame | None = None
     message: BagMessage | None = None
+    calibration: Calibration | None = None
     name: str = ''
 
 
@@ -65,8 +165,7 @@ class Source:
         transforms: of /tf; None without.
         lost: frames that could not be read, once the items are through.
         reasons: why something could not be read.
-        deserialize: makes an object of a message.
-        calibration: the camera's first one, a sensor_msgs/CameraInfo; None without.
+        calibration: the camera's first one; None without.
     """
 
     name: str
@@ -79,8 +178,7 @@ class Source:
     transforms: TransformTree | None = None
     lost: int = 0
     reasons: list[str] = field(default_factory=list)
-    deserialize: Callable[[BagMessage], Any] = lambda message: None
-    calibration: Any = None
+    calibration: Calibration | None = None
 
 
 def open_source(
@@ -136,13 +234,10 @@ def _open_pictures(folder: Path, fps: float) -> Source:
     if not files:
         raise DataError(f'{folder}: holds neither a bag nor pictures ({" ".join(IMAGE_SUFFIXES)})')
 
-    def reader(path: Path, stamp_ns: int) -> Callable[[], tuple[Any, NDArray[np.uint8]]]:
-        return lambda: (header(stamp_ns, FRAME_ID), read_image(path))
-
     def items() -> Iterator[Item]:
         for index, path in enumerate(files):
             stamp_ns = picture_stamp_ns(index, fps)
-            yield Item(stamp_ns, reader(path, stamp_ns), name=path.stem)
+            yield Item(stamp_ns, PictureFrame(path, stamp_ns), name=path.stem)
 
     return Source(
         str(folder), len(files), items, {'pictures': folder.resolve().name, 'fps': fps}
@@ -161,12 +256,6 @@ def _open_video(path: Path, fps: float) -> Source:
             + (' at its rate; give --fps' if opened else '; convert it to H.264 in .mp4')
         )
 
-    def reader(pixels: Any, stamp_ns: int) -> Callable[[], tuple[Any, NDArray[np.uint8]]]:
-        return lambda: (
-            header(stamp_ns, FRAME_ID),
-            np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8),
-        )
-
     source = Source(path.name, count, lambda: items(), {'video': path.name, 'fps': fps})
 
     def items() -> Iterator[Item]:
@@ -176,7 +265,7 @@ def _open_video(path: Path, fps: float) -> Source:
             while (got := video.read())[0]:
                 stamp_ns = picture_stamp_ns(came, fps)
                 came += 1
-                yield Item(stamp_ns, reader(got[1], stamp_ns))
+                yield Item(stamp_ns, VideoFrame(got[1], stamp_ns))
         finally:
             video.release()
         source.lost = max(0, count - came)
@@ -221,18 +310,19 @@ def _open_bags(
         {'bags': [path.resolve().name for path in paths], 'topic': camera.image},
         list(handed_on.values()), info, 'image_rect' in camera.image,
         _read_transforms(paths) if transforms else None,
-        deserialize=readers[0].deserialize,
         calibration=_first_calibration(readers, info) if info else None,
     )
     return source
 
 
-def _first_calibration(readers: Sequence[BagReader], topic: str) -> Any:
+def _first_calibration(readers: Sequence[BagReader], topic: str) -> Calibration | None:
     for reader in readers:
         if topic in {each.name for each in reader.topics}:
             for message in reader.readable([topic]):
+                found = Calibration(reader.message_type(message.type_name), message)
                 with suppress(BagError):
-                    return reader.deserialize(message)
+                    found.read()
+                    return found
     return None
 
 
@@ -243,14 +333,19 @@ def _items(
         _of_bag(reader, number, wanted & {each.name for each in reader.topics})
         for number, reader in enumerate(readers)
     ]
+    copied = {each.name for each in source.copied}
     source.lost = 0
     source.reasons = []
     try:
         for _, number, message in heapq.merge(*streams, key=lambda each: each[:2]):
+            type_ = readers[number].message_type(message.type_name)
             if message.topic == camera.image:
-                yield Item(message.stamp_ns, _reader(readers[number], message))
-            if message.topic == source.info or message.topic in {t.name for t in source.copied}:
-                yield Item(message.stamp_ns, None, message)
+                yield Item(message.stamp_ns, BagFrame(type_, message))
+            if message.topic == source.info or message.topic in copied:
+                yield Item(
+                    message.stamp_ns, None, message if message.topic in copied else None,
+                    Calibration(type_, message) if message.topic == source.info else None,
+                )
     except BagError as exc:
         source.reasons.append(str(exc))
     for reader in readers:
@@ -266,23 +361,6 @@ def _of_bag(
 ) -> Iterator[tuple[int, int, BagMessage]]:
     for message in reader.readable(wanted):
         yield message.stamp_ns, number, message
-
-
-def _reader(
-    reader: BagReader, message: BagMessage
-) -> Callable[[], tuple[Any, NDArray[np.uint8]]]:
-    def read() -> tuple[Any, NDArray[np.uint8]]:
-        if message.type_name not in (RAW, COMPRESSED):
-            raise BagError(
-                f'{message.topic}: a message of type {message.type_name}, expected {RAW} or '
-                f'{COMPRESSED}; record other types under other names'
-            )
-        msg = reader.deserialize(message)
-        if message.type_name == COMPRESSED:
-            return msg.header, image_from_compressed_msg(msg)
-        return msg.header, image_from_fields(msg)
-
-    return read
 
 
 def _read_transforms(paths: Sequence[Path]) -> TransformTree | None:

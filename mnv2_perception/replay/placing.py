@@ -144,7 +144,13 @@ class Placer:
 
     def _view(self, camera: Camera, pose: Pose) -> GroundView:
         last = self._last
-        if last and last[0] == camera and last[1].is_close(pose):
+        # Equal, not close: else a frame's cells would depend on those before it, and with them on
+        # where a run was taken up.
+        if last and last[0] == camera and all(
+            np.array_equal(*pair) for pair in (
+                (last[1].rotation, pose.rotation), (last[1].translation, pose.translation),
+            )
+        ):
             return last[2]
         view = GroundView(camera, pose, self._ground.max_range_m, self._ground.max_footprint_m)
         self._last = camera, pose, view

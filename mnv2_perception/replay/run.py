@@ -12,41 +12,28 @@ import json
 from pathlib import Path
 import statistics
 import time
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from mnv2_perception.bags.messages import header as make_header
-from mnv2_perception.bags.messages import stamp_ns, text_cdr
+from mnv2_perception.bags.messages import text_cdr
 from mnv2_perception.bags.read import BagReader
 from mnv2_perception.bags.result_file import ResultFile, written_here
 from mnv2_perception.bags.results import RESULTS, RUN
 from mnv2_perception.bags.unfinished import is_indexed
-from mnv2_perception.errors import BagError, CalibrationError, PerceptionError, SetupError
+from mnv2_perception.errors import BagError, SetupError
 from mnv2_perception.replay.frames import Item, Source
-from mnv2_perception.replay.models import blank, LATCHED, Outputs, RESULT, Task
+from mnv2_perception.replay.models import LATCHED, Outputs, RESULT, Task
 from mnv2_perception.replay.placing import Placer
+from mnv2_perception.replay.work import Decoded, Found, Rejected, Work
 from mnv2_perception.tasks.contract import images_at_once
-from mnv2_perception.tasks.pipeline import infer_images, Pipeline
-from mnv2_perception.vision.preprocess import fit_image
 
 STRING = 'std_msgs/msg/String'
-MASK, GRID = '/segmentation/mask', '/grid'
 PLACED = ('ground', 'obstacles', 'scan', 'grid')
 MOST_ITEMS = 64  # of a block
 DECODERS = 2
 AHEAD = 6  # blocks
 Block = list[tuple[int, Item]]
 Tell = Callable[[int, int, float], None]
-
-
-class Decoded(NamedTuple):
-    """A frame: its header, its image, and that as each model takes it."""
-
-    header: Any
-    image: NDArray[np.uint8]
-    fitted: list[NDArray[np.uint8]]
 
 
 @dataclass
@@ -145,14 +132,6 @@ def _first_difference(before: str, now: str) -> str:
     return f'then {left.strip(" ,")}, now {right.strip(" ,")}'
 
 
-def _fitted(model: Pipeline[Any], image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an image in the size that the network takes, which inference then leaves alone."""
-    spec, image = model.spec, model.prepare(image)
-    if spec.crop_ratio < 1.0:  # inference would cut from what is cut already
-        return image
-    return fit_image(image, spec.height, spec.width, spec.fit, pad=spec.pad)
-
-
 class Run:
     """A recording, the models and the file that takes the results.
 
@@ -168,11 +147,12 @@ class Run:
         self, source: Source, tasks: Sequence[Task], placer: Placer | None, out: ResultFile,
         description: str,
     ) -> None:
-        self.source, self.tasks, self.placer, self.out = source, tasks, placer, out
+        self.source, self.tasks, self.out = source, tasks, out
+        self.work = Work(tasks, placer)
         self.description = description
         self.summary = Summary()
+        self.inference_ms: list[float] = []
         self._size = max(images_at_once(task.model.engine) or 1 for task in tasks)
-        self._inference_ms: list[float] = []
 
     def __call__(self, tell: Tell) -> Summary:
         """Process the recording to its end and finish the file.
@@ -186,11 +166,10 @@ class Run:
         """
         try:
             self._announce()
-            for task in self.tasks:
-                infer_images(task.model.engine, task.model.spec, [blank(task)])
+            self.warm_up()
             begun_s = time.perf_counter()
             results_before = self.out.counts[list(self.tasks[0].topics)[-1]]
-            self._process(lambda: tell(
+            self.process(lambda: tell(
                 self.summary.frames, self.source.count, time.perf_counter() - begun_s
             ))
             self.out.finish()
@@ -204,16 +183,20 @@ class Run:
         summary.lost = self.source.lost
         summary.reasons.update(self.source.reasons)
         summary.messages = dict(self.out.counts)
-        if self._inference_ms:
-            summary.inference_ms = statistics.median(self._inference_ms)
+        if self.inference_ms:
+            summary.inference_ms = statistics.median(self.inference_ms)
         return summary
+
+    def warm_up(self) -> None:
+        """Make ready, before the time counts."""
+        self.work.warm_up()
 
     def _announce(self) -> None:
         topics = {RUN: (STRING, LATCHED)}
         for task in self.tasks:
             for topic, type_name in task.topics.items():
                 topics[topic] = type_name, LATCHED if topic == task.label_info else RESULT
-        if self.placer is not None:
+        if self.work.placer is not None:
             for name in PLACED:
                 topics[f'/{name}'] = (
                     RESULTS['costmap'][name], LATCHED if name == 'grid' else RESULT
@@ -229,29 +212,29 @@ class Run:
                 copied.name, copied.type_name, copied.qos, copied.definition or None
             )
 
-    def _process(self, tell: Callable[[], None]) -> None:
-        pending: deque[tuple[int, Future[None]]] = deque()
-        done = self.out.done
+    def process(self, tell: Callable[[], None]) -> None:
+        """Work on the blocks, each step of it in a place of its own.
+
+        Args:
+            tell: to be called after each.
+        """
+        pending: deque[Future[None]] = deque()
         decoders = ThreadPoolExecutor(DECODERS, 'decode')
         engines, writer = ThreadPoolExecutor(1, 'infer'), ThreadPoolExecutor(1, 'write')
-        if self.placer is not None and self.source.calibration is not None:
-            self.placer.calibrate(self.source.calibration)
+        self.work.calibrate(self.source.calibration)
 
         def settle() -> None:
-            frames, future = pending.popleft()
-            future.result()
-            self.summary.frames += frames
+            pending.popleft().result()
             tell()
 
         try:
-            for block in self._blocks():
-                frames = sum(item.read is not None for _, item in block)
-                if block[-1][0] <= done:
-                    self._pass_over(block, frames)
-                    continue
-                decoded = [decoders.submit(self._decode, item) for _, item in block if item.read]
+            for block in self.blocks(self.calibrate):
+                decoded = [
+                    decoders.submit(self.work.decode, item.frame) for _, item in block
+                    if item.frame
+                ]
                 inferred = engines.submit(self._infer, decoded)
-                pending.append((frames, writer.submit(self._finish, block, decoded, inferred)))
+                pending.append(writer.submit(self._finish, block, decoded, inferred))
                 if len(pending) >= AHEAD:
                     settle()
             while pending:
@@ -260,107 +243,102 @@ class Run:
             for pool in (decoders, engines, writer):
                 pool.shutdown(cancel_futures=True)
 
-    def _blocks(self) -> Iterator[Block]:
-        """Go through the items in blocks of as many frames as one inference takes."""
+    def blocks(self, pass_over: Callable[[Item], None]) -> Iterator[Block]:
+        """Go through the items that are still to be done, as many frames as one inference takes.
+
+        Args:
+            pass_over: is called with each item that an earlier run has done.
+        """
+        done = self.out.done
+        for block in self._all_blocks():
+            if block[-1][0] > done:
+                yield block
+                continue
+            frames = sum(item.frame is not None for _, item in block)
+            self.summary.frames += frames
+            self.summary.done_before += frames
+            for _, item in block:
+                pass_over(item)
+
+    def _all_blocks(self) -> Iterator[Block]:
         block: Block = []
         frames = 0
         for numbered in enumerate(self.source.items()):
             block.append(numbered)
-            frames += numbered[1].read is not None
+            frames += numbered[1].frame is not None
             if frames == self._size or len(block) == MOST_ITEMS:
                 yield block
                 block, frames = [], 0
         if block:
             yield block
 
-    def _pass_over(self, block: Block, frames: int) -> None:
-        """Leave out what an earlier run has done."""
-        self.summary.frames += frames
-        self.summary.done_before += frames
-        for _, item in block:
-            self._calibrate(item)
-
-    def _calibrate(self, item: Item) -> None:
-        message = item.message
-        if self.placer is None or message is None or message.topic != self.source.info:
-            return
+    def calibrate(self, item: Item) -> None:
+        """Take the calibration, if an item is one, and tell of one that is damaged."""
         try:
-            self.placer.calibrate(self.source.deserialize(message))
+            if item.calibration is not None:
+                self.work.calibrate(item.calibration)
         except BagError as exc:
             self.summary.reasons[str(exc)] += 1
 
-    def _decode(self, item: Item) -> Decoded | PerceptionError:
-        assert item.read
-        try:
-            header, image = item.read()
-            models = [task.model for task in self.tasks]
-            return Decoded(header, image, [_fitted(model, image) for model in models])
-        except PerceptionError as exc:
-            return exc
-
-    def _infer(
-        self, decoded: Sequence[Future[Decoded | PerceptionError]]
-    ) -> list[list[Outputs]]:
+    def _infer(self, decoded: Sequence[Future[Decoded | Rejected]]) -> list[list[Outputs]]:
         """Return the outputs of each model for each frame that was decoded."""
         frames = [each for future in decoded if isinstance(each := future.result(), Decoded)]
-        found: list[list[Outputs]] = [[] for _ in frames]
         begun_s = time.perf_counter()
-        for index, task in enumerate(self.tasks):
-            engine, spec = task.model.engine, task.model.spec
-            room = images_at_once(engine) or 1
-            for first in range(0, len(frames), room):
-                images = [each.fitted[index] for each in frames[first:first + room]]
-                for offset, outputs in enumerate(infer_images(engine, spec, images)):
-                    found[first + offset].append(outputs)
+        found = self.work.infer(frames)
         if frames:
-            self._inference_ms.append((time.perf_counter() - begun_s) * 1000.0 / len(frames))
+            self.inference_ms.append((time.perf_counter() - begun_s) * 1000.0 / len(frames))
         return found
 
     def _finish(
-        self, block: Block, decoded: Sequence[Future[Decoded | PerceptionError]],
+        self, block: Block, decoded: Sequence[Future[Decoded | Rejected]],
         inferred: Future[list[list[Outputs]]],
     ) -> None:
         frames, outputs = iter(decoded), iter(inferred.result())
-        copied = {topic.name for topic in self.source.copied}
+        results = []
+        for _, item in block:
+            self.calibrate(item)
+            if item.frame is not None:
+                frame = next(frames).result()
+                results.append(
+                    self.work.finish(frame, next(outputs), item.stamp_ns)
+                    if isinstance(frame, Decoded) else frame
+                )
+        self.write(block, results)
+
+    def write(self, block: Block, results: Sequence[Found | Rejected]) -> None:
+        """Write a block, which follows on the one that was written before.
+
+        Args:
+            block: what was worked on.
+            results: of its frames.
+
+        Raises:
+            BagError: the disk took no more.
+        """
+        of_frames = iter(results)
         number = block[-1][0]  # of all of them: a block is in the file, or it is not
         for _, item in block:
-            self._calibrate(item)
-            if item.message is not None and item.message.topic in copied:
+            if item.message is not None:
                 self.out.write(item.message.topic, item.stamp_ns, item.message.cdr, number)
-            if item.read is None:
+            if item.frame is None:
                 continue
-            frame = next(frames).result()
-            if isinstance(frame, Decoded):
-                self._write_frame(number, item.stamp_ns, frame, next(outputs))
+            result = next(of_frames)
+            if isinstance(result, Found):
+                self._write_frame(number, item.stamp_ns, result)
             else:
-                self._reject(frame)
+                self.summary.rejected += 1
+                self.summary.reasons[result.reason] += 1
         self.out.end_item(number)
+        self.summary.frames += len(results)
 
-    def _write_frame(
-        self, number: int, recorded_ns: int, frame: Decoded, outputs: Sequence[Outputs]
-    ) -> None:
-        messages: dict[str, bytes] = {}
-        for task, given in zip(self.tasks, outputs, strict=True):
-            try:
-                result = task.model.finish(frame.image, given)
-            except PerceptionError as exc:
-                self._reject(exc)
-                return
-            messages |= task.messages(result, frame.header)
-            if self.placer is not None and MASK in task.topics:
-                try:
-                    messages |= self.placer.place(result.class_ids, frame.header, recorded_ns)
-                except CalibrationError as exc:
-                    self.summary.unplaced += 1
-                    self.summary.reasons[str(exc)] += 1
+    def _write_frame(self, number: int, recorded_ns: int, found: Found) -> None:
+        if found.unplaced:
+            self.summary.unplaced += 1
+            self.summary.reasons[found.unplaced] += 1
         if not self.out.counts[RUN]:
             self.out.write(RUN, recorded_ns, text_cdr(self.description), number)
-            latched = make_header(stamp_ns(frame.header), '')
+            latched = make_header(found.stamp_ns, '')
             for task in self.tasks:
                 self.out.write(task.label_info, recorded_ns, task.names_cdr(latched), number)
-        for topic, cdr in messages.items():
+        for topic, cdr in found.messages.items():
             self.out.write(topic, recorded_ns, cdr, number)
-
-    def _reject(self, exc: PerceptionError) -> None:
-        self.summary.rejected += 1
-        self.summary.reasons[str(exc)] += 1

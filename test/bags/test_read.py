@@ -13,7 +13,8 @@ import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 import yaml
 
-from mnv2_perception.bags.read import BagReader, header_stamp_ns, jazzy_types, TopicQos
+from mnv2_perception.bags.definitions import jazzy_types
+from mnv2_perception.bags.read import BagReader, header_stamp_ns, TopicQos
 from mnv2_perception.bags.write import BagWriter, compressed_image_cdr, image_cdr
 from mnv2_perception.errors import BagError
 

@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from mnv2_perception.bags.read import BagReader, jazzy_types
+from mnv2_perception.bags.definitions import jazzy_types
+from mnv2_perception.bags.read import BagReader
 from mnv2_perception.bags.results import (
     DETECTIONS,
     GRID,

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import Reader
 
-from mnv2_perception.bags.read import BagMessage, BagReader, jazzy_types, TopicQos
+from mnv2_perception.bags.definitions import jazzy_types
+from mnv2_perception.bags.read import BagMessage, BagReader, TopicQos
 from mnv2_perception.bags.results import read_classifications, read_detections, read_grids
 from mnv2_perception.bags.write import BagWriter, camera_info_cdr, image_cdr
 

@@ -293,17 +293,18 @@ def test_an_index_that_is_named_is_taken_unasked_and_a_gpu_gets_cuda(
         ('tools/ros_from_pypi/requirements.txt', {'packages', 'interfaces', 'repository'}),
         ('tools/ros_from_pypi/setup_venv.py', {'packages', 'interfaces', 'repository'}),
         ('tools/ros_from_pypi/requirements-train.txt', {'train'}),
+        ('tools/ros_from_pypi/requirements-ray.txt', {'ray'}),
         ('setup.py', {'repository'}),
     ],
 )
 def test_a_changed_input_redoes_what_rests_on_it(clone: Path, file: str, redone: set[str]) -> None:
     tool = load(script_of(clone))
     place = tool.Place('jazzy', False, clone / '.venv')
-    before = {step.name: step.inputs for step in tool.steps_for(place, True)}
+    before = {step.name: step.inputs for step in tool.steps_for(place, True, True)}
     with (clone / file).open('a') as stream:
         stream.write('# changed\n')
 
-    after = {step.name: step.inputs for step in tool.steps_for(place, True)}
+    after = {step.name: step.inputs for step in tool.steps_for(place, True, True)}
     assert {name for name in after if after[name] != before[name]} == redone
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mnv2_perception.bags.read import jazzy_types
+from mnv2_perception.bags.definitions import jazzy_types
 from mnv2_perception.bags.write import image_cdr
 from mnv2_perception.errors import ImageError
 from mnv2_perception.vision import encodings

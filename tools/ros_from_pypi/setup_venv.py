@@ -3,6 +3,7 @@
     python3 tools/ros_from_pypi/setup_venv.py                   what `make setup` runs
     python3 tools/ros_from_pypi/setup_venv.py --train           also torch, onnx and what else the
                                                                 tests need (`make test`)
+    python3 tools/ros_from_pypi/setup_venv.py --ray             also Ray, for clusters
     python3 tools/ros_from_pypi/setup_venv.py --distro kilted   another distro, in .venv-kilted
 
 With a ROS distro sourced, .venv sees the distro's packages and gets only what the distro lacks.
@@ -330,7 +331,12 @@ def install_training(place: Place) -> None:
     pip_install(place, *beside, *distros_numpy(place), '-r', str(HERE / 'requirements-train.txt'))
 
 
-def steps_for(place: Place, train: bool) -> list[Step]:
+def install_ray(place: Place) -> None:
+    """Install what hands work to a cluster."""
+    pip_install(place, *distros_numpy(place), '-r', str(HERE / 'requirements-ray.txt'))
+
+
+def steps_for(place: Place, train: bool, ray: bool = False) -> list[Step]:
     """List the steps in order; each one's hash covers those it rests on."""
     name, version = place.venv.name, f'CPython {platform.python_version()}'
     venv = hash_of([sys.version, str(ROOT), place.distro if place.sourced else None])
@@ -358,6 +364,9 @@ def steps_for(place: Place, train: bool) -> list[Step]:
         inputs = hash_of([venv], [HERE / 'requirements-train.txt'])
         title = 'torch, onnx, openvino and what else training and all tests need'
         steps.append(Step('train', title, inputs, lambda: install_training(place)))
+    if ray:
+        inputs = hash_of([venv], [HERE / 'requirements-ray.txt'])
+        steps.append(Step('ray', 'Ray, for clusters', inputs, lambda: install_ray(place)))
     return steps
 
 
@@ -384,6 +393,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         '--train', action='store_true', help='also what training, export and all tests need'
     )
+    parser.add_argument('--ray', action='store_true', help='also Ray, for clusters')
     parser.add_argument(
         '--distro', choices=DISTROS,
         help=f'ROS distro (the one that is sourced, or {DEFAULT_DISTRO})',
@@ -396,8 +406,9 @@ def main(arguments: list[str] | None = None) -> int:
     place = place_for(options.distro)
     name = place.venv.name
     state = read_state(place)
-    train = options.train or 'train' in (*state, state.get('running'))
-    steps = steps_for(place, train)
+    begun = {*state, state.get('running')}
+    train, ray = options.train or 'train' in begun, options.ray or 'ray' in begun
+    steps = steps_for(place, train, ray)
     whole = 'running' not in state and Path(place.python).exists()
     if not whole or state.get('venv') != steps[0].inputs:
         state = {}

@@ -1,0 +1,82 @@
+"""The type of a bag's messages, as the bag defines it; unlike the bag it can be handed on."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
+from rosbags.serde import SerdeError
+from rosbags.typesys import (
+    get_types_from_idl,
+    get_types_from_msg,
+    get_typestore,
+    Stores,
+    TypesysError,
+)
+from rosbags.typesys.store import Typestore
+
+from mnv2_perception.bags.definitions import jazzy_types
+from mnv2_perception.errors import BagError
+
+IDL_SEPARATOR = '=' * 80 + '\nIDL: '
+
+
+@dataclass(frozen=True)
+class MessageType:
+    """What makes an object of a message's bytes; can be pickled.
+
+    Attributes:
+        bag: to be named in errors.
+        name: as ``sensor_msgs/msg/Image``.
+        definition: the bag's own; None takes Jazzy's.
+    """
+
+    bag: Path
+    name: str
+    definition: MessageDefinition | None
+
+    def deserialize(self, topic: str, cdr: bytes) -> Any:
+        """Return an object with the message's fields as attributes; arrays are numpy's.
+
+        Args:
+            topic: of the message, to be named in errors.
+            cdr: the message, encapsulation header included.
+
+        Raises:
+            BagError: the type is not known, or the bytes do not fit it.
+        """
+        try:
+            return _store(self.name, self.definition).deserialize_cdr(cdr, self.name)
+        except KeyError as exc:
+            raise BagError(
+                f'{self.bag}: {topic} has the type {self.name}, which neither the bag '
+                f'nor ROS 2 Jazzy defines (missing: {exc.args[0]}); record the bag again as mcap, '
+                'which keeps the definitions'
+            ) from exc
+        except (SerdeError, TypesysError) as exc:
+            raise BagError(
+                f'{self.bag}: a message of {topic} is not the {self.name} that the bag '
+                f'says it is ({exc}); record the bag again with the types of one ROS distro'
+            ) from exc
+
+
+@lru_cache(maxsize=64)
+def _store(name: str, definition: MessageDefinition | None) -> Typestore:
+    if definition is None:
+        return jazzy_types()
+    typestore = get_typestore(Stores.EMPTY)
+    for text in _split_definition(definition):
+        if definition.format is MessageDefinitionFormat.IDL:
+            typestore.register(get_types_from_idl(text))
+        else:
+            typestore.register(get_types_from_msg(text, name))
+    return typestore
+
+
+def _split_definition(definition: MessageDefinition) -> list[str]:
+    """Split several IDL files in one text; message definitions are parsed as one text."""
+    if not definition.data.startswith(IDL_SEPARATOR):
+        return [definition.data]
+    parts = definition.data.split(IDL_SEPARATOR)[1:]
+    return [part.split('\n', 1)[1] for part in parts]

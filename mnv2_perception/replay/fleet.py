@@ -1,0 +1,289 @@
+"""A recording through the machines of a Ray cluster, into the same file as without.
+
+This process reads the recording, cuts it into slices of a few frames, and writes what comes back
+in their order. The machines get frames as they were recorded, so none needs the recording. Ray
+runs a slice again whose worker or machine was lost. https://docs.ray.io/en/latest/ray-core/tasks.html
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+import importlib.util
+import os
+from pathlib import Path
+import socket
+import sys
+from typing import Any, NamedTuple
+
+from mnv2_perception.errors import BagError, EngineError, PerceptionError, SetupError
+from mnv2_perception.replay.fleet_worker import Done, Orders, Piece, work_on
+from mnv2_perception.replay.frames import Calibration, Item
+from mnv2_perception.replay.models import Task
+from mnv2_perception.replay.placing import Placer
+from mnv2_perception.replay.run import Block, Run
+from mnv2_perception.tasks.models import find_model
+
+RAY = 'ray==2.60.0'
+GPU_ENGINES = 'tensorrt', 'onnx_runtime_cuda', 'onnx_runtime_tensorrt'
+SLICE_FRAMES = 16
+SLICE_BYTES = 8 * 2**20
+AHEAD = 2  # slices for each that is worked on
+RETRIES = 3  # of a slice whose worker was lost
+ANSWER_S = 5.0
+# Ray takes minutes to say that nobody is there: a greeting that any gRPC server answers at once.
+HTTP2_GREETING = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0'
+HTTP2_SETTINGS = 4
+
+
+class Slice(NamedTuple):
+    """Blocks that a worker has, and Ray's name for what becomes of them."""
+
+    blocks: list[Block]
+    answer: Any
+
+
+class Cluster:
+    """A Ray cluster that this process is connected to, and whose workers open models.
+
+    Args:
+        address: HOST:PORT of one that this machine belongs to; empty takes that of RAY_ADDRESS, or
+            one that runs here, or starts one here.
+        stack: disconnects, and ends what was started.
+        models: as on the command line.
+        opening: how they were opened here; `threads` is also the CPUs of a worker.
+        tasks: what was opened here, and what they must be there.
+        placer: of the masks.
+
+    Attributes:
+        slots: how many slices are worked on at once.
+        told: in words, what works.
+
+    Raises:
+        SetupError: Ray is not installed; there is no such cluster, or none of its machines has
+            what a worker needs.
+    """
+
+    def __init__(
+        self, address: str, stack: ExitStack, models: Sequence[str], opening: Mapping[str, Any],
+        tasks: Sequence[Task], placer: Placer | None,
+    ) -> None:
+        if importlib.util.find_spec('ray') is None:
+            raise SetupError(f"--ray needs Ray: pip install '{RAY}', or run `make setup-ray`")
+        address = address or os.environ.get('RAY_ADDRESS', '')
+        if address not in ('', 'auto', 'local'):
+            check_address(address)
+        # A cluster that is started here tells nobody of it, unless one is asked to.
+        os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+        # For ever, where Ray itself ends a worker that lacks memory.
+        os.environ.setdefault('RAY_task_oom_retries', str(RETRIES))
+        import ray
+
+        self._ray = ray
+        try:
+            ray.init(
+                address or None, include_dashboard=None if address else False,
+                log_to_driver=False, logging_level='ERROR',
+            )
+        except Exception as exc:  # of many kinds: versions that differ, a token that lacks
+            given = address if ':' in address else 'HOST:PORT'
+            raise SetupError(
+                f'--ray {address or "here"}: the cluster cannot be used ({one_line(exc)}); this '
+                f'machine must belong to it (`ray start --address={given}`), with the same '
+                f'Python, the same token and {RAY}'
+            ) from exc
+        stack.callback(ray.shutdown)
+        cpus, gpus = opening['threads'], int(any(uses_gpu(task) for task in tasks))
+        self.slots, machines = self._room(cpus, gpus)
+        self.told = (
+            f'{machines} machine{"s" * (machines != 1)}; {self.slots} slices of {SLICE_FRAMES} '
+            f'frames at once, each on {cpus} CPU{"s" * (cpus != 1)}' + f' and {gpus} GPU' * gpus
+        )
+        orders = Orders(
+            os.urandom(8).hex(),
+            [str(find_model(name)) if Path(name).is_file() else name for name in models],
+            opening, [task.facts for task in tasks], placer,
+        )
+        # In a list, a worker gets its name alone, and asks for it once.
+        self._run, self._orders = orders.run, [ray.put(orders)]
+        self._work_on = ray.remote(work_on).options(
+            num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES
+        )
+        self.answer(self.send(None, []), 'opening the models')
+
+    def _room(self, cpus: int, gpus: int) -> tuple[int, int]:
+        """Return how many tasks run at once, and on how many machines."""
+        nodes = [node['Resources'] for node in self._ray.nodes() if node['Alive']]
+        rooms = [
+            int(min(node.get('CPU', 0) // cpus, node.get('GPU', 0) // gpus if gpus else 1e9))
+            for node in nodes
+        ]
+        if not any(rooms):
+            most = max((int(node.get('CPU', 0)) for node in nodes), default=0)
+            cards = int(max((node.get('GPU', 0) for node in nodes), default=0))
+            raise SetupError(
+                f'--ray: no machine of the cluster has {cpus} CPUs and {gpus} GPUs, at most '
+                f'{most} and {cards} on one; give a smaller --threads, or another --engine'
+            )
+        return sum(rooms), sum(room > 0 for room in rooms)
+
+    def send(self, start: Calibration | None, blocks: list[list[Piece]]) -> Any:
+        """Hand out a slice, see `work_on`; return Ray's name for what becomes of it."""
+        return self._work_on.remote(self._run, self._orders, start, blocks)
+
+    def answer(self, name: Any, what: str) -> Done:
+        """Wait for what becomes of a slice.
+
+        Args:
+            name: from `send`.
+            what: the slice, in words.
+
+        Raises:
+            PerceptionError: of the worker.
+            EngineError: it failed otherwise, or was lost again and again.
+        """
+        exceptions = self._ray.exceptions
+        try:
+            done: Done = self._ray.get(name)
+        except exceptions.RayTaskError as exc:
+            cause = exc.cause
+            if isinstance(cause, PerceptionError):
+                raise type(cause)(str(cause)) from exc
+            raise EngineError(
+                f'{what}: a worker failed ({one_line(cause or exc)}); each machine needs this '
+                f'package, in one version. What is done is kept: go on with --resume'
+            ) from exc
+        except exceptions.RayError as exc:
+            raise EngineError(
+                f'{what}: the worker was lost {RETRIES + 1} times ({one_line(exc)}); see whether '
+                f'memory suffices there. What is done is kept: go on with --resume'
+            ) from exc
+        return done
+
+
+def check_address(address: str) -> None:
+    """Raise SetupError unless something like a Ray cluster answers at an address."""
+    host, _, port = address.rpartition(':')
+    host = host.strip('[]')
+    if not (host and port.isdecimal() and 0 < int(port) < 65536 and '/' not in host):
+        raise SetupError(
+            f'--ray {address}: expected HOST:PORT, as `ray start --head` tells it; the recordings '
+            f'stand before --ray'
+        )
+    try:
+        with socket.create_connection((host, int(port)), ANSWER_S) as connection:
+            connection.settimeout(ANSWER_S)
+            connection.sendall(HTTP2_GREETING)
+            answer = connection.recv(9)
+    except OSError as exc:
+        raise SetupError(
+            f'--ray {address}: no Ray cluster answers there ({exc.strerror or exc}); start one '
+            f'with `ray start --head`, which tells its address'
+        ) from exc
+    if len(answer) < 4 or answer[3] != HTTP2_SETTINGS:
+        raise SetupError(
+            f'--ray {address}: what answers there is no Ray cluster; give the address that '
+            f'`ray start --head` tells'
+        )
+
+
+class FleetRun(Run):
+    """A run whose frames a cluster works on; the models here only tell what they are.
+
+    Args:
+        cluster: that works.
+        of_run: the arguments of Run.
+
+    Attributes:
+        workers: machine and process of each that gave results.
+    """
+
+    def __init__(self, cluster: Cluster, *of_run: Any) -> None:
+        super().__init__(*of_run)
+        self.workers: set[str] = set()
+        self._cluster, self._calibration = cluster, self.source.calibration
+
+    def warm_up(self) -> None:
+        """Do nothing: the workers do that themselves."""
+
+    def process(self, tell: Callable[[], None]) -> None:
+        """Hand out slices, and write what becomes of them in their order."""
+        pending: deque[Slice] = deque()
+        # Not this thread, in which Ctrl-C would leave half a block in the file.
+        writer = ThreadPoolExecutor(1, 'write')
+        blocks: list[Block] = []
+        pieces: list[list[Piece]] = []
+        frames = size = 0
+        start = self._calibration
+
+        def send() -> None:
+            nonlocal blocks, pieces, frames, size, start
+            pending.append(Slice(blocks, self._cluster.send(start, pieces)))
+            blocks, pieces, frames, size, start = [], [], 0, 0, self._calibration
+
+        def settle() -> None:
+            slice_ = pending.popleft()
+            writer.submit(self._settle, slice_, self._answer(slice_)).result()
+            tell()
+
+        def passed_over(item: Item) -> None:
+            nonlocal start
+            self.calibrate(item)
+            start = self._calibration
+
+        try:
+            for block in self.blocks(passed_over):
+                carried = [self._piece(item) for _, item in block]
+                blocks.append(block)
+                pieces.append(carried)
+                frames += sum(piece.frame is not None for piece in carried)
+                size += sum(piece.frame.size for piece in carried if piece.frame)
+                if frames >= SLICE_FRAMES or size >= SLICE_BYTES:
+                    send()
+                if len(pending) >= AHEAD * self._cluster.slots:
+                    settle()
+            if blocks:
+                send()
+            while pending:
+                settle()
+        finally:
+            writer.shutdown()
+
+    def calibrate(self, item: Item) -> None:
+        """Note the calibration, if an item is one, and tell of one that is damaged."""
+        if item.calibration is None or self.work.placer is None:
+            return
+        try:
+            item.calibration.read()
+            self._calibration = item.calibration
+        except BagError as exc:
+            self.summary.reasons[str(exc)] += 1
+
+    def _piece(self, item: Item) -> Piece:
+        before = self._calibration
+        self.calibrate(item)
+        counts = self._calibration if self._calibration is not before else None
+        return Piece(item.stamp_ns, item.frame and item.frame.carried(), counts)
+
+    def _answer(self, sent: Slice) -> Done:
+        first, last = sent.blocks[0][0][1], sent.blocks[-1][-1][1]
+        return self._cluster.answer(
+            sent.answer, f'what was recorded from {first.stamp_ns} to {last.stamp_ns} ns'
+        )
+
+    def _settle(self, sent: Slice, done: Done) -> None:
+        self.workers.add(done.worker)
+        self.inference_ms += done.inference_ms
+        for block, results in zip(sent.blocks, done.results, strict=True):
+            self.write(block, results)
+
+
+def uses_gpu(task: Task) -> bool:
+    """Tell whether an opened model computes on a GPU."""
+    name = task.model.engine.name
+    return name in GPU_ENGINES or (name == 'torch' and sys.modules[name].cuda.is_available())
+
+
+def one_line(exc: object) -> str:
+    """Return the first line of what an exception says."""
+    return next(iter(str(exc).strip().splitlines()), type(exc).__name__)[:200]

@@ -1,0 +1,132 @@
+"""What a worker of a Ray cluster does with a slice of a recording: see `fleet`."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+import os
+import socket
+import time
+from typing import Any, NamedTuple
+
+from mnv2_perception.errors import PerceptionError, SetupError
+from mnv2_perception.replay.frames import Calibration, Frame
+from mnv2_perception.replay.models import open_tasks
+from mnv2_perception.replay.placing import Placer
+from mnv2_perception.replay.work import Decoded, Found, Rejected, Work
+
+_works: dict[str, tuple[Work, ExitStack]] = {}
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What the workers of a run open.
+
+    Attributes:
+        run: number of it, in this process.
+        models: names, or absolute paths.
+        opening: how, see `open_tasks`.
+        facts: what must then be opened, see `Task`.
+        placer: of the masks.
+    """
+
+    run: str
+    models: Sequence[str]
+    opening: Mapping[str, Any]
+    facts: Sequence[Mapping[str, Any]]
+    placer: Placer | None
+
+
+class Piece(NamedTuple):
+    """What a worker needs of an item: see there."""
+
+    stamp_ns: int
+    frame: Frame | None
+    calibration: Calibration | None
+
+
+class Done(NamedTuple):
+    """What a worker returns of a slice.
+
+    Attributes:
+        results: of the frames of each block.
+        inference_ms: of one frame, for each block.
+        worker: machine and process.
+    """
+
+    results: list[list[Found | Rejected]]
+    inference_ms: list[float]
+    worker: str
+
+
+def work_on(
+    run: str, orders: Sequence[Any], start: Calibration | None, blocks: Sequence[Sequence[Piece]]
+) -> Done:
+    """Work on a slice.
+
+    Args:
+        run: number of it.
+        orders: Ray's name for them.
+        start: the calibration that counts at its beginning.
+        blocks: of the slice.
+
+    Raises:
+        SetupError: the models do not open here, or open otherwise.
+        EngineError: a runtime failed.
+    """
+    if run not in _works:
+        import ray
+
+        while _works:
+            _works.popitem()[1][1].close()
+        _works[run] = open_work(ray.get(orders[0]))
+    work, _ = _works[run]
+    work.calibrate(start)
+    done = Done([], [], f'{socket.gethostname()} {os.getpid()}')
+    for pieces in blocks:
+        frames = [work.decode(piece.frame) for piece in pieces if piece.frame]
+        good = [frame for frame in frames if isinstance(frame, Decoded)]
+        begun_s = time.perf_counter()
+        outputs = iter(work.infer(good))
+        if good:
+            done.inference_ms.append((time.perf_counter() - begun_s) * 1000.0 / len(good))
+        of_frames, results = iter(frames), []
+        for piece in pieces:
+            if piece.calibration is not None:
+                work.calibrate(piece.calibration)
+            if piece.frame is not None:
+                frame = next(of_frames)
+                results.append(
+                    work.finish(frame, next(outputs), piece.stamp_ns)
+                    if isinstance(frame, Decoded) else frame
+                )
+        done.results.append(results)
+    return done
+
+
+def open_work(orders: Orders) -> tuple[Work, ExitStack]:
+    """Open the models of a run.
+
+    Raises:
+        SetupError: they do not open here, or are not those that opened where the run was started.
+    """
+    here, stack = socket.gethostname(), ExitStack()
+    try:
+        tasks = open_tasks(orders.models, stack, **orders.opening)
+    except PerceptionError as exc:
+        stack.close()
+        raise SetupError(
+            f'on {here}: {exc}; each machine of the cluster needs the model at the same path (a '
+            f'shared folder), and the same engine'
+        ) from exc
+    for task, expected in zip(tasks, orders.facts, strict=True):
+        for name, value in expected.items():
+            if task.facts[name] != value:
+                stack.close()
+                raise SetupError(
+                    f'on {here}: {task.facts["file"]} has {name} {task.facts[name]}, expected '
+                    f'{value} as where the run was started: results would depend on who made '
+                    f'them; copy the model there, or name --engine and --precision'
+                )
+    work = Work(tasks, orders.placer)
+    work.warm_up()
+    return work, stack
