@@ -1,5 +1,6 @@
 """From an ONNX file to a TensorRT plan in the cache folder: `mnv2 build`."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -14,12 +15,16 @@ from mnv2_perception.engines import plans
 from mnv2_perception.engines import tensorrt_api as runtime
 from mnv2_perception.engines.graph import fix_batch, precision_of, read_onnx, to_fp16
 from mnv2_perception.engines.plans import Plan, PlanKey
+from mnv2_perception.engines.quantize import grouped_layers, leave_in_float
 from mnv2_perception.errors import command_name, EngineError
 from mnv2_perception.model_spec import ModelSpec
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
+# Compute capabilities that TensorRT for RTX builds for; Turing's (SM75) makes large plans.
+RTX_GPUS = ('SM75', 'SM80', 'SM86', 'SM89', 'SM120', 'SM121')
+RTX_DEFAULT = RTX_GPUS[1:]
 PERIOD_S = 5.0  # a build that runs says so at least as often
 
 logger = logging.getLogger(__name__)
@@ -65,7 +70,7 @@ class Progress:
 
     def __enter__(self) -> 'Progress':
         self._start_s = time.monotonic()
-        logger.info('%s: building a TensorRT plan; this takes minutes, once', self._what)
+        logger.info('%s: building a TensorRT plan; on a GPU this takes minutes, once', self._what)
         self._thread.start()
         return self
 
@@ -206,37 +211,38 @@ class TensorRTBuilder:
         timing_cache: file of kernel timings that builds share; None for one in the folder.
 
     Raises:
-        EngineError: TensorRT, cuda-python or the GPU is missing.
+        EngineError: TensorRT, cuda-python, onnx or the GPU is missing.
     """
 
-    def __init__(self, model: Path, folder: Path, timing_cache: Path | None = None) -> None:
-        runtime.load(model)
-        import tensorrt as trt
+    tensorrt: str
+    gpu: str
 
+    def __init__(self, model: Path, folder: Path, timing_cache: Path | None = None) -> None:
         self._model = model
-        self.tensorrt: str = trt.__version__
-        self.gpu = runtime.gpu_name()
+        self._module = runtime.load(model, 'tensorrt', building=True)
+        self.tensorrt = self._module.__version__
+        self.gpu = runtime.gpu_name('tensorrt')
         name = re.sub(r'[^\w.]+', '-', f'timing {self.tensorrt} {self.gpu}')
         self._timing_cache = timing_cache or folder / f'{name}.cache'
 
     def loads(self, blob: bytes, dla: int | None) -> bool:
         """Tell whether a plan deserialises."""
-        return runtime.deserialise(blob, dla) is not None
+        return runtime.deserialise(self._module, blob, dla) is not None
 
-    def build(self, proto: Any, key: PlanKey, progress: Progress) -> bytes:
-        """Return the plan of an onnx.ModelProto.
+    def parse(
+        self, builder: 'trt.Builder', proto: Any, key: PlanKey
+    ) -> 'trt.INetworkDefinition':
+        """Return TensorRT's network of an onnx.ModelProto.
 
         Raises:
-            EngineError: TensorRT refuses the graph, or this machine has no such DLA.
+            EngineError: TensorRT refuses the graph.
         """
-        import tensorrt as trt
-
+        if TYPE_CHECKING:
+            import tensorrt as trt
+        else:
+            trt = self._module
         has_typing = hasattr(trt.NetworkDefinitionCreationFlag, 'STRONGLY_TYPED')  # since 10
-        has_flags = hasattr(trt.BuilderFlag, 'FP16')  # until 10
-        # A DLA takes its precision from the flag as long as there is one.
-        typed = has_typing and not (has_flags and key.dla is not None)
-        trt_logger = runtime.trt_logger()
-        builder = trt.Builder(trt_logger)
+        typed = self._is_typed(key)
         if not has_typing:
             flags = 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
         else:
@@ -244,10 +250,37 @@ class TensorRTBuilder:
         network = builder.create_network(flags)
         if typed and key.precision == 'fp16' and precision_of(proto) == 'fp32':
             proto = to_fp16(proto)
-        parser = trt.OnnxParser(network, trt_logger)
+        parser = trt.OnnxParser(network, runtime.trt_logger(trt))
         if not parser.parse(proto.SerializeToString()):
             error: trt.ParserError = parser.get_error(0)
             raise EngineError(f'{self._model}: TensorRT cannot read it: {error.desc()}')
+        return network
+
+    def _is_typed(self, key: PlanKey) -> bool:
+        """Tell whether the precision lies in the graph; else flags tell it."""
+        if TYPE_CHECKING:
+            import tensorrt as trt
+        else:
+            trt = self._module
+        has_typing = hasattr(trt.NetworkDefinitionCreationFlag, 'STRONGLY_TYPED')
+        has_flags = hasattr(trt.BuilderFlag, 'FP16')  # until 10
+        # A DLA takes its precision from the flag as long as there is one.
+        return has_typing and not (has_flags and key.dla is not None)
+
+    def build(self, proto: Any, key: PlanKey, progress: Progress) -> bytes:
+        """Return the plan of an onnx.ModelProto.
+
+        Raises:
+            EngineError: TensorRT refuses the graph, or this machine has no such DLA.
+        """
+        if TYPE_CHECKING:
+            import tensorrt as trt
+        else:
+            trt = self._module
+        has_flags = hasattr(trt.BuilderFlag, 'FP16')
+        typed = self._is_typed(key)
+        builder = trt.Builder(runtime.trt_logger(trt))
+        network = self.parse(builder, proto, key)
         config = builder.create_builder_config()
         if has_flags and not typed:
             if key.precision in ('fp16', 'int8'):
@@ -263,7 +296,17 @@ class TensorRTBuilder:
             config.default_device_type = trt.DeviceType.DLA
             config.DLA_core = key.dla
             config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
-        monitor = watch(config, progress)
+        monitor = watch(trt, config, progress)
+        self._prepare(config)
+        blob = builder.build_serialized_network(network, config)
+        del monitor
+        if blob is None:
+            raise EngineError(f'{self._model}: cannot be built: {runtime.last_errors()}')
+        self._keep(config)
+        return to_bytes(blob)
+
+    def _prepare(self, config: 'trt.IBuilderConfig') -> None:
+        """Let the build start from the timings of those before."""
         try:
             timings = self._timing_cache.read_bytes()
         except OSError:
@@ -273,10 +316,9 @@ class TensorRTBuilder:
             logger.info('%s: is of no use here; it starts afresh', self._timing_cache)
             timing_cache = config.create_timing_cache(b'')
             config.set_timing_cache(timing_cache, ignore_mismatch=False)
-        blob = builder.build_serialized_network(network, config)
-        del monitor
-        if blob is None:
-            raise EngineError(f'{self._model}: cannot be built: {runtime.last_errors()}')
+
+    def _keep(self, config: 'trt.IBuilderConfig') -> None:
+        """Keep the timings for the next build."""
         try:
             with plans.locked(self._timing_cache):
                 plans.write_whole(
@@ -284,13 +326,82 @@ class TensorRTBuilder:
                 )
         except OSError as exc:
             logger.info('%s: not kept: %s', self._timing_cache, exc.strerror)
-        return to_bytes(blob)
 
 
-def watch(config: 'trt.IBuilderConfig', progress: Progress) -> Any:
+class RtxBuilder(TensorRTBuilder):
+    """Builds plans with TensorRT for RTX, on any machine: no GPU is needed, and nothing is timed.
+
+    Args:
+        model: for errors.
+        gpus: compute capabilities of the GPUs that the plan is for, some of RTX_GPUS.
+
+    Raises:
+        EngineError: TensorRT for RTX or onnx is missing, or it knows no such GPU.
+    """
+
+    def __init__(self, model: Path, gpus: Sequence[str] = RTX_DEFAULT) -> None:
+        self._model = model
+        self._module = runtime.load(model, plans.RTX, building=True, running=False)
+        self._gpus = tuple(gpus)
+        if unknown := set(gpus) - set(RTX_GPUS):
+            raise EngineError(
+                f'{model}: TensorRT for RTX builds for {", ".join(RTX_GPUS)}, got '
+                f'{", ".join(sorted(unknown))}; choose engine tensorrt there'
+            )
+        self.tensorrt = f'{plans.RTX_VERSION}{self._module.__version__}'
+        self.gpu = ' '.join(gpus)
+
+    def loads(self, blob: bytes, dla: int | None) -> bool:
+        """Tell whether a plan is whole; only the GPU that it is for can tell more."""
+        if TYPE_CHECKING:
+            import tensorrt as trt
+        else:
+            trt = self._module
+        has_targets = hasattr(trt, 'ComputeCapability')  # RTX alone
+        if has_targets:
+            reader = trt.Runtime(runtime.trt_logger(trt))
+            _, problems = reader.get_engine_validity(blob)
+            return not problems & int(trt.EngineInvalidityDiagnostics.MALFORMED_ENGINE)
+        return False
+
+    def parse(
+        self, builder: 'trt.Builder', proto: Any, key: PlanKey
+    ) -> 'trt.INetworkDefinition':
+        """Return TensorRT's network of an onnx.ModelProto, its grouped convolutions in float.
+
+        In int8 each group is padded to 32 × 32 channels: a depthwise layer of 960 would have
+        1024 times its weights, and as many times the work.
+        """
+        if grouped := grouped_layers(proto):
+            logger.info('%s: %d grouped layers stay float', self._model.name, len(grouped))
+            proto = leave_in_float(proto, grouped)
+        return super().parse(builder, proto, key)
+
+    def _prepare(self, config: 'trt.IBuilderConfig') -> None:
+        """Say which GPUs the plan is for."""
+        if TYPE_CHECKING:
+            import tensorrt as trt
+        else:
+            trt = self._module
+        has_targets = hasattr(trt, 'ComputeCapability')
+        if has_targets:
+            config.num_compute_capabilities = len(self._gpus)
+            for index, gpu in enumerate(self._gpus):
+                target = trt.ComputeCapability.__members__[gpu]
+                if not config.set_compute_capability(target, index):
+                    raise EngineError(f'{self._model}: cannot be built for {self.gpu}: '
+                                      f'{runtime.last_errors()}')
+
+    def _keep(self, config: 'trt.IBuilderConfig') -> None:
+        """Keep nothing."""
+
+
+def watch(module: Any, config: 'trt.IBuilderConfig', progress: Progress) -> Any:
     """Keep `progress.step` up to date where TensorRT tells; return what must live until then."""
-    import tensorrt as trt
-
+    if TYPE_CHECKING:
+        import tensorrt as trt
+    else:
+        trt = module
     has_monitor = hasattr(trt, 'IProgressMonitor')  # since 10
     if has_monitor:
 

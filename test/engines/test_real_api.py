@@ -26,6 +26,7 @@ TENSORRT = [
     'tensorrt-cu12-bindings==10.16.1.11',
     'tensorrt-cu12-bindings==11.4.0.106',
 ]
+RTX = 'tensorrt-rtx-cu13-bindings==1.7.1.116'
 CUDA = {
     'cuda.cudart': ['cuda-python==12.2.1'],
     'cuda.bindings.runtime': ['cuda-bindings==13.5.0', 'cuda-pathfinder==1.9.0'],
@@ -47,7 +48,7 @@ def newest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bo
     return folder / 'stubs', write_tensorrt_stub(wheel, folder / 'stubs')
 
 
-@pytest.mark.parametrize('release', TENSORRT)
+@pytest.mark.parametrize('release', [*TENSORRT, RTX])
 def test_tensorrt_has_what_we_call(release: str, tmp_path: Path, cache: Path) -> None:
     wheel = unpack_wheels(tmp_path / 'wheel', release)
     guards = write_tensorrt_stub(wheel, tmp_path / 'stubs')
@@ -97,5 +98,5 @@ def test_a_call_that_a_release_lacks_is_found(
 
 def test_each_guard_is_a_plain_question_to_the_release() -> None:
     guards = version_guards()
-    assert set(guards) == {'has_typing', 'has_flags', 'has_monitor'}
+    assert set(guards) == {'has_typing', 'has_flags', 'has_monitor', 'has_targets'}
     assert all(text.startswith('hasattr(trt') for text in guards.values())
