@@ -405,6 +405,20 @@ def test_the_command_prints_the_path_that_the_engine_then_opens(
 
 
 @pytest.mark.usefixtures('keep_sigint')
+def test_the_command_names_all_that_is_missing_and_where_to_get_it(
+    model: Path, trt: TensorRT, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ('tensorrt', 'onnx'):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert cli.main(['build', str(model)]) == 1
+    err = capsys.readouterr().err
+    assert 'import of tensorrt halted' in err and 'import of onnx halted' in err
+    assert 'pip install onnx "cuda-python<13"' in err
+    assert 'pip install tensorrt cuda-python onnx' in err
+
+
+@pytest.mark.usefixtures('keep_sigint')
 def test_the_command_takes_its_options(
     model: Path, folder: Path, trt: TensorRT, capsys: pytest.CaptureFixture[str]
 ) -> None:
