@@ -21,7 +21,7 @@ from mnv2_perception.cli.options import (
     THREADS,
 )
 from mnv2_perception.engines import ENGINES, PRECISIONS
-from mnv2_perception.engines.build import RTX_DEFAULT, RTX_GPUS
+from mnv2_perception.engines.builders import RTX_DEFAULT, RTX_GPUS
 from mnv2_perception.engines.quantize import TOLERANCE
 from mnv2_perception.errors import SetupError
 
@@ -191,7 +191,8 @@ def build_command(arguments: argparse.Namespace) -> None:
         SetupError: options contradict each other.
     """
     from mnv2_perception.engines import plans
-    from mnv2_perception.engines.build import build_plan, Options, RtxBuilder, TensorRTBuilder
+    from mnv2_perception.engines.build import build_plan, Options
+    from mnv2_perception.engines.builders import RtxBuilder, TensorRTBuilder
     from mnv2_perception.tasks.models import find_model
 
     logging.basicConfig(level=logging.INFO, format='%(message)s')

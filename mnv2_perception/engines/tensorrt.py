@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from mnv2_perception.engines import plans
 from mnv2_perception.engines.base import Engine, Opening, Tensors, TensorSpec
-from mnv2_perception.engines.build import build_plan, Options, RtxBuilder, TensorRTBuilder
+from mnv2_perception.engines.build import build_plan, Options
+from mnv2_perception.engines.builders import RtxBuilder, TensorRTBuilder
 from mnv2_perception.engines.plans import Plan, PlanKey
 from mnv2_perception.engines.tensorrt_api import (
     checked,

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = tuple(
     ROOT / 'mnv2_perception/engines' / name
-    for name in ('tensorrt.py', 'tensorrt_api.py', 'build.py')
+    for name in ('tensorrt.py', 'tensorrt_api.py', 'builders.py')
 )
 
 # Prints a module's functions, classes and their attributes as a stub. Cython leaves no types.

@@ -23,7 +23,8 @@ from slow_builder import PLAN, SlowBuilder
 
 from mnv2_perception.cli import main as cli
 from mnv2_perception.engines import plans
-from mnv2_perception.engines.build import build_plan, Options, Progress, TensorRTBuilder
+from mnv2_perception.engines.build import build_plan, Options, Progress
+from mnv2_perception.engines.builders import TensorRTBuilder
 from mnv2_perception.engines.graph import precision_of
 from mnv2_perception.errors import EngineError, ModelError
 from mnv2_perception.model_spec import ModelSpec

@@ -88,9 +88,9 @@ def test_a_call_that_a_release_lacks_is_found(
     cache: Path,
 ) -> None:
     stubs, guards = newest
-    source = (ROOT / 'mnv2_perception/engines/build.py').read_text(encoding='utf-8')
+    source = (ROOT / 'mnv2_perception/engines/builders.py').read_text(encoding='utf-8')
     assert right in source
-    path = tmp_path / 'wrong_build.py'
+    path = tmp_path / 'wrong_builders.py'
     path.write_text(source.replace(right, wrong))
     found = disagreements(stubs, cache, guards, (path,))
     assert any(told in line for line in found)

@@ -20,7 +20,8 @@ for package in ('tensorrt_rtx_bindings', 'onnxruntime_ep_nv_tensorrt_rtx'):
 
 from mnv2_perception.cli import main as cli
 from mnv2_perception.engines import open_engine, plans, tensorrt_api
-from mnv2_perception.engines.build import build_plan, Options, RTX_GPUS, RtxBuilder
+from mnv2_perception.engines.build import build_plan, Options
+from mnv2_perception.engines.builders import RTX_GPUS, RtxBuilder
 from mnv2_perception.engines.graph import fix_batch, read_onnx
 from mnv2_perception.engines.plans import Plan
 from mnv2_perception.engines.quantize import calibrate, grouped_layers, insert_qdq, name_layers
@@ -116,7 +117,7 @@ def test_an_int8_plan_of_depthwise_layers_is_not_padded(
     assert len(grouped_layers(read_onnx(file))) > 10
     plan, _ = build(file, tmp_path / 'mended', Options())
     # This is what it mends: each channel of theirs becomes 32 x 32.
-    monkeypatch.setattr('mnv2_perception.engines.build.grouped_layers', lambda proto: [])
+    monkeypatch.setattr('mnv2_perception.engines.builders.grouped_layers', lambda proto: [])
     padded, _ = build(file, tmp_path / 'padded', Options())
     assert len(padded.blob) > 4 * len(plan.blob)
 

@@ -372,7 +372,8 @@ def test_a_real_gpu_agrees_with_onnx_runtime(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip('tensorrt', reason='needs TensorRT and an NVIDIA GPU')
-    from mnv2_perception.engines.build import build_plan, Options, TensorRTBuilder
+    from mnv2_perception.engines.build import build_plan, Options
+    from mnv2_perception.engines.builders import TensorRTBuilder
     from mnv2_perception.scenes.street import draw_scene
     from mnv2_perception.tasks.models import find_model
 
