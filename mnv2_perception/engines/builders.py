@@ -70,7 +70,8 @@ class TensorRTBuilder:
         else:
             flags = typed << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = builder.create_network(flags)
-        if typed and key.precision == 'fp16' and precision_of(proto) == 'fp32':
+        # A flag says it where there is no typing: fp16, or int8 with the rest in fp16.
+        if typed and (key.precision, precision_of(proto)) in (('fp16', 'fp32'), ('int8', 'int8')):
             proto = to_fp16(proto)
         parser = trt.OnnxParser(network, runtime.trt_logger(trt))
         if not parser.parse(proto.SerializeToString()):

@@ -16,7 +16,7 @@ from typing import Any
 
 from mnv2_perception.errors import command_name, EngineError
 
-BUILDER = 1  # raised when engines.builders makes something else of the same file
+BUILDER = 2  # raised when engines.builders makes something else of the same file
 PRECISIONS = ('fp32', 'fp16', 'int8')
 RTX = 'tensorrt_rtx'  # the engine
 RTX_VERSION = 'RTX '  # before its version

@@ -116,6 +116,7 @@ def test_an_int8_plan_of_depthwise_layers_is_not_padded(
     file = quantised(model)
     assert len(grouped_layers(read_onnx(file))) > 10
     plan, _ = build(file, tmp_path / 'mended', Options())
+    assert plan.key.precision == 'int8'
     # This is what it mends: each channel of theirs becomes 32 x 32.
     monkeypatch.setattr('mnv2_perception.engines.builders.grouped_layers', lambda proto: [])
     padded, _ = build(file, tmp_path / 'padded', Options())
