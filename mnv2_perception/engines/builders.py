@@ -192,8 +192,8 @@ class RtxBuilder(TensorRTBuilder):
     ) -> 'trt.INetworkDefinition':
         """Return TensorRT's network of an onnx.ModelProto, its grouped convolutions in float.
 
-        In int8 each group is padded to 32 × 32 channels: a depthwise layer of 960 would have
-        1024 times its weights, and as many times the work.
+        In int8 the library pads each group to 32 × 32 channels: a depthwise layer would have 1024
+        times its weights.
         """
         if grouped := grouped_layers(proto):
             logger.info('%s: %d grouped layers stay float', self._model.name, len(grouped))

@@ -48,6 +48,14 @@ def newest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bo
     return folder / 'stubs', write_tensorrt_stub(wheel, folder / 'stubs')
 
 
+@pytest.fixture(scope='module')
+def rtx(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bool]]:
+    """Stubs of TensorRT for RTX, and which guards hold there."""
+    folder = tmp_path_factory.mktemp('rtx')
+    wheel = unpack_wheels(folder / 'wheel', RTX)
+    return folder / 'stubs', write_tensorrt_stub(wheel, folder / 'stubs')
+
+
 @pytest.mark.parametrize('release', [*TENSORRT, RTX])
 def test_tensorrt_has_what_we_call(release: str, tmp_path: Path, cache: Path) -> None:
     wheel = unpack_wheels(tmp_path / 'wheel', release)
@@ -93,6 +101,28 @@ def test_a_call_that_a_release_lacks_is_found(
     path = tmp_path / 'wrong_builders.py'
     path.write_text(source.replace(right, wrong))
     found = disagreements(stubs, cache, guards, (path,))
+    assert any(told in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ('file', 'right', 'wrong', 'told'),
+    [
+        ('builders.py', '.set_compute_capability(target, index)',
+         '.set_compute_capability(target)', 'set_compute_capability'),
+        ('builders.py', '.get_engine_validity(blob)', '.get_validity(blob)', 'get_validity'),
+        ('tensorrt.py', '.execute_async_v3(', '.execute_async_v4(', 'execute_async_v4'),
+    ],
+)
+def test_a_call_that_tensorrt_for_rtx_lacks_is_found(
+    file: str, right: str, wrong: str, told: str, rtx: tuple[Path, dict[str, bool]],
+    tmp_path: Path, cache: Path,
+) -> None:
+    stubs, guards = rtx
+    assert guards['has_targets']
+    source = (ROOT / 'mnv2_perception/engines' / file).read_text(encoding='utf-8')
+    assert right in source
+    (tmp_path / f'wrong_{file}').write_text(source.replace(right, wrong))
+    found = disagreements(stubs, cache, guards, (tmp_path / f'wrong_{file}',))
     assert any(told in line for line in found)
 
 
