@@ -9,9 +9,10 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
+from mnv2_perception.nodes.advice import wrong_type
 from mnv2_perception.nodes.costmap_inputs import CostmapInputs, NO_CONFIDENCE, Views
 from mnv2_perception.nodes.costmap_results import CostmapResults
-from mnv2_perception.nodes.greeting import GREET_PERIOD_S, Greeting
+from mnv2_perception.nodes.greeting import Greeting
 from mnv2_perception.nodes.lifecycle import LOG_PERIOD_S
 from mnv2_perception.nodes.messages import labels_from_msg
 from mnv2_perception.nodes.parameters import CostmapParameters
@@ -39,7 +40,6 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
         self._mask: Subscription
         self._views: Views
         super().__init__('costmap_node', CostmapInputs, **kwargs)
-        self.create_steady_timer(GREET_PERIOD_S, self.greet)
 
     # Lifecycle
 
@@ -69,8 +69,7 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
 
     def greet(self) -> None:
         """Send the names again when a subscriber of semantic/mask has appeared."""
-        if self.active:
-            self.greeting.greet()
+        self.greeting.greet()
 
     def on_label_info(self, msg: LabelInfo) -> None:
         """Take the names of the classes, and pass them on at once where they are new."""
@@ -152,7 +151,9 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
         return super().warning() or self.inputs.absent_classes(self.parameters)
 
     def explain_silence(self) -> str:
-        return f'{self._mask.topic_name} is silent; start segmentation_node, or remap it'
+        topic = self._mask.topic_name
+        silent = f'{topic} is silent; start segmentation_node, or remap it'
+        return wrong_type(self, topic, self._mask.msg_type) or silent
 
 
 def main(args: list[str] | None = None) -> int:
