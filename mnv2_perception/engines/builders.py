@@ -166,11 +166,7 @@ class RtxBuilder(TensorRTBuilder):
         self._model = model
         self._module = runtime.load(model, plans.RTX, building=True, running=False)
         self._gpus = tuple(gpus)
-        if unknown := set(gpus) - set(RTX_GPUS):
-            raise EngineError(
-                f'{model}: TensorRT for RTX builds for {", ".join(RTX_GPUS)}, got '
-                f'{", ".join(sorted(unknown))}; choose engine tensorrt there'
-            )
+        check_gpus(model, gpus)
         self.tensorrt = f'{plans.RTX_VERSION}{self._module.__version__}'
         self.gpu = ' '.join(gpus)
 
@@ -217,6 +213,19 @@ class RtxBuilder(TensorRTBuilder):
 
     def _keep(self, config: 'trt.IBuilderConfig') -> None:
         """Keep nothing."""
+
+
+def check_gpus(model: Path, gpus: Sequence[str]) -> None:
+    """Refuse compute capabilities that TensorRT for RTX does not build for.
+
+    Raises:
+        EngineError: there is one.
+    """
+    if unknown := set(gpus) - set(RTX_GPUS):
+        raise EngineError(
+            f'{model}: TensorRT for RTX is for {", ".join(RTX_GPUS)}, got '
+            f'{", ".join(sorted(unknown))}; choose engine tensorrt there'
+        )
 
 
 def watch(module: Any, config: 'trt.IBuilderConfig', progress: Progress) -> Any:

@@ -92,10 +92,19 @@ def cache_folder() -> Path:
     return cache / 'mnv2_perception/plans'
 
 
-def build_command(model: Path, key: PlanKey | None = None, engine: str = 'tensorrt') -> str:
-    """Return the command that builds a model's plan for an engine, or builds one again."""
+def build_command(
+    model: Path, key: PlanKey | None = None, engine: str = 'tensorrt', gpu: str = ''
+) -> str:
+    """Return the command that builds a model's plan for an engine, or builds one again.
+
+    Args:
+        model: path of the .onnx file.
+        key: of the plan that is built again.
+        engine: that is to open it.
+        gpu: that it is for, if the engine is RTX's.
+    """
     words = [command_name(), 'build', str(model)]
-    words += ['--rtx'] if engine == RTX else []
+    words += ['--rtx', '--gpu', gpu] if engine == RTX else []
     if key:
         words += ['--precision', key.precision]
         if key.batch != 1:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from mnv2_perception.engines import plans
 from mnv2_perception.engines.base import Engine, Opening, Tensors, TensorSpec
 from mnv2_perception.engines.build import build_plan, Options
-from mnv2_perception.engines.builders import RtxBuilder, TensorRTBuilder
+from mnv2_perception.engines.builders import check_gpus, RtxBuilder, TensorRTBuilder
 from mnv2_perception.engines.plans import Plan, PlanKey
 from mnv2_perception.engines.tensorrt_api import (
     checked,
@@ -89,7 +89,8 @@ class TensorRTEngine(Engine):
             self.close()
             raise EngineError(
                 f'{model}: its {TITLES[self.name]} plan is {self.precision}, got precision '
-                f'{how.precision}; run {plans.build_command(model, engine=self.name)} '
+                f'{how.precision}; run '
+                f'{plans.build_command(model, engine=self.name, gpu=gpu_name(self.name))} '
                 f'--precision {how.precision}'
             )
 
@@ -275,18 +276,21 @@ def open_plan(
     else:
         trt = module
     key: PlanKey | None = None
+    gpu = gpu_name(engine)
+    if engine == plans.RTX and model.suffix != '.plan':
+        check_gpus(model, [gpu])
     version = f'{plans.RTX_VERSION if engine == plans.RTX else ""}{trt.__version__}'
     try:
         if model.suffix == '.plan':
             path = model
         else:
-            path, key = plans.choose_plan(model, plans.cache_folder(), version, gpu_name(engine))
+            path, key = plans.choose_plan(model, plans.cache_folder(), version, gpu)
         plan = plans.read_plan(path)
         opened = deserialise(module, plan.blob, plan.key.dla)
         if opened is not None:
             return plan, opened
         raise EngineError(
-            f'{path}: TensorRT {version} on {gpu_name(engine)} refuses it: {last_errors()}; it '
+            f'{path}: TensorRT {version} on {gpu} refuses it: {last_errors()}; it '
             f'was built with TensorRT {plan.key.tensorrt} on {plan.key.gpu}'
         )
     except EngineError as exc:
@@ -294,12 +298,12 @@ def open_plan(
             raise EngineError(f'{exc}; build it again from its ONNX file') from exc
         if not build:
             raise EngineError(
-                f'{exc}; run: {plans.build_command(model, key, engine)}'
+                f'{exc}; run: {plans.build_command(model, key, engine, gpu)}'
             ) from exc
     options = Options(key.precision, key.dla, key.batch) if key else Options()
     folder = plans.cache_folder()
     builder = (
-        RtxBuilder(model, [gpu_name(engine)]) if engine == plans.RTX
+        RtxBuilder(model, [gpu]) if engine == plans.RTX
         else TensorRTBuilder(model, folder)
     )
     plan = build_plan(model, options, folder, builder, keep=False)

@@ -45,7 +45,7 @@ HEIGHT, WIDTH = 5, 7
 def write_plan(model: Path, height: int, width: int, engine: str) -> Path:
     """Write a plan of the identity network for the pretended GPU."""
     spec = identity_spec(height, width).to_metadata()
-    version, gpu = (f'RTX {VERSION}', 'SM86 SM87') if engine == plans.RTX else (VERSION, GPU)
+    version, gpu = (f'RTX {VERSION}', 'SM86 SM89') if engine == plans.RTX else (VERSION, GPU)
     shapes = (f'image 1x{height}x{width}x3',)
     key = PlanKey(plans.sha256(model), version, gpu, 'fp16', shapes)
     path = model.with_suffix('.plan')
@@ -79,7 +79,7 @@ def make_model(
     if name in PROVIDERS:
         pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
     elif name in ('tensorrt', plans.RTX):
-        install(monkeypatch)
+        install(monkeypatch).cuda.compute = (8, 6) if name == plans.RTX else (8, 7)
     elif name != 'fake':
         pytest.importorskip(name, reason=f'no {name}: run make setup-train')
 

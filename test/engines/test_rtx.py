@@ -358,23 +358,36 @@ def test_a_plan_that_is_there_is_taken_and_a_damaged_one_built_again(
     assert build(model, tmp_path, Options())[0].blob == first.blob == path.read_bytes()
 
 
-@pytest.mark.usefixtures('gpu')
-def test_a_gpu_that_the_plan_is_not_for_is_told(model: Path) -> None:
-    with pytest.raises(EngineError, match=f'no plan of it for TensorRT RTX .* on SM87; run: mnv2 '
-                                          f'build {model} --rtx$'):
+def test_a_gpu_that_the_plan_is_not_for_is_told(model: Path, gpu: Cuda) -> None:
+    gpu.compute = (7, 5)
+    with pytest.raises(EngineError, match=f'no plan of it for TensorRT RTX .* on SM75; run: mnv2 '
+                                          f'build {model} --rtx --gpu SM75$'):
         open_engine(model, 'tensorrt_rtx')
     build(model, plans.cache_folder(), Options())
-    with pytest.raises(EngineError, match=r'on SM87, only for TensorRT RTX .* on SM80 SM86 SM89'):
+    with pytest.raises(EngineError, match=r'on SM75, only for TensorRT RTX .* on SM80 SM86 SM89'):
         open_engine(model, 'tensorrt_rtx')
-    with pytest.raises(EngineError, match=r'builds for SM75, .*, got SM87; choose engine'):
+
+
+@pytest.mark.usefixtures('gpu')
+@pytest.mark.parametrize('build', [False, True])
+def test_a_gpu_that_the_library_does_not_know_is_told(build: bool, model: Path) -> None:
+    with pytest.raises(EngineError, match=r'is for SM75, .*, got SM87; choose engine tensorrt'):
+        open_engine(model, 'tensorrt_rtx', build=build)
+
+
+def test_a_missing_plan_is_built_for_this_gpu(model: Path, gpu: Cuda) -> None:
+    gpu.compute = (8, 9)
+    with pytest.raises(EngineError, match=r'refuses the plan it built: .*CUDA driver'):
         open_engine(model, 'tensorrt_rtx', build=True)
+    ((_, key),) = plans.plans_of(model, plans.cache_folder())
+    assert (key.gpu, key.precision) == ('SM89', 'fp16')
 
 
 def test_the_library_s_own_refusal_is_told(model: Path, gpu: Cuda) -> None:
     gpu.compute = (8, 6)
     plan, _ = build(model, plans.cache_folder(), Options())
     path = plans.cache_folder() / plan.key.file_name(model)
-    for file, told in ((model, f'; run: mnv2 build {model} --rtx --precision fp16$'),
+    for file, told in ((model, f'; run: mnv2 build {model} --rtx --gpu SM86 --precision fp16$'),
                        (path, '; build it again from its ONNX file$')):
         # There is no driver: this is as far as a plan goes without a GPU.
         with pytest.raises(EngineError, match=f'on SM86 refuses it: .*CUDA driver.*{told}'):

@@ -251,11 +251,17 @@ def test_a_plan_opens_without_its_onnx_file(trt: TensorRT, model: Path) -> None:
 
 
 def write_rtx(model: Path) -> Path:
-    return write(model, tensorrt=f'RTX {VERSION}', gpu='SM86 SM87')
+    return write(model, tensorrt=f'RTX {VERSION}', gpu='SM86 SM89')
 
 
-def test_each_library_takes_its_own_plan_of_a_model(trt: TensorRT, model: Path) -> None:
-    write(model, precision='fp32')
+@pytest.fixture
+def rtx(trt: TensorRT) -> TensorRT:
+    trt.cuda.compute = (8, 6)
+    return trt
+
+
+def test_each_library_takes_its_own_plan_of_a_model(rtx: TensorRT, model: Path) -> None:
+    write(model, precision='fp32', gpu=GPU.replace('8.7', '8.6'))
     write_rtx(model)
     found = {}
     for name in ('tensorrt', 'tensorrt_rtx'):
@@ -265,11 +271,11 @@ def test_each_library_takes_its_own_plan_of_a_model(trt: TensorRT, model: Path) 
     assert found == {'tensorrt': 'fp32', 'tensorrt_rtx': 'fp16'}
 
 
-@pytest.mark.parametrize('gpu', ['SM86', 'SM8', 'SM870'])
-def test_a_plan_for_other_gpus_is_not_taken(gpu: str, trt: TensorRT, model: Path) -> None:
+@pytest.mark.parametrize('gpu', ['SM89', 'SM8', 'SM860'])
+def test_a_plan_for_other_gpus_is_not_taken(gpu: str, rtx: TensorRT, model: Path) -> None:
     write(model, tensorrt=f'RTX {VERSION}', gpu=gpu)
-    with pytest.raises(EngineError, match=f'on SM87, only for TensorRT RTX {VERSION} on {gpu}; '
-                                          f'run: mnv2 build {model} --rtx$'):
+    with pytest.raises(EngineError, match=f'on SM86, only for TensorRT RTX {VERSION} on {gpu}; '
+                                          f'run: mnv2 build {model} --rtx --gpu SM86$'):
         open_engine(model, 'tensorrt_rtx')
 
 
