@@ -77,7 +77,15 @@ def drawn_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp('demo')
     done = run_demo(out)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert str(out / 'report.html') in done.stdout.splitlines()[-1]
     return out
+
+
+def test_the_demo_ends_with_a_page_of_it_all(drawn_demo: Path) -> None:
+    page = (drawn_demo / 'report.html').read_text(encoding='utf-8')
+    for text in ('Latency of ', 'Confusion matrix', 'passed over', SEGMENTATION_MODEL):
+        assert text in page
+    assert page.count('data:image/jpeg') > 50
 
 
 def test_every_frame_is_accounted_for_and_none_is_lost(drawn_demo: Path) -> None:
