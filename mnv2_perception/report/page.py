@@ -36,7 +36,7 @@ def page_html(facts: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """Return the page.
 
     Args:
-        facts: what it says in words and tables, see `bag_report`.
+        facts: what it says in words and tables, see `report.report`.
         data: what its script draws.
     """
     style, script = (

@@ -32,7 +32,7 @@ from mnv2_perception.bags.messages import (
 from mnv2_perception.bags.results import CLASSIFICATION, DETECTIONS, IMAGE
 from mnv2_perception.bags.write import BagWriter, compressed_image_cdr
 from mnv2_perception.cli.main import main
-from mnv2_perception.evaluation import bag_report
+from mnv2_perception.report import report as making
 from mnv2_perception.report.page import digest
 from mnv2_perception.report.pictures import grid_picture, palette_png
 from mnv2_perception.scenes.bag import draw_bag
@@ -238,7 +238,7 @@ def test_the_page_stays_below_a_size(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = len(report(tmp_path / 'r.html', run))
-    monkeypatch.setattr(bag_report, 'MOST_BYTES', whole // 4)
+    monkeypatch.setattr(making, 'MOST_BYTES', whole // 4)
     page = report(tmp_path / 'r.html', run)
     assert len(page) < whole and 'Pictures: ' in words(page)
     worst = {each['at'] for each in data_of(page)['worst']}
