@@ -11,7 +11,7 @@ COUNT ?= 10000
 SEED ?= 0
 FRAMES ?= 20000
 
-.PHONY: setup setup-train setup-ray demo test fuzz soak check clean help
+.PHONY: setup setup-train setup-ray demo test test-rtx fuzz soak check clean help
 
 help:             ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -30,6 +30,10 @@ demo: setup       ## replay BAG=path (or a drawn street) through the live nodes
 
 test: setup-train ## all tests; each skip says why
 	@$(RUN) pytest $(PYTEST_ARGS)
+
+test-rtx: setup-train ## NVIDIA's own parser and builder on the models; no GPU, 150 MB more
+	@$(RUN) pip install -q --disable-pip-version-check -r tools/ros_from_pypi/requirements-rtx.txt
+	@$(RUN) pytest test/engines/test_rtx.py $(PYTEST_ARGS)
 
 fuzz: setup-train ## COUNT damaged messages, files, command lines, from SEED on; half an hour
 	@FUZZ_COUNT=$(COUNT) FUZZ_SEED=$(SEED) $(RUN) pytest -s --timeout 3600 \

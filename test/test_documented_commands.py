@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 ELSEWHERE = {
     'make ': '.ci/run', 'BAG=': 'demo/test_demo.py', 'mnv2 demo': 'demo/test_demo.py',
     'mnv2 bag run drive --ray': 'replay/test_fleet.py', 'ray start': 'replay/test_fleet.py',
+    'mnv2 build': 'engines/test_rtx.py',
     'mnv2 bag play': 'nodes/test_bag_nodes.py', 'mnv2 bag record': 'nodes/test_bag_nodes.py',
     'tail -n +2 imagenet': 'tasks/test_foreign_models.py',
     'mnv2 run photograph.jpg': 'tasks/test_foreign_models.py',

@@ -21,6 +21,7 @@ from mnv2_perception.cli.options import (
     THREADS,
 )
 from mnv2_perception.engines import ENGINES, PRECISIONS
+from mnv2_perception.engines.builders import RTX_DEFAULT, RTX_GPUS
 from mnv2_perception.engines.quantize import TOLERANCE
 from mnv2_perception.errors import SetupError
 
@@ -43,6 +44,15 @@ def add(commands: 'Commands') -> None:
     build.add_argument(
         '--precision', choices=('fp32', 'fp16', 'int8'),
         help='(default: fp16, or what the file holds)',
+    )
+    build.add_argument(
+        '--rtx', action='store_true',
+        help='for `engine: tensorrt_rtx` (TensorRT for RTX), on any machine; not run yet',
+    )
+    build.add_argument(
+        '--gpu', nargs='+', choices=RTX_GPUS, metavar='SM',
+        help=f'with --rtx, compute capabilities of the GPUs that it is for: some of '
+             f'{", ".join(RTX_GPUS)} (default: all but SM75, which makes large plans)',
     )
     build.add_argument(
         '--dla', type=Number(int, 0, 15), metavar='N', help='DLA core; fp16 only; untested'
@@ -180,9 +190,14 @@ def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
 
 
 def build_command(arguments: argparse.Namespace) -> None:
-    """Build a TensorRT plan and print its path; progress goes to stderr."""
+    """Build a TensorRT plan and print its path; progress goes to stderr.
+
+    Raises:
+        SetupError: options contradict each other.
+    """
     from mnv2_perception.engines import plans
-    from mnv2_perception.engines.build import build_plan, Options, TensorRTBuilder
+    from mnv2_perception.engines.build import build_plan, Options
+    from mnv2_perception.engines.builders import RtxBuilder, TensorRTBuilder
     from mnv2_perception.tasks.models import find_model
 
     logging.basicConfig(level=logging.INFO, format='%(message)s')
@@ -190,12 +205,18 @@ def build_command(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     model = find_model(arguments.model)
     folder = (arguments.cache or plans.cache_folder()).absolute()
+    if arguments.rtx and (arguments.dla is not None or arguments.timing_cache):
+        raise SetupError('--rtx takes neither --dla nor --timing-cache: it uses no device here')
+    if arguments.gpu and not arguments.rtx:
+        raise SetupError('--gpu is for --rtx; without it the plan is for the GPU of this machine')
     if arguments.timing_cache:
         check_output(arguments.timing_cache, True, [model])
-    plan = build_plan(
-        model, Options(arguments.precision or '', arguments.dla, arguments.batch), folder,
-        TensorRTBuilder(model, folder, arguments.timing_cache),
+    builder = (
+        RtxBuilder(model, arguments.gpu or RTX_DEFAULT) if arguments.rtx
+        else TensorRTBuilder(model, folder, arguments.timing_cache)
     )
+    options = Options(arguments.precision or '', arguments.dla, arguments.batch)
+    plan = build_plan(model, options, folder, builder)
     print(folder / plan.key.file_name(model))
 
 

@@ -5,20 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 import logging
 from pathlib import Path
-import re
 import threading
 import time
-from typing import Any, Protocol, TYPE_CHECKING
+from typing import Any, Protocol
 
 from mnv2_perception.engines import plans
-from mnv2_perception.engines import tensorrt_api as runtime
-from mnv2_perception.engines.graph import fix_batch, precision_of, read_onnx, to_fp16
+from mnv2_perception.engines.graph import fix_batch, precision_of, read_onnx
 from mnv2_perception.engines.plans import Plan, PlanKey
 from mnv2_perception.errors import command_name, EngineError
 from mnv2_perception.model_spec import ModelSpec
-
-if TYPE_CHECKING:
-    import tensorrt as trt
 
 PERIOD_S = 5.0  # a build that runs says so at least as often
 
@@ -65,7 +60,7 @@ class Progress:
 
     def __enter__(self) -> 'Progress':
         self._start_s = time.monotonic()
-        logger.info('%s: building a TensorRT plan; this takes minutes, once', self._what)
+        logger.info('%s: building a TensorRT plan; on a GPU this takes minutes, once', self._what)
         self._thread.start()
         return self
 
@@ -195,130 +190,3 @@ def choose_precision(model: Path, given: str, options: Options) -> str:
             f'{model}: holds {given}, {wanted} was asked for; build the float file it was made of'
         )
     return wanted
-
-
-class TensorRTBuilder:
-    """Builds plans with the TensorRT and the GPU of this machine.
-
-    Args:
-        model: for errors.
-        folder: of the plans.
-        timing_cache: file of kernel timings that builds share; None for one in the folder.
-
-    Raises:
-        EngineError: TensorRT, cuda-python or the GPU is missing.
-    """
-
-    def __init__(self, model: Path, folder: Path, timing_cache: Path | None = None) -> None:
-        runtime.load(model)
-        import tensorrt as trt
-
-        self._model = model
-        self.tensorrt: str = trt.__version__
-        self.gpu = runtime.gpu_name()
-        name = re.sub(r'[^\w.]+', '-', f'timing {self.tensorrt} {self.gpu}')
-        self._timing_cache = timing_cache or folder / f'{name}.cache'
-
-    def loads(self, blob: bytes, dla: int | None) -> bool:
-        """Tell whether a plan deserialises."""
-        return runtime.deserialise(blob, dla) is not None
-
-    def build(self, proto: Any, key: PlanKey, progress: Progress) -> bytes:
-        """Return the plan of an onnx.ModelProto.
-
-        Raises:
-            EngineError: TensorRT refuses the graph, or this machine has no such DLA.
-        """
-        import tensorrt as trt
-
-        has_typing = hasattr(trt.NetworkDefinitionCreationFlag, 'STRONGLY_TYPED')  # since 10
-        has_flags = hasattr(trt.BuilderFlag, 'FP16')  # until 10
-        # A DLA takes its precision from the flag as long as there is one.
-        typed = has_typing and not (has_flags and key.dla is not None)
-        trt_logger = runtime.trt_logger()
-        builder = trt.Builder(trt_logger)
-        if not has_typing:
-            flags = 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
-        else:
-            flags = typed << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        network = builder.create_network(flags)
-        if typed and key.precision == 'fp16' and precision_of(proto) == 'fp32':
-            proto = to_fp16(proto)
-        parser = trt.OnnxParser(network, trt_logger)
-        if not parser.parse(proto.SerializeToString()):
-            error: trt.ParserError = parser.get_error(0)
-            raise EngineError(f'{self._model}: TensorRT cannot read it: {error.desc()}')
-        config = builder.create_builder_config()
-        if has_flags and not typed:
-            if key.precision in ('fp16', 'int8'):
-                config.set_flag(trt.BuilderFlag.FP16)
-            if key.precision == 'int8':
-                config.set_flag(trt.BuilderFlag.INT8)
-        if key.dla is not None:
-            if not 0 <= key.dla < builder.num_DLA_cores:
-                raise EngineError(
-                    f'{self._model}: DLA {key.dla} was asked for, {self.gpu} has '
-                    f'{builder.num_DLA_cores} with TensorRT {self.tensorrt}; leave out --dla'
-                )
-            config.default_device_type = trt.DeviceType.DLA
-            config.DLA_core = key.dla
-            config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
-        monitor = watch(config, progress)
-        try:
-            timings = self._timing_cache.read_bytes()
-        except OSError:
-            timings = b''
-        timing_cache = config.create_timing_cache(timings)
-        if not timing_cache or not config.set_timing_cache(timing_cache, ignore_mismatch=False):
-            logger.info('%s: is of no use here; it starts afresh', self._timing_cache)
-            timing_cache = config.create_timing_cache(b'')
-            config.set_timing_cache(timing_cache, ignore_mismatch=False)
-        blob = builder.build_serialized_network(network, config)
-        del monitor
-        if blob is None:
-            raise EngineError(f'{self._model}: cannot be built: {runtime.last_errors()}')
-        try:
-            with plans.locked(self._timing_cache):
-                plans.write_whole(
-                    self._timing_cache, to_bytes(config.get_timing_cache().serialize())
-                )
-        except OSError as exc:
-            logger.info('%s: not kept: %s', self._timing_cache, exc.strerror)
-        return to_bytes(blob)
-
-
-def watch(config: 'trt.IBuilderConfig', progress: Progress) -> Any:
-    """Keep `progress.step` up to date where TensorRT tells; return what must live until then."""
-    import tensorrt as trt
-
-    has_monitor = hasattr(trt, 'IProgressMonitor')  # since 10
-    if has_monitor:
-
-        class Monitor(trt.IProgressMonitor):
-            """Shows the innermost phase; TensorRT calls from threads of its own."""
-
-            def __init__(self) -> None:
-                trt.IProgressMonitor.__init__(self)
-                self._steps: dict[str, int] = {}
-
-            def phase_start(
-                self, phase_name: str, parent_phase: str | None, num_steps: int
-            ) -> None:
-                self._steps[phase_name] = num_steps
-
-            def step_complete(self, phase_name: str, step: int) -> bool:
-                steps = self._steps.get(phase_name, '?')
-                progress.step = f', {phase_name} {step + 1} of {steps}'
-                return True
-
-            def phase_finish(self, phase_name: str) -> None:
-                self._steps.pop(phase_name, None)
-
-        config.progress_monitor = Monitor()
-        return config.progress_monitor
-    return None
-
-
-def to_bytes(memory: Any) -> bytes:
-    """Return a copy of an IHostMemory's content."""
-    return bytes(memoryview(memory))

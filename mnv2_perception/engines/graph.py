@@ -9,7 +9,10 @@ import numpy as np
 from mnv2_perception.errors import EngineError, ModelError
 
 WEIGHTED = {'Conv', 'ConvTranspose', 'Gemm', 'MatMul'}
+QDQ = {'QuantizeLinear', 'DequantizeLinear'}
 FP16_MAX = 65504.0
+FP16_LEAST = 2.0**-24  # above zero: a scale is divided by
+FP16_QDQ_OPSET = 19  # the first in which they take half precision
 # Inputs that are float32 whatever the others are: Resize's roi and scales.
 ALWAYS_FLOAT = {('Resize', 1), ('Resize', 2)}
 # Operators that hold no number of images in their parameters, as Reshape may.
@@ -114,17 +117,27 @@ def to_fp16(proto: Any) -> Any:
     """Return the graph in half precision from its first convolution to its last.
 
     What comes before (scaling) and after (decoding) stays float, and so do inputs and outputs:
-    TensorRT converts to and from uint8 only there.
+    TensorRT converts to and from uint8 only there. Of a graph in int8 it is what surrounds the
+    int8, as NVIDIA's Model Optimizer does.
 
     Args:
         proto: onnx.ModelProto with float weights; only read.
 
     Raises:
-        ModelError: the graph holds subgraphs.
+        ModelError: the graph holds subgraphs, or is in int8 of an opset that cannot be raised.
     """
     import onnx
-    from onnx import helper, numpy_helper, TensorProto
+    from onnx import helper, numpy_helper, TensorProto, version_converter
 
+    opset = next(each.version for each in proto.opset_import if each.domain in ('', 'ai.onnx'))
+    if opset < FP16_QDQ_OPSET and precision_of(proto) == 'int8':
+        try:
+            proto = version_converter.convert_version(proto, FP16_QDQ_OPSET)
+        except Exception as exc:  # of C++, with no base of its own
+            raise ModelError(
+                f'int8: opset {opset} cannot be raised to {FP16_QDQ_OPSET}: {exc}; export the '
+                f'float model in that one, and quantise it again'
+            ) from exc
     proto = onnx.shape_inference.infer_shapes(proto)
     graph = proto.graph
     for node in graph.node:
@@ -158,7 +171,8 @@ def to_fp16(proto: Any) -> Any:
             halves.add(name)
             if name in constants:
                 array = numpy_helper.to_array(constants[name])
-                array = np.clip(array, -FP16_MAX, FP16_MAX).astype(np.float16)
+                least = FP16_LEAST if node.op_type in QDQ and place == 1 else -FP16_MAX
+                array = np.clip(array, least, FP16_MAX).astype(np.float16)
                 graph.initializer.append(numpy_helper.from_array(array, f'{name}__fp16'))
             else:
                 nodes.insert(-1, helper.make_node(
@@ -195,18 +209,22 @@ def fold_constants(proto: Any) -> None:
 
 
 def between_convolutions(nodes: Iterable[Any]) -> set[int]:
-    """Return the indices of the nodes that have a weighted node before (or are one) and after."""
+    """Return the indices of the nodes that have a weighted node before (or are one) and after.
+
+    Q/DQ nodes count as weighted ones, whose input and weights they make.
+    """
     nodes = list(nodes)
+    weighted = WEIGHTED | QDQ
     after: set[str] = set()  # tensors that come from a weighted node
     behind = set()
     for index, node in enumerate(nodes):
-        if node.op_type in WEIGHTED or after.intersection(node.input):
+        if node.op_type in weighted or after.intersection(node.input):
             behind.add(index)
             after.update(node.output)
     before: set[str] = set()  # tensors that go into a weighted node
     ahead = set()
     for index, node in reversed(list(enumerate(nodes))):
-        if node.op_type in WEIGHTED or before.intersection(node.output):
+        if node.op_type in weighted or before.intersection(node.output):
             ahead.add(index)
             before.update(node.input)
     return behind & ahead

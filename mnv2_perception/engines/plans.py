@@ -1,7 +1,7 @@
 """TensorRT plans on the disk: what each was built from, where it lies, who may write it.
 
-A plan serves one ONNX file, TensorRT version and GPU. The JSON beside it says which, and is
-written last: a plan without it is one whose writer was killed.
+A plan serves one ONNX file, TensorRT version and GPU; one of TensorRT for RTX several GPUs. The
+JSON beside it says which, and is written last: a plan without it is one whose writer was killed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,8 +16,10 @@ from typing import Any
 
 from mnv2_perception.errors import command_name, EngineError
 
-BUILDER = 1  # raised when engines.build makes something else of the same file
+BUILDER = 2  # raised when engines.builders makes something else of the same file
 PRECISIONS = ('fp32', 'fp16', 'int8')
+RTX = 'tensorrt_rtx'  # the engine
+RTX_VERSION = 'RTX '  # before its version
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +30,8 @@ class PlanKey:
 
     Attributes:
         onnx_sha256: of the ONNX file, in hexadecimal digits.
-        tensorrt: its version; a plan loads in no other.
-        gpu: name, compute capability and number of multiprocessors.
+        tensorrt: its version; a plan loads in no other. `RTX 1.7.1` is one of TensorRT for RTX.
+        gpu: name, compute capability and number of multiprocessors; of RTX `SM86 SM89`.
         precision: one of PRECISIONS.
         shapes: of the inputs, as `image 1x256x512x3`.
         dla: number of the DLA core, None for the GPU alone.
@@ -48,6 +50,16 @@ class PlanKey:
     def batch(self) -> int:
         """Images in one inference."""
         return int(self.shapes[0].split()[-1].partition('x')[0])
+
+    @property
+    def engine(self) -> str:
+        """The engine that opens it."""
+        return RTX if self.tensorrt.startswith(RTX_VERSION) else 'tensorrt'
+
+    def serves(self, tensorrt: str, gpu: str) -> bool:
+        """Tell whether the plan loads in this TensorRT, on this GPU."""
+        gpus = self.gpu.split() if self.engine == RTX else [self.gpu]
+        return (self.tensorrt, self.builder) == (tensorrt, BUILDER) and gpu in gpus
 
     def file_name(self, model: Path) -> str:
         """Return the plan's file name: the model's, the precision and a digest of it all."""
@@ -80,9 +92,19 @@ def cache_folder() -> Path:
     return cache / 'mnv2_perception/plans'
 
 
-def build_command(model: Path, key: PlanKey | None = None) -> str:
-    """Return the command that builds a model's plan, or builds one again."""
+def build_command(
+    model: Path, key: PlanKey | None = None, engine: str = 'tensorrt', gpu: str = ''
+) -> str:
+    """Return the command that builds a model's plan for an engine, or builds one again.
+
+    Args:
+        model: path of the .onnx file.
+        key: of the plan that is built again.
+        engine: that is to open it.
+        gpu: that it is for, if the engine is RTX's.
+    """
     words = [command_name(), 'build', str(model)]
+    words += ['--rtx', '--gpu', gpu] if engine == RTX else []
     if key:
         words += ['--precision', key.precision]
         if key.batch != 1:
@@ -191,7 +213,7 @@ def choose_plan(model: Path, folder: Path, tensorrt: str, gpu: str) -> tuple[Pat
     """
     found = plans_of(model, folder)
     for path, key in found:
-        if (key.tensorrt, key.gpu, key.builder) == (tensorrt, gpu, BUILDER):
+        if key.serves(tensorrt, gpu):
             return path, key
     there = ', '.join(f'TensorRT {key.tensorrt} on {key.gpu}' for _, key in found)
     raise EngineError(

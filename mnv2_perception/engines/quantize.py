@@ -201,6 +201,27 @@ def insert_qdq(proto: Any, layers: list[str], ranges: Any) -> Any:
     return quantizer.model.model
 
 
+def grouped_layers(quantised: Any) -> list[str]:
+    """Return the names of the convolutions in groups (depthwise ones) that have Q/DQ before them.
+
+    Only those whose weights are float in the file can be taken back.
+    """
+    makers = {name: node for node in quantised.graph.node for name in node.output}
+
+    def is_float(name: str) -> bool:
+        maker = makers.get(name)
+        return maker is not None and maker.op_type == 'DequantizeLinear' and (
+            maker.input[0] in makers
+        )
+
+    return [
+        node.name for node in quantised.graph.node
+        if node.op_type == 'Conv' and node.name
+        and any(each.name == 'group' and each.i > 1 for each in node.attribute)
+        and all(map(is_float, node.input[:2]))
+    ]
+
+
 def leave_in_float(quantised: Any, layers: Iterable[str]) -> Any:
     """Return a quantised graph without the Q/DQ of some layers."""
     import onnx

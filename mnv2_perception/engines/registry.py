@@ -36,6 +36,7 @@ class EngineInfo(NamedTuple):
 # In the order in which `auto` tries them.
 REGISTRY = (
     EngineInfo('tensorrt', 'tensorrt', 'TensorRTEngine', auto=True, suffix='.plan'),
+    EngineInfo('tensorrt_rtx', 'tensorrt', 'TensorRTEngine'),
     EngineInfo('onnx_runtime_cuda', 'onnx_runtime', 'OnnxRuntimeEngine', auto=True),
     EngineInfo('onnx_runtime_tensorrt', 'onnx_runtime', 'OnnxRuntimeEngine'),
     EngineInfo('openvino', 'openvino', 'OpenVINOEngine', auto=True),

@@ -1,5 +1,7 @@
 """TensorRT on an NVIDIA GPU: a plan, a stream of its own, pinned memory, a CUDA graph.
 
+One class for `tensorrt` and `tensorrt_rtx`, TensorRT for RTX: their API is the same.
+
 CUDA comes through cuda-python, for torch would cost the process 1 to 2 GB. The functions of its
 runtime API share one context between all threads, so any thread may call; what may not happen is
 two at once on one execution context, and a lock sees to that.
@@ -19,20 +21,23 @@ from numpy.typing import NDArray
 
 from mnv2_perception.engines import plans
 from mnv2_perception.engines.base import Engine, Opening, Tensors, TensorSpec
-from mnv2_perception.engines.build import build_plan, Options, TensorRTBuilder
+from mnv2_perception.engines.build import build_plan, Options
+from mnv2_perception.engines.builders import check_gpus, RtxBuilder, TensorRTBuilder
 from mnv2_perception.engines.plans import Plan, PlanKey
 from mnv2_perception.engines.tensorrt_api import (
     checked,
     deserialise,
     DEVICE,
     gpu_name,
+    import_cudart,
     last_errors,
     load,
+    TITLES,
 )
 from mnv2_perception.errors import EngineError
 
-if TYPE_CHECKING:  # at run time an engine that is opened sets these two
-    from cuda.bindings import runtime as cudart
+if TYPE_CHECKING:
+    from cuda.bindings import runtime as cudart  # at run time an engine that is opened sets it
     import tensorrt as trt
 
 DTYPES = {
@@ -55,14 +60,14 @@ class TensorRTEngine(Engine):
             that builds it.
     """
 
-    name = 'tensorrt'
-
     def __init__(self, model: Path, how: Opening) -> None:
         if not model.is_file():
             raise EngineError(f'{model}: no such model file')
-        globals().update(zip(('trt', 'cudart'), load(model), strict=True))
-        self.model = model.name
-        plan, engine = open_plan(model, how.build)
+        self.name, self.model = how.engine, model.name
+        check_library(model, self.name)
+        self._module = load(model, self.name)
+        globals().update(cudart=import_cudart())
+        plan, engine = open_plan(model, self.name, self._module, how.build)
         self.precision = plan.key.precision
         # A YAML beside the ONNX file may have changed since; beside a plan there is none.
         beside = plan.spec if model.suffix == '.plan' else {}
@@ -83,19 +88,26 @@ class TensorRTEngine(Engine):
         if how.precision not in ('auto', self.precision):
             self.close()
             raise EngineError(
-                f'{model}: its TensorRT plan is {self.precision}, got precision {how.precision}; '
-                f'run {plans.build_command(model)} --precision {how.precision}'
+                f'{model}: its {TITLES[self.name]} plan is {self.precision}, got precision '
+                f'{how.precision}; run '
+                f'{plans.build_command(model, engine=self.name, gpu=gpu_name(self.name))} '
+                f'--precision {how.precision}'
             )
 
     @classmethod
     def lacks(cls, model: Path, how: Opening) -> str:
         folder = plans.cache_folder()
-        if how.build or plans.plans_of(model, folder):
+        found = plans.plans_of(model, folder)
+        if how.build or any(key.engine == how.engine for _, key in found):
             return ''
-        return f'no TensorRT plan of it in {folder}'
+        return f'no {TITLES[how.engine]} plan of it in {folder}'
 
     def _open(self, engine: 'trt.ICudaEngine') -> None:
         """Make everything that an inference needs, once."""
+        if TYPE_CHECKING:
+            import tensorrt as trt
+        else:
+            trt = self._module
         context = engine.create_execution_context()
         if context is None:
             raise EngineError(f'{self.model}: TensorRT makes no context: {last_errors()}')
@@ -228,37 +240,74 @@ class TensorRTEngine(Engine):
             self._held.close()
 
 
-def open_plan(model: Path, build: bool) -> tuple[Plan, 'trt.ICudaEngine']:
+def check_library(model: Path, engine: str) -> None:
+    """Refuse a .plan file that the other library built, before anything is loaded.
+
+    Raises:
+        EngineError: it is one of these, or nothing says what it is.
+    """
+    if model.suffix != '.plan':
+        return
+    key: PlanKey = plans.read_facts(model.with_suffix('.json'))['key']
+    if key.engine != engine:
+        raise EngineError(
+            f'{model}: is a plan of {TITLES[key.engine]}, engine {engine} takes those of '
+            f'{TITLES[engine]}; open it with engine {key.engine}, or build another from its ONNX '
+            f'file'
+        )
+
+
+def open_plan(
+    model: Path, engine: str, module: Any, build: bool
+) -> tuple[Plan, 'trt.ICudaEngine']:
     """Return the plan that serves here, and its engine.
+
+    Args:
+        model: path of the .onnx or .plan file.
+        engine: `tensorrt` or `tensorrt_rtx`.
+        module: of it.
+        build: build a plan if none serves.
 
     Raises:
         EngineError: none serves, and none may be built.
     """
+    if TYPE_CHECKING:
+        import tensorrt as trt
+    else:
+        trt = module
     key: PlanKey | None = None
+    gpu = gpu_name(engine)
+    if engine == plans.RTX and model.suffix != '.plan':
+        check_gpus(model, [gpu])
+    version = f'{plans.RTX_VERSION if engine == plans.RTX else ""}{trt.__version__}'
     try:
         if model.suffix == '.plan':
             path = model
         else:
-            path, key = plans.choose_plan(
-                model, plans.cache_folder(), trt.__version__, gpu_name()
-            )
+            path, key = plans.choose_plan(model, plans.cache_folder(), version, gpu)
         plan = plans.read_plan(path)
-        engine = deserialise(plan.blob, plan.key.dla)
-        if engine is not None:
-            return plan, engine
+        opened = deserialise(module, plan.blob, plan.key.dla)
+        if opened is not None:
+            return plan, opened
         raise EngineError(
-            f'{path}: TensorRT {trt.__version__} on {gpu_name()} refuses it: {last_errors()}; it '
+            f'{path}: TensorRT {version} on {gpu} refuses it: {last_errors()}; it '
             f'was built with TensorRT {plan.key.tensorrt} on {plan.key.gpu}'
         )
     except EngineError as exc:
         if model.suffix == '.plan':
             raise EngineError(f'{exc}; build it again from its ONNX file') from exc
         if not build:
-            raise EngineError(f'{exc}; run: {plans.build_command(model, key)}') from exc
+            raise EngineError(
+                f'{exc}; run: {plans.build_command(model, key, engine, gpu)}'
+            ) from exc
     options = Options(key.precision, key.dla, key.batch) if key else Options()
     folder = plans.cache_folder()
-    plan = build_plan(model, options, folder, TensorRTBuilder(model, folder), keep=False)
-    engine = deserialise(plan.blob, plan.key.dla)
-    if engine is None:
+    builder = (
+        RtxBuilder(model, [gpu]) if engine == plans.RTX
+        else TensorRTBuilder(model, folder)
+    )
+    plan = build_plan(model, options, folder, builder, keep=False)
+    opened = deserialise(module, plan.blob, plan.key.dla)
+    if opened is None:
         raise EngineError(f'{model}: TensorRT refuses the plan it built: {last_errors()}')
-    return plan, engine
+    return plan, opened

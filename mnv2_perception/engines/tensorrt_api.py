@@ -1,47 +1,93 @@
-"""What engine and builder share of TensorRT and CUDA: modules, errors, the GPU's name."""
+"""What engine and builder share of TensorRT and CUDA: modules, errors, the GPU's name.
+
+TensorRT and TensorRT for RTX are two libraries of one API; a process may use both.
+"""
 
 from collections import deque
+from collections.abc import Callable
+import ctypes
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 import logging
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
+from mnv2_perception.engines.plans import RTX
 from mnv2_perception.errors import EngineError
 
-if TYPE_CHECKING:  # at run time `load` sets these two
-    from cuda.bindings import runtime as cudart
+if TYPE_CHECKING:
+    from cuda.bindings import runtime as cudart  # at run time `load` sets it
     import tensorrt as trt
 
 DEVICE = 0  # CUDA_VISIBLE_DEVICES chooses which GPU that is
-INSTALL = (
-    'on a Jetson: apt install python3-libnvinfer, and pip install "cuda-python<13" (JetPack 6) or '
-    'cuda-python (JetPack 7), in a virtual environment with --system-site-packages; elsewhere: '
-    'pip install tensorrt cuda-python'
-)
+INSTALL = {
+    'tensorrt': (
+        'on a Jetson: apt install python3-libnvinfer, and pip install onnx "cuda-python<13" '
+        '(JetPack 6) or onnx cuda-python (JetPack 7), in a virtual environment with '
+        '--system-site-packages; elsewhere: pip install tensorrt cuda-python onnx'
+    ),
+    RTX: (  # bindings and libraries of one release
+        'on Linux on x86-64: pip install onnx cuda-python tensorrt-rtx-cu13-bindings==1.7.1.116 '
+        'onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0'
+    ),
+}
+TITLES = {'tensorrt': 'TensorRT', RTX: 'TensorRT for RTX'}
 
 logger = logging.getLogger(__name__)
 
 
-def load(model: Path) -> tuple[Any, Any]:
-    """Import TensorRT and cuda-python's runtime API; return both.
+def load(model: Path, engine: str, building: bool = False, running: bool = True) -> Any:
+    """Import what an engine needs; return its TensorRT module.
 
     Args:
         model: for errors.
+        engine: `tensorrt` or `tensorrt_rtx`.
+        building: it is to read ONNX files, too.
+        running: it is to use the GPU.
 
     Raises:
-        EngineError: one of them is not installed, or there is no GPU.
+        EngineError: something is not installed, or there is no GPU.
     """
-    try:
-        import tensorrt
-        globals().update(trt=tensorrt, cudart=import_cudart())
-    except ImportError as exc:
-        raise EngineError(f'{model}: TensorRT is not installed ({exc}); {INSTALL}') from exc
-    try:
-        checked(cudart.cudaGetDeviceCount())
-    except (EngineError, RuntimeError) as exc:  # RuntimeError: there is no driver at all
-        raise EngineError(f'{model}: no NVIDIA GPU can be used: {exc}; choose another engine, or '
-                          f'install the driver') from exc
-    return trt, cudart
+    wanted: list[Callable[[], Any]] = [import_rtx if engine == RTX else import_tensorrt]
+    wanted += [import_cudart] if running else []
+    wanted += [lambda: import_module('onnx')] if building else []
+    found, missing = [], []
+    for import_it in wanted:
+        try:
+            found.append(import_it())
+        except ImportError as exc:
+            missing.append(exc)
+    if missing:
+        reasons = '; '.join(map(str, missing))
+        raise EngineError(f'{model}: {TITLES[engine]} cannot be used, for something is not '
+                          f'installed ({reasons}); {INSTALL[engine]}') from missing[0]
+    if running:
+        globals().update(cudart=found[1])
+        try:
+            checked(cudart.cudaGetDeviceCount())
+        except (EngineError, RuntimeError) as exc:  # RuntimeError: there is no driver at all
+            raise EngineError(f'{model}: no NVIDIA GPU can be used: {exc}; choose another engine, '
+                              f'or install the driver') from exc
+    return found[0]
+
+
+def import_tensorrt() -> Any:
+    """Return the module of TensorRT."""
+    return import_module('tensorrt')
+
+
+def import_rtx() -> Any:
+    """Return the module of TensorRT for RTX, with the libraries that another package brings."""
+    spec = find_spec('onnxruntime_ep_nv_tensorrt_rtx')
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for name in ('libtensorrt_rtx', 'libtensorrt_onnxparser_rtx'):
+            for library in Path(folder).glob(f'{name}.so.*'):
+                try:
+                    ctypes.CDLL(str(library))  # what is open already is looked for nowhere else
+                except OSError as exc:
+                    raise ImportError(str(exc)) from exc
+    return import_module('tensorrt_rtx_bindings')
 
 
 def import_cudart() -> Any:
@@ -68,12 +114,15 @@ def checked(result: tuple[Any, ...]) -> Any:
     return values[0] if values else None
 
 
-def gpu_name() -> str:
-    """Return name, compute capability and multiprocessors, such as `Orin 8.7 (16 SMs)`.
+def gpu_name(engine: str) -> str:
+    """Return what the plans of an engine are for: the GPU, as they name it.
 
-    The modules of a Jetson family share the first two, but no plan.
+    For TensorRT that is name, compute capability and multiprocessors, such as `Orin 8.7 (16 SMs)`,
+    as the modules of a Jetson family share the first two, but no plan. For RTX it is `SM86`.
     """
     properties: cudart.cudaDeviceProp = checked(cudart.cudaGetDeviceProperties(DEVICE))
+    if engine == RTX:
+        return f'SM{properties.major}{properties.minor}'
     name = properties.name.split(b'\0')[0].decode()
     return (f'{name} {properties.major}.{properties.minor} '
             f'({properties.multiProcessorCount} SMs)')
@@ -90,8 +139,12 @@ def last_errors() -> str:
 
 
 @cache
-def trt_logger() -> Any:
-    """Return TensorRT's logger; it keeps the first of a process."""
+def trt_logger(module: Any) -> Any:
+    """Return a library's logger; it keeps the first of a process."""
+    if TYPE_CHECKING:
+        import tensorrt as trt
+    else:
+        trt = module
 
     class Logger(trt.ILogger):
         """Errors wait for the exception that tells them, the rest is logged."""
@@ -110,10 +163,14 @@ def trt_logger() -> Any:
     return Logger()
 
 
-def deserialise(blob: bytes, dla: int | None) -> 'trt.ICudaEngine | None':
+def deserialise(module: Any, blob: bytes, dla: int | None) -> 'trt.ICudaEngine | None':
     """Return the engine of a plan, on a DLA core if any; None where TensorRT refuses it."""
+    if TYPE_CHECKING:
+        import tensorrt as trt
+    else:
+        trt = module
     ERRORS.clear()
-    runtime = trt.Runtime(trt_logger())
+    runtime = trt.Runtime(trt_logger(module))
     if dla is not None:
         runtime.DLA_core = dla
     return runtime.deserialize_cuda_engine(blob)

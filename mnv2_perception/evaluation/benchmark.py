@@ -1,6 +1,6 @@
 """How long a model takes: every engine on one image, taking turns (`mnv2 benchmark`).
 
-The floor that all is compared with is the bare call: ONNX Runtime on the CPU, with the same
+The floor that a model is compared with is its bare call: ONNX Runtime on the CPU, with the same
 weights, on the network alone. It takes the scaled float image and gives what the last layer gives;
 scaling, decoding, and all that happens outside of the graph is overhead.
 """
@@ -87,13 +87,13 @@ def benchmark(
         threads: CPU threads for one inference; 0 uses one for each core.
 
     Returns:
-        `bare`, the bare call of the first model (None where that is no ONNX), and `engines`, one
-        for each that opened: `ms` and `ms_p95` of one image from camera to result; `cpu_ms`,
+        `bare`, the bare call of each model that opened and is an ONNX file, and `engines`, one for
+        each that opened: `ms` and `ms_p95` of one image from camera to result; `cpu_ms`,
         which other processes disturb less, summed over all threads, those that wait included;
         `images_per_s`; `preprocess_ms`, `inference_ms` and `decode_ms`; `memory_mb`, what opening
         and warming up added to the process (so the first in a runtime pays for the runtime);
-        `to_bare`, how many bare calls it takes. All are medians but the 95th percentile.
-        `not_run` says why the others did not. Then the circumstances.
+        `to_bare`, how many bare calls of its own model it takes. All are medians but the 95th
+        percentile. `not_run` says why the others did not. Then the circumstances.
 
     Raises:
         EngineError: no engine opens a model, or there is no run.
@@ -104,6 +104,7 @@ def benchmark(
     not_run: dict[str, str] = {}
     opened: dict[str, Any] = {}
     ways: dict[str, Callable[[], Any]] = {}
+    model_of: dict[str, Path] = {}
     memory_mb: dict[str, float] = {}
     tried = product(models, engines or [name for name in ENGINES if name != 'fake'], precisions)
     with ExitStack() as stack:
@@ -120,7 +121,7 @@ def benchmark(
             stack.callback(engine.close)
             key = f'{model} {name} {engine.precision}'
             spec = ModelSpec.from_metadata(engine.metadata, model)
-            opened[key] = PIPELINES[spec.task](engine, spec)
+            opened[key], model_of[key] = PIPELINES[spec.task](engine, spec), model
             ways[key] = partial(opened[key], image)
             for _ in range(WARM_UP):
                 ways[key]()
@@ -130,28 +131,37 @@ def benchmark(
                 f'no engine opens {", ".join(map(str, models))}: '
                 + '; '.join(f'{label}: {reason}' for label, reason in not_run.items())
             )
-        try:
-            ways['bare'] = open_bare(models[0], threads, stack)
-            for _ in range(WARM_UP):
-                ways['bare']()
-        except (EngineError, ModelError) as exc:
-            not_run['bare call'] = str(exc).removeprefix(f'{models[0]}: ')
+        bare_of: dict[Path, str] = {}
+        for model in dict.fromkeys(model_of.values()):
+            try:
+                bare = open_bare(model, threads, stack)
+                for _ in range(WARM_UP):
+                    bare()
+            except (EngineError, ModelError) as exc:
+                not_run[f'{model.name} bare call'] = str(exc).removeprefix(f'{model}: ')
+                continue
+            bare_of[model] = f'{model} bare'
+            ways[bare_of[model]] = bare
         times = take_turns(ways, opened, runs)
-    bare = times.pop('bare', None)
-    bare_ms = float(np.median(bare.total_ms)) if bare else None
+    found = {key: _summary(each) for key, each in times.items()}
+    spec_of = {model_of[key]: opened[key].spec for key in opened}
     return {
         'image': list(image.shape[:2]),
-        'bare': _summary(bare) if bare else None,
+        'bare': [
+            {'model': spec_of[model].name, **found[key]} for model, key in bare_of.items()
+        ],
         'engines': [
             {
                 'model': opened[key].spec.name,
                 'engine': opened[key].engine.name,
                 'precision': opened[key].engine.precision,
-                **_summary(each),
-                'to_bare': float(np.median(each.total_ms)) / bare_ms if bare_ms else None,
+                **found[key],
+                'to_bare': (
+                    found[key]['ms'] / found[bare_of[model]]['ms'] if model in bare_of else None
+                ),
                 'memory_mb': memory_mb[key],
             }
-            for key, each in times.items()
+            for key, model in model_of.items()
         ],
         'not_run': not_run,
         'runs': runs,
@@ -243,9 +253,13 @@ def benchmark_table(result: Mapping[str, Any]) -> str:
         ['model', 'engine', 'ms', 'p95', 'cpu ms', *STAGES, '× bare', 'images/s', 'MB'],
         ['---'] * (2 + len(names)),
     ]
-    bare = {'model': 'bare call', 'engine': 'onnx_runtime', 'precision': 'fp32', 'to_bare': 1.0}
+    bare = {'engine': 'onnx_runtime', 'precision': 'fp32', 'to_bare': 1.0}
     found = sorted(result['engines'], key=lambda each: float(each['ms']))
-    for each in [*found, *([bare | result['bare']] if result['bare'] else [])]:
+    alone = len(result['bare']) == 1
+    for each in [*found, *(
+        {**bare, **each, 'model': 'bare call' if alone else f'bare call of {each["model"]}'}
+        for each in result['bare']
+    )]:
         figures = (each.get(name) for name in names)
         rows.append([
             each['model'], f'{each["engine"]} {each["precision"]}',

@@ -32,6 +32,7 @@ from mnv2_perception.vision.camera import Camera, scaled_matrices
 from mnv2_perception.vision.costmap import Grid, Scan
 from mnv2_perception.vision.encodings import (
     checked_layout,
+    data_bytes,
     depth_from_msg,
     image_from_compressed_msg,
     image_from_fields,
@@ -290,9 +291,10 @@ def points_from_msg(msg: PointCloud2) -> NDArray[np.float32]:
         )
     offsets = [offset_of[name] for name in 'xyz']
     fits = max(offsets) + 4 <= msg.point_step and msg.width * msg.point_step <= msg.row_step
-    if not fits or len(msg.data) < msg.height * msg.row_step:
+    got = data_bytes(msg.data, described)
+    if not fits or got < msg.height * msg.row_step:
         raise ImageError(
-            f'{described}: got {len(msg.data)} bytes, point_step {msg.point_step} and row_step '
+            f'{described}: got {got} bytes, point_step {msg.point_step} and row_step '
             f'{msg.row_step}, which do not fit; correct the camera driver'
         )
     kind = '>f4' if msg.is_bigendian else '<f4'

@@ -166,10 +166,12 @@ def labels_from_compressed_msg(msg: CompressedImageFields) -> NDArray[np.uint8]:
     Raises:
         ImageError: see `ids_from_png`.
     """
+    described = f'compressed labels (format {quoted(msg.format)})'
+    data_bytes(msg.data, described)
     try:
         return ids_from_png(bytes(msg.data))
     except ImageError as exc:
-        raise ImageError(f'compressed labels (format {quoted(msg.format)}): {exc}') from exc
+        raise ImageError(f'{described}: {exc}') from exc
 
 
 _DEPTH = {'16UC1': ('u2', 0.001), 'mono16': ('u2', 0.001), '32FC1': ('f4', 1.0)}
@@ -192,7 +194,7 @@ def depth_from_msg(msg: ImageFields) -> NDArray[np.float32]:
         )
     code, unit_m = _DEPTH[msg.encoding]
     dtype = np.dtype(code).newbyteorder('>' if msg.is_bigendian else '<')
-    least, got = msg.width * dtype.itemsize, len(msg.data)
+    least, got = msg.width * dtype.itemsize, data_bytes(msg.data, _described(msg))
     if min(msg.height, msg.width) < 1 or msg.step < least or got < msg.height * msg.step:
         raise ImageError(
             f'{_described(msg)}: got {got} bytes, expected a step of at least {least} bytes and '
@@ -209,6 +211,21 @@ def depth_from_msg(msg: ImageFields) -> NDArray[np.float32]:
 
 def _described(msg: ImageFields) -> str:
     return f'image message ({quoted(msg.encoding)}, {msg.height} × {msg.width}, step {msg.step})'
+
+
+def data_bytes(data: Any, described: str) -> int:
+    """Return how many bytes a message's data has that numpy can read.
+
+    Raises:
+        ImageError: it cannot, as where the buffer lies in a GPU's memory.
+    """
+    try:
+        return memoryview(data).nbytes
+    except (TypeError, BufferError, ValueError) as exc:
+        raise ImageError(
+            f'{described}: its data ({type(data).__name__}) does not lie in memory that the CPU '
+            f'can read ({exc}), as GPU buffers do not; let the publisher send plain bytes'
+        ) from exc
 
 
 def _check_size(msg: ImageFields, max_pixels: int) -> None:
@@ -243,9 +260,9 @@ def checked_layout(msg: ImageFields, max_pixels: int = MAX_PIXELS) -> Layout:
             'this width; the publisher must set step to the bytes of a row'
         )
     expected = int(msg.height * layout.plane_rows) * msg.step
-    if len(msg.data) < expected:
+    if (got := data_bytes(msg.data, _described(msg))) < expected:
         raise ImageError(
-            f'{_described(msg)}: got {len(msg.data)} bytes of data, expected {expected}; '
+            f'{_described(msg)}: got {got} bytes of data, expected {expected}; '
             'the publisher or the transport cut the image short'
         )
     _check_size(msg, max_pixels)
@@ -285,7 +302,8 @@ def _rgb_from_nv24(msg: ImageFields) -> NDArray[np.uint8]:
 
 def _decoded(msg: CompressedImageFields, max_pixels: int) -> NDArray[Any]:
     """Decode to what is stored, in OpenCV's channel order."""
-    described = f'compressed image (format {quoted(msg.format)}, {len(msg.data)} bytes)'
+    described = f'compressed image (format {quoted(msg.format)})'
+    described = f'{described[:-1]}, {data_bytes(msg.data, described)} bytes)'
     if 'compressedDepth' in msg.format:
         raise ImageError(f'{described}: this is depth; subscribe to the colour image instead')
     try:

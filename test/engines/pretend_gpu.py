@@ -28,6 +28,7 @@ class Cuda:
 
     Attributes:
         integrated: whether the GPU shares the CPU's memory.
+        compute: its compute capability.
         failing: names of functions that return an error.
         alive: what was made and not yet given back.
         called: names of the functions called, in order.
@@ -41,6 +42,7 @@ class Cuda:
 
     def __init__(self) -> None:
         self.integrated = False
+        self.compute = (8, 7)
         self.failing: set[str] = set()
         self.alive: dict[int, Any] = {}
         self.called: list[str] = []
@@ -91,8 +93,9 @@ class Cuda:
         return (0,)
 
     def cudaGetDeviceProperties(self, device: int) -> tuple[int, Any]:
+        major, minor = self.compute
         return 0, SimpleNamespace(
-            name=b'Pretended\0\0', major=8, minor=7, multiProcessorCount=16
+            name=b'Pretended\0\0', major=major, minor=minor, multiProcessorCount=16
         )
 
     def cudaDeviceGetAttribute(self, attribute: int, device: int) -> tuple[int, int]:
@@ -309,16 +312,23 @@ class PretendedEngine:
         arrays['confidence'][:] = np.maximum(arrays['image'][..., 1], 1)
 
 
-def install(monkeypatch: pytest.MonkeyPatch, version: str = VERSION) -> TensorRT:
-    """Let `import tensorrt` and cuda-python find the pretended ones."""
-    from mnv2_perception.engines import tensorrt_api as ours
-
+def install_cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    """Let the import of cuda-python find the pretended one."""
     cuda = Cuda()
-    trt = TensorRT(cuda, version)
     modules = {name: ModuleType(name) for name in ('cuda', 'cuda.bindings')}
     modules['cuda.bindings'].runtime = cuda  # type: ignore[attr-defined]
-    for name, module in {**modules, 'tensorrt': trt}.items():
+    for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
+    return cuda
+
+
+def install(monkeypatch: pytest.MonkeyPatch, version: str = VERSION) -> TensorRT:
+    """Let the import of TensorRT, of that for RTX too, and of cuda-python find pretended ones."""
+    from mnv2_perception.engines import tensorrt_api as ours
+
+    trt = TensorRT(install_cuda(monkeypatch), version)
+    for name in ('tensorrt', 'tensorrt_rtx_bindings'):
+        monkeypatch.setitem(sys.modules, name, trt)
     ours.trt_logger.cache_clear()
     ours.ERRORS.clear()
     return trt

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = tuple(
     ROOT / 'mnv2_perception/engines' / name
-    for name in ('tensorrt.py', 'tensorrt_api.py', 'build.py')
+    for name in ('tensorrt.py', 'tensorrt_api.py', 'builders.py')
 )
 
 # Prints a module's functions, classes and their attributes as a stub. Cython leaves no types.
@@ -61,10 +61,10 @@ def unpack_wheels(folder: Path, *requirements: str) -> Path:
 
 def make_empty_libraries(folder: Path) -> None:
     """Compile the libraries that the bindings want, each function of them returning null."""
-    bindings = str(folder / 'tensorrt_bindings/tensorrt.so')
+    (bindings,) = map(str, folder.glob('tensorrt*_bindings/*.so'))
     try:
         symbols = run(['nm', '-D', '--undefined-only', bindings])
-        needed = re.findall(r'\[(libnv\S+)\]', run(['readelf', '-d', bindings]))
+        needed = re.findall(r'\[(lib(?:nv|tensorrt)\S+)\]', run(['readelf', '-d', bindings]))
         # Symbols with a version are of the system's libraries; the rest Python or NVIDIA has.
         python = ctypes.CDLL(None)
         missing = [name for name in re.findall(r'U (\w+)$', symbols, re.MULTILINE)
@@ -89,17 +89,19 @@ def run(command: list[str], **environment: str) -> str:
 def write_tensorrt_stub(wheel: Path, stubs: Path) -> dict[str, bool]:
     """Write tensorrt.pyi from a bindings wheel; return which `has_...` of our code hold there."""
     make_empty_libraries(wheel)
+    (bindings,) = wheel.glob('tensorrt*_bindings/*.so')
+    module = bindings.parent.name, bindings.stem
     where = {'LD_LIBRARY_PATH': str(wheel), 'PYTHONPATH': str(wheel)}
     run([sys.executable, '-c', 'from mypy.stubgen import main; main()', '-q', '--inspect-mode',
-         '-m', 'tensorrt_bindings.tensorrt', '-o', str(wheel / 'made')], **where)
-    lines = (wheel / 'made/tensorrt_bindings/tensorrt.pyi').read_text().splitlines()
+         '-m', '.'.join(module), '-o', str(wheel / 'made')], **where)
+    lines = (wheel / f'made/{"/".join(module)}.pyi').read_text().splitlines()
     stubs.mkdir(parents=True, exist_ok=True)
     (stubs / 'tensorrt.pyi').write_text(
         'import typing\nimport typing_extensions\n__version__: str\n'
         + '\n'.join(parseable(line) for line in lines)
     )
     guards = version_guards()
-    code = f'import tensorrt_bindings as trt; print([{", ".join(guards.values())}])'
+    code = f'import {module[0]} as trt; print([{", ".join(guards.values())}])'
     return dict(zip(guards, ast.literal_eval(run([sys.executable, '-c', code], **where)),
                     strict=True))
 

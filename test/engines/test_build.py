@@ -23,7 +23,8 @@ from slow_builder import PLAN, SlowBuilder
 
 from mnv2_perception.cli import main as cli
 from mnv2_perception.engines import plans
-from mnv2_perception.engines.build import build_plan, Options, Progress, TensorRTBuilder
+from mnv2_perception.engines.build import build_plan, Options, Progress
+from mnv2_perception.engines.builders import TensorRTBuilder
 from mnv2_perception.engines.graph import precision_of
 from mnv2_perception.errors import EngineError, ModelError
 from mnv2_perception.model_spec import ModelSpec
@@ -402,6 +403,20 @@ def test_the_command_prints_the_path_that_the_engine_then_opens(
     assert plans.choose_plan(model, plans.cache_folder(), VERSION, GPU)[0] == path
     assert cli.main(['info', str(model), '--json']) == 0
     assert json.loads(capsys.readouterr().out)['name'] == 'identity'
+
+
+@pytest.mark.usefixtures('keep_sigint')
+def test_the_command_names_all_that_is_missing_and_where_to_get_it(
+    model: Path, trt: TensorRT, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ('tensorrt', 'onnx'):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert cli.main(['build', str(model)]) == 1
+    err = capsys.readouterr().err
+    assert 'import of tensorrt halted' in err and 'import of onnx halted' in err
+    assert 'pip install onnx "cuda-python<13"' in err
+    assert 'pip install tensorrt cuda-python onnx' in err
 
 
 @pytest.mark.usefixtures('keep_sigint')

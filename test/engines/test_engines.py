@@ -42,10 +42,12 @@ from mnv2_perception.tasks.segmenter import Segmenter
 HEIGHT, WIDTH = 5, 7
 
 
-def write_plan(model: Path, height: int, width: int) -> Path:
+def write_plan(model: Path, height: int, width: int, engine: str) -> Path:
     """Write a plan of the identity network for the pretended GPU."""
     spec = identity_spec(height, width).to_metadata()
-    key = PlanKey(plans.sha256(model), VERSION, GPU, 'fp16', (f'image 1x{height}x{width}x3',))
+    version, gpu = (f'RTX {VERSION}', 'SM86 SM89') if engine == plans.RTX else (VERSION, GPU)
+    shapes = (f'image 1x{height}x{width}x3',)
+    key = PlanKey(plans.sha256(model), version, gpu, 'fp16', shapes)
     path = model.with_suffix('.plan')
     blob = json.dumps({'size': [height, width]}).encode()
     plans.write_plan(path, Plan(key, spec, spec, '2026-01-01T00:00:00+00:00', blob))
@@ -76,8 +78,8 @@ def make_model(
     name = request.param
     if name in PROVIDERS:
         pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
-    elif name == 'tensorrt':
-        install(monkeypatch)
+    elif name in ('tensorrt', plans.RTX):
+        install(monkeypatch).cuda.compute = (8, 6) if name == plans.RTX else (8, 7)
     elif name != 'fake':
         pytest.importorskip(name, reason=f'no {name}: run make setup-train')
 
@@ -88,7 +90,9 @@ def make_model(
         if name == 'torch':
             return write_program(tmp_path / 'identity.pt2', spec), name
         model = write_onnx(tmp_path / 'identity.onnx', spec)
-        return write_plan(model, height, width) if name == 'tensorrt' else model, name
+        if name in ('tensorrt', plans.RTX):
+            return write_plan(model, height, width, name), name
+        return model, name
 
     return make
 
@@ -374,7 +378,7 @@ def test_a_plan_of_another_precision_is_refused(
 ) -> None:
     install(monkeypatch)
     model = write_onnx(tmp_path / 'm.onnx', identity_spec(HEIGHT, WIDTH))
-    plan = write_plan(model, HEIGHT, WIDTH)
+    plan = write_plan(model, HEIGHT, WIDTH, 'tensorrt')
     assert open_engine(plan, precision='fp16').precision == 'fp16'
     with pytest.raises(EngineError, match='plan is fp16, got precision fp32'):
         open_engine(plan, precision='fp32')

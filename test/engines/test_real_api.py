@@ -26,6 +26,7 @@ TENSORRT = [
     'tensorrt-cu12-bindings==10.16.1.11',
     'tensorrt-cu12-bindings==11.4.0.106',
 ]
+RTX = 'tensorrt-rtx-cu13-bindings==1.7.1.116'
 CUDA = {
     'cuda.cudart': ['cuda-python==12.2.1'],
     'cuda.bindings.runtime': ['cuda-bindings==13.5.0', 'cuda-pathfinder==1.9.0'],
@@ -47,7 +48,15 @@ def newest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bo
     return folder / 'stubs', write_tensorrt_stub(wheel, folder / 'stubs')
 
 
-@pytest.mark.parametrize('release', TENSORRT)
+@pytest.fixture(scope='module')
+def rtx(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bool]]:
+    """Stubs of TensorRT for RTX, and which guards hold there."""
+    folder = tmp_path_factory.mktemp('rtx')
+    wheel = unpack_wheels(folder / 'wheel', RTX)
+    return folder / 'stubs', write_tensorrt_stub(wheel, folder / 'stubs')
+
+
+@pytest.mark.parametrize('release', [*TENSORRT, RTX])
 def test_tensorrt_has_what_we_call(release: str, tmp_path: Path, cache: Path) -> None:
     wheel = unpack_wheels(tmp_path / 'wheel', release)
     guards = write_tensorrt_stub(wheel, tmp_path / 'stubs')
@@ -87,15 +96,37 @@ def test_a_call_that_a_release_lacks_is_found(
     cache: Path,
 ) -> None:
     stubs, guards = newest
-    source = (ROOT / 'mnv2_perception/engines/build.py').read_text(encoding='utf-8')
+    source = (ROOT / 'mnv2_perception/engines/builders.py').read_text(encoding='utf-8')
     assert right in source
-    path = tmp_path / 'wrong_build.py'
+    path = tmp_path / 'wrong_builders.py'
     path.write_text(source.replace(right, wrong))
     found = disagreements(stubs, cache, guards, (path,))
     assert any(told in line for line in found)
 
 
+@pytest.mark.parametrize(
+    ('file', 'right', 'wrong', 'told'),
+    [
+        ('builders.py', '.set_compute_capability(target, index)',
+         '.set_compute_capability(target)', 'set_compute_capability'),
+        ('builders.py', '.get_engine_validity(blob)', '.get_validity(blob)', 'get_validity'),
+        ('tensorrt.py', '.execute_async_v3(', '.execute_async_v4(', 'execute_async_v4'),
+    ],
+)
+def test_a_call_that_tensorrt_for_rtx_lacks_is_found(
+    file: str, right: str, wrong: str, told: str, rtx: tuple[Path, dict[str, bool]],
+    tmp_path: Path, cache: Path,
+) -> None:
+    stubs, guards = rtx
+    assert guards['has_targets']
+    source = (ROOT / 'mnv2_perception/engines' / file).read_text(encoding='utf-8')
+    assert right in source
+    (tmp_path / f'wrong_{file}').write_text(source.replace(right, wrong))
+    found = disagreements(stubs, cache, guards, (tmp_path / f'wrong_{file}',))
+    assert any(told in line for line in found)
+
+
 def test_each_guard_is_a_plain_question_to_the_release() -> None:
     guards = version_guards()
-    assert set(guards) == {'has_typing', 'has_flags', 'has_monitor'}
+    assert set(guards) == {'has_typing', 'has_flags', 'has_monitor', 'has_targets'}
     assert all(text.startswith('hasattr(trt') for text in guards.values())

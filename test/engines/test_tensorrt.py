@@ -247,6 +247,77 @@ def test_a_plan_opens_without_its_onnx_file(trt: TensorRT, model: Path) -> None:
         assert engine.metadata == identity_spec(HEIGHT, WIDTH).to_metadata()
 
 
+# TensorRT for RTX: the same class, another library
+
+
+def write_rtx(model: Path) -> Path:
+    return write(model, tensorrt=f'RTX {VERSION}', gpu='SM86 SM89')
+
+
+@pytest.fixture
+def rtx(trt: TensorRT) -> TensorRT:
+    trt.cuda.compute = (8, 6)
+    return trt
+
+
+def test_each_library_takes_its_own_plan_of_a_model(rtx: TensorRT, model: Path) -> None:
+    write(model, precision='fp32', gpu=GPU.replace('8.7', '8.6'))
+    write_rtx(model)
+    found = {}
+    for name in ('tensorrt', 'tensorrt_rtx'):
+        with open_engine(model, name) as engine:
+            check_result(engine, 0)
+            found[engine.name] = engine.precision
+    assert found == {'tensorrt': 'fp32', 'tensorrt_rtx': 'fp16'}
+
+
+@pytest.mark.parametrize('gpu', ['SM89', 'SM8', 'SM860'])
+def test_a_plan_for_other_gpus_is_not_taken(gpu: str, rtx: TensorRT, model: Path) -> None:
+    write(model, tensorrt=f'RTX {VERSION}', gpu=gpu)
+    with pytest.raises(EngineError, match=f'on SM86, only for TensorRT RTX {VERSION} on {gpu}; '
+                                          f'run: mnv2 build {model} --rtx --gpu SM86$'):
+        open_engine(model, 'tensorrt_rtx')
+
+
+@pytest.mark.parametrize(
+    ('make', 'engine', 'told'),
+    [
+        (write_rtx, 'tensorrt', 'is a plan of TensorRT for RTX, engine tensorrt takes those of '
+                                'TensorRT; open it with engine tensorrt_rtx,'),
+        (write_rtx, 'auto', 'open it with engine tensorrt_rtx,'),
+        (write, 'tensorrt_rtx', 'is a plan of TensorRT, .* open it with engine tensorrt,'),
+    ],
+)
+def test_a_plan_of_the_other_library_is_refused_before_anything_is_loaded(
+    make: Callable[[Path], Path], engine: str, told: str, model: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    with pytest.raises(EngineError, match=told):
+        open_engine(make(model), engine)
+
+
+def test_auto_says_nothing_of_plans_of_tensorrt_for_rtx(
+    trt: TensorRT, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    write_rtx(model)
+    assert not open_engine(model).name.startswith('tensorrt')
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize('missing', ['tensorrt_rtx_bindings', 'cuda.bindings'])
+def test_a_missing_package_of_rtx_names_its_install(
+    missing: str, trt: TensorRT, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    if missing.startswith('cuda'):
+        monkeypatch.setitem(sys.modules, 'cuda', None)
+    with pytest.raises(EngineError, match=r'TensorRT for RTX cannot be used.*pip install .*'
+                                          r'tensorrt-rtx-cu13-bindings==.* onnxruntime-ep-nv-'):
+        open_engine(model, 'tensorrt_rtx')
+
+
 # auto
 
 
@@ -307,7 +378,8 @@ def test_a_real_gpu_agrees_with_onnx_runtime(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip('tensorrt', reason='needs TensorRT and an NVIDIA GPU')
-    from mnv2_perception.engines.build import build_plan, Options, TensorRTBuilder
+    from mnv2_perception.engines.build import build_plan, Options
+    from mnv2_perception.engines.builders import TensorRTBuilder
     from mnv2_perception.scenes.street import draw_scene
     from mnv2_perception.tasks.models import find_model
 

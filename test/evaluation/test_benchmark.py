@@ -56,7 +56,8 @@ def test_a_graph_without_layers_has_no_bare_call(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match='no layer with weights'):
         cut_network(model, tmp_path / 'bare.onnx')
     result = benchmark([model], IMAGE, ['onnx_runtime'], runs=1)
-    assert result['bare'] is None and 'no layer' in result['not_run']['bare call']
+    assert result['bare'] == [] and 'no layer' in result['not_run']['identity.onnx bare call']
+    assert result['engines'][0]['to_bare'] is None
     assert 'bare call |' not in benchmark_table(result)
 
 
@@ -67,8 +68,20 @@ def test_stages_add_up(model: Path) -> None:
     total_ms = sum(found[f'{stage}_ms'] for stage in STAGES)
     assert total_ms == pytest.approx(found['ms'], rel=0.5)
     assert found['ms'] <= found['ms_p95']
-    assert found['to_bare'] == pytest.approx(found['ms'] / result['bare']['ms'])
+    assert found['to_bare'] == pytest.approx(found['ms'] / result['bare'][0]['ms'])
     assert (result['runs'], result['threads'], result['image']) == (9, 1, [40, 60])
+
+
+def test_each_model_is_compared_with_its_own_bare_call(model: Path) -> None:
+    large = write_convolutions(model.with_name('large.onnx'), 160, 240)
+    result = benchmark([model, large], IMAGE, ['onnx_runtime'], runs=5, threads=1)
+    small_ms, large_ms = (each['ms'] for each in result['bare'])
+    assert large_ms > 5 * small_ms  # a hundred times the pixels
+    assert [each['to_bare'] for each in result['engines']] == pytest.approx([
+        each['ms'] / bare_ms
+        for each, bare_ms in zip(result['engines'], (small_ms, large_ms), strict=True)
+    ])
+    assert benchmark_table(result).count('| bare call of convolutions ') == 2
 
 
 def test_a_stage_takes_its_own_time(tmp_path: Path) -> None:

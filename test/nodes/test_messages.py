@@ -3,6 +3,7 @@
 from array import array
 from contextlib import suppress
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -544,6 +545,14 @@ def test_a_cloud_that_cannot_be_used_is_refused(change: dict[str, object], told:
     for name, value in change.items():
         setattr(msg, name, value)
     with pytest.raises(ImageError, match=told):
+        messages.points_from_msg(msg)
+
+
+def test_a_cloud_in_a_buffer_that_numpy_cannot_see_is_refused_with_the_reason() -> None:
+    cloud = messages.cloud_to_msg(np.ones((2, 2, 3), np.float32), Header())
+    names = ('height', 'width', 'fields', 'point_step', 'row_step', 'is_bigendian')
+    msg = SimpleNamespace(data=object(), **{name: getattr(cloud, name) for name in names})
+    with pytest.raises(ImageError, match=r'its data \(object\) does not lie in memory'):
         messages.points_from_msg(msg)
 
 

@@ -1,5 +1,6 @@
 """Camera encodings without ROS: plain objects, messages of bags. test_messages.py has the rest."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import cv2
@@ -103,3 +104,27 @@ def test_depth_that_contradicts_itself_is_refused(change: dict[str, object], tol
     vars(msg).update(change)
     with pytest.raises(ImageError, match=told):
         encodings.depth_from_msg(msg)
+
+
+class GpuBuffer:
+    """A message's data as Lyrical may give it: it has a length, and no bytes that numpy sees."""
+
+    def __len__(self) -> int:
+        return 1 << 20
+
+
+@pytest.mark.parametrize(
+    ('read', 'encoding'),
+    [(encodings.image_from_fields, 'rgb8'), (encodings.image_from_fields, 'nv24'),
+     (encodings.depth_from_msg, '32FC1'), (encodings.labels_from_msg, 'mono8'),
+     (encodings.image_from_compressed_msg, ''), (encodings.labels_from_compressed_msg, '')],
+)
+def test_data_in_a_buffer_that_numpy_cannot_see_is_refused_with_the_reason(
+    read: Callable[..., object], encoding: str
+) -> None:
+    msg = SimpleNamespace(
+        height=2, width=2, encoding=encoding, is_bigendian=0, step=24, format='jpeg',
+        data=GpuBuffer(),
+    )
+    with pytest.raises(ImageError, match=r'its data \(GpuBuffer\) .*CPU.* send plain bytes'):
+        read(msg)
