@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mnv2_perception.bags.viewing import add_viewer_option
 from mnv2_perception.cli.options import (
     add_command,
     add_model_options,
@@ -36,6 +37,7 @@ def add(commands: 'Commands') -> None:
             f'--camera-{option}', type=numbers, default=value, metavar=option.upper(),
             help=f"of the bag's camera, for the grid: {meaning} (%(default)s)",
         )
+    add_viewer_option(demo)
     add_model_options(demo, optional=True, precision=False)
 
 
@@ -49,6 +51,7 @@ def demo_command(arguments: argparse.Namespace) -> None:
         arguments.out, arguments.bag, arguments.topic, arguments.model, arguments.engine,
         arguments.threads,
         AssumedCamera(arguments.camera_height, arguments.camera_pitch, arguments.camera_fov),
+        arguments.foxglove or '',
     )
     print(table(summary))
     pictures = sorted(arguments.out.glob('frame_*.png'))

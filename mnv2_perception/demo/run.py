@@ -16,6 +16,7 @@ from typing import Any
 
 from mnv2_perception.bags.camera import CameraTopics, find_camera, read_stamps
 from mnv2_perception.bags.playback import played_s
+from mnv2_perception.bags.viewing import check_viewer
 from mnv2_perception.demo.camera import AssumedCamera, GROUNDS, place_camera
 from mnv2_perception.demo.folder import clear
 from mnv2_perception.demo.pictures import draw_pictures
@@ -30,6 +31,7 @@ from mnv2_perception.demo.topics import (
     LABEL_INFO,
     MASK,
 )
+from mnv2_perception.demo.viewer import serve, wait_for_viewer
 from mnv2_perception.errors import SetupError
 from mnv2_perception.scenes.bag import draw_bag, IMAGE_TOPIC
 from mnv2_perception.tasks.models import CLASSIFICATION_MODEL, DETECTION_MODEL
@@ -47,6 +49,7 @@ def run_demo(
     engine: str,
     threads: int,
     assumed: AssumedCamera,
+    foxglove: str = '',
 ) -> dict[str, Any]:
     """Replay a bag through the live nodes and report.
 
@@ -58,18 +61,21 @@ def run_demo(
         engine: of segmentation_node; that of the other nodes is `auto`.
         threads: CPU threads for one inference; 0 uses one for each core.
         assumed: of the bag's camera; that of a drawn street is known.
+        foxglove: where it can be watched; empty: nowhere.
 
     Returns:
         The summary that is also in `out/summary.json`.
 
     Raises:
-        SetupError: rclpy is missing, or `out` holds something else.
+        SetupError: rclpy or what `foxglove` needs is missing, or `out` holds something else.
         BagError: the bag cannot be used.
         ModelError: there is no such model.
         DemoError: no mask came, or a drawn road was not found.
     """
     if importlib.util.find_spec('rclpy') is None:
         raise SetupError('the demo needs ROS 2: run `make setup`, or source a ROS distro')
+    if foxglove:
+        check_viewer()
     if bag is not None:
         find_camera(bag, topic)  # fails sooner than a model opens
     drawn = bag is None
@@ -97,7 +103,7 @@ def run_demo(
     chosen = ['segmentation', 'detection', 'classification', *(['costmap'] if costmap else [])]
     values = node_parameters(camera, model, engine, threads, costmap)
     print(f'replaying {bag} ({duration_s:.1f} s) through the live nodes …', flush=True)
-    counts = replay(out, bag, camera, chosen, values, results, bare_ms)
+    counts = replay(out, bag, camera, chosen, values, results, bare_ms, foxglove)
     note = '' if drawn else f'grid: camera assumed {assumed.height_m:.2f} m above flat ground'
     summary = summarise(out, bag, camera, spec, counts, drawn)
     draw_pictures(out, bag, camera, spec, note if counts['grids'] else '')
@@ -149,6 +155,7 @@ def replay(
     values: Mapping[str, object],
     results: Sequence[str],
     bare_ms: float,
+    foxglove: str = '',
 ) -> dict[str, int]:
     """Run recorder, nodes and player; return what player and recorder counted.
 
@@ -160,6 +167,7 @@ def replay(
         values: their parameters.
         results: topics to record, besides names and diagnostics.
         bare_ms: time of one inference.
+        foxglove: where it can be watched, which is waited for; empty: nowhere.
 
     Raises:
         DemoError: a process died or did not come up.
@@ -182,11 +190,14 @@ def replay(
     with (
         Process('bag_recorder_node', recorder_args, out) as recorder,
         Process('perception', node_args, out) as nodes,
+        serve(foxglove, out) as bridge,
     ):
         for topic in results:
             recorder.wait_for({'event': 'recording', 'topic': topic}, nodes)
         for name in chosen:
             nodes.wait_for({'event': 'active', 'node': f'/{name}_node'}, recorder)
+        if bridge:
+            wait_for_viewer(bridge, nodes)
         with Process('bag_player_node', player_args, out) as player:
             while player.running:
                 for process in (nodes, recorder):
