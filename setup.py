@@ -21,10 +21,15 @@ setup(
         (SHARE, ['package.xml']),
         (f'{SHARE}/launch', files('launch', '*.launch.py')),
         (f'{SHARE}/config', files('config', '*.*')),
+        (f'{SHARE}/config/foxglove', files('config/foxglove', '*.json')),
+        (f'{SHARE}/config/rviz', files('config/rviz', '*.rviz')),
         (f'{SHARE}/models', files(f'{PACKAGE}/models', '*')),
     ],
     python_requires='>=3.10',
-    extras_require={'test': ['pytest', 'pytest-timeout']},  # by which `colcon test` takes pytest
+    extras_require={
+        'test': ['pytest', 'pytest-timeout'],  # by which `colcon test` takes pytest
+        'foxglove': ['foxglove-sdk==0.30.3'],
+    },
     zip_safe=True,
     maintainer='The mnv2_perception developers',
     maintainer_email='maintainers@mnv2-perception.example',
