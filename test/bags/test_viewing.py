@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+from pathlib import Path
 import re
 import subprocess
 import sys
@@ -58,6 +59,13 @@ def test_without_the_package_one_sentence_says_how_to_get_it(
     with pytest.raises(SetupError, match=re.escape(f'pip install {FOXGLOVE_SDK}')) as error:
         check_viewer()
     assert '\n' not in str(error.value)
+
+
+def test_the_version_that_is_told_is_the_one_that_is_tested() -> None:
+    root = Path(__file__).parents[2]
+    for file in ('tools/ros_from_pypi/requirements-train.txt', 'setup.py', 'docs/robot.md'):
+        told = set(re.findall(r'foxglove-sdk==[\d.]+', (root / file).read_text(encoding='utf-8')))
+        assert told == {FOXGLOVE_SDK}, file
 
 
 def test_neither_the_player_nor_the_demo_loads_the_package() -> None:
