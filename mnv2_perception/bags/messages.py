@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rosbags.serde import SerdeError
 
 from mnv2_perception.bags.definitions import jazzy_types
+from mnv2_perception.errors import BagError
 from mnv2_perception.vision.costmap import Grid, Scan
 
 IMAGE = 'sensor_msgs/msg/Image'
@@ -43,6 +45,20 @@ def _default(kind: Any) -> Any:
 def serialised(message: Any) -> bytes:
     """Return a message's bytes, encapsulation header included."""
     return bytes(jazzy_types().serialize_cdr(message, message.__msgtype__))
+
+
+def deserialised(cdr: bytes, type_name: str) -> Any:
+    """Return the message that bytes say, by Jazzy's definition of its type.
+
+    In Python: Kilted's Fast CDR reads beyond bytes that claim more padding than they have.
+
+    Raises:
+        BagError: the bytes do not fit the type.
+    """
+    try:
+        return jazzy_types().deserialize_cdr(cdr, type_name)
+    except SerdeError as exc:
+        raise BagError(f'not a {type_name}: {exc}') from exc
 
 
 def header(stamp_ns: int, frame_id: str) -> Any:

@@ -1,14 +1,11 @@
 """One topic of a bag, published again."""
 
-from typing import Any
-
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rosbags.serde import SerdeError
 
-from mnv2_perception.bags.definitions import jazzy_types
-from mnv2_perception.bags.messages import serialised
+from mnv2_perception.bags.messages import deserialised, serialised
 from mnv2_perception.bags.read import BagTopic
+from mnv2_perception.errors import BagError
 from mnv2_perception.nodes.bag_topics import (
     begins_with_header,
     is_static_tf,
@@ -53,10 +50,9 @@ class BagPublisher:
         self.ros.publish(self._with_earlier(cdr) if self._static else cdr)
 
     def _with_earlier(self, cdr: bytes) -> bytes:
-        # In Python: Kilted's Fast CDR reads beyond bytes that claim more padding than they have.
         try:
-            message: Any = jazzy_types().deserialize_cdr(cdr, TF)
-        except SerdeError as exc:
+            message = deserialised(cdr, TF)
+        except BagError as exc:
             self._node.get_logger().warning(
                 f'{self.ros.topic_name}: a message is damaged ({exc}); played as it is',
                 throttle_duration_sec=10.0,

@@ -35,6 +35,7 @@ class ClassificationNode(CameraNode[ClassificationParameters, Classifier]):
 
     Parameters = ClassificationParameters
     task = Classifier.task
+    rank = 1  # masks keep their rate
     threshold = 'min_confidence'
 
     def __init__(self, **kwargs: Any) -> None:

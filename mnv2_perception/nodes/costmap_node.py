@@ -11,7 +11,7 @@ from vision_msgs.msg import LabelInfo
 
 from mnv2_perception.nodes.costmap_inputs import CostmapInputs, NO_CONFIDENCE, Views
 from mnv2_perception.nodes.costmap_results import CostmapResults
-from mnv2_perception.nodes.greeting import GREET_PERIOD_S, Greeting
+from mnv2_perception.nodes.greeting import Greeting
 from mnv2_perception.nodes.lifecycle import LOG_PERIOD_S
 from mnv2_perception.nodes.messages import labels_from_msg
 from mnv2_perception.nodes.parameters import CostmapParameters
@@ -39,7 +39,6 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
         self._mask: Subscription
         self._views: Views
         super().__init__('costmap_node', CostmapInputs, **kwargs)
-        self.create_steady_timer(GREET_PERIOD_S, self.greet)
 
     # Lifecycle
 
@@ -69,8 +68,7 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
 
     def greet(self) -> None:
         """Send the names again when a subscriber of semantic/mask has appeared."""
-        if self.active:
-            self.greeting.greet()
+        self.greeting.greet()
 
     def on_label_info(self, msg: LabelInfo) -> None:
         """Take the names of the classes, and pass them on at once where they are new."""

@@ -26,6 +26,7 @@ class DetectionNode(CameraNode[DetectionParameters, Detector]):
 
     Parameters = DetectionParameters
     task = Detector.task
+    rank = 1  # masks keep their rate
     threshold = 'min_score'
 
     def __init__(self, **kwargs: Any) -> None:

@@ -15,7 +15,6 @@ HOLD_S = 0.5
 # before the next mask, which waits no longer than this for them to acknowledge them.
 HOLD_EVERY_S = 3.0
 WAIT_S = 0.1
-GREET_PERIOD_S = 0.25
 
 
 class Greeting:
@@ -58,8 +57,8 @@ class Greeting:
     def greet(self) -> None:
         """Announce again if a subscriber has appeared.
 
-        A timer does it, so that the wait is over before a camera starts; and so does each frame
-        before its mask goes out.
+        The heartbeat calls it, so that the wait is over before a camera starts; and so does each
+        frame before its mask goes out.
         """
         with self._lock:
             known, self._known = self._known, self._subscribers()

@@ -6,7 +6,13 @@ from mnv2_perception.nodes.worker import Frame, Turns
 
 
 class Hooks:
-    """What a node does itself; see PerceptionNode for which thread calls it."""
+    """What a node does itself; see PerceptionNode for which thread calls it.
+
+    Attributes:
+        rank: in the turns of its process's workers: the lowest goes first.
+    """
+
+    rank = 0
 
     @abstractmethod
     def acquire(self) -> None:
@@ -19,6 +25,9 @@ class Hooks:
     @abstractmethod
     def announce(self) -> None:
         """Publish what consumers must know before the first result."""
+
+    def greet(self) -> None:
+        """Do what is due for subscribers that have appeared; often called while it is active."""
 
     @abstractmethod
     def subscribe(self) -> None:

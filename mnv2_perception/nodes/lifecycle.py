@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
+import math
 import threading
 import time
 from typing import Any, Generic, TypeVar
@@ -23,7 +24,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from mnv2_perception.errors import PerceptionError
 from mnv2_perception.nodes import declare
-from mnv2_perception.nodes.diagnostics import Diagnostics, Health
+from mnv2_perception.nodes.diagnostics import Diagnostics, Health, TICK_S
 from mnv2_perception.nodes.hooks import Hooks
 from mnv2_perception.nodes.messages import stamp_to_ns
 from mnv2_perception.nodes.overrides import check_overrides
@@ -83,6 +84,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         self._camera_subscriptions: list[Subscription] = []
         self._next_due_s = 0.0
         self._last_received_s = 0.0
+        self._silence_told_s = -math.inf
         self._failure = ''
         self._rejection = ''
         self._passing = ''
@@ -95,6 +97,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         self._switch = Switch(self, self._begin_working, self._stop_working)
         self._diagnostics = Diagnostics(self)
         self.shared.heartbeat.add(self.publish_diagnostics)
+        self.shared.heartbeat.add(self._greet, TICK_S)
         self._autostart_timer: Timer | None = None
         if self.get_parameter('autostart').value:
             # From the executor, so that a lifecycle manager's requests never run beside it.
@@ -212,7 +215,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._failure = self._rejection = self._passing = ''
-        self._worker = NewestFrameWorker(self.work, self.turns())
+        self._worker = NewestFrameWorker(self.work, self.turns(), self.rank)
         try:
             self._values = declare.read(self, self.Parameters)
             self._worker.run(self.acquire)  # plans take minutes to build: no limit but a signal
@@ -257,6 +260,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         return TransitionCallbackReturn.SUCCESS
 
     def destroy_node(self) -> None:
+        self.shared.heartbeat.remove(self._greet)
         self.shared.heartbeat.remove(self.publish_diagnostics)
         self._release_all()
         if self._is_alone:
@@ -280,7 +284,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         """End receiving; return whether the work under way has ended too."""
         while self._camera_subscriptions:
             self.shared.topics.unsubscribe(self._camera_subscriptions.pop())
-        with self._lock:
+        with self._facts_lock, self._lock:
             self.active = False
         if self._worker:
             if self._worker.take():
@@ -334,6 +338,11 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
             self._next_due_s = 0.0  # of the old max_rate_hz
         return result
 
+    def _greet(self) -> None:
+        with self._facts_lock:
+            if self.active:
+                self.greet()
+
     def publish_diagnostics(self) -> None:
         """Publish one status: state, counts, rate, latency, and the node's own facts."""
         with self._facts_lock:
@@ -355,5 +364,8 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
             )
         if health.silent and (why := self.explain_silence()):
             health = replace(health, silence=why)
-            self.get_logger().warning(why, throttle_duration_sec=5 * LOG_PERIOD_S)
+            # rclpy's throttle looks up its caller, which costs more than all the rest of this.
+            if (now_s := time.monotonic()) >= self._silence_told_s + 5 * LOG_PERIOD_S:
+                self._silence_told_s = now_s
+                self.get_logger().warning(why)
         self._diagnostics.publish(health, facts)

@@ -13,7 +13,7 @@ from vision_msgs.msg import Detection2DArray
 from mnv2_perception.errors import ParameterError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nodes.camera import CameraNode, Outputs
-from mnv2_perception.nodes.greeting import GREET_PERIOD_S, Greeting
+from mnv2_perception.nodes.greeting import Greeting
 from mnv2_perception.nodes.messages import (
     detections_to_msg,
     mask_to_msg,
@@ -48,7 +48,6 @@ class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
         self._detections: Publisher
         self._detected_ids: list[int] = []
         super().__init__('segmentation_node', **kwargs)
-        self.create_steady_timer(GREET_PERIOD_S, self.greet)
 
     def open_model(self, values: SegmentationParameters) -> Segmenter:
         ignored = read_ignore_mask(Path(values.ignore_mask)) if values.ignore_mask else None
@@ -90,8 +89,7 @@ class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
         self.greeting.rename()
 
     def greet(self) -> None:
-        if self.active:
-            self.greeting.greet()
+        self.greeting.greet()
 
     def publish_result(
         self, image: NDArray[uint8], outputs: Outputs, header: Header

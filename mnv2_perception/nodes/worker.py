@@ -1,6 +1,5 @@
 """NewestFrameWorker: one thread on the newest frame; what is older and waits is dropped."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -19,6 +18,8 @@ from vision_msgs.msg import Detection2DArray
 HANG_S = 5.0
 # How long what must not run beside others' work waits for it where a node is being released.
 PATIENCE_S = 1.0
+# How long a worker waits for others of lower rank, which go first.
+OVERDUE_S = 1.0
 
 LOGGER = logging.getLogger(__name__)
 
@@ -34,42 +35,56 @@ class Frame:
     received_s: float
 
 
-class Turns:
-    """Workers' turns: one works at a time, in the order in which they began to wait.
+@dataclass(frozen=True, eq=False)
+class Waiting:
+    """Who waits for a turn: its rank, and since when (time.monotonic)."""
 
-    So none waits for more than one item of each other. One that hangs loses its turn: the others
-    go on without it.
+    rank: int
+    since_s: float
+
+
+class Turns:
+    """Workers' turns: one works at a time, of equal rank in the order in which they began to wait.
+
+    The lowest rank goes first, but none waits for longer than `OVERDUE_S` behind it: then for no
+    more than one item of each other. One that hangs loses its turn: the others go on without it.
     """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._line: deque[object] = deque()
+        self._line: list[Waiting] = []
+        self._at_work: Waiting | None = None
         self._begun_s = 0.0
 
     @contextmanager
-    def turn(self, patience_s: float = HANG_S) -> Iterator[None]:
+    def turn(self, patience_s: float = HANG_S, rank: int = 0) -> Iterator[None]:
         """Wait for a turn and have it during the block; others' end after `patience_s`."""
-        me = object()
+        me = Waiting(rank, time.monotonic())
         with self._condition:
             self._line.append(me)
-            if self._line[0] is me:
-                self._begun_s = time.monotonic()
-            while self._line[0] is not me:
+            if self._at_work is None:
+                self._hand_over()
+            while self._at_work is not me:
                 left_s = self._begun_s + patience_s - time.monotonic()
                 if left_s <= 0.0:
-                    self._leave(self._line[0])
+                    self._hand_over()
                 else:
                     self._condition.wait(left_s)
         try:
             yield
         finally:
             with self._condition:
-                self._leave(me)
+                if self._at_work is me:
+                    self._hand_over()
 
-    def _leave(self, who: object) -> None:
-        if who in self._line:
-            self._line.remove(who)
-            self._begun_s = time.monotonic()
+    def _hand_over(self) -> None:
+        self._begun_s = now_s = time.monotonic()
+        self._at_work = min(
+            self._line, default=None,
+            key=lambda each: 0 if now_s - each.since_s > OVERDUE_S else each.rank,
+        )
+        if self._at_work:
+            self._line.remove(self._at_work)
             self._condition.notify_all()
 
 
@@ -84,11 +99,15 @@ class NewestFrameWorker(Generic[Item]):
         work: called with each item that is taken; must not raise.
         turns: of the workers that must not work at once, and of which each takes what is newest
             when its turn has come; None where it need not wait for others.
+        rank: in these turns.
     """
 
-    def __init__(self, work: Callable[[Item], None], turns: Turns | None = None) -> None:
+    def __init__(
+        self, work: Callable[[Item], None], turns: Turns | None = None, rank: int = 0
+    ) -> None:
         self._work = work
         self._turns = turns or Turns()
+        self._rank = rank
         self._lock = threading.Lock()
         self._waiting: Item | None = None
         self._in_line = False
@@ -169,7 +188,7 @@ class NewestFrameWorker(Generic[Item]):
     @contextmanager
     def _at_work(self, patience_s: float | None) -> Iterator[None]:
         if patience_s is not None:
-            with self._turns.turn(patience_s), self._at_work(None):
+            with self._turns.turn(patience_s, self._rank), self._at_work(None):
                 yield
             return
         self._begun_s = time.monotonic()

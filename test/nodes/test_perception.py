@@ -34,9 +34,12 @@ from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from mnv2_perception.engines.fake import FakeEngine
 from mnv2_perception.errors import ParameterError
+from mnv2_perception.nodes import worker
+from mnv2_perception.nodes.detection_node import DetectionNode
 from mnv2_perception.nodes.messages import label_info_to_msg, mask_to_msg, rgb_to_msg
 from mnv2_perception.nodes.perception import Perception
 from mnv2_perception.nodes.qos import LATCHED_QOS
+from mnv2_perception.nodes.segmentation_node import SegmentationNode
 from mnv2_perception.nodes.worker import NewestFrameWorker, Turns
 
 pytestmark = pytest.mark.ros
@@ -335,24 +338,45 @@ def test_a_worker_waits_for_one_turn_however_often_its_item_is_taken() -> None:
     taken: list[None] = []
 
     class Counting(Turns):
-        def turn(self, patience_s: float = 5.0) -> Any:
+        def turn(self, patience_s: float = 5.0, rank: int = 0) -> Any:
             taken.append(None)
-            return super().turn(patience_s)
+            return super().turn(patience_s, rank)
 
     worked: list[int] = []
     turns = Counting()
-    worker = NewestFrameWorker(worked.append, turns)
+    at_work = NewestFrameWorker(worked.append, turns)
     with turns.turn():
         for number in range(10):  # as in a batch that another worker began
-            worker.put(number)
-            assert worker.take() == number
-        worker.put(10)
-    worker.run(lambda: None)
-    worker.put(11)
-    worker.run(lambda: None)
-    worker.close()
+            at_work.put(number)
+            assert at_work.take() == number
+        at_work.put(10)
+    at_work.run(lambda: None)
+    at_work.put(11)
+    at_work.run(lambda: None)
+    at_work.close()
     assert worked == [10, 11]
     assert len(taken) == len(['here', 'the ten and 10', '11'])
+
+
+@pytest.mark.parametrize(('overdue_s', 'order'), [(60.0, ['mask', 'boxes']),
+                                                  (0.0, ['boxes', 'mask'])])
+def test_masks_go_before_boxes_that_have_not_waited_for_long(
+    monkeypatch: pytest.MonkeyPatch, overdue_s: float, order: list[str]
+) -> None:
+    monkeypatch.setattr(worker, 'OVERDUE_S', overdue_s)
+    worked: list[str] = []
+    turns = Turns()
+    boxes = NewestFrameWorker(worked.append, turns, DetectionNode.rank)
+    masks = NewestFrameWorker(worked.append, turns, SegmentationNode.rank)
+    with turns.turn():
+        for each, item in ((boxes, 'boxes'), (masks, 'mask')):
+            waiting = len(turns._line)
+            each.put(item)
+            eventually(lambda count=waiting: len(turns._line) > count)
+    for each in (boxes, masks):
+        each.run(lambda: None)
+        each.close()
+    assert worked == order
 
 
 def test_rules_for_the_process_leave_its_nodes_their_names(stack: ExitStack) -> None:
