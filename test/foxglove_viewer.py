@@ -34,8 +34,7 @@ class Viewer:
         while True:
             try:
                 self._connection = websockets.connect(
-                    url, subprotocols=[PROTOCOL], max_size=None, proxy=None, close_timeout=1.0,
-                    legacy=True,
+                    url, subprotocols=[PROTOCOL], max_size=None, proxy=None, close_timeout=1.0
                 )
                 break
             except OSError:

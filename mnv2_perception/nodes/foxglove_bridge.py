@@ -13,14 +13,13 @@ import time
 from typing import NamedTuple
 
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.subscription import Subscription
 
 from mnv2_perception.bags.read import TopicQos
 from mnv2_perception.errors import BagError, PerceptionError, SetupError
 from mnv2_perception.nodes.bag_topics import LARGE_TYPES, message_class, offered_qos, profile
 from mnv2_perception.nodes.foxglove_server import FoxgloveServer
-from mnv2_perception.nodes.process import ros, tell
+from mnv2_perception.nodes.process import Executor, ros, tell
 from mnv2_perception.nodes.rclpy_private import ToughNode
 
 PERIOD_S = 0.1
@@ -187,7 +186,7 @@ def main(args: list[str] | None = None) -> int:
             node.get_logger().info(
                 f'watch at {node.server.url}: Foxglove, open connection, Foxglove WebSocket'
             )
-            executor = SingleThreadedExecutor()
+            executor = Executor()
             executor.add_node(node)
             while not stop.is_set() and os.getppid() == parent:
                 executor.spin_once(timeout_sec=1.0)
