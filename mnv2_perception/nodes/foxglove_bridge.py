@@ -15,11 +15,16 @@ from typing import NamedTuple
 from rclpy.clock import Clock, ClockType
 from rclpy.subscription import Subscription
 
+try:
+    from rclpy.experimental import EventsExecutor as Executor
+except ImportError:  # Humble
+    from rclpy.executors import SingleThreadedExecutor as Executor
+
 from mnv2_perception.bags.read import TopicQos
 from mnv2_perception.errors import BagError, PerceptionError, SetupError
 from mnv2_perception.nodes.bag_topics import LARGE_TYPES, message_class, offered_qos, profile
 from mnv2_perception.nodes.foxglove_server import FoxgloveServer
-from mnv2_perception.nodes.process import Executor, ros, tell
+from mnv2_perception.nodes.process import ros, tell, turn
 from mnv2_perception.nodes.rclpy_private import ToughNode
 
 PERIOD_S = 0.1
@@ -70,7 +75,8 @@ class FoxgloveBridge(ToughNode):
         self._turns = 0
         self._seen = False
         # Also while simulated time stands still.
-        self.create_timer(PERIOD_S, self.follow, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(PERIOD_S, self.follow, clock=self.steady_clock)
 
     def time_ns(self) -> int:
         """Return the time: that of /clock, once there is one, where it is asked for."""
@@ -186,10 +192,13 @@ def main(args: list[str] | None = None) -> int:
             node.get_logger().info(
                 f'watch at {node.server.url}: Foxglove, open connection, Foxglove WebSocket'
             )
-            executor = Executor()
-            executor.add_node(node)
-            while not stop.is_set() and os.getppid() == parent:
-                executor.spin_once(timeout_sec=1.0)
+
+            def end_with_parent() -> None:
+                if os.getppid() != parent:
+                    stop.set()
+
+            node.create_timer(1.0, end_with_parent, clock=node.steady_clock)
+            turn(node, Executor(), stop)
             node.server.close()
     except PerceptionError as exc:
         tell('failed', error=str(exc))
