@@ -29,6 +29,7 @@ from mnv2_perception.nodes.rclpy_private import ToughNode
 
 PERIOD_S = 0.1
 DISCOVERY_PERIODS = 5
+TIME_PERIODS = 2  # so that a line may be blocked for 12 s before its backlog is full
 # Of transforms and other small messages none is to be missed; of images the newest is enough.
 SMALL_DEPTH = 50
 END_S = 5.0
@@ -97,7 +98,7 @@ class FoxgloveBridge(ToughNode):
         if watched and not self._seen:
             self._seen = True
             tell('watched', topics=sorted(watched))
-        if self._own_time:
+        if self._own_time and self._turns % TIME_PERIODS == 0:
             self.server.tell_time(self.time_ns())
 
     def _discover(self) -> None:

@@ -8,8 +8,9 @@ from mnv2_perception.bags.definitions import typestore_of
 from mnv2_perception.bags.viewing import check_viewer, FOXGLOVE_SDK, viewer_address
 from mnv2_perception.errors import SetupError
 
-# Messages that may wait for one viewer's line, of all topics; then the oldest is dropped.
-BACKLOG = 32
+# Messages that may wait for one viewer's line, of all topics; then the oldest is dropped. As many
+# times and offers may wait; then the viewer is disconnected, and may come again.
+BACKLOG = 64
 
 
 class FoxgloveServer:
@@ -60,11 +61,6 @@ class FoxgloveServer:
                 f'address of this machine'
             ) from exc
         self.url = f'ws://{f"[{host}]" if ":" in host else host}:{port}'
-
-    @property
-    def topics(self) -> set[str]:
-        """What viewers are offered."""
-        return set(self._channels)
 
     @property
     def watched(self) -> dict[str, int]:
