@@ -44,8 +44,9 @@ def write_report(
     Raises:
         DataError: the folder cannot be written.
     """
+    of_bag = is_bag(data)  # its worst frames are named by their stamps
     try:
-        (folder / WORST).mkdir(parents=True, exist_ok=True)
+        (folder if of_bag else folder / WORST).mkdir(parents=True, exist_ok=True)
         for old in (folder / WORST).glob('[0-9][0-9]_*.png'):
             old.unlink()
         with replacing(folder / RESULTS) as partial:
@@ -57,7 +58,7 @@ def write_report(
     draw = {'classification': _classified, 'segmentation': _masks, 'detection': _boxes}[spec.task]
     if data.suffix == '.json':
         draw = _boxes
-    if is_bag(data):  # its worst frames are named by their stamps
+    if of_bag:
         return
     pictures = draw(engine, spec, data, result['worst'], maps, labels)
     for number, (path, picture) in enumerate(pictures, start=1):

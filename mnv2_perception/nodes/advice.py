@@ -1,5 +1,7 @@
 """What to do about a topic from which nothing comes."""
 
+from typing import Any
+
 from rclpy.node import Node
 
 from mnv2_perception.errors import quoted
@@ -11,6 +13,15 @@ SUFFIX = '/compressed'
 def types_on(node: Node, topic: str) -> set[str]:
     """Return the types that publishers of a topic have."""
     return {info.topic_type for info in node.get_publishers_info_by_topic(topic)}
+
+
+def wrong_type(node: Node, topic: str, msg_type: Any) -> str:
+    """Say that publishers of a topic have another type than the expected one; empty if not."""
+    expected = f'{msg_type.__module__.partition(".")[0]}/msg/{msg_type.__name__}'
+    found = types_on(node, topic)
+    if not found or expected in found:
+        return ''
+    return f'{topic} brings {quoted(", ".join(sorted(found)))}, expected {expected}; remap it'
 
 
 def wrong_topic(node: Node, topic: str, compressed: bool) -> str:

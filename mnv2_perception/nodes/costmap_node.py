@@ -9,6 +9,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
+from mnv2_perception.nodes.advice import wrong_type
 from mnv2_perception.nodes.costmap_inputs import CostmapInputs, NO_CONFIDENCE, Views
 from mnv2_perception.nodes.costmap_results import CostmapResults
 from mnv2_perception.nodes.greeting import Greeting
@@ -150,7 +151,9 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
         return super().warning() or self.inputs.absent_classes(self.parameters)
 
     def explain_silence(self) -> str:
-        return f'{self._mask.topic_name} is silent; start segmentation_node, or remap it'
+        topic = self._mask.topic_name
+        silent = f'{topic} is silent; start segmentation_node, or remap it'
+        return wrong_type(self, topic, self._mask.msg_type) or silent
 
 
 def main(args: list[str] | None = None) -> int:

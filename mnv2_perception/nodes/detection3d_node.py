@@ -7,6 +7,7 @@ from typing import Any
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
+from mnv2_perception.nodes.advice import wrong_type
 from mnv2_perception.nodes.box_messages import boxes_from_msg, detections3d_to_msg
 from mnv2_perception.nodes.measurements import Measurements
 from mnv2_perception.nodes.messages import stamp_to_ns
@@ -90,7 +91,9 @@ class Detection3DNode(PlacingNode[Detection3DParameters, Measurements]):
         )
 
     def explain_silence(self) -> str:
-        return f'{self._detections.topic_name} is silent; start detection_node, or remap it'
+        topic = self._detections.topic_name
+        silent = f'{topic} is silent; start detection_node, or remap it'
+        return wrong_type(self, topic, self._detections.msg_type) or silent
 
 
 def main(args: list[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from vision_msgs.msg import Detection2DArray
 
+from mnv2_perception.nodes.advice import wrong_type
 from mnv2_perception.nodes.lifecycle import LOG_PERIOD_S, PerceptionNode
 from mnv2_perception.nodes.measurements import Measurements
 from mnv2_perception.nodes.messages import stamp_to_ns
@@ -147,8 +148,14 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
         }
 
     def waiting(self) -> str:
-        unheard = bool(self.inputs.missing(self.parameters))
-        return self.missing() + ': start what publishes it, or remap it' * unheard
+        if not (missing := self.missing()):
+            return ''
+        wrong = '; '.join(filter(None, (
+            wrong_type(self, each.topic_name, each.msg_type)
+            for each in tuple(self._camera_subscriptions)
+        )))
+        start = bool(self.inputs.missing(self.parameters)) * 'start what publishes it, or remap it'
+        return ': '.join(filter(None, [missing, wrong or start]))
 
     def warning(self) -> str:
         return self.inputs.refused(self.parameters) or (self._poses.warning if self._poses else '')

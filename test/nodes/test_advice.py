@@ -13,7 +13,7 @@ from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from test_segmentation_node import fake_model
 
 from mnv2_perception.nodes import camera
-from mnv2_perception.nodes.advice import types_on, wrong_topic
+from mnv2_perception.nodes.advice import types_on, wrong_topic, wrong_type
 from mnv2_perception.nodes.segmentation_node import SegmentationNode
 
 pytestmark = pytest.mark.ros
@@ -65,6 +65,17 @@ def test_the_topic_and_the_transport_that_fit_are_named(
     graph.peer.create_publisher(*published, 5)
     eventually(lambda: types_on(graph.peer, published[1]))
     assert wrong_topic(graph.peer, topic, compressed) == told
+
+
+def test_a_topic_of_another_type_is_named_with_the_type_that_is_expected(graph: Graph) -> None:
+    graph.peer.create_publisher(CompressedImage, '/depth/image', 5)
+    eventually(lambda: types_on(graph.peer, '/depth/image'))
+    assert wrong_type(graph.peer, '/depth/image', Image) == (
+        "/depth/image brings 'sensor_msgs/msg/CompressedImage', expected sensor_msgs/msg/Image; "
+        'remap it'
+    )
+    assert wrong_type(graph.peer, '/depth/image', CompressedImage) == ''
+    assert wrong_type(graph.peer, '/nobody', Image) == ''
 
 
 def test_buffers_are_blamed_only_where_the_right_publisher_stays_silent(

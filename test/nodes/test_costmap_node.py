@@ -16,11 +16,13 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TransformStamped
 from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import OccupancyGrid
+import rclpy
+from rclpy.context import Context
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from ros_graph import eventually, Graph, header
-from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, LaserScan, PointCloud2
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo, VisionClass
 
@@ -570,6 +572,22 @@ def test_masks_wait_for_the_names_of_their_classes(scene: Scene) -> None:
     scene.camera.publish(mask_to_msg(ids, header(1)))
     eventually(lambda: node.counts['passed_over'] == 1)
     assert node.describe()['waiting_for'] == '/segmentation/label_info, /camera_info'
+
+
+def test_topics_of_another_type_are_named(scene: Scene) -> None:
+    scene.peer.destroy_publisher(scene.camera)
+    node = scene.start(source='points')
+    context = Context()  # one participant has one type for each topic
+    rclpy.init(context=context, domain_id=scene.domain_id)
+    try:
+        stranger = rclpy.create_node('stranger', context=context)
+        for topic in ('points', 'segmentation/mask'):
+            stranger.create_publisher(CompressedImage, topic, 1)
+        said = "/points brings 'sensor_msgs/msg/CompressedImage', expected sensor_msgs/msg/Point"
+        eventually(lambda: said in node.waiting())
+        eventually(lambda: '/segmentation/mask brings' in node.explain_silence())
+    finally:
+        context.shutdown()
 
 
 def test_no_traversable_class_of_the_mask_is_refused_with_the_names(

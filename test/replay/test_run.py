@@ -377,5 +377,7 @@ def test_real_frames_are_as_good_as_the_files_and_the_same_each_time(
     assert main(['evaluate', model, str(mnv2_data / 'camvid/val'), '--json']) == 0
     expected = json.loads(capsys.readouterr().out)['miou']
     assert abs(miou - expected) < 0.005
-    assert main(['evaluate', model, str(bag), '--labels', label, '--json']) == 0
+    out = tmp_path / 'judged'
+    assert main(['evaluate', model, str(bag), '--labels', label, '--json', '--out', str(out)]) == 0
     assert json.loads(capsys.readouterr().out)['miou'] == pytest.approx(miou)
+    assert {each.name for each in out.iterdir()} == {'results.json', 'confusion.png'}
