@@ -8,7 +8,7 @@ import signal
 import sys
 from typing import Any
 
-from launched import Launched
+from launched import Launched, rviz_prefix
 import pytest
 import yaml
 
@@ -39,18 +39,6 @@ for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVA
         client.wait_for_service()
         request = ChangeState.Request(transition=Transition(id=transition))
         rclpy.spin_until_future_complete(node, client.call_async(request))
-"""
-# Of RViz, what a launch file tells it: where its relative topics are, and whose time it has.
-RVIZ = f"""#!{sys.executable}
-import sys
-import rclpy
-
-rclpy.init()
-node = rclpy.create_node('rviz')
-for topic in ('grid', 'image', '/tf'):
-    print(f'{{topic}} is {{node.resolve_topic_name(topic)}}')
-print(f'file {{sys.argv[sys.argv.index("-d") + 1]}}')
-print(f'simulated time: {{node.get_parameter("use_sim_time").value}}', flush=True)
 """
 # The first as Nav2's bringup has it, the second by the argument.
 TWO_ROBOTS = """
@@ -307,17 +295,10 @@ def test_without_an_optional_package_the_launch_says_how_to_get_it(
 def test_rviz_shows_the_first_camera_and_the_nodes_outlive_it(
     launch: Callable[..., Launched], tmp_path: Path, share: Path
 ) -> None:
-    prefix = tmp_path / 'rviz'
-    for name, text in {
-        'share/ament_index/resource_index/packages/rviz2': '', 'lib/rviz2/rviz2': RVIZ,
-    }.items():
-        (prefix / name).parent.mkdir(parents=True)
-        (prefix / name).write_text(text)
-        (prefix / name).chmod(0o755)
     launched = launch(
         'perception', 'rviz:=true', 'namespace:=robot', 'cameras:=front,rear', 'tf:=tf',
         'nodes:=segmentation', 'image:=/{camera}/image_raw', 'use_sim_time:=true',
-        prefix=str(prefix),
+        prefix=rviz_prefix(tmp_path, stays=False),
     )
     launched.wait_for(
         "RViz's end", lambda: 'process has finished cleanly' in launched.log.read_text()
