@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+import json
 from pathlib import Path
 import re
 from typing import Any
@@ -19,6 +20,7 @@ CLASSIFICATION = 'vision_msgs/msg/Classification'
 GRID = 'nav_msgs/msg/OccupancyGrid'
 IMAGE, LABEL_INFO = 'sensor_msgs/msg/Image', 'vision_msgs/msg/LabelInfo'
 CLOUD = 'sensor_msgs/msg/PointCloud2'
+RUN = '/mnv2/run'  # what `mnv2 bag run` says of itself
 # What each node publishes, in its namespace; * stands for the name of a class.
 RESULTS = {
     'segmentation': {
@@ -99,19 +101,28 @@ def read_detections(bag: Path, topic: str) -> Iterator[tuple[int, NamedBoxes]]:
         BagError: the topic is not in the bag, or of another type; a detection has no class.
     """
     for stamp_ns, msg in _read_messages(bag, topic, DETECTIONS):
-        boxes = np.array([
-            (box.center.position.x, box.center.position.y, box.size_x, box.size_y)
-            for box in (detection.bbox for detection in msg.detections)
-        ], np.float64).reshape(-1, 4)
-        centres, halves = boxes[:, :2], boxes[:, 2:] / 2
-        if not all(len(detection.results) for detection in msg.detections):
-            raise BagError(f'{bag}: {topic} has a detection without a class; name another topic')
-        best = [detection.results[0].hypothesis for detection in msg.detections]
-        yield stamp_ns, NamedBoxes(
-            np.hstack([centres - halves, centres + halves]).astype(np.float32),
-            np.array([hypothesis.score for hypothesis in best], np.float32),
-            tuple(hypothesis.class_id for hypothesis in best),
-        )
+        yield stamp_ns, boxes_of(msg, f'{bag}: {topic}')
+
+
+def boxes_of(msg: Any, source: str) -> NamedBoxes:
+    """Return the boxes of a vision_msgs/Detection2DArray.
+
+    Raises:
+        BagError: a detection has no class.
+    """
+    boxes = np.array([
+        (box.center.position.x, box.center.position.y, box.size_x, box.size_y)
+        for box in (detection.bbox for detection in msg.detections)
+    ], np.float64).reshape(-1, 4)
+    centres, halves = boxes[:, :2], boxes[:, 2:] / 2
+    if not all(len(detection.results) for detection in msg.detections):
+        raise BagError(f'{source} has a detection without a class; name another topic')
+    best = [detection.results[0].hypothesis for detection in msg.detections]
+    return NamedBoxes(
+        np.hstack([centres - halves, centres + halves]).astype(np.float32),
+        np.array([hypothesis.score for hypothesis in best], np.float32),
+        tuple(hypothesis.class_id for hypothesis in best),
+    )
 
 
 def read_classifications(
@@ -123,7 +134,12 @@ def read_classifications(
         BagError: the topic is not in the bag, or of another type.
     """
     for stamp_ns, msg in _read_messages(bag, topic, CLASSIFICATION):
-        yield stamp_ns, [(result.class_id, float(result.score)) for result in msg.results]
+        yield stamp_ns, classes_of(msg)
+
+
+def classes_of(msg: Any) -> list[tuple[str, float]]:
+    """Return names and scores of a vision_msgs/Classification, best first."""
+    return [(result.class_id, float(result.score)) for result in msg.results]
 
 
 def read_grids(bag: Path, topic: str) -> Iterator[tuple[int, Grid]]:
@@ -133,15 +149,24 @@ def read_grids(bag: Path, topic: str) -> Iterator[tuple[int, Grid]]:
         BagError: the topic is not in the bag, or of another type; a grid contradicts itself.
     """
     for stamp_ns, msg in _read_messages(bag, topic, GRID):
-        height, width = msg.info.height, msg.info.width
-        if len(msg.data) != height * width:
-            raise BagError(
-                f'{bag}: {topic} has a grid of {len(msg.data)} cells, expected '
-                f'{height} × {width}; record it again'
-            )
-        cells = np.asarray(msg.data, np.int8).reshape(height, width)
-        origin = msg.info.origin.position
-        yield stamp_ns, Grid(cells, float(origin.x), float(origin.y), float(msg.info.resolution))
+        yield stamp_ns, grid_of(msg, f'{bag}: {topic}')
+
+
+def grid_of(msg: Any, source: str) -> Grid:
+    """Return the grid of a nav_msgs/OccupancyGrid without a rotation.
+
+    Raises:
+        BagError: it contradicts itself.
+    """
+    height, width = msg.info.height, msg.info.width
+    if len(msg.data) != height * width:
+        raise BagError(
+            f'{source} has a grid of {len(msg.data)} cells, expected {height} × {width}; record '
+            f'it again'
+        )
+    cells = np.asarray(msg.data, np.int8).reshape(height, width)
+    origin = msg.info.origin.position
+    return Grid(cells, float(origin.x), float(origin.y), float(msg.info.resolution))
 
 
 def _read_messages(bag: Path, topic: str, type_name: str) -> Iterator[tuple[int, Any]]:
@@ -170,3 +195,22 @@ def read_last_diagnostics(bag: Path, topic: str, name: str) -> dict[str, str]:
     if not values:
         raise BagError(f'{bag}: {topic} has no status of {name}; did the node run?')
     return values
+
+
+def read_run(results: Path) -> dict[str, Any]:
+    """Return what `mnv2 bag run` says of a run; nothing where the recording is a live one.
+
+    Raises:
+        BagError: the file cannot be read, or what it says there is no description.
+    """
+    with BagReader(results) as reader:
+        if RUN not in {topic.name for topic in reader.topics}:
+            return {}
+        for message in reader.messages([RUN]):
+            text = str(reader.deserialize(message).data)
+            try:
+                told = json.loads(text)
+            except ValueError as exc:
+                raise BagError(f'{results}: {RUN} holds no JSON ({exc}); run it anew') from exc
+            return told if isinstance(told, dict) else {}
+    return {}

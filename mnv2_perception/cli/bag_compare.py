@@ -98,14 +98,9 @@ def compare_command(arguments: argparse.Namespace) -> int:
 
 def ran_in(results: Path) -> str:
     """Return the engines and precisions of a run, empty where the recording is a live one."""
-    from mnv2_perception.bags.read import BagReader
-    from mnv2_perception.replay.run import RUN
+    from mnv2_perception.bags.results import read_run
 
-    models: list[dict[str, str]] = []
-    with BagReader(results) as reader:
-        if RUN in {topic.name for topic in reader.topics}:
-            for message in reader.messages([RUN]):
-                models = json.loads(reader.deserialize(message).data)['models']
+    models = read_run(results).get('models', [])
     return ', '.join(f'{each["engine"]} {each["precision"]}' for each in models)
 
 

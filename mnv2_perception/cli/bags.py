@@ -7,7 +7,7 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
-from mnv2_perception.cli import bag_compare, bag_run
+from mnv2_perception.cli import bag_compare, bag_report, bag_run
 from mnv2_perception.cli.options import add_command, check_rosbags, COUNT, Number, PIXELS
 from mnv2_perception.errors import SetupError
 from mnv2_perception.tasks.models import find_shared_file
@@ -20,7 +20,7 @@ NODES = {'play': 'bag_player_node', 'record': 'bag_recorder_node'}
 
 def add(commands: 'Commands') -> None:
     """Add the commands."""
-    about = 'Play, record, draw, run, judge and compare bags, without `ros2 bag`.'
+    about = 'Play, record, draw, run, judge, compare and show bags, without `ros2 bag`.'
     bag = commands.add_parser('bag', help=about, description=about)
     bag_commands = bag.add_subparsers(metavar='COMMAND', required=True)
     for name, what in (('play', 'Play a bag with /clock.'), ('record', 'Record topics.')):
@@ -42,6 +42,7 @@ def add(commands: 'Commands') -> None:
     draw.add_argument('--width', type=PIXELS, default=480, help='(%(default)s)')
     bag_run.add(bag_commands)
     bag_compare.add(bag_commands)
+    bag_report.add(bag_commands)
 
 
 def become_node(args: list[str]) -> None:

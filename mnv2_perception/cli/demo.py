@@ -59,3 +59,4 @@ def demo_command(arguments: argparse.Namespace) -> None:
         f'\n{arguments.out}: summary.json, masks.mcap, {len(pictures)} pictures '
         f'({pictures[0].name} …)'
     )
+    print(f'{arguments.out / "report.html"}: all of it on one page; open it in a browser')

@@ -33,6 +33,7 @@ from mnv2_perception.demo.topics import (
 )
 from mnv2_perception.demo.viewer import serve, wait_for_viewer
 from mnv2_perception.errors import SetupError
+from mnv2_perception.evaluation.bag_report import make_report, write_report
 from mnv2_perception.scenes.bag import draw_bag, IMAGE_TOPIC
 from mnv2_perception.tasks.models import CLASSIFICATION_MODEL, DETECTION_MODEL
 from mnv2_perception.tasks.segmenter import Segmenter
@@ -114,6 +115,7 @@ def run_demo(
         'bare_inference_ms': bare_ms, 'duration_s': duration_s, 'camera': placed,
         'image': camera.image, 'images_passed_over': camera.passed_over,
     }
+    write_report(make_report([out / 'masks.mcap'], bag, topic=camera.image), out / 'report.html')
     (out / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')
     if drawn and not (summary.get('road_iou') or 0.0) >= MIN_ROAD_IOU:
         raise DemoError(

@@ -86,10 +86,10 @@ def compare_runs(
         ('segmentation/mask', IMAGE, None), ('detections', DETECTIONS, _judge_boxes),
         ('classification', CLASSIFICATION, _judge_classes), ('grid', GRID, None),
     ):
-        topic = _find(base, name, type_name)
+        topic = find_result(base, name, type_name)
         if topic is None:
             continue
-        if _find(new, name, type_name) is None:
+        if find_result(new, name, type_name) is None:
             checks.append(Check(name, False, f'{base} has {topic}, {new} has none'))
             continue
         shared, check = _frames(base, new, topic, _found(new, name, type_name), name)
@@ -110,7 +110,7 @@ def compare_runs(
     return [*checks, *_latencies(base, new)]
 
 
-def _find(bag: Path, name: str, type_name: str) -> str | None:
+def find_result(bag: Path, name: str, type_name: str) -> str | None:
     """Return the topic of a result, in the only namespace that has it.
 
     Raises:
@@ -128,7 +128,7 @@ def _find(bag: Path, name: str, type_name: str) -> str | None:
 
 
 def _found(bag: Path, name: str, type_name: str) -> str:
-    topic = _find(bag, name, type_name)
+    topic = find_result(bag, name, type_name)
     assert topic is not None
     return topic
 

@@ -49,7 +49,8 @@ class Task(ABC):
             'name': model.spec.name, 'task': model.spec.task, 'file': path.name,
             'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
             'engine': model.engine.name, 'precision': model.engine.precision,
-            'licence': model.spec.licence,
+            'licence': model.spec.licence, 'attribution': model.spec.attribution,
+            'colours': dict(zip(model.spec.classes, model.spec.colours, strict=True)),
         }
 
     @property

@@ -21,7 +21,7 @@ from mnv2_perception.bags.messages import header as make_header
 from mnv2_perception.bags.messages import stamp_ns, text_cdr
 from mnv2_perception.bags.read import BagReader
 from mnv2_perception.bags.result_file import ResultFile, written_here
-from mnv2_perception.bags.results import RESULTS
+from mnv2_perception.bags.results import RESULTS, RUN
 from mnv2_perception.bags.unfinished import is_indexed
 from mnv2_perception.errors import BagError, CalibrationError, PerceptionError, SetupError
 from mnv2_perception.replay.frames import Item, Source
@@ -31,7 +31,7 @@ from mnv2_perception.tasks.contract import images_at_once
 from mnv2_perception.tasks.pipeline import infer_images, Pipeline
 from mnv2_perception.vision.preprocess import fit_image
 
-RUN, STRING = '/mnv2/run', 'std_msgs/msg/String'
+STRING = 'std_msgs/msg/String'
 MASK, GRID = '/segmentation/mask', '/grid'
 PLACED = ('ground', 'obstacles', 'scan', 'grid')
 MOST_ITEMS = 64  # of a block

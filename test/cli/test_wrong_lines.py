@@ -37,6 +37,7 @@ LINES = {
     '--camera-fov 1 --traversable-classes road',
     'bag info': 'street',
     'bag compare': 'street street',
+    'bag report': 'street street --bag street --out out.html',
     'fetch': 'mobilenet_v2 --cache cached',
     'train segmentation': 'set --spec spec.yaml --out out --epochs 1 --batch 1 --drawn 0',
     'train classification': 'classes --spec spec.yaml --out out --epochs 1 --batch 1',
@@ -47,6 +48,7 @@ LINES = {
 READ = {
     'model', 'image', 'data', 'spec', 'bag', 'calibrate', 'labels', 'val', 'weights',
     'checkpoint', 'folder', 'models', 'camera_info', 'recording', 'base', 'new',
+    'results', 'other',
 }
 NO_FILES = ['absent', 'absent/file.png', 'text.png/below', 'text.png', 'empty', 'x' * 300, '']
 NO_PLACES = {
@@ -61,6 +63,8 @@ NO_PLACES = {
     'bag draw': ['text.png', 'text.png/below', 'set', 'street', '.', 'x' * 300],
     'bag run': ['absent/o.mcap', 'text.png/o.mcap', 'street/o.mcap', 'street/street.mcap', 'o.png',
                 'mine.mcap', 'empty', '.', 'x' * 300 + '.mcap'],
+    'bag report': ['absent/o.html', 'text.png/o.html', 'o.png', 'street', 'empty', '.',
+                   'x' * 300 + '.html'],
     'demo': ['text.png', 'text.png/below', 'set', 'street', '.', 'x' * 300],
     'train segmentation': ['text.png', 'run', 'begun'],
     'train classification': ['text.png', 'run', 'begun'],
@@ -118,6 +122,7 @@ def wrong_values(command: str, action: argparse.Action) -> list[str]:
         'board': ['8', '2x6', '0x0', '-3x4', '9999x9999', ''],
         'copy': ['/absent', 'no topic', '/segmentation/mask'], 'traversable_classes': ['tram', ''],
         'base_frame': ['', '/'], 'grid_frame': ['', '/'],
+        'video': ['absent/v.mp4', 'text.png/v.mp4', 'v.avi', 'street', 'empty', '.'],
         'junit': ['absent/r.xml', 'text.png/r.xml', 'r.png', 'mine.xml', 'empty'],
         'cache': ['text.png', 'text.png/below'], 'timing_cache': ['model.yaml', 'empty'],
         'foxglove': ADDRESSES,

@@ -1,0 +1,330 @@
+"""`mnv2 bag report`: one page that shows what a run, or two, made of a recording."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnv2_perception.bags.camera import find_camera
+from mnv2_perception.data.files import replacing
+from mnv2_perception.data.images import is_bag
+from mnv2_perception.errors import BagError, DataError, PerceptionError
+from mnv2_perception.evaluation.compare import Check, compare_runs
+from mnv2_perception.evaluation.page import page_html
+from mnv2_perception.evaluation.recording import Key, stamp_text
+from mnv2_perception.evaluation.run_figures import (
+    accuracy_facts,
+    agreement,
+    Figures,
+    latencies,
+    measure,
+    own_labels,
+    spread,
+    times_of,
+    truth_of,
+    worst_frames,
+)
+from mnv2_perception.evaluation.run_models import class_colours, models_of
+from mnv2_perception.evaluation.run_pictures import layers, Scene, scenes
+from mnv2_perception.evaluation.run_results import (
+    bag_images,
+    Images,
+    images_in,
+    read_results,
+    Results,
+)
+
+PICTURES = 120
+MOST_POINTS = 1500  # of a curve
+MOST_BYTES = 24_000_000  # of all pictures
+MOST_REASONS = 12
+MOST_TRIED = 500  # frames without a result, of which it is seen whether they decode
+
+
+@dataclass
+class Report:
+    """What is known of one or two runs of a recording.
+
+    Attributes:
+        runs: what the files say.
+        figures: what was counted of each.
+        images: of the camera; None without.
+        labels: of the masks; empty without.
+        beside: where else these may be.
+        frames: keys of all frames, in the order of time.
+        times_s: of each, from the first.
+        agreed: share of pixels of each frame on which two runs agree.
+        notes: what a reader has to know: what is missing or left out, and the cure.
+        colours: by class.
+        models: of each run.
+        checks: of the second run by the first.
+    """
+
+    runs: list[Results]
+    figures: list[Figures]
+    images: Images | None
+    labels: str
+    beside: Path | None
+    frames: list[Key]
+    times_s: list[float]
+    agreed: dict[Key, float]
+    notes: list[str]
+    colours: dict[str, tuple[int, int, int]]
+    models: list[list[dict[str, Any]]]
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all classes of masks."""
+        return list(dict.fromkeys(name for run in self.runs for name in run.classes))
+
+    def scenes(self, indices: Sequence[int]) -> Iterator[Scene]:
+        """Go through some frames with image and results, in their order."""
+        truths = [
+            truth_of(run, self.labels, self.beside) if self.labels else None for run in self.runs
+        ]
+        return scenes([self.frames[i] for i in indices], self.images, self.runs, truths)
+
+
+def make_report(
+    paths: Sequence[Path], original: Path | None = None, images: Images | None = None,
+    labels: str = '', topic: str = '',
+) -> Report:
+    """Read one or two files of results and count what they say.
+
+    Args:
+        paths: of the results, of one recording.
+        original: bag with the camera's images, perhaps labels; None without.
+        images: of the camera, where they are in no bag.
+        labels: see `measure`; empty takes what the bags bring along.
+        topic: of the camera's images in `original`; empty takes what looks like it.
+
+    Raises:
+        BagError: a file cannot be read or has no results, or the original is of another recording.
+        DataError: the labels cannot be used.
+    """
+    runs = [read_results(path) for path in paths]
+    notes: list[str] = []
+    bag = original if original is not None and is_bag(original) else None
+    if images is None and bag is not None:
+        images = bag_images(bag, topic or find_camera(bag).image)
+    elif images is None:
+        images = next(
+            (bag_images(run.path, own) for run in runs if (own := images_in(run))), None
+        )
+    said = {key for run in runs for key in run.keys}
+    if not said:
+        raise BagError(f'{paths[0]}: no message of its results can be read; make them anew')
+    if images is not None and not said & set(images.keys):
+        if original is not None:
+            raise BagError(
+                f'{original}: has no image of a stamp in {paths[0]}; give the recording that the '
+                f'results are of'
+            )
+        notes.append(f'{images.source}: no image has the stamp of a result; they are left out.')
+        images = None
+    if images is None:
+        notes.append(
+            'The results hold no camera images, so masks are shown alone, and frames without any '
+            'result cannot be told. Give the recording with --bag, or take the images along with '
+            '`mnv2 bag run --copy TOPIC`.'
+        )
+    if len(runs) == 2 and not set(runs[0].keys) & set(runs[1].keys):
+        raise BagError(
+            f'{paths[0]} and {paths[1]} have no frame of one stamp; give two runs of one recording'
+        )
+    beside, brought = bag or paths[-1], not labels
+    if brought:
+        labels, why = own_labels(runs[0], bag)
+        notes += [why] if why else []
+    try:
+        figures = [measure(run, labels, beside) for run in runs]
+    except PerceptionError as exc:
+        if not (brought and labels):
+            raise
+        notes.append(f'The labels that the recording brings along are left aside: {exc}')
+        labels, figures = '', [measure(run) for run in runs]
+    frames = sorted(said | set(images.keys if images else ()))
+    times_s, untimed = times_of(frames)
+    notes += [untimed] if untimed else []
+    models = [models_of(run) for run in runs]
+    report = Report(
+        runs, figures, images, labels, beside, frames, times_s, {}, notes, {}, models
+    )
+    report.colours = class_colours(report.names, [each for of in models for each in of])
+    if len(runs) == 2:
+        report.agreed = agreement(*runs)
+        try:
+            report.checks = compare_runs(paths[0], paths[1])
+        except PerceptionError as exc:
+            notes.append(_shortened(f'The two runs were not judged: {exc}', report))
+    return report
+
+
+def write_report(
+    report: Report, out: Path, most: int = PICTURES,
+    tell: Callable[[int, int], None] = lambda *_: None,
+) -> None:
+    """Write the page, whole or not at all.
+
+    Args:
+        report: what is on it.
+        out: the .html file.
+        most: frames whose pictures are on it.
+        tell: called with the pictures drawn, and of how many.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    value, measure_name = worst_by(report)
+    worst = worst_frames(report.frames, report.times_s, value)
+    chosen = spread(len(report.frames), most, worst)
+    pictures: list[dict[str, Any]] = []
+    for index, scene in zip(chosen, report.scenes(chosen), strict=True):
+        pictures.append({'at': index, **layers(scene, report.runs, report.colours)})
+        tell(len(pictures), len(chosen))
+    pictures = bounded(pictures, set(worst))
+    notes = list(report.notes)
+    if len(pictures) < len(report.frames):
+        notes.append(
+            f'Pictures: {len(pictures)} of {len(report.frames)} frames, evenly spread, and the '
+            f'worst ones (--frames takes more, the page is kept below '
+            f'{MOST_BYTES // 1_000_000} MB). All figures are of all frames.'
+        )
+    points = spread(len(report.frames), MOST_POINTS, [each['at'] for each in pictures])
+    if len(points) < len(report.frames):
+        notes.append(f'Curves: {len(points)} of {len(report.frames)} frames, evenly spread.')
+    data = _data(report, points, pictures)
+    data['worst'] = [
+        {'at': points.index(index), 'value': round(value[report.frames[index]], 4)}
+        for index in worst
+    ]
+    try:
+        with replacing(out) as partial:
+            page = page_html(_facts(report, notes, measure_name), data)
+            partial.write_text(page, encoding='utf-8', errors='replace')  # of a path's bytes
+    except OSError as exc:
+        raise DataError(f'{out}: cannot be written: {exc.strerror}') from exc
+
+
+def bounded(pictures: list[dict[str, Any]], kept: set[int]) -> list[dict[str, Any]]:
+    """Return pictures of at most MOST_BYTES, evenly fewer than came."""
+
+    while len(pictures) > 1 + len(kept) and sum(len(str(e)) for e in pictures) > MOST_BYTES:
+        pictures = [
+            each for i, each in enumerate(pictures) if i % 2 == 0 or each['at'] in kept
+        ]
+    return pictures
+
+
+def worst_by(report: Report) -> tuple[dict[Key, float], str]:
+    """Return of each frame how good it is, and what that is, for people."""
+    first = report.figures[0]
+    if first.right:
+        new = report.figures[-1].right
+        return new, 'fewest pixels right' + (' in B' if len(report.runs) == 2 else '')
+    if report.agreed:
+        return report.agreed, 'fewest pixels on which A and B agree'
+    return report.figures[-1].confidence, 'lowest mean confidence'
+
+
+def _rounded(values: Sequence[float | None]) -> list[float | None]:
+    return [None if value is None else round(value, 4) for value in values]
+
+
+def _data(
+    report: Report, points: list[int], pictures: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what the page's script draws."""
+    place = {index: number for number, index in enumerate(points)}
+    keys = [report.frames[i] for i in points]
+    times = dict(zip(report.frames, report.times_s, strict=True))
+    runs = []
+    for run, figures in zip(report.runs, report.figures, strict=True):
+        shares = [figures.shares.get(key) for key in keys]
+        has = set(run.keys)
+        runs.append({
+            'share': {
+                name: _rounded([None if each is None else float(each[i]) for each in shares])
+                for i, name in enumerate(run.classes)
+            } if figures.shares else {},
+            'confidence': _rounded([figures.confidence.get(key) for key in keys]),
+            'right': _rounded([figures.right.get(key) for key in keys]),
+            'first': [figures.first.get(key) for key in keys],
+            'missing': [number for number, key in enumerate(keys) if key not in has],
+            'latency': list(latencies(run, times)),
+        })
+    for each in pictures:
+        each['at'] = place[each['at']]
+    return {
+        'times': [round(report.times_s[i], 3) for i in points],
+        'stamps': [stamp_text(key[0]) for key in keys],
+        'classes': [
+            {'name': name, 'colour': '#{:02x}{:02x}{:02x}'.format(*report.colours[name])}
+            for name in report.names
+        ],
+        'runs': runs, 'agreed': _rounded([report.agreed.get(key) for key in keys]),
+        'pictures': pictures,
+    }
+
+
+def _facts(report: Report, notes: list[str], worst: str) -> dict[str, Any]:
+    """Return what the page says in words and tables."""
+    source = report.runs[0].run.get('source')
+    told = source if isinstance(source, dict) else {}
+    name = told.get('bags') or told.get('pictures') or told.get('video')
+    if isinstance(name, list):
+        name = ', '.join(map(str, name))
+    runs = []
+    for run, figures, models in zip(report.runs, report.figures, report.models, strict=True):
+        confidence, reasons = list(figures.confidence.values()), run.reasons + figures.reasons
+        shares = np.array(list(figures.shares.values()))
+        runs.append({
+            'path': run.path.name, 'models': models, 'results': len(run.keys),
+            'live': not run.run, 'run': run.run, 'missing': _missing(report, run),
+            'nodes': {node: rows[-1][1] for node, rows in run.diagnostics.items()},
+            'reasons': dict(reasons.most_common(MOST_REASONS)),
+            'more_reasons': max(0, len(reasons) - MOST_REASONS),
+            'confidence': float(np.mean(confidence)) if confidence else None,
+            'shares': dict(zip(run.classes, shares.mean(axis=0), strict=False))
+            if len(shares) else {},
+            'accuracy': accuracy_facts(figures, run.classes),
+            'has': list(run.topics), 'topics': run.topics, 'grid_frame': run.grid_frame,
+        })
+    return {
+        'name': str(name or (report.images.source if report.images else report.runs[0].path.stem)),
+        'frames': len(report.frames), 'seconds': report.times_s[-1], 'runs': runs,
+        'images': report.images.source if report.images else '', 'labels': report.labels,
+        'agreed': float(np.mean(list(report.agreed.values()))) if report.agreed else None,
+        'notes': notes, 'worst': worst, 'colours': report.colours,
+        'checks': [
+            {'name': check.name, 'passed': check.passed, 'told': _shortened(check.told, report)}
+            for check in report.checks
+        ],
+    }
+
+
+def _shortened(told: str, report: Report) -> str:
+    """Return what was told without the folders of this machine: a page is passed on."""
+    for run in report.runs:
+        told = told.replace(str(run.path), run.path.name)
+    return told
+
+
+def _missing(report: Report, run: Results) -> dict[str, Any]:
+    """Return how many of the camera's frames have no result, and why where that can be told."""
+    if report.images is None:
+        return {}
+    has = set(run.keys)
+    without = [key for key in report.frames if key not in has]
+    tried = {without[i] for i in spread(len(without), MOST_TRIED)}
+    for _ in report.images.read(tried) if tried else ():
+        pass  # what does not decode is noted
+    failed = Counter(report.images.failed[key] for key in tried if key in report.images.failed)
+    return {
+        'frames': len(without), 'tried': len(tried),
+        'damaged': dict(failed.most_common(MOST_REASONS)),
+    }
