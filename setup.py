@@ -15,7 +15,7 @@ setup(
     name=PACKAGE,
     version='0.3.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={PACKAGE: ['*/*.yaml', '*/*/*.yaml', 'evaluation/page/*']},
+    package_data={PACKAGE: ['*/*.yaml', '*/*/*.yaml', 'report/page.*']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
         (SHARE, ['package.xml']),

@@ -42,7 +42,7 @@ def rule(third_party: str = '', own: str = '', lazy: bool = False) -> Rule:
 NODES = rule(' '.join({*ROS, 'yaml'}), 'nodes tasks vision model_spec')
 BAG_NODES = Rule(NODES.third_party, NODES.own | {'bags'})
 MEASURING = 'data evaluation scenes tasks bags vision engines model_spec'
-ALL = f'{MEASURING} replay training demo cli'
+ALL = f'{MEASURING} replay report training demo cli'
 
 # The longest matching path counts.
 RULES = {
@@ -61,6 +61,7 @@ RULES = {
     'data': rule(own=MEASURING),
     'evaluation': rule(own=MEASURING),
     'evaluation.metrics': rule('pycocotools', 'data', lazy=True),
+    'report': rule(own=f'report {MEASURING}'),
     'scenes': rule('rosbags', MEASURING),
     'replay': rule(own='replay tasks bags data vision engines model_spec'),
     'training': rule(

@@ -20,7 +20,7 @@ from mnv2_perception.errors import PerceptionError, SetupError
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
-    from mnv2_perception.evaluation.run_results import Images
+    from mnv2_perception.report.results import Images
 
 FRAMES = 120
 
@@ -66,8 +66,8 @@ def report_command(arguments: argparse.Namespace) -> None:
     """Write a page, and print where it is."""
     check_rosbags()
     from mnv2_perception.data.images import is_bag
-    from mnv2_perception.evaluation.bag_report import make_report, write_report
-    from mnv2_perception.evaluation.run_video import write_video
+    from mnv2_perception.report.report import make_report, write_report
+    from mnv2_perception.report.video import write_video
 
     paths = [path for path in (arguments.results, arguments.other) if path is not None]
     original, video = arguments.bag, arguments.video
@@ -101,8 +101,8 @@ def timed() -> Callable[[int, int], None]:
 def pictures(original: Path, results: Path, topic: str) -> 'Images':
     """Return the images of a folder of pictures, or of a video, with the stamps of a run of it."""
     from mnv2_perception.bags.results import read_run
-    from mnv2_perception.evaluation.run_results import Images
     from mnv2_perception.replay.frames import open_source
+    from mnv2_perception.report.results import Images
 
     source: Any = read_run(results).get('source')
     fps = source.get('fps') if isinstance(source, dict) else None

@@ -33,7 +33,7 @@ from mnv2_perception.demo.topics import (
 )
 from mnv2_perception.demo.viewer import serve, wait_for_viewer
 from mnv2_perception.errors import SetupError
-from mnv2_perception.evaluation.bag_report import make_report, write_report
+from mnv2_perception.report.report import make_report, write_report
 from mnv2_perception.scenes.bag import draw_bag, IMAGE_TOPIC
 from mnv2_perception.tasks.models import CLASSIFICATION_MODEL, DETECTION_MODEL
 from mnv2_perception.tasks.segmenter import Segmenter

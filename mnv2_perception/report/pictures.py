@@ -15,8 +15,8 @@ from mnv2_perception.bags.results import NamedBoxes
 from mnv2_perception.evaluation.labels import renumbering
 from mnv2_perception.evaluation.pictures import WRONG
 from mnv2_perception.evaluation.recording import Key, Keyed
-from mnv2_perception.evaluation.run_results import Images, MASK, Results
 from mnv2_perception.evaluation.truth import Truth
+from mnv2_perception.report.results import Images, MASK, Results
 from mnv2_perception.vision.costmap import Grid
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.overlay import Colours, FREE, OCCUPIED, UNSEEN

@@ -6,8 +6,8 @@ from pathlib import Path
 import shutil
 from typing import Any
 
-from evaluation.report_runs import FRAMES, write_results
 import pytest
+from report_runs import FRAMES, write_results
 
 from mnv2_perception.cli.main import main
 

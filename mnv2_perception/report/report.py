@@ -13,9 +13,8 @@ from mnv2_perception.data.files import replacing
 from mnv2_perception.data.images import is_bag
 from mnv2_perception.errors import BagError, DataError, PerceptionError
 from mnv2_perception.evaluation.compare import Check, compare_runs
-from mnv2_perception.evaluation.page import page_html
 from mnv2_perception.evaluation.recording import Key, stamp_text
-from mnv2_perception.evaluation.run_figures import (
+from mnv2_perception.report.figures import (
     accuracy_facts,
     agreement,
     Figures,
@@ -27,9 +26,10 @@ from mnv2_perception.evaluation.run_figures import (
     truth_of,
     worst_frames,
 )
-from mnv2_perception.evaluation.run_models import class_colours, models_of
-from mnv2_perception.evaluation.run_pictures import layers, Scene, scenes
-from mnv2_perception.evaluation.run_results import (
+from mnv2_perception.report.models import class_colours, models_of
+from mnv2_perception.report.page import page_html
+from mnv2_perception.report.pictures import layers, Scene, scenes
+from mnv2_perception.report.results import (
     bag_images,
     Images,
     images_in,

@@ -16,8 +16,8 @@ from mnv2_perception.evaluation.labels import read_names, renumbering
 from mnv2_perception.evaluation.metrics import by_class, ConfusionMatrix, json_number
 from mnv2_perception.evaluation.parts import table_of
 from mnv2_perception.evaluation.recording import Key, Keyed
-from mnv2_perception.evaluation.run_results import CONFIDENCE, MASK, Results
 from mnv2_perception.evaluation.truth import has_messages, Truth
+from mnv2_perception.report.results import CONFIDENCE, MASK, Results
 
 WORST = 6
 OTHER = 'no class'  # pixels of an id without a name

@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 from mnv2_perception.data.files import replacing
 from mnv2_perception.errors import SetupError
-from mnv2_perception.evaluation.bag_report import Report
 from mnv2_perception.evaluation.pictures import side_by_side
-from mnv2_perception.evaluation.run_pictures import (
+from mnv2_perception.model_spec import distinct_colours
+from mnv2_perception.report.pictures import (
     grid_ids,
     in_robot_frame,
     Said,
     Scene,
     size_of,
 )
-from mnv2_perception.evaluation.run_results import Results
-from mnv2_perception.model_spec import distinct_colours
+from mnv2_perception.report.report import Report
+from mnv2_perception.report.results import Results
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.overlay import (
     blend_mask,

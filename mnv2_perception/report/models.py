@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 from mnv2_perception.errors import PerceptionError
-from mnv2_perception.evaluation.run_results import Results
 from mnv2_perception.model_spec import distinct_colours, ModelSpec
+from mnv2_perception.report.results import Results
 from mnv2_perception.tasks.models import find_shared_file, opening
 
 TOLD = 'name', 'task', 'file', 'sha256', 'engine', 'precision', 'licence', 'attribution'

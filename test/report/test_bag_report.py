@@ -7,7 +7,10 @@ import re
 from typing import Any
 
 import cv2
-from evaluation.report_runs import (
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+from report_runs import (
     CLASSES,
     COMPRESSED,
     FRAMES,
@@ -19,9 +22,6 @@ from evaluation.report_runs import (
     truth,
     write_results,
 )
-import numpy as np
-from numpy.typing import NDArray
-import pytest
 
 from mnv2_perception.bags.messages import (
     classification_cdr,
@@ -32,9 +32,9 @@ from mnv2_perception.bags.messages import (
 from mnv2_perception.bags.results import CLASSIFICATION, DETECTIONS, IMAGE
 from mnv2_perception.bags.write import BagWriter, compressed_image_cdr
 from mnv2_perception.cli.main import main
-from mnv2_perception.evaluation import bag_report
-from mnv2_perception.evaluation.page import digest
-from mnv2_perception.evaluation.run_pictures import grid_picture, palette_png
+from mnv2_perception.report import report as making
+from mnv2_perception.report.page import digest
+from mnv2_perception.report.pictures import grid_picture, palette_png
 from mnv2_perception.scenes.bag import draw_bag
 from mnv2_perception.vision.costmap import Grid
 
@@ -238,7 +238,7 @@ def test_the_page_stays_below_a_size(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = len(report(tmp_path / 'r.html', run))
-    monkeypatch.setattr(bag_report, 'MOST_BYTES', whole // 4)
+    monkeypatch.setattr(making, 'MOST_BYTES', whole // 4)
     page = report(tmp_path / 'r.html', run)
     assert len(page) < whole and 'Pictures: ' in words(page)
     worst = {each['at'] for each in data_of(page)['worst']}
@@ -358,9 +358,9 @@ def test_a_video_has_every_frame(run: Path, tmp_path: Path) -> None:
 def test_where_opencv_cannot_encode_it_is_said(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mnv2_perception.evaluation import run_video
+    from mnv2_perception.report import video
 
-    monkeypatch.setattr(run_video, 'FOURCC', 'zzzz')
+    monkeypatch.setattr(video, 'FOURCC', 'zzzz')
     args = ['--out', str(tmp_path / 'r.html'), '--video', str(tmp_path / 'v.mp4')]
     assert main(['bag', 'report', str(run), *args]) == 1
     assert 'cannot write' in capsys.readouterr().err and not (tmp_path / 'v.mp4').exists()

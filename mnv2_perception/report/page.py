@@ -14,9 +14,9 @@ import re
 from typing import Any
 
 from mnv2_perception.evaluation.parts import NOTHING
-from mnv2_perception.evaluation.run_results import COUNTS
+from mnv2_perception.report.results import COUNTS
 
-PAGE = Path(__file__).parent / 'page'
+HERE = Path(__file__).parent
 NAMES = 'A', 'B'
 LEVELS = 10  # shades of a cell of the confusion matrix
 MOST_ROWS = 40
@@ -36,11 +36,11 @@ def page_html(facts: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """Return the page.
 
     Args:
-        facts: what it says in words and tables, see `bag_report`.
+        facts: what it says in words and tables, see `report.report`.
         data: what its script draws.
     """
     style, script = (
-        (PAGE / name).read_text(encoding='utf-8') for name in ('report.css', 'report.js')
+        (HERE / name).read_text(encoding='utf-8') for name in ('page.css', 'page.js')
     )
     two = len(facts['runs']) == 2
     parts = {
@@ -59,7 +59,7 @@ def page_html(facts: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         'models': ''.join(map(_models, facts['runs'], _badges(two))),
         'environment': ''.join(map(_environment, facts['runs'], _badges(two))),
     }
-    template = (PAGE / 'report.html').read_text(encoding='utf-8')
+    template = (HERE / 'page.html').read_text(encoding='utf-8')
     # In one go: what a part holds is not looked through for the names of others.
     return re.sub(r'\{\{(\w+)\}\}', lambda found: parts[found[1]], template)
 
