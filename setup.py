@@ -21,10 +21,13 @@ setup(
         (SHARE, ['package.xml']),
         (f'{SHARE}/launch', files('launch', '*.launch.py')),
         (f'{SHARE}/config', files('config', '*.*')),
+        (f'{SHARE}/config/foxglove', files('config/foxglove', '*.json')),
+        (f'{SHARE}/config/rviz', files('config/rviz', '*.rviz')),
         (f'{SHARE}/models', files(f'{PACKAGE}/models', '*')),
     ],
     python_requires='>=3.10',
     extras_require={
+        'foxglove': ['foxglove-sdk==0.30.3'],  # `--foxglove`
         'ray': ['ray==2.60.0'],  # `mnv2 bag run --ray`
         'test': ['pytest', 'pytest-timeout'],  # by which `colcon test` takes pytest
     },

@@ -26,6 +26,8 @@ PARAMS_FILE = f'{get_package_share_directory(PACKAGE)}/config/perception.yaml'
 BOOLEANS = ['true', 'false', 'True', 'False']
 LOG_LEVELS = ['debug', 'info', 'warn', 'error', 'fatal']
 MANAGER = 'nav2_lifecycle_manager'
+RVIZ = 'rviz2'
+RVIZ_FILE = f'{get_package_share_directory(PACKAGE)}/config/rviz/perception.rviz'
 RESPAWN_DELAY_S = 2.0
 # The first is Fast DDS's name since Kilted, the second the one of Humble and Jazzy.
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
@@ -104,6 +106,11 @@ def generate_launch_description() -> LaunchDescription:
             'params_file.',
         ),
         DeclareLaunchArgument(
+            'rviz', default_value='false', choices=BOOLEANS,
+            description="true: RViz beside the nodes, with config/rviz/perception.rviz: the first "
+            "camera's results.",
+        ),
+        DeclareLaunchArgument(
             'fastdds_profile', default_value='',
             description="Fast DDS profile for the nodes' processes, such as this package's "
             'config/fastdds.xml; the camera needs it too. Empty: none is set.',
@@ -173,6 +180,8 @@ def start_nodes(context: LaunchContext) -> list[Node]:
             )
             for space in spaces.values() for name in nodes
         ]
+    if is_true(arguments['rviz']):
+        processes.append(rviz(next(iter(spaces.values())), given, common))
     return [*processes, *([lifecycle_manager(names, namespace or '/')] if managed else [])]
 
 
@@ -180,15 +189,31 @@ def is_true(boolean: str) -> bool:
     return boolean.lower() == 'true'
 
 
-def lifecycle_manager(names: list[str], namespace: str) -> Node:
-    """Return a manager of the nodes."""
+def require(package: str, argument: str) -> None:
+    """Raise RuntimeError unless a package is installed that an argument asks for."""
     try:
-        get_package_prefix(MANAGER)
+        get_package_prefix(package)
     except PackageNotFoundError as exc:
         raise RuntimeError(
-            f'lifecycle_manager is true, but {MANAGER} is not installed; '
-            f'apt install ros-$ROS_DISTRO-nav2-lifecycle-manager'
+            f'{argument} is true, but {package} is not installed; '
+            f'apt install ros-$ROS_DISTRO-{package.replace("_", "-")}'
         ) from exc
+
+
+def rviz(namespace: str, given: dict[str, Any], common: dict[str, Any]) -> Node:
+    """Return RViz on a camera's results; the nodes go on when its window is closed."""
+    require(RVIZ, 'rviz')
+    time = [{name: given[name]} for name in ('use_sim_time',) if name in given]
+    return Node(
+        package=RVIZ, executable=RVIZ, namespace=namespace or '/', arguments=['-d', RVIZ_FILE],
+        parameters=[*common['parameters'], *time], output='screen',
+        **{name: common[name] for name in ('remappings', 'additional_env')},
+    )
+
+
+def lifecycle_manager(names: list[str], namespace: str) -> Node:
+    """Return a manager of the nodes."""
+    require(MANAGER, 'lifecycle_manager')
     return Node(
         package=MANAGER,
         executable='lifecycle_manager',

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 
 # How a line begins, and what runs it: a file below test/, CI, or whose machine it is for.
 ELSEWHERE = {
-    'make ': '.ci/run', 'BAG=': 'demo/test_demo.py', 'mnv2 demo': 'demo/test_demo.py',
+    'make ': '.ci/run', 'BAG=': 'demo/test_demo.py',
+    'mnv2 demo --foxglove': 'demo/test_demo_viewer.py', 'mnv2 demo': 'demo/test_demo.py',
     'mnv2 bag run drive --ray': 'replay/test_fleet.py', 'ray start': 'replay/test_fleet.py',
     'mnv2 build': 'engines/test_rtx.py',
     'mnv2 bag play': 'nodes/test_bag_nodes.py', 'mnv2 bag record': 'nodes/test_bag_nodes.py',

@@ -31,8 +31,8 @@ ROSDEP_KEYS = {
     'tf2_ros': 'tf2_ros_py', 'yaml': 'python3-yaml',
 }
 BY_CHOICE = {
-    'cuda', 'matplotlib', 'onnx', 'openvino', 'pycocotools', 'ray', 'tensorrt', 'torch',
-    'tqdm',
+    'cuda', 'foxglove', 'matplotlib', 'onnx', 'openvino', 'pycocotools', 'ray', 'tensorrt',
+    'torch', 'tqdm',
 }
 
 
@@ -206,8 +206,10 @@ def test_installed_files_are_found_from_anywhere(
     found = json.loads(run([sys.executable, '-c', code], environment, tmp_path))
     assert all(folder in Path(path).parents for path in found)
     assert Path(found[0]) == folder / 'install' / PACKAGE / 'share' / PACKAGE
-    for shared in ('launch/*.launch.py', 'config/*', f'{PACKAGE}/models/*'):
-        names = {path.name for path in ROOT.glob(shared)}
+    folders = ('launch/*.launch.py', 'config/*', 'config/rviz/*', 'config/foxglove/*')
+    for shared in (*folders, f'{PACKAGE}/models/*'):
+        names = {path.name for path in ROOT.glob(shared) if path.is_file()}
+        assert names, shared
         installed = Path(found[0], shared.removeprefix(f'{PACKAGE}/')).parent
         assert {path.name for path in installed.iterdir() if path.is_file()} == names
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mnv2_perception.cli import bag_compare, bag_frames, bag_report, bag_run
 from mnv2_perception.cli.options import add_command, check_rosbags, COUNT, Number, PIXELS
 from mnv2_perception.errors import SetupError
+from mnv2_perception.tasks.models import find_shared_file
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
@@ -58,6 +59,11 @@ def become_node(args: list[str]) -> None:
     check_rosbags()
     if importlib.util.find_spec('rclpy') is None:
         raise SetupError('this needs ROS 2: run `make setup`, or source a ROS distro')
+    if any(arg.partition('=')[0] == '--foxglove' for arg in args):
+        # Images of best-effort bags do not fit into Fast DDS's own shared memory: one in six came.
+        profile = str(find_shared_file('config/fastdds.xml'))
+        for variable in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
+            os.environ.setdefault(variable, profile)
     module = f'mnv2_perception.nodes.{NODES[args[1]]}'
     os.execv(sys.executable, [sys.executable, '-m', module, *args[2:]])
 

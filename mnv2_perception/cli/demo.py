@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mnv2_perception.bags.viewing import add_viewer_option
 from mnv2_perception.cli.options import add_command, check_rosbags, Number, THREADS
 from mnv2_perception.engines import ENGINES
 
@@ -55,6 +56,7 @@ def add(commands: 'Commands') -> None:
             f'--{role}', f'--{role}-classes', nargs='+', default=[], metavar='CLASS',
             help=f"of the segmentation model's classes, for the grid: {meaning}",
         )
+    add_viewer_option(demo)
 
 
 def demo_command(arguments: argparse.Namespace) -> None:
@@ -72,7 +74,7 @@ def demo_command(arguments: argparse.Namespace) -> None:
         arguments.out, arguments.bag, arguments.topic, arguments.model, arguments.engine,
         arguments.threads,
         AssumedCamera(arguments.camera_height, arguments.camera_pitch, arguments.camera_fov),
-        roles, arguments.rate,
+        roles, arguments.rate, arguments.foxglove or '',
     )
     pictures = len(list(arguments.out.glob('frame_*.png')))
     given = [word for model in arguments.model for word in ('--model', model)]

@@ -9,7 +9,7 @@ from mnv2_perception.errors import BagError, SetupError
 LOGS = {'bag_player_node.log', 'bag_recorder_node.log', 'perception.log'}
 RESULTS = {
     *LOGS, 'summary.json', 'masks.mcap', 'sent.csv', 'received.csv', 'recording', 'drawn_street',
-    'report.html',
+    'report.html', 'foxglove_bridge.log',
 }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from mnv2_perception.bags.camera import CameraTopics, find_camera, read_stamps
 from mnv2_perception.bags.playback import played_s
+from mnv2_perception.bags.viewing import check_viewer
 from mnv2_perception.demo.camera import AssumedCamera, choose_roles, place_camera
 from mnv2_perception.demo.folder import clear
 from mnv2_perception.demo.models import choose_models, Chosen
@@ -31,6 +32,7 @@ from mnv2_perception.demo.topics import (
     LABEL_INFO,
     MASK,
 )
+from mnv2_perception.demo.viewer import serve, wait_for_viewer
 from mnv2_perception.errors import SetupError
 from mnv2_perception.evaluation.labels import known_as
 from mnv2_perception.report.report import make_report, write_report
@@ -52,6 +54,7 @@ def run_demo(
     assumed: AssumedCamera,
     roles: Mapping[str, Sequence[str]],
     rate: float = 1.0,
+    foxglove: str = '',
 ) -> dict[str, Any]:
     """Replay a bag through the live nodes and report.
 
@@ -65,18 +68,21 @@ def run_demo(
         assumed: of the bag's camera; that of a drawn street is known.
         roles: what is ground to the grid, and so on: see `choose_roles`.
         rate: bag seconds per second.
+        foxglove: where it can be watched; empty: nowhere.
 
     Returns:
         The summary that is also in `out/summary.json`.
 
     Raises:
-        SetupError: rclpy is missing, or `out` holds something else.
+        SetupError: rclpy or what `foxglove` needs is missing, or `out` holds something else.
         BagError: the bag cannot be used.
         ModelError: there is no such model.
         DemoError: no mask came, or a drawn road was not found.
     """
     if importlib.util.find_spec('rclpy') is None:
         raise SetupError('the demo needs ROS 2: run `make setup`, or source a ROS distro')
+    if foxglove:
+        check_viewer()
     if bag is not None:
         find_camera(bag, topic)  # fails sooner than a model opens
     drawn = bag is None
@@ -108,7 +114,7 @@ def run_demo(
     print(f'replaying {bag}{lasting} through the live nodes …', flush=True)
     nodes = [*chosen, *(['costmap'] if costmap else [])]
     results = [MASK, CONFIDENCE, DETECTIONS, CLASSIFICATION, *([GRID] if costmap else [])]
-    counts = replay(out, bag, camera, nodes, values, results, bare_ms, rate)
+    counts = replay(out, bag, camera, nodes, values, results, bare_ms, rate, foxglove)
     note = '' if drawn else f'grid: camera assumed {assumed.height_m:.2f} m above flat ground'
     summary = summarise(out, bag, camera, spec, counts, drawn)
     draw_pictures(
@@ -168,6 +174,7 @@ def replay(
     results: Sequence[str],
     bare_ms: float,
     rate: float,
+    foxglove: str = '',
 ) -> dict[str, int]:
     """Run recorder, nodes and player; return what player and recorder counted.
 
@@ -180,6 +187,7 @@ def replay(
         results: topics to record, besides names and diagnostics.
         bare_ms: time of one inference.
         rate: bag seconds per second.
+        foxglove: where it can be watched, which is waited for; empty: nowhere.
 
     Raises:
         DemoError: a process died or did not come up.
@@ -202,11 +210,14 @@ def replay(
     with (
         Process('bag_recorder_node', recorder_args, out) as recorder,
         Process('perception', node_args, out) as nodes,
+        serve(foxglove, out) as bridge,
     ):
         for topic in results:
             recorder.wait_for({'event': 'recording', 'topic': topic}, nodes)
         for name in chosen:
             nodes.wait_for({'event': 'active', 'node': f'/{name}_node'}, recorder)
+        if bridge:
+            wait_for_viewer(bridge, nodes)
         with Process('bag_player_node', player_args, out) as player:
             while player.running:
                 for process in (nodes, recorder):

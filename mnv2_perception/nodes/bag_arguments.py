@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from rclpy.node import Node
 
+from mnv2_perception.bags.viewing import add_viewer_option
 from mnv2_perception.errors import BagError, ParameterError
 from mnv2_perception.nodes.declare import declare, describe_range, read
 from mnv2_perception.nodes.overrides import check_overrides, check_params_files
@@ -48,6 +49,7 @@ def player_arguments(args: list[str] | None) -> tuple[argparse.Namespace, list[s
         help='shorten longer gaps in the recording to 1 s (60; 0: none)',
     )
     parser.add_argument('--log', metavar='FILE.csv', help='write topic,stamp_ns,published_ns')
+    add_viewer_option(parser)
     return parser.parse_args(own, argparse.Namespace(ros_args=ros)), ros
 
 

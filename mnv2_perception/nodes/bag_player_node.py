@@ -22,6 +22,7 @@ from mnv2_perception.errors import BagError, PerceptionError
 from mnv2_perception.nodes.bag_arguments import player_arguments, player_settings
 from mnv2_perception.nodes.bag_publisher import BagPublisher
 from mnv2_perception.nodes.bag_topics import absolute, DEFAULT_DEPTH, MessageLog, split_remap
+from mnv2_perception.nodes.foxglove_bridge import served
 from mnv2_perception.nodes.process import ros, RosLogHandler, tell
 from mnv2_perception.nodes.rclpy_private import ToughNode
 
@@ -61,6 +62,7 @@ class BagPlayerNode(ToughNode):
             if self.settings.log:
                 self._log = MessageLog(self.settings.log, 'published_ns', self)
                 files.callback(self._log.close)
+            files.enter_context(served(self.settings.foxglove))
             self._files = files.pop_all()
         self._thread = threading.Thread(target=self._run, name='play')
 
@@ -106,9 +108,8 @@ class BagPlayerNode(ToughNode):
                 f'{self.settings.bag}: no message can be played; choose topics that have some, '
                 'and install the packages named above'
             )
-        # A recorded /clock is the one that the recorded headers were stamped by.
+        # The recorded headers were stamped by a recorded /clock. Reliable: heard by everybody.
         recorded = '/clock' in {name for name, _ in self._publisher_of}
-        # Reliable, so that it reaches reliable and best-effort subscribers alike.
         if self.settings.clock_hz > 0 and not recorded:
             self._clock = self.create_publisher(Clock, '/clock', DEFAULT_DEPTH)
 
@@ -162,8 +163,7 @@ class BagPlayerNode(ToughNode):
                     f'{step.gap_ns / 1e9:.0f} s in which nothing was recorded are left out: more '
                     f'than max_gap_s ({self.settings.max_gap_s:g}); /clock jumps there'
                 )
-            left_ns = begin_ns + step.after_ns - time.monotonic_ns()
-            if self._stop.wait(max(0.0, left_ns / 1e9)):
+            if self._stop.wait(max(0.0, (begin_ns + step.after_ns - time.monotonic_ns()) / 1e9)):
                 return
             self._publish_clock(step.stamp_ns)
             if step.message:
@@ -211,8 +211,8 @@ def main(args: list[str] | None = None) -> int:
         print(f'error: {exc}', file=sys.stderr)
         return 1
     published, missing = dict(sorted(node.published.items())), node.reader.missing
-    skipped = node.skipped
-    tell('done', bag=node.settings.bag, published=published, skipped=skipped, missing=missing)
+    bag, skipped = node.settings.bag, node.skipped
+    tell('done', bag=bag, published=published, skipped=skipped, missing=missing)
     return 1 if missing else 0
 
 

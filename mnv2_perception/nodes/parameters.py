@@ -302,6 +302,9 @@ class BagPlayerParameters:
         0.0, 1e9,
     )
     log: str = parameter('', 'CSV file to write: topic,stamp_ns,published_ns (monotonic).')
+    foxglove: str = parameter(
+        '', 'PORT or HOST:PORT at which Foxglove sees the whole graph; empty: none.'
+    )
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ NO_PLACES = {
 MASKS = ['absent/m.png', 'm.jpg', 'mine.png', 'set/images/a.png', 'set/labels/a.png', 'folder.png',
          'out.png']
 NUMBERS = ['nan', 'inf', '-inf', '1e999', 'ten', '', '0x10', '1,5']
+ADDRESSES = ['drive', 'street.mcap', '0', '65536', 'a b:80', '1:2:3', ':80', '']
 ZERO_HAS_A_MEANING = {
     'threads', 'workers', 'min_area', 'per_class', 'top', 'seed', 'tolerance', 'min_confidence',
     'min_score', 'camera_pitch', 'dla', 'learning_rate', 'encoder_rate', 'weight_decay',
@@ -129,6 +130,7 @@ def wrong_values(command: str, action: argparse.Action) -> list[str]:
         'video': ['absent/v.mp4', 'text.png/v.mp4', 'v.avi', 'street', 'empty', '.'],
         'junit': ['absent/r.xml', 'text.png/r.xml', 'r.png', 'mine.xml', 'empty'],
         'cache': ['text.png', 'text.png/below'], 'timing_cache': ['model.yaml', 'empty'],
+        'foxglove': ADDRESSES,
     }.get(action.dest, [])
 
 
@@ -154,7 +156,8 @@ def wrong_lines(command: str, parser: argparse.ArgumentParser) -> list[list[str]
         if action.nargs == 0:
             lines.append([*line, f'{option}=1'])
             continue
-        lines.append([*line, option])
+        if action.nargs != '?':  # which needs no value
+            lines.append([*line, option])
         lines += [
             [*line, option, value] if value[:1] != '-' else [*line, f'{option}={value}']
             for value in wrong_values(command, action)
@@ -245,6 +248,8 @@ NODE_LINES = {
         ['street', '--rate', '0'],
         *(['street', option] for option in ('--rate', '--topics', '--remap', '--log')),
         ['street', '--topics', '/absent'], ['street', '--wait-for-topics', '/absent'],
+        *(['street', f'--foxglove={address}'] for address in ADDRESSES),
+        ['--foxglove', 'street'], ['street', '--ros-args', '-p', 'foxglove:=drive'],
         *(['street', '--remap', rule] for rule in
           ('/a', '/a:=', ':=/b', '/absent:=/b', '/camera/image_raw:=b c')),
         *(['street', '--log', path] for path in

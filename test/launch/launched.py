@@ -6,11 +6,42 @@ from pathlib import Path
 import re
 import signal
 import subprocess
+import sys
 import time
 from typing import Any
 
+# Of RViz, what a launch file tells it: where its relative topics are, and whose time it has.
+RVIZ = f"""#!{sys.executable}
+import sys, time
+import rclpy
+
+rclpy.init()
+node = rclpy.create_node('rviz')
+for topic in ('grid', 'image', '/tf'):
+    print(f'{{topic}} is {{node.resolve_topic_name(topic)}}')
+print(f'file {{sys.argv[sys.argv.index("-d") + 1]}}')
+print(f'simulated time: {{node.get_parameter("use_sim_time").value}}', flush=True)
+try:
+    while STAYS and rclpy.ok():
+        time.sleep(0.1)
+except KeyboardInterrupt:
+    pass
+"""
 TIMEOUT_S = 60.0
 ASK_AGAIN_S = 2.0
+
+
+def rviz_prefix(folder: Path, stays: bool) -> str:
+    """Make an ament prefix with an RViz that says what it is told, and stays or ends."""
+    prefix = folder / 'rviz'
+    for name, text in {
+        'share/ament_index/resource_index/packages/rviz2': '',
+        'lib/rviz2/rviz2': RVIZ.replace('STAYS', str(stays)),
+    }.items():
+        (prefix / name).parent.mkdir(parents=True)
+        (prefix / name).write_text(text)
+        (prefix / name).chmod(0o755)
+    return str(prefix)
 
 
 class Launched:

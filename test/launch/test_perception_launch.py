@@ -8,7 +8,7 @@ import signal
 import sys
 from typing import Any
 
-from launched import Launched
+from launched import Launched, rviz_prefix
 import pytest
 import yaml
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.launch
 ARGUMENTS = {
     'nodes', 'cameras', 'params_file', 'image', 'camera_info', 'depth_image', 'depth_camera_info',
     'points', 'image_transport', 'namespace', 'one_process', 'respawn', 'lifecycle_manager',
-    'tf', 'use_sim_time', 'autostart', 'fastdds_profile', 'log_level',
+    'tf', 'rviz', 'use_sim_time', 'autostart', 'fastdds_profile', 'log_level',
 }
 PROFILE_VARIABLES = {'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'}
 # Of Nav2's manager, what the nodes see.
@@ -269,8 +269,12 @@ def test_wrong_arguments_end_the_launch_with_a_cure(
     assert 'process started' not in printed
 
 
-def test_without_nav2_s_lifecycle_manager_the_launch_says_how_to_get_it(
-    share: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ('argument', 'package'),
+    [('lifecycle_manager', 'nav2-lifecycle-manager'), ('rviz', 'rviz2')],
+)
+def test_without_an_optional_package_the_launch_says_how_to_get_it(
+    share: Path, monkeypatch: pytest.MonkeyPatch, argument: str, package: str
 ) -> None:
     from ament_index_python.packages import PackageNotFoundError
 
@@ -279,8 +283,35 @@ def test_without_nav2_s_lifecycle_manager_the_launch_says_how_to_get_it(
 
     module = launch_module(share)
     monkeypatch.setattr(module, 'get_package_prefix', no_package)
-    with pytest.raises(RuntimeError, match=r'apt install ros-\$ROS_DISTRO-nav2-lifecycle-manager'):
-        module.lifecycle_manager(['/segmentation_node'], '/')
+    start = {
+        'lifecycle_manager': lambda: module.lifecycle_manager(['/segmentation_node'], '/'),
+        'rviz': lambda: module.rviz('', {}, {}),
+    }[argument]
+    said = rf'{argument} is true, but .* apt install ros-\$ROS_DISTRO-{package}$'
+    with pytest.raises(RuntimeError, match=said):
+        start()
+
+
+def test_rviz_shows_the_first_camera_and_the_nodes_outlive_it(
+    launch: Callable[..., Launched], tmp_path: Path, share: Path
+) -> None:
+    launched = launch(
+        'perception', 'rviz:=true', 'namespace:=robot', 'cameras:=front,rear', 'tf:=tf',
+        'nodes:=segmentation', 'image:=/{camera}/image_raw', 'use_sim_time:=true',
+        prefix=rviz_prefix(tmp_path, stays=False),
+    )
+    launched.wait_for(
+        "RViz's end", lambda: 'process has finished cleanly' in launched.log.read_text()
+    )
+    said = launched.log.read_text()
+    assert f'file {share}/config/rviz/perception.rviz' in said
+    for name, topic in {
+        'grid': '/robot/front/grid', 'image': '/front/image_raw', '/tf': '/robot/tf'
+    }.items():
+        assert f'{name} is {topic}\n' in said
+    assert 'simulated time: True' in said
+    launched.wait_until_active('/robot/front/segmentation_node')
+    launched.interrupt()
 
 
 def test_a_file_that_holds_no_parameters_ends_the_launch(

@@ -7,7 +7,7 @@ from pathlib import Path
 import signal
 from typing import Any
 
-from launched import Launched
+from launched import Launched, rviz_prefix
 import pytest
 
 from mnv2_perception.bags.read import BagReader
@@ -85,6 +85,18 @@ def test_a_bag_goes_through_the_nodes_and_its_end_ends_them(
             bag.start_ns <= mask.header.stamp.sec * 10**9 + mask.header.stamp.nanosec <= bag.end_ns
             for mask in masks
         )
+
+
+def test_rviz_looks_at_a_replay_on_its_time_and_ends_with_it(
+    launch: Callable[..., Launched], drive: Path, share: Path, tmp_path: Path
+) -> None:
+    launched = launch(
+        'replay', f'bag:={drive}', 'nodes:=segmentation', 'rviz:=true', 'rate:=8.0',
+        prefix=rviz_prefix(tmp_path, stays=True),
+    )
+    printed = spin_until_ended(launched)
+    assert f'file {share}/config/rviz/perception.rviz' in printed
+    assert f'image is {IMAGE_TOPIC}\n' in printed and 'simulated time: True' in printed
 
 
 def test_what_the_nodes_publish_themselves_is_not_played_into_them(
