@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 # How a line begins, and what runs it: a file below test/, CI, or whose machine it is for.
 ELSEWHERE = {
-    'make ': '.ci/run', 'BAG=': 'demo/test_demo.py',
+    'make ': '.ci/run', 'BAG=': 'demo/test_demo.py', 'mnv2 demo': 'demo/test_demo.py',
     'mnv2 bag play': 'nodes/test_bag_nodes.py', 'mnv2 bag record': 'nodes/test_bag_nodes.py',
     'tail -n +2 imagenet': 'tasks/test_foreign_models.py',
     'mnv2 run photograph.jpg': 'tasks/test_foreign_models.py',

@@ -3,12 +3,22 @@
 from pathlib import Path
 from typing import Any
 
+from colour_vision import differences, margins, smallest
+import numpy as np
 import pytest
 import yaml
 
 from mnv2_perception.errors import ModelError
-from mnv2_perception.model_spec import distinct_colours, METADATA_KEY, ModelSpec
+from mnv2_perception.model_spec import (
+    BACKGROUND,
+    default_colours,
+    METADATA_KEY,
+    ModelSpec,
+    PALETTE,
+)
+from mnv2_perception.tasks.onnx_spec import read_spec
 
+PACKAGE = Path(__file__).parents[1] / 'mnv2_perception'
 VALUES: dict[str, Any] = {
     'name': 'street', 'task': 'segmentation', 'height': 64, 'width': 96,
     'classes': ['road', 'sky'], 'colours': [[1, 2, 3], [4, 5, 6]],
@@ -187,8 +197,46 @@ def test_a_yaml_that_would_grow_or_is_huge_is_refused_at_once(tmp_path: Path) ->
             ModelSpec.from_yaml(tmp_path / 'm.yaml')
 
 
-def test_default_colours_are_those_of_pascal_voc() -> None:
-    assert distinct_colours(4) == [(128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
+def test_default_colours_are_told_apart_with_any_colour_vision() -> None:
+    # CIEDE2000 in the eyes that see it least; Okabe and Ito's eight reach 10.9.
+    least = {'8': 19.0, '12': 12.5, '16': 11.0, '24': 8.5, '32': 7.0, 'neighbours': 24.0}
+    measured = margins(PALETTE, BACKGROUND)
+    assert {name: value for name, value in measured.items() if value < least[name]} == {}
+    assert max(BACKGROUND) < 96 and len(set(BACKGROUND)) == 1  # dark gray
+
+
+def test_beyond_the_palette_neighbours_are_still_told_apart() -> None:
+    many = default_colours([str(number) for number in range(150)])
+    assert min(np.diag(differences(many, many), 1)) > 8.0
+
+
+def test_road_and_vegetation_of_another_s_model_differ() -> None:
+    cityscapes = [
+        'road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light', 'traffic sign',
+        'vegetation', 'terrain', 'sky', 'person', 'rider', 'car', 'truck', 'bus', 'train',
+        'motorcycle', 'bicycle',
+    ]
+    assert smallest(default_colours(cityscapes)) > 8.5
+    colours = dict(zip(cityscapes, default_colours(cityscapes), strict=True))
+    assert smallest([colours['road'], colours['vegetation']]) > 19.0
+
+
+@pytest.mark.parametrize(
+    'model', sorted((PACKAGE / 'models').glob('*.onnx')), ids=lambda path: path.stem
+)
+def test_a_shipped_model_s_own_colours_are_told_apart_with_any_colour_vision(
+    model: Path
+) -> None:
+    spec = read_spec(model)
+    assert spec
+    if spec.task != 'classification':  # whose colours are nowhere seen
+        assert smallest(spec.colours) > 15.0
+
+
+@pytest.mark.parametrize('name', ['background', 'Unlabelled', 'void'])
+def test_a_class_that_is_none_is_dark_gray_and_takes_no_other_s_colour(name: str) -> None:
+    assert default_colours(['cat', name, 'dog']) == [PALETTE[0], BACKGROUND, PALETTE[1]]
+    assert default_colours([name, 'none', 'dog']) == [BACKGROUND, *PALETTE[:2]]
 
 
 def test_the_spec_that_a_detector_starts_from_has_classes_of_camvid() -> None:

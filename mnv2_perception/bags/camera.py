@@ -102,9 +102,12 @@ def find_camera(bag: Path, image: str = '') -> CameraTopics:
     kinds = {name: look.kind for name, look in looks.items()}
     able = [(look.rank, name) for name, look in looks.items() if look.rank is not None]
     if not image and not able:
+        advice = (
+            f'it has {_listed(kinds)}; name a topic (--topic) to take it all the same'
+            if kinds else 'it has none at all; record a camera with it'
+        )
         raise BagError(
-            f'{bag}: has no images of a camera (sensor_msgs Image or CompressedImage); it has '
-            f'{_listed(kinds) or "none"}; name a topic (--topic) to take it all the same'
+            f'{bag}: has no images of a camera (sensor_msgs Image or CompressedImage); {advice}'
         )
     chosen = image or min(able)[1]
     others = {name: kind for name, kind in kinds.items() if name != chosen}
@@ -188,9 +191,18 @@ def _are_ids(msg: Any) -> bool:
     return True
 
 
-def read_images(bag: Path, topic: str) -> Iterator[Frame]:
-    """Yield (header stamp in ns, (H, W, 3) RGB) of a bag's images, one at a time."""
-    return _read(bag, topic, image_from_fields, image_from_compressed_msg)
+def read_images(bag: Path, topic: str, skip_broken: bool = False) -> Iterator[Frame]:
+    """Yield (header stamp in ns, (H, W, 3) RGB) of a bag's images, one at a time.
+
+    Args:
+        bag: the bag.
+        topic: of the images.
+        skip_broken: leave out what is no image, as nodes reject it.
+
+    Raises:
+        ImageError: one is no image.
+    """
+    return _read(bag, topic, image_from_fields, image_from_compressed_msg, skip_broken)
 
 
 def read_ids(bag: Path, topic: str) -> Iterator[Frame]:
@@ -198,11 +210,19 @@ def read_ids(bag: Path, topic: str) -> Iterator[Frame]:
     return _read(bag, topic, labels_from_msg, labels_from_compressed_msg)
 
 
-def _read(bag: Path, topic: str, raw: Decode, compressed: Decode) -> Iterator[Frame]:
+def _read(
+    bag: Path, topic: str, raw: Decode, compressed: Decode, skip_broken: bool = False
+) -> Iterator[Frame]:
     with BagReader(bag) as reader:
         for message in reader.messages([topic]):
             decode = compressed if message.type_name == COMPRESSED else raw
-            yield header_stamp_ns(message.cdr), decode(reader.deserialize(message))
+            try:
+                frame = header_stamp_ns(message.cdr), decode(reader.deserialize(message))
+            except PerceptionError:
+                if skip_broken:
+                    continue
+                raise
+            yield frame
 
 
 def read_stamps(bag: Path, topic: str) -> list[tuple[int, int]]:

@@ -317,14 +317,14 @@ def _bag_errors(path: Path) -> Iterator[None]:
     except Exception as exc:  # On a damaged file the parsers fail in whatever way its bytes lead.
         files = [path] if path.is_file() else sorted(path.iterdir())
         if any(file.suffix == '.bag' for file in files):
-            recover = 'rosbag reindex IN.bag'
+            recover = "'rosbag reindex IN.bag' where ROS 1 is installed"
         elif any(file.suffix == '.mcap' for file in files):
-            recover = 'mcap recover IN.mcap -o OUT.mcap'
+            recover = "'mcap recover IN.mcap -o OUT.mcap'"
         else:
-            recover = 'sqlite3 IN.db3 .recover | sqlite3 OUT.db3'
+            recover = "'sqlite3 IN.db3 .recover | sqlite3 OUT.db3'"
         raise BagError(
             f'{path}: cannot be read as a bag ({exc}); if it was cut short (copied in part,'
-            f" recorder killed), copy it again or recover what is whole with '{recover}'"
+            f' recorder killed), copy it again or recover what is whole with {recover}'
         ) from exc
 
 

@@ -4,13 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnv2_perception.cli.options import (
-    add_command,
-    add_model_options,
-    check_rosbags,
-    Number,
-    table,
-)
+from mnv2_perception.cli.options import add_command, check_rosbags, Number, THREADS
+from mnv2_perception.engines import ENGINES
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
@@ -36,24 +31,56 @@ def add(commands: 'Commands') -> None:
             f'--camera-{option}', type=numbers, default=value, metavar=option.upper(),
             help=f"of the bag's camera, for the grid: {meaning} (%(default)s)",
         )
-    add_model_options(demo, optional=True, precision=False)
+    demo.add_argument(
+        '--model', action='append', default=[],
+        help='path or name; once for each task (default: the shipped ones for segmentation, '
+        'detection and classification)',
+    )
+    demo.add_argument(
+        '--engine', default='auto',
+        help=f'of segmentation and of the given models: auto, {", ".join(ENGINES)}',
+    )
+    demo.add_argument('--threads', type=THREADS, default=0, help='0: one for each core')
+    demo.add_argument(
+        '--rate', type=Number(float, 0.01, 100.0), default=1.0,
+        help='bag seconds per second; below 1 on slow machines (%(default)s)',
+    )
+    for role, meaning in (
+        ('traversable', 'ground to drive on; without one there is no grid'),
+        ('forbidden', 'ground not to drive on'),
+        ('obstacle', 'what stands on the ground (default: all that no list names)'),
+        ('ignored', 'neither'),
+    ):
+        demo.add_argument(
+            f'--{role}', f'--{role}-classes', nargs='+', default=[], metavar='CLASS',
+            help=f"of the segmentation model's classes, for the grid: {meaning}",
+        )
 
 
 def demo_command(arguments: argparse.Namespace) -> None:
-    """Run the demo and print its table."""
+    """Run the demo and tell what it did."""
     check_rosbags()
-    from mnv2_perception.demo.camera import AssumedCamera
+    from mnv2_perception.demo.camera import AssumedCamera, ROLES
+    from mnv2_perception.demo.explain import explain
     from mnv2_perception.demo.run import run_demo
 
+    roles = {
+        role: names for role in ROLES
+        if (names := getattr(arguments, role.removesuffix('_classes')))
+    }
     summary = run_demo(
         arguments.out, arguments.bag, arguments.topic, arguments.model, arguments.engine,
         arguments.threads,
         AssumedCamera(arguments.camera_height, arguments.camera_pitch, arguments.camera_fov),
+        roles, arguments.rate,
     )
-    print(table(summary))
-    pictures = sorted(arguments.out.glob('frame_*.png'))
-    print(
-        f'\n{arguments.out}: summary.json, masks.mcap, {len(pictures)} pictures '
-        f'({pictures[0].name} …)'
-    )
-    print(f'{arguments.out / "report.html"}: all of it on one page; open it in a browser')
+    pictures = len(list(arguments.out.glob('frame_*.png')))
+    given = [word for model in arguments.model for word in ('--model', model)]
+    for name, value in (('--topic', arguments.topic), ('--engine', arguments.engine)):
+        given += [name, value] if value not in ('', 'auto') else []
+    for_grid = [word for role, names in roles.items() for word in (_option(role), *names)]
+    print(f'\n{explain(summary, arguments.out, pictures, given, for_grid)}')
+
+
+def _option(role: str) -> str:
+    return f'--{role.replace("_", "-")}'

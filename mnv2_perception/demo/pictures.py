@@ -19,8 +19,6 @@ from mnv2_perception.bags.results import (
 )
 from mnv2_perception.demo.topics import CLASSIFICATION, DETECTIONS, GRID, MASK
 from mnv2_perception.model_spec import ModelSpec
-from mnv2_perception.tasks.detector import Detector
-from mnv2_perception.tasks.models import DETECTION_MODEL
 from mnv2_perception.vision.costmap import Grid
 from mnv2_perception.vision.overlay import (
     blend_mask,
@@ -96,11 +94,19 @@ def draw_results(
 
 
 def draw_pictures(
-    out: Path, bag: Path, camera: CameraTopics, spec: ModelSpec, note: str
+    out: Path, bag: Path, camera: CameraTopics, spec: ModelSpec, detector: ModelSpec, note: str
 ) -> None:
     """Write a few frames with all that the nodes said of them, `out/frame_00.png` and so on.
 
     Not every node sees every frame: those of which all spoke are taken, if there are any.
+
+    Args:
+        out: has the recording, and gets the pictures.
+        bag: that was played.
+        camera: its topics.
+        spec: of the segmentation model.
+        detector: of the detection model.
+        note: what else the captions are to say.
     """
     recording = out / 'recording'
     with BagReader(recording) as reader:
@@ -120,11 +126,9 @@ def draw_pictures(
     ids, boxes = read(read_ids, MASK), read(read_detections, DETECTIONS)
     classes = read(read_classifications, CLASSIFICATION)
     grids = read(read_grids, GRID)
-    detector = Detector.open(DETECTION_MODEL)
-    colours = dict(zip(detector.spec.classes, detector.spec.colours, strict=True))
-    detector.close()
+    colours = dict(zip(detector.classes, detector.colours, strict=True))
     start_ns, drawn = None, 0
-    for stamp_ns, image in read_images(bag, camera.image):
+    for stamp_ns, image in read_images(bag, camera.image, skip_broken=True):
         start_ns = stamp_ns if start_ns is None else start_ns
         if stamp_ns not in chosen:
             continue

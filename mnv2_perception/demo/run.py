@@ -16,11 +16,12 @@ from typing import Any
 
 from mnv2_perception.bags.camera import CameraTopics, find_camera, read_stamps
 from mnv2_perception.bags.playback import played_s
-from mnv2_perception.demo.camera import AssumedCamera, GROUNDS, place_camera
+from mnv2_perception.demo.camera import AssumedCamera, choose_roles, place_camera
 from mnv2_perception.demo.folder import clear
+from mnv2_perception.demo.models import choose_models, Chosen
 from mnv2_perception.demo.pictures import draw_pictures
 from mnv2_perception.demo.processes import DemoError, Process
-from mnv2_perception.demo.summary import measure_bare_inference, summarise
+from mnv2_perception.demo.summary import measure_bare_inference, rate_hz, summarise
 from mnv2_perception.demo.topics import (
     CLASSIFICATION,
     CONFIDENCE,
@@ -31,9 +32,10 @@ from mnv2_perception.demo.topics import (
     MASK,
 )
 from mnv2_perception.errors import SetupError
+from mnv2_perception.evaluation.labels import known_as
 from mnv2_perception.report.report import make_report, write_report
 from mnv2_perception.scenes.bag import draw_bag, IMAGE_TOPIC
-from mnv2_perception.tasks.models import CLASSIFICATION_MODEL, DETECTION_MODEL
+from mnv2_perception.tasks.model_info import licence_of
 from mnv2_perception.tasks.segmenter import Segmenter
 
 MIN_ROAD_IOU = 0.8
@@ -44,10 +46,12 @@ def run_demo(
     out: Path,
     bag: Path | None,
     topic: str,
-    model: str,
+    models: Sequence[str],
     engine: str,
     threads: int,
     assumed: AssumedCamera,
+    roles: Mapping[str, Sequence[str]],
+    rate: float = 1.0,
 ) -> dict[str, Any]:
     """Replay a bag through the live nodes and report.
 
@@ -55,10 +59,12 @@ def run_demo(
         out: folder of the results, empty or of an earlier demo, whose results are replaced.
         bag: the bag; None draws one.
         topic: the image topic; empty takes what looks like the bag's camera.
-        model: of segmentation_node.
-        engine: of segmentation_node; that of the other nodes is `auto`.
+        models: see `choose_models`, as for the next two.
+        engine: of the given models and of segmentation.
         threads: CPU threads for one inference; 0 uses one for each core.
         assumed: of the bag's camera; that of a drawn street is known.
+        roles: what is ground to the grid, and so on: see `choose_roles`.
+        rate: bag seconds per second.
 
     Returns:
         The summary that is also in `out/summary.json`.
@@ -75,43 +81,56 @@ def run_demo(
         find_camera(bag, topic)  # fails sooner than a model opens
     drawn = bag is None
     # The earlier demo's results go last: where something is wrong they stay.
-    with closing(Segmenter.open(model, engine, threads)) as segmenter:
-        spec = segmenter.spec
-        if bag is None:
-            clear(out, None)
-            bag, topic = out / 'drawn_street', IMAGE_TOPIC
-            print('drawing a street …', flush=True)
-            draw_bag(bag)
-        camera = find_camera(bag, topic)
+    chosen = choose_models(models, engine, threads)
+    spec = chosen['segmentation'].spec
+    lists, said = choose_roles(spec, roles)
+    if said:
+        print(f'grid: {said}', flush=True)
+    if bag is None:
+        clear(out, None)
+        bag, topic = out / 'drawn_street', IMAGE_TOPIC
+        print('drawing a street …', flush=True)
+        draw_bag(bag)
+    camera = find_camera(bag, topic)
+    with closing(Segmenter.open(chosen['segmentation'].model, engine, threads)) as segmenter:
         bare_ms = measure_bare_inference(segmenter, bag, camera.image)
     if not drawn:
         clear(out, bag)
     stamps_ns = [recorded_ns for recorded_ns, _ in read_stamps(bag, camera.image)]
     duration_s = played_s(stamps_ns, MAX_GAP_S)
-    results = [MASK, CONFIDENCE, DETECTIONS, CLASSIFICATION]
-    if set(GROUNDS) & set(spec.classes):
-        results.append(GRID)
-        costmap, placed = place_camera(camera, None if drawn else assumed)
-    else:
-        costmap = {}
-        placed = f'none, and no grid: {spec.name} has none of the classes {", ".join(GROUNDS)}'
-    chosen = ['segmentation', 'detection', 'classification', *(['costmap'] if costmap else [])]
-    values = node_parameters(camera, model, engine, threads, costmap)
-    print(f'replaying {bag} ({duration_s:.1f} s) through the live nodes …', flush=True)
-    counts = replay(out, bag, camera, chosen, values, results, bare_ms)
+    costmap: dict[str, object] = {}
+    placed = said
+    if lists:
+        costmap, placed = place_camera(camera, None if drawn else assumed, lists)
+        placed += f'; {said}' if said else ''
+    values = node_parameters(camera, chosen, threads, costmap)
+    lasting = f' ({duration_s / rate:.1f} s)' if duration_s else ''
+    print(f'replaying {bag}{lasting} through the live nodes …', flush=True)
+    nodes = [*chosen, *(['costmap'] if costmap else [])]
+    results = [MASK, CONFIDENCE, DETECTIONS, CLASSIFICATION, *([GRID] if costmap else [])]
+    counts = replay(out, bag, camera, nodes, values, results, bare_ms, rate)
     note = '' if drawn else f'grid: camera assumed {assumed.height_m:.2f} m above flat ground'
     summary = summarise(out, bag, camera, spec, counts, drawn)
-    draw_pictures(out, bag, camera, spec, note if counts['grids'] else '')
+    draw_pictures(
+        out, bag, camera, spec, chosen['detection'].spec, note if counts['grids'] else ''
+    )
     recording = out / 'recording'
     shutil.move(next(recording.glob('*.mcap')), out / 'masks.mcap')  # says all that the folder did
     shutil.rmtree(recording)
     summary |= {
-        'bare_inference_ms': bare_ms, 'duration_s': duration_s, 'camera': placed,
-        'image': camera.image, 'images_passed_over': camera.passed_over,
+        'bare_inference_ms': bare_ms, 'duration_s': duration_s, 'rate': rate,
+        'images_per_s': rate_hz(len(stamps_ns), duration_s / rate), 'camera': placed,
+        'ground': lists.get('traversable_classes', []), 'bag': str(bag), 'image': camera.image,
+        'images_passed_over': camera.passed_over,
+        'models': {task: each.spec.name for task, each in chosen.items()},
+        'licences': {task: licence_of(each.spec) for task, each in chosen.items()},
+        'classes': {task: list(each.spec.classes) for task, each in chosen.items()},
     }
     write_report(make_report([out / 'masks.mcap'], bag, topic=camera.image), out / 'report.html')
     (out / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')
-    if drawn and not (summary.get('road_iou') or 0.0) >= MIN_ROAD_IOU:
+    if drawn and known_as('road', spec.classes) and not (
+        (summary.get('road_iou') or 0.0) >= MIN_ROAD_IOU
+    ):
         raise DemoError(
             f'the road of the drawn street was found with an IoU of {summary.get("road_iou")}, '
             f'expected {MIN_ROAD_IOU} or more; was another model given?'
@@ -121,20 +140,17 @@ def run_demo(
 
 def node_parameters(
     camera: CameraTopics,
-    model: str,
-    engine: str,
+    chosen: Mapping[str, Chosen],
     threads: int,
     costmap: Mapping[str, object],
 ) -> dict[str, object]:
-    """Return the parameters of the nodes; those of `costmap` are costmap_node's."""
+    """Return the parameters of the nodes: their models, and costmap_node's own."""
     return {
         'image_transport': 'compressed' if camera.compressed else 'raw',
         'threads': threads,
-        'segmentation_node:model': model,
-        'segmentation_node:engine': engine,
-        'detection_node:model': DETECTION_MODEL,
+        **{f'{task}_node:model': each.model for task, each in chosen.items()},
+        **{f'{task}_node:engine': each.engine for task, each in chosen.items()},
         'detection_node:min_score': 0.4,
-        'classification_node:model': CLASSIFICATION_MODEL,
         'classification_node:region': [0.25, 0.5, 0.75, 1.0],  # what lies ahead
         # Slow enough that two cores still make masks at the camera's rate.
         'detection_node:max_rate_hz': 2.0,
@@ -151,6 +167,7 @@ def replay(
     values: Mapping[str, object],
     results: Sequence[str],
     bare_ms: float,
+    rate: float,
 ) -> dict[str, int]:
     """Run recorder, nodes and player; return what player and recorder counted.
 
@@ -162,6 +179,7 @@ def replay(
         values: their parameters.
         results: topics to record, besides names and diagnostics.
         bare_ms: time of one inference.
+        rate: bag seconds per second.
 
     Raises:
         DemoError: a process died or did not come up.
@@ -175,7 +193,7 @@ def replay(
         node_args += ['-p', f'{name}:={value}']
     player_args = [
         str(bag), '--topics', *played, '--wait-for-subscribers', '30', '--start-delay', '1',
-        '--max-gap', str(MAX_GAP_S), '--log', str(out / 'sent.csv'),
+        '--rate', str(rate), '--max-gap', str(MAX_GAP_S), '--log', str(out / 'sent.csv'),
     ]
     recorder_args = [
         '--out', str(out / 'recording'), '--log', str(out / 'received.csv'), LABEL_INFO,

@@ -25,7 +25,7 @@ def measure_bare_inference(
     Raises:
         BagError: the topic has no images.
     """
-    first = next(read_images(bag, topic), None)
+    first = next(read_images(bag, topic, skip_broken=True), None)
     if first is None:
         raise BagError(f'{bag}: has no images on {topic}')
     times_ms = []
@@ -34,6 +34,11 @@ def measure_bare_inference(
         segmenter(first[1])
         times_ms.append((time.perf_counter() - start_s) * 1000.0)
     return statistics.median(times_ms[3:])
+
+
+def rate_hz(count: int, duration_s: float) -> float | None:
+    """Return how many came a second, from the first to the last; None where that tells nothing."""
+    return (count - 1) / duration_s if count > 1 and duration_s > 0 else None
 
 
 def summarise(
@@ -58,13 +63,12 @@ def summarise(
             f'no mask came out of {counts["frames_in"]} frames; see {out}/perception.log'
         )
     latencies = latencies_ms(out / 'sent.csv', out / 'received.csv', camera.image, MASK)
-    arrived = read_stamps(masks_bag, MASK)
-    duration_s = (arrived[-1][0] - arrived[0][0]) / 1e9
+    arrived = [time_ns for time_ns, _ in read_stamps(masks_bag, MASK)]
     summary |= {
         'latency_ms': {
             'p50': percentile(latencies, 0.5), 'p95': percentile(latencies, 0.95)
         },
-        'fps': (len(arrived) - 1) / max(1e-9, duration_s),
+        'fps': rate_hz(len(arrived), (arrived[-1] - arrived[0]) / 1e9),
         'engine': node['engine'],
         'model': node['model'],
     }

@@ -18,7 +18,7 @@ from mnv2_perception.errors import DataError
 from mnv2_perception.evaluation.boxes import compared, object_finder, relabelled, SHOWN_SCORE
 from mnv2_perception.evaluation.mapping import ClassMap, map_classes
 from mnv2_perception.evaluation.pictures import draw_confusion, draw_masks, legible, side_by_side
-from mnv2_perception.model_spec import distinct_colours, ModelSpec, UNLABELLED
+from mnv2_perception.model_spec import default_colours, ModelSpec, UNLABELLED
 from mnv2_perception.tasks.detector import Detections, Detector
 from mnv2_perception.tasks.segmenter import Segmenter
 from mnv2_perception.vision.overlay import Colours, draw_boxes, draw_caption
@@ -146,5 +146,5 @@ def _boxes(
 def _colours(classes: ClassMap, spec: ModelSpec) -> Colours:
     """Return the model's colours by the classes' names, others where it has none."""
     known = dict(zip(spec.classes, spec.colours, strict=True))
-    others = distinct_colours(len(classes.rows))
+    others = default_colours(classes.rows)
     return [known.get(name, other) for name, other in zip(classes.rows, others, strict=True)]

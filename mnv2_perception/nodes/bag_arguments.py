@@ -23,9 +23,9 @@ def player_arguments(args: list[str] | None) -> tuple[argparse.Namespace, list[s
     """
     own, ros = split_ros_arguments(sys.argv[1:] if args is None else args)
     parser = argparse.ArgumentParser(
-        prog='mnv2 bag play', description='Play a ROS 2 bag with its original spacing and /clock.'
+        prog='mnv2 bag play', description='Play a bag with its original spacing and /clock.'
     )
-    parser.add_argument('bag', nargs='?', metavar='BAG', help='folder, .mcap or .db3 file')
+    parser.add_argument('bag', nargs='?', metavar='BAG', help='folder, .mcap, .db3 or .bag file')
     parser.add_argument('--rate', type=float, help='bag seconds per second (1.0)')
     parser.add_argument('--loop', action='store_const', const=True, help='start again at the end')
     parser.add_argument('--topics', nargs='+', metavar='T', help='play only these')

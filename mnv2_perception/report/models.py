@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from mnv2_perception.errors import PerceptionError
-from mnv2_perception.model_spec import distinct_colours, ModelSpec
+from mnv2_perception.model_spec import default_colours, ModelSpec
 from mnv2_perception.report.results import Results
 from mnv2_perception.tasks.models import find_shared_file, opening
 
@@ -116,6 +116,6 @@ def class_colours(
     known: dict[str, tuple[int, int, int]] = {}
     for model in reversed(models):
         known |= model['colours']
-    return dict(zip(names, distinct_colours(len(names)), strict=True)) | {
+    return dict(zip(names, default_colours(names), strict=True)) | {
         name: known[name] for name in names if name in known
     }

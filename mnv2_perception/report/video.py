@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mnv2_perception.data.files import replacing
 from mnv2_perception.errors import SetupError
 from mnv2_perception.evaluation.pictures import side_by_side
-from mnv2_perception.model_spec import distinct_colours
+from mnv2_perception.model_spec import default_colours
 from mnv2_perception.report.pictures import (
     grid_ids,
     in_robot_frame,
@@ -121,6 +121,6 @@ def _draw(
         ids = np.array([names.index(name) for name in said.boxes.names], np.int64)
         picture = draw_boxes(
             picture, said.boxes.boxes * scale, said.boxes.scores, ids, names,
-            distinct_colours(len(names)),
+            default_colours(names),
         )
     return picture

@@ -1,7 +1,7 @@
 """What a model lacks: to be used at all, or to be shown and shipped (`mnv2 info`)."""
 
 from mnv2_perception.engines import Engine, TensorSpec
-from mnv2_perception.model_spec import distinct_colours, ModelSpec, TO_FILL_IN
+from mnv2_perception.model_spec import default_colours, ModelSpec, TO_FILL_IN
 
 Fact = tuple[str, object, str]  # name, value, comment
 Sides = tuple[int | None, ...]
@@ -25,7 +25,7 @@ def missing_facts(spec: ModelSpec) -> list[str]:
         missing.append('attribution')
     if not spec.description:
         missing.append('description')
-    if spec.task != 'classification' and list(spec.colours) == distinct_colours(len(spec.classes)):
+    if spec.task != 'classification' and list(spec.colours) == default_colours(spec.classes):
         missing.append('colours')
     return missing
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.vision.costmap import Grid, Scan
+from mnv2_perception.vision.labels import place_labels
 from mnv2_perception.vision.pose import Pose
 
 FREE, OCCUPIED, UNSEEN = (232, 240, 228), (176, 36, 32), (150, 150, 150)
@@ -15,7 +16,6 @@ ROBOT, BEAM, OBSTACLE_POINT, RING, INK = (
     (20, 80, 220), (70, 140, 230), (70, 0, 0), (110, 110, 110), (0, 0, 0)
 )
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_CAPTION_PX = 24
 _BEHIND = 0.08  # share of a grid's picture that lies behind the robot
 
 Colours = Sequence[tuple[int, int, int]]
@@ -54,7 +54,10 @@ def draw_boxes(
     names: Sequence[str],
     colours: Colours,
 ) -> NDArray[np.uint8]:
-    """Draw boxes with the names and scores of their classes, the best on top.
+    """Draw boxes with the names and scores of their classes, the best on top, labels above all.
+
+    Labels do not cover each other where there is room (`place_labels`); one that found none at
+    its box is tied to it by a line. Lines and text grow with the image.
 
     Args:
         image: (H, W, 3) uint8 RGB; only read.
@@ -65,21 +68,49 @@ def draw_boxes(
         colours: one (R, G, B) for each class.
     """
     picture = np.array(image, np.uint8)
-    font, scale = _FONT, 0.4
-    for box, score, class_id in list(zip(boxes, scores, class_ids, strict=True))[::-1]:
+    times = _times(picture)
+    line = round(times)
+    said = zip(class_ids, scores, strict=True)
+    texts = [f'{names[number]} {score:.2f}' for number, score in said]
+    sizes = [cv2.getTextSize(text, _FONT, 0.4 * times, line)[0] for text in texts]
+    margins = np.array([4 * line, 6 * line])
+    labels = place_labels(
+        boxes, np.array(sizes, int).reshape(-1, 2) + margins, *picture.shape[:2]
+    )
+    for box, label, number in list(zip(boxes, labels, class_ids, strict=True))[::-1]:
         x1, y1, x2, y2 = (round(float(value)) for value in box)
-        colour = colours[class_id]
-        text = f'{names[class_id]} {score:.2f}'
-        (width, height), _ = cv2.getTextSize(text, font, scale, 1)
-        top = max(0, y1 - height - 6)  # above the box, or in it where there is no room
-        left = max(0, min(x1, picture.shape[1] - width - 4))
-        # Black on bright colours and white on dark ones (ITU-R BT.601 luma).
-        ink = (0, 0, 0) if np.dot(colour, (0.299, 0.587, 0.114)) > 128 else (255, 255, 255)
-        cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), colour, 2)
-        corner = left + width + 4, top + height + 6
-        cv2.rectangle(picture, (left, top), corner, colour, cv2.FILLED)
-        cv2.putText(picture, text, (left + 2, top + height + 2), font, scale, ink, 1, cv2.LINE_AA)
+        colour = colours[number]
+        cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), colour, 2 * line)
+        # To a label that found no place at its box.
+        end = np.clip(((x1 + x2) // 2, (y1 + y2) // 2), label[:2], label[2:] - 1)
+        start = np.clip(end, (x1, y1), (x2 - 1, y2 - 1))
+        cv2.line(picture, start.tolist(), end.tolist(), colour, line, cv2.LINE_AA)
+    for label, text, number in zip(labels, texts, class_ids, strict=True):
+        (left, top), (right, bottom) = label[:2].tolist(), (label[2:] - 1).tolist()
+        ink = ink_on(colours[number])
+        cv2.rectangle(picture, (left, top), (right, bottom), colours[number], cv2.FILLED)
+        cv2.rectangle(picture, (left, top), (right, bottom), ink, 1)
+        cv2.putText(
+            picture, text, (left + 2 * line, bottom - 3 * line), _FONT, 0.4 * times, ink, line,
+            cv2.LINE_AA,
+        )
     return picture
+
+
+def ink_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return black or white, whichever has more contrast to a colour (WCAG 2.2): 4.5 or more."""
+    linear = [
+        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+        for value in (channel / 255 for channel in colour)
+    ]
+    red, green, blue = linear
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return (0, 0, 0) if (luminance + 0.05) ** 2 > 1.05 * 0.05 else (255, 255, 255)
+
+
+def _times(image: NDArray[np.uint8]) -> float:
+    """Return how much larger text is than on small images."""
+    return max(1.0, float(min(image.shape[:2])) / 480)
 
 
 def draw_legend(
@@ -87,17 +118,20 @@ def draw_legend(
     names: Sequence[str],
     colours: Colours,
 ) -> NDArray[np.uint8]:
-    """Return the image with a band below it that names the colours."""
-    columns = max(1, image.shape[1] // 120)
+    """Return the image with a band below it that names the colours, text growing with it."""
+    times = _times(image)
+    line, size, row = round(times), round(12 * times), round(18 * times)
+    widest = max((cv2.getTextSize(name, _FONT, 0.4 * times, line)[0][0] for name in names),
+                 default=0)
+    columns = max(1, image.shape[1] // round(max(120 * times, widest + 30 * times)))
     rows = -(-len(names) // columns)
-    band = np.full((8 + 18 * rows, image.shape[1], 3), 255, np.uint8)
+    band = np.full((8 + row * rows, image.shape[1], 3), 255, np.uint8)
     for index, (name, colour) in enumerate(zip(names, colours, strict=True)):
         x = 8 + index % columns * (image.shape[1] - 8) // columns
-        y = 6 + index // columns * 18
-        cv2.rectangle(band, (x, y), (x + 12, y + 12), colour, cv2.FILLED)
-        cv2.putText(
-            band, name, (x + 17, y + 11), _FONT, 0.4, INK, 1, cv2.LINE_AA
-        )
+        y = 6 + index // columns * row
+        cv2.rectangle(band, (x, y), (x + size, y + size), colour, cv2.FILLED)
+        at = x + round(17 * times), y + size - line
+        cv2.putText(band, name, at, _FONT, 0.4 * times, INK, line, cv2.LINE_AA)
     return np.vstack([image, band])
 
 
@@ -203,6 +237,9 @@ def draw_beside(
 
 def draw_caption(picture: NDArray[np.uint8], caption: str) -> NDArray[np.uint8]:
     """Return the picture with one line above it; what is too long for it is cut off."""
-    band = np.full((_CAPTION_PX, picture.shape[1], 3), 255, np.uint8)
-    cv2.putText(band, caption, (8, _CAPTION_PX - 8), _FONT, 0.45, INK, 1, cv2.LINE_AA)
+    times = _times(picture)
+    line, height = round(times), round(24 * times)
+    band = np.full((height, picture.shape[1], 3), 255, np.uint8)
+    at = 8, height - 8 * line
+    cv2.putText(band, caption, at, _FONT, 0.45 * times, INK, line, cv2.LINE_AA)
     return np.vstack([band, picture])

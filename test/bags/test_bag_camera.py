@@ -14,7 +14,7 @@ from mnv2_perception.bags.write import (
     compressed_image_cdr,
     image_cdr,
 )
-from mnv2_perception.errors import BagError
+from mnv2_perception.errors import BagError, PerceptionError
 
 IMAGE, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 INFO = 'sensor_msgs/msg/CameraInfo'
@@ -193,3 +193,16 @@ def test_images_and_ids_are_read_raw_and_compressed(tmp_path: Path) -> None:
     assert np.array_equal(gray[..., 2], PIXELS[..., 0])
     (_, ids), = read_ids(bag, '/packed')
     assert np.array_equal(ids, PIXELS[..., 0])
+
+
+def test_what_is_no_image_is_refused_or_left_out(tmp_path: Path) -> None:
+    image = np.full((4, 6, 3), 9, np.uint8)
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.add_topic('/image', IMAGE)
+        for stamp_ns in (1, 2, 3):
+            whole = image_cdr(image, stamp_ns, 'camera')
+            bag.write('/image', stamp_ns, whole[:-9] if stamp_ns == 2 else whole)
+    kept = read_images(tmp_path / 'bag', '/image', skip_broken=True)
+    assert [stamp_ns for stamp_ns, _ in kept] == [1, 3]
+    with pytest.raises(PerceptionError):
+        list(read_images(tmp_path / 'bag', '/image'))

@@ -1,8 +1,10 @@
 """The whole path between real processes: player, perception, recorder, over real DDS."""
 
+from dataclasses import asdict
 import json
 import os
 from pathlib import Path
+import re
 import shutil
 import subprocess
 import sys
@@ -10,8 +12,11 @@ from typing import Any
 
 from colcon_workspace import free_domain_id
 import cv2
+from identity_network import identity_spec, write_onnx
 import numpy as np
 import pytest
+from rosbags.rosbag1 import Writer
+from rosbags.typesys import get_typestore, Stores
 import yaml
 
 pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
@@ -38,7 +43,7 @@ from mnv2_perception.vision.overlay import FREE, OCCUPIED
 pytestmark = pytest.mark.ros
 
 SLOW_MS = 200.0
-CAR_COLOUR = 64, 160, 255  # of the detector's boxes
+CAR_COLOUR = 40, 120, 255  # of the detector's boxes
 STREET_MODEL = 'unet_mobilenetv2_camvid_fast'
 GROUND_CLASSES = ('floor', 'sidewalk', 'speed_bump', 'stairs', 'obstacle', 'background')
 
@@ -191,7 +196,8 @@ def test_a_model_without_ground_is_run_without_the_grid(slow_demo: Path) -> None
     summary = summary_of(slow_demo)
     assert summary['grids'] == 0 and summary['detections'] > 0
     assert summary['camera'] == (
-        'none, and no grid: fake has none of the classes floor, sidewalk, road'
+        'none: fake has none of the classes floor, sidewalk, road; name its ground with '
+        '--traversable; its classes are lawn, path'
     )
     picture = cv2.imread(str(slow_demo / 'frame_00.png'))
     assert picture.shape[1] == 160 + 4
@@ -229,13 +235,101 @@ def test_years_in_which_nothing_was_recorded_are_left_out(tmp_path: Path) -> Non
     assert (summary['frames_in'], summary['duration_s']) == (3, 1.5)
 
 
+def write_bag(path: Path, frames: int) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    with BagWriter(path) as bag:
+        bag.add_topic('/camera/image_raw', 'sensor_msgs/msg/Image')
+        for stamp_ns in range(10**9, 10**9 + frames):
+            bag.write('/camera/image_raw', stamp_ns, image_cdr(picture, stamp_ns, 'camera'))
+
+
+def test_a_bag_of_one_image_has_its_mask_and_no_rate(tmp_path: Path) -> None:
+    write_bag(tmp_path / 'bag', 1)
+    model = fake_model(tmp_path / 'fake.yaml', 1.0, ('lawn', 'path'))
+    done = run_demo(
+        tmp_path / 'out', '--bag', str(tmp_path / 'bag'), '--model', model, '--engine', 'fake'
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = summary_of(tmp_path / 'out')
+    assert (summary['masks_out'], summary['fps'], summary['images_per_s']) == (1, None, None)
+    assert '1 image in, 1 mask out' in done.stdout and '0.0' not in done.stdout.split('Next:')[0]
+
+
+@pytest.mark.parametrize(('frames', 'told'), [
+    (0, 'the bag holds no messages'), (None, 'has no images of a camera.*none at all'),
+])
+def test_a_bag_without_an_image_is_told_in_a_sentence(
+    tmp_path: Path, frames: int | None, told: str
+) -> None:
+    if frames is None:
+        with BagWriter(tmp_path / 'bag') as bag:
+            bag.add_topic('/note', 'std_msgs/msg/String')
+            bag.write('/note', 1, b'\0\1\0\0\2\0\0\0a\0')
+    else:
+        write_bag(tmp_path / 'bag', frames)
+    done = run_demo(tmp_path / 'out', '--bag', str(tmp_path / 'bag'))
+    assert done.returncode == 1 and re.search(told, done.stderr), done.stderr
+    assert 'Traceback' not in done.stderr and not (tmp_path / 'out').exists()
+
+
+def test_a_ros_1_bag_runs_slowly_through_another_s_models_to_a_grid_of_the_named_ground(
+    tmp_path: Path
+) -> None:
+    noetic = get_typestore(Stores.ROS1_NOETIC)
+    image, header, stamp = (noetic.types[name] for name in (
+        'sensor_msgs/msg/Image', 'std_msgs/msg/Header', 'builtin_interfaces/msg/Time'
+    ))
+    # The network's class is the red channel: above lies 1, below 0.
+    picture = np.zeros((120, 160, 3), np.uint8)
+    picture[:60, :, 0], picture[..., 1] = 1, 200
+    with Writer(tmp_path / 'drive.bag') as bag:
+        connection = bag.add_connection('/front/image', 'sensor_msgs/msg/Image', typestore=noetic)
+        for number in range(8):
+            pixels = picture.reshape(-1)[: -9 if number == 0 else None]  # the first is cut short
+            msg = image(
+                header(number, stamp(5, number * 10**8), 'lens'), 120, 160, 'rgb8', 0, 480, pixels
+            )
+            bag.write(connection, 5 * 10**9 + number * 10**8, noetic.serialize_ros1(
+                msg, 'sensor_msgs/msg/Image'))
+    spec = identity_spec(120, 160, classes=['gravel', 'hedge'])
+    foreign = write_onnx(tmp_path / 'foreign.onnx', spec)
+    onnx = pytest.importorskip('onnx', reason='no onnx: run make setup-train')
+    proto = onnx.load(foreign)
+    del proto.metadata_props[:]
+    onnx.save(proto, foreign)
+    facts = {name: list(value) if isinstance(value, tuple) else value
+             for name, value in asdict(spec).items() if name not in ('colours', 'pad')}
+    foreign.with_suffix('.yaml').write_text(yaml.safe_dump(facts), encoding='utf-8')
+    done = run_demo(
+        tmp_path / 'out', '--bag', str(tmp_path / 'drive.bag'), '--model', str(foreign),
+        '--model', 'mobilenetv2_camvid_surface', '--traversable', 'gravel', '--rate', '0.25',
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = summary_of(tmp_path / 'out')
+    assert summary['ground'] == ['gravel'] and summary['grids'] > 0
+    assert summary['rejected'] == 1 and '1 rejected: they cannot be read' in done.stdout
+    assert summary['masks_out'] >= 6 and summary['images_per_s'] == pytest.approx(2.5)
+    sent = (tmp_path / 'out/sent.csv').read_text(encoding='utf-8').split()[1:]
+    times_ns = [int(line.split(',')[2]) for line in sent]
+    assert (times_ns[-1] - times_ns[0]) / 1e9 == pytest.approx(0.7 / 0.25, abs=0.5)
+    assert 'mobilenetv2_camvid_surface → /classification' in done.stdout
+    assert 'classes: road, pavement, vegetation' in done.stdout
+    assert 'at 0.25 bag seconds per second' in done.stdout
+    with BagReader(tmp_path / 'out/masks.mcap') as bag:
+        grid = bag.deserialize(next(iter(bag.messages([GRID]))))
+    assert (np.asarray(grid.data) == 0).sum() > 50  # gravel is free
+
+
 def test_an_earlier_demo_s_results_are_replaced(drawn_demo: Path) -> None:
     kept = shutil.copytree(drawn_demo, drawn_demo.with_name('copy'))
     clear(kept, None)
     assert {path.name: path.stat().st_size for path in kept.iterdir()} == dict.fromkeys(LOGS, 0)
 
 
-@pytest.mark.parametrize('wrong', [['--engine', 'tpu'], ['--model', 'mobilenetv2_camvid_surface']])
+@pytest.mark.parametrize('wrong', [
+    ['--engine', 'tpu'], ['--model', STREET_MODEL, '--model', SEGMENTATION_MODEL],
+    ['--traversable', 'floor', '--forbidden', 'floor'],
+])
 def test_a_demo_that_cannot_start_leaves_the_earlier_one_s_results(
     drawn_demo: Path, wrong: list[str]
 ) -> None:

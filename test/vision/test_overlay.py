@@ -1,7 +1,10 @@
 """Pictures of masks, boxes and grids."""
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
+import pytest
 
 from mnv2_perception.vision.costmap import Grid, Scan
 from mnv2_perception.vision.overlay import (
@@ -12,6 +15,7 @@ from mnv2_perception.vision.overlay import (
     draw_grid,
     draw_legend,
     FREE,
+    ink_on,
     OBSTACLE_POINT,
     OCCUPIED,
     ROBOT,
@@ -60,13 +64,20 @@ def test_the_legend_lies_below_the_image_and_shows_every_colour() -> None:
     assert (0, 0, 0) in shown or any(max(pixel) < 60 for pixel in shown)  # the names
 
 
+def test_long_names_of_a_legend_do_not_run_into_each_other() -> None:
+    names = ['a class of which the name is long'] * 2
+    below = draw_legend(np.zeros((30, 400, 3), np.uint8), names, COLOURS)[30:]
+    assert len(below) == 8 + 2 * 18  # a row for each
+    assert (draw_legend(np.zeros((30, 700, 3), np.uint8), names, COLOURS)[30:].shape[0]) == 26
+
+
 def test_a_legend_fits_on_a_narrow_image() -> None:
     picture = draw_legend(np.zeros((10, 40, 3), np.uint8), ['road', 'sky'], COLOURS)
     assert picture.shape[1] == 40
 
 
 def test_boxes_have_their_classes_colours_and_the_best_lies_on_top() -> None:
-    image = np.zeros((60, 200, 3), np.uint8)
+    image = np.zeros((90, 200, 3), np.uint8)
     image.flags.writeable = False
     boxes = np.array([[20, 20, 60, 50], [40, 20, 80, 50]], np.float32)
     scores, ids = np.array([0.9, 0.5], np.float32), np.array([0, 1])
@@ -94,6 +105,55 @@ def test_the_name_of_a_box_at_the_right_border_stays_in_the_image() -> None:
     in_the_middle = one[0] - (80, 0, 80, 0), *one[1:]
     whole = draw_boxes(image, *in_the_middle, ['pedestrian'], COLOURS)[:28]
     assert (named > 100).sum() == (whole > 100).sum() > 0
+
+
+def test_the_labels_of_objects_that_stand_together_are_all_read() -> None:
+    one = np.array([[60, 60, 100, 100]], np.float32), np.ones(1, np.float32), np.zeros(1, int)
+    image = np.zeros((200, 200, 3), np.uint8)
+    both = [np.concatenate([each, each]) for each in one]
+    labels = [
+        (draw_boxes(image, *some, ['car'], COLOURS) == 255).all(axis=-1).sum()
+        for some in (one, both)
+    ]
+    assert labels[0] > 100 and labels[1] == 2 * labels[0]
+
+
+def test_a_label_far_from_its_box_is_tied_to_it() -> None:
+    boxes = np.tile(np.array([[90, 90, 110, 110]], np.float32), (20, 1))
+    tied = draw_boxes(
+        np.zeros((200, 200, 3), np.uint8), boxes, np.ones(20, np.float32), np.arange(20),
+        [str(number) for number in range(20)], [(0, 0, 200)] * 19 + [(0, 200, 0)],
+    )
+    green = np.argwhere((tied == (0, 200, 0)).all(axis=-1))  # box, line and label of the last
+    assert np.ptp(green, axis=0).max() > 40
+
+
+def test_text_and_frames_grow_with_the_image() -> None:
+    heights = []
+    for times in (1, 4):
+        image = np.zeros((480 * times, 640 * times, 3), np.uint8)
+        box = np.array([[100, 100, 300, 300]], np.float32) * times
+        picture = draw_boxes(
+            image, box, np.ones(1, np.float32), np.zeros(1, int), ['car'], COLOURS
+        )
+        above = picture[: 99 * times].any(axis=(1, 2))
+        heights.append(above.sum())
+        middle = picture[200 * times, 50 * times : 200 * times].any(axis=-1)
+        assert middle.sum() in (2 * times, 2 * times + 1)
+    assert heights[1] == pytest.approx(4 * heights[0], rel=0.15)
+
+
+def test_names_are_read_on_every_colour() -> None:
+    def luminance(colour: tuple[int, ...]) -> float:
+        linear = [
+            value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+            for value in (channel / 255 for channel in colour)
+        ]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    for colour in itertools.product(range(0, 256, 15), repeat=3):
+        low, high = sorted((luminance(colour), luminance(ink_on(colour))))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, colour
 
 
 def test_no_boxes_leave_the_image() -> None:
