@@ -217,9 +217,14 @@ def test_after_ctrl_c_amid_the_writing_resume_goes_on_to_the_same_bytes(
         if topic == '/segmentation/confidence' and self.counts[topic] == 20:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(ResultFile, 'write', interrupted)
-        assert run(bag, out, '--ray', cluster) == 130
+    # What a shell starts in the background ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(ResultFile, 'write', interrupted)
+            assert run(bag, out, '--ray', cluster) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert 20 <= len(masks(out)) < 64
     assert run(bag, out, '--resume', '--ray', cluster) == 0
     assert out.read_bytes() == alone.read_bytes()
