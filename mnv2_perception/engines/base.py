@@ -76,6 +76,7 @@ class Engine(ABC):
         metadata: the model's own key-value pairs.
         precision: of the arithmetic on what the file holds in float, one of PRECISIONS; of a
             TensorRT plan that of the whole, also `int8`.
+        on_gpu: whether it computes on an NVIDIA GPU.
         closed: whether it has been released.
     """
 
@@ -85,6 +86,7 @@ class Engine(ABC):
     outputs: tuple[TensorSpec, ...]
     metadata: Mapping[str, str]
     precision = 'fp32'
+    on_gpu = False
     closed = False
     _users = 1
     _counting = threading.Lock()  # of all engines: it is held for no time

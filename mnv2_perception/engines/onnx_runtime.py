@@ -48,6 +48,7 @@ class OnnxRuntimeEngine(Engine):
         if not model.is_file():
             raise EngineError(f'{model}: no such model file')
         provider = PROVIDERS[name]
+        self.on_gpu = provider != PROVIDERS['onnx_runtime']
         if provider not in onnxruntime.get_available_providers():
             raise EngineError(
                 f'{model}: this ONNX Runtime has no {provider}; '

@@ -60,6 +60,8 @@ class TensorRTEngine(Engine):
             that builds it.
     """
 
+    on_gpu = True
+
     def __init__(self, model: Path, how: Opening) -> None:
         if not model.is_file():
             raise EngineError(f'{model}: no such model file')

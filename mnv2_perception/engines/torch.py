@@ -42,8 +42,8 @@ class TorchEngine(Engine):
             import torch
         except ImportError as exc:
             raise EngineError(f'{model}: torch is not installed; pip install torch') from exc
-        on_gpu = torch.cuda.is_available()
-        known = ('fp16', 'fp32') if on_gpu else ('fp32',)
+        self.on_gpu = torch.cuda.is_available()
+        known = ('fp16', 'fp32') if self.on_gpu else ('fp32',)
         self.precision = check_precision(self.name, how.precision, known)
         checked, facts = checked_program(model)
         try:
@@ -67,7 +67,7 @@ class TorchEngine(Engine):
         if how.threads:
             torch.set_num_threads(how.threads)
         network = program.module().to(memory_format=torch.channels_last)
-        if on_gpu:
+        if self.on_gpu:
             try:
                 self._run = _capture(network.cuda(), self.inputs, self.precision)
             except RuntimeError as exc:  # also torch.cuda.OutOfMemoryError

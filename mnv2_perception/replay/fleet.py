@@ -13,7 +13,6 @@ import importlib.util
 import os
 from pathlib import Path
 import socket
-import sys
 from typing import Any, NamedTuple
 
 from mnv2_perception.errors import BagError, EngineError, PerceptionError, SetupError
@@ -25,7 +24,6 @@ from mnv2_perception.replay.run import Block, Run
 from mnv2_perception.tasks.models import find_model
 
 RAY = 'ray==2.60.0'
-GPU_ENGINES = 'tensorrt', 'onnx_runtime_cuda', 'onnx_runtime_tensorrt'
 SLICE_FRAMES = 16
 SLICE_BYTES = 8 * 2**20
 AHEAD = 2  # slices for each that is worked on
@@ -93,7 +91,7 @@ class Cluster:
                 f'Python, the same token and {RAY}'
             ) from exc
         stack.callback(ray.shutdown)
-        cpus, gpus = opening['threads'], int(any(uses_gpu(task) for task in tasks))
+        cpus, gpus = opening['threads'], int(any(task.model.engine.on_gpu for task in tasks))
         self.slots, machines = self._room(cpus, gpus)
         self.told = (
             f'{machines} machine{"s" * (machines != 1)}; {self.slots} slices of {SLICE_FRAMES} '
@@ -276,12 +274,6 @@ class FleetRun(Run):
         self.inference_ms += done.inference_ms
         for block, results in zip(sent.blocks, done.results, strict=True):
             self.write(block, results)
-
-
-def uses_gpu(task: Task) -> bool:
-    """Tell whether an opened model computes on a GPU."""
-    name = task.model.engine.name
-    return name in GPU_ENGINES or (name == 'torch' and sys.modules[name].cuda.is_available())
 
 
 def one_line(exc: object) -> str:
