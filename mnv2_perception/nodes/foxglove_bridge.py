@@ -15,11 +15,16 @@ from typing import NamedTuple
 from rclpy.clock import Clock, ClockType
 from rclpy.subscription import Subscription
 
+try:
+    from rclpy.experimental import EventsExecutor as Executor
+except ImportError:  # Humble
+    from rclpy.executors import SingleThreadedExecutor as Executor
+
 from mnv2_perception.bags.read import TopicQos
 from mnv2_perception.errors import BagError, PerceptionError, SetupError
 from mnv2_perception.nodes.bag_topics import LARGE_TYPES, message_class, offered_qos, profile
 from mnv2_perception.nodes.foxglove_server import FoxgloveServer
-from mnv2_perception.nodes.process import Executor, ros, tell, turn
+from mnv2_perception.nodes.process import ros, tell, turn
 from mnv2_perception.nodes.rclpy_private import ToughNode
 
 PERIOD_S = 0.1
