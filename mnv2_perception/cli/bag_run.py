@@ -109,7 +109,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     check_rosbags()
     from mnv2_perception.replay.fleet import Cluster, FleetRun
     from mnv2_perception.replay.frames import open_source
-    from mnv2_perception.replay.models import open_tasks
+    from mnv2_perception.replay.models import AT_ONCE, open_tasks
     from mnv2_perception.replay.run import describe, open_results, Run
 
     out = arguments.out
@@ -128,6 +128,7 @@ def run_command(arguments: argparse.Namespace) -> int:
             'threads': arguments.threads or int(arguments.ray is not None),
             'precision': arguments.precision, 'min_confidence': arguments.min_confidence,
             'min_score': arguments.min_score,
+            'at_once': AT_ONCE if arguments.ray is None else 1,
         }
         tasks = open_tasks(models, stack, **opening)
         placer, placed = make_placer(arguments, source, tasks)
