@@ -56,7 +56,10 @@ def add(commands: 'Commands') -> None:
         help=f'path or name; once for each task (default: {SEGMENTATION_MODEL})',
     )
     run.add_argument('--engine', default='auto', help=f'auto, {", ".join(ENGINES)}')
-    run.add_argument('--threads', type=THREADS, default=0, help='0: one for each core')
+    run.add_argument(
+        '--threads', type=THREADS, default=0,
+        help='of all images that are inferred at once; 0: one for each core',
+    )
     run.add_argument(
         '--precision', default='auto', choices=('auto', *PRECISIONS), help='(%(default)s)'
     )
