@@ -21,7 +21,7 @@ from mnv2_perception.evaluation.benchmark import cpu_name
 from mnv2_perception.replay.fleet import Cluster, FleetRun, SLICE_FRAMES
 from mnv2_perception.replay.fleet_worker import Piece
 from mnv2_perception.replay.frames import open_source
-from mnv2_perception.replay.models import open_tasks
+from mnv2_perception.replay.models import AT_ONCE, open_tasks
 from mnv2_perception.replay.run import describe, Run
 from mnv2_perception.tasks.models import SEGMENTATION_MODEL
 
@@ -30,7 +30,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def measure(bag: Path, times: int, model: str, out: Path, with_ray: bool) -> dict[str, float]:
     """Run a model once on a bag that is given several times over."""
-    opening: dict[str, Any] = {'engine': 'auto', 'threads': int(with_ray)}
+    opening: dict[str, Any] = {
+        'engine': 'auto', 'threads': int(with_ray), 'at_once': 1 if with_ray else AT_ONCE,
+    }
     with ExitStack() as stack:
         source = open_source([bag] * times, stack)
         tasks = open_tasks([model], stack, **opening)

@@ -56,7 +56,10 @@ def add(commands: 'Commands') -> None:
         help=f'path or name; once for each task (default: {SEGMENTATION_MODEL})',
     )
     run.add_argument('--engine', default='auto', help=f'auto, {", ".join(ENGINES)}')
-    run.add_argument('--threads', type=THREADS, default=0, help='0: one for each core')
+    run.add_argument(
+        '--threads', type=THREADS, default=0,
+        help='of all images that are inferred at once; 0: one for each core',
+    )
     run.add_argument(
         '--precision', default='auto', choices=('auto', *PRECISIONS), help='(%(default)s)'
     )
@@ -109,7 +112,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     check_rosbags()
     from mnv2_perception.replay.fleet import Cluster, FleetRun
     from mnv2_perception.replay.frames import open_source
-    from mnv2_perception.replay.models import open_tasks
+    from mnv2_perception.replay.models import AT_ONCE, open_tasks
     from mnv2_perception.replay.run import describe, open_results, Run
 
     out = arguments.out
@@ -128,6 +131,7 @@ def run_command(arguments: argparse.Namespace) -> int:
             'threads': arguments.threads or int(arguments.ray is not None),
             'precision': arguments.precision, 'min_confidence': arguments.min_confidence,
             'min_score': arguments.min_score,
+            'at_once': AT_ONCE if arguments.ray is None else 1,
         }
         tasks = open_tasks(models, stack, **opening)
         placer, placed = make_placer(arguments, source, tasks)

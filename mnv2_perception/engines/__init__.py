@@ -1,9 +1,10 @@
 """Runtimes behind one door: `open_engine` opens a model, `Engine.infer` runs it."""
 
+from dataclasses import replace
 import logging
 from pathlib import Path
 
-from mnv2_perception.engines.base import Engine, Opening, PRECISIONS, TensorSpec
+from mnv2_perception.engines.base import cores, Engine, Opening, PRECISIONS, TensorSpec
 from mnv2_perception.engines.registry import ENGINES, find_engine, REGISTRY
 from mnv2_perception.errors import EngineError
 
@@ -20,6 +21,7 @@ def open_engine(
     threads: int = 0,
     build: bool = False,
     precision: str = 'auto',
+    at_once: int = 1,
 ) -> Engine:
     """Open a model.
 
@@ -33,6 +35,9 @@ def open_engine(
         precision: of the arithmetic, one of PRECISIONS; `auto` is that of a TensorRT plan, fp16
             for torch on a GPU, bf16 for OpenVINO where the CPU has it and the model was verified
             in it (`mnv2 verify`), else fp32.
+        at_once: inferences that it is to take at once, if it can (`Engine.at_once` tells), no more
+            than threads, which they share: on a CPU that gives more images a second than one after
+            the other in all threads, and each takes longer.
 
     Raises:
         EngineError: the name is unknown, the runtime is missing, refuses the model or has no such
@@ -40,33 +45,36 @@ def open_engine(
     """
     if not 0 <= threads <= MAX_THREADS:
         raise EngineError(f'threads is {threads}, expected 0 (one for each core) to {MAX_THREADS}')
-    if engine == 'auto':
-        return _open_auto(model, threads, build, precision)
-    return find_engine(engine).load()(model, Opening(engine, threads, build, precision))
+    how = Opening(engine, threads, build, precision, min(at_once, threads or cores()))
+    return _open_auto(model, how) if engine == 'auto' else _open(model, how)
 
 
-def _open_auto(model: Path, threads: int, build: bool, precision: str) -> Engine:
+def _open(model: Path, how: Opening) -> Engine:
+    return find_engine(how.engine).load()(model, how)
+
+
+def _open_auto(model: Path, how: Opening) -> Engine:
     """Open a model with the first engine that can, and say why it was this one."""
     for info in REGISTRY:
         if info.suffix and model.suffix == info.suffix:
-            return open_engine(model, info.name, threads, build, precision)
+            return _open(model, replace(how, engine=info.name))
     if not model.is_file():
         raise EngineError(f'{model}: no such model file')
     passed_over = []
     *tried, last = [info for info in REGISTRY if info.auto]
     for info in tried:
-        if lacks := info.load().lacks(model, Opening(info.name, threads, build, precision)):
+        if lacks := info.load().lacks(model, replace(how, engine=info.name)):
             passed_over.append(lacks)
             continue
         try:
-            opened = open_engine(model, info.name, threads, build, precision)
+            opened = _open(model, replace(how, engine=info.name))
         except EngineError as exc:
             logger.warning('%s is passed over: %s', info.name, exc)
             passed_over.append(f'{info.name} refuses it')
             continue
         break
     else:
-        opened = open_engine(model, last.name, threads, build, precision)
+        opened = _open(model, replace(how, engine=last.name))
     why = '; '.join(passed_over) or 'it has a plan'
     logger.info('%s: engine %s in %s: %s', model.name, opened.name, opened.precision, why)
     return opened

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 import ctypes
 from dataclasses import dataclass
+import os
 from pathlib import Path
 import sys
 import threading
@@ -53,12 +54,15 @@ class Opening:
         threads: CPU threads for one inference; 0 leaves it to the runtime.
         build: build what the engine needs and does not find; takes minutes.
         precision: of the arithmetic, or `auto`.
+        at_once: inferences that it is to take at once, each asked for by a thread of its own; they
+            share `threads`, of which there are as many at least.
     """
 
     engine: str
     threads: int = 0
     build: bool = False
     precision: str = 'auto'
+    at_once: int = 1
 
 
 class Engine(ABC):
@@ -77,6 +81,8 @@ class Engine(ABC):
         precision: of the arithmetic on what the file holds in float, one of PRECISIONS; of a
             TensorRT plan that of the whole, also `int8`.
         on_gpu: whether it computes on an NVIDIA GPU.
+        at_once: how many threads may be in `infer` at once and gain by it; 1 where an engine has
+            no use for more, whatever it was asked for.
         closed: whether it has been released.
     """
 
@@ -87,6 +93,7 @@ class Engine(ABC):
     metadata: Mapping[str, str]
     precision = 'fp32'
     on_gpu = False
+    at_once = 1
     closed = False
     _users = 1
     _counting = threading.Lock()  # of all engines: it is held for no time
@@ -165,6 +172,13 @@ class Engine(ABC):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def give_back_memory() -> None:

@@ -47,6 +47,7 @@ class FakeEngine(Engine):
             ) from exc
         time.sleep(opening_s)
         self._inferences = 0
+        self.at_once = how.at_once
         self.model = model.name
         uint8 = np.dtype(np.uint8)
         self.inputs = (TensorSpec('image', (batch, height, width, 3), uint8),)

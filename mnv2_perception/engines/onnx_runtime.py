@@ -5,7 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from mnv2_perception.engines.base import check_precision, Engine, Opening, Tensors, TensorSpec
+from mnv2_perception.engines.base import (
+    check_precision,
+    cores,
+    Engine,
+    Opening,
+    Tensors,
+    TensorSpec,
+)
 from mnv2_perception.errors import EngineError
 
 DTYPES = {
@@ -56,6 +63,10 @@ class OnnxRuntimeEngine(Engine):
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = how.threads
+        if how.at_once > 1 and not self.on_gpu:
+            self.at_once = how.at_once
+            # It starts one less, for who asks is one; with all who ask these are `threads`.
+            options.intra_op_num_threads = (how.threads or cores()) - how.at_once + 1
         options.log_severity_level = 3
         # Else its idle threads spin and slow down what runs next: the process's other models.
         options.add_session_config_entry('session.force_spinning_stop', '1')

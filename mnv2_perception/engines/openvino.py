@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 import logging
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, ClassVar
 
 import numpy as np
@@ -61,7 +62,8 @@ class OpenVINOEngine(Engine):
             compiled = self._core.compile_model(network, 'CPU', {
                 'INFERENCE_PRECISION_HINT': HINTS[self.precision],
                 'INFERENCE_NUM_THREADS': how.threads,
-                'PERFORMANCE_HINT': 'LATENCY',
+                **({'NUM_STREAMS': how.at_once} if how.at_once > 1
+                   else {'PERFORMANCE_HINT': 'LATENCY'}),
                 # Two processes would pin their threads to the same cores.
                 'ENABLE_CPU_PINNING': False,
             })
@@ -73,7 +75,10 @@ class OpenVINOEngine(Engine):
                 f'{model}: this CPU does not compute in {self.precision}, OpenVINO would take '
                 f'{given}; expected precision fp32'
             )
-        self._request = compiled.create_infer_request()
+        self.at_once = how.at_once
+        self._requests: SimpleQueue[Any] = SimpleQueue()  # those that nobody uses
+        for _ in range(self.at_once):
+            self._requests.put(compiled.create_infer_request())
         self.model = model.name
         self.inputs = tuple(_tensor_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_tensor_spec(port) for port in compiled.outputs)
@@ -99,14 +104,17 @@ class OpenVINOEngine(Engine):
 
     def _infer(self, tensors: Tensors) -> Tensors:
         arrays = [tensors[spec.name] for spec in self.inputs]
+        request = self._requests.get()
         try:
-            results = self._request.infer(arrays, share_inputs=True)
+            results = request.infer(arrays, share_inputs=True)
         except RuntimeError as exc:
             raise EngineError(f'{self.model}: OpenVINO failed: {exc}') from exc
+        finally:
+            self._requests.put(request)
         return {spec.name: results[index] for index, spec in enumerate(self.outputs)}
 
     def _release(self) -> None:
-        del self._request
+        del self._requests
 
 
 def _tensor_spec(port: Any) -> TensorSpec:

@@ -25,6 +25,7 @@ from mnv2_perception.tasks.detector import Detector
 from mnv2_perception.tasks.models import Engine, find_model, opening
 from mnv2_perception.tasks.segmenter import Segmenter
 
+AT_ONCE = 8  # inferences; more wait for the one writer, and each takes memory
 RESULT, LATCHED = TopicQos(depth=1), TopicQos(transient_local=True, depth=1)
 Outputs = Sequence[NDArray[Any]]
 
@@ -113,6 +114,7 @@ class Detecting(Task):
 def open_tasks(
     models: Sequence[str], stack: ExitStack, engine: str = 'auto', threads: int = 0,
     precision: str = 'auto', min_confidence: float = 0.0, min_score: float = 0.3,
+    at_once: int = 1,
 ) -> list[Task]:
     """Open models, each for another task.
 
@@ -120,10 +122,11 @@ def open_tasks(
         models: paths, or names of shipped ones.
         stack: closes them.
         engine: of all, as for the next two.
-        threads: CPU threads for one inference.
+        threads: CPU threads for inference.
         precision: of the arithmetic.
         min_confidence: of a mask's pixels and of classes.
         min_score: of boxes.
+        at_once: inferences, see `open_engine`.
 
     Raises:
         SetupError: two are for one task.
@@ -143,7 +146,9 @@ def open_tasks(
     tasks: dict[str, Task] = {}
     for name in models:
         path = find_model(name)
-        with opening(path, engine, threads, precision=precision) as (opened, spec):
+        with opening(
+            path, engine, threads, precision=precision, at_once=at_once
+        ) as (opened, spec):
             stack.callback(opened.close)
             if spec.task in tasks:
                 raise SetupError(

@@ -1,7 +1,8 @@
 """`mnv2 bag run`: every frame of a recording through the models, into one file of results.
 
-Frames are read, decoded, inferred and written in four places at once; what comes out is in the
-order of the recording, and depends on nothing but the recording, the models and the options.
+Frames are read, decoded, inferred (as many at once as the engine takes) and written in four places
+at once; what comes out is in the order of the recording, and depends on nothing but the recording,
+the models and the options.
 """
 
 from collections import Counter, deque
@@ -20,7 +21,7 @@ from mnv2_perception.bags.read import BagReader
 from mnv2_perception.bags.result_file import ResultFile, written_here
 from mnv2_perception.bags.results import RESULTS, RUN
 from mnv2_perception.bags.unfinished import is_indexed
-from mnv2_perception.errors import BagError, SetupError
+from mnv2_perception.errors import BagError, EngineError, SetupError
 from mnv2_perception.replay.frames import Item, Source
 from mnv2_perception.replay.models import LATCHED, Outputs, RESULT, Task
 from mnv2_perception.replay.placing import Placer
@@ -31,7 +32,7 @@ STRING = 'std_msgs/msg/String'
 PLACED = ('ground', 'obstacles', 'scan', 'grid')
 MOST_ITEMS = 64  # of a block
 DECODERS = 2
-AHEAD = 6  # blocks
+AHEAD = 6  # blocks, beside those that are inferred
 Block = list[tuple[int, Item]]
 Tell = Callable[[int, int, float], None]
 
@@ -49,7 +50,8 @@ class Summary:
         reasons: why, each with its count.
         messages: by topic.
         seconds: that the work took, opening not included.
-        inference_ms: median of one frame through all models.
+        inference_ms: median of one frame through all models, beside others where the engine takes
+            several at once.
     """
 
     frames: int = 0
@@ -153,6 +155,7 @@ class Run:
         self.summary = Summary()
         self.inference_ms: list[float] = []
         self._size = max(images_at_once(task.model.engine) or 1 for task in tasks)
+        self._at_once = min(task.model.engine.at_once for task in tasks)
 
     def __call__(self, tell: Tell) -> Summary:
         """Process the recording to its end and finish the file.
@@ -220,7 +223,9 @@ class Run:
         """
         pending: deque[Future[None]] = deque()
         decoders = ThreadPoolExecutor(DECODERS, 'decode')
-        engines, writer = ThreadPoolExecutor(1, 'infer'), ThreadPoolExecutor(1, 'write')
+        engines = ThreadPoolExecutor(self._at_once, 'infer')
+        writer = ThreadPoolExecutor(1, 'write')
+        written = writer.submit(lambda: None)
         self.work.calibrate(self.source.calibration)
 
         def settle() -> None:
@@ -233,9 +238,10 @@ class Run:
                     decoders.submit(self.work.decode, item.frame) for _, item in block
                     if item.frame
                 ]
-                inferred = engines.submit(self._infer, decoded)
-                pending.append(writer.submit(self._finish, block, decoded, inferred))
-                if len(pending) >= AHEAD:
+                inferred = engines.submit(self._infer, block, decoded)
+                written = writer.submit(self._finish, written, block, decoded, inferred)
+                pending.append(written)
+                if len(pending) >= AHEAD + self._at_once:
                     settle()
             while pending:
                 settle()
@@ -280,19 +286,29 @@ class Run:
         except BagError as exc:
             self.summary.reasons[str(exc)] += 1
 
-    def _infer(self, decoded: Sequence[Future[Decoded | Rejected]]) -> list[list[Outputs]]:
+    def _infer(
+        self, block: Block, decoded: Sequence[Future[Decoded | Rejected]]
+    ) -> list[list[Outputs]]:
         """Return the outputs of each model for each frame that was decoded."""
         frames = [each for future in decoded if isinstance(each := future.result(), Decoded)]
         begun_s = time.perf_counter()
-        found = self.work.infer(frames)
+        try:
+            found = self.work.infer(frames)
+        except EngineError as exc:
+            first, last = block[0][1].stamp_ns, block[-1][1].stamp_ns
+            raise EngineError(
+                f'what was recorded from {first} to {last} ns: {exc}; what is done before is '
+                f'kept: go on with --resume'
+            ) from exc
         if frames:
             self.inference_ms.append((time.perf_counter() - begun_s) * 1000.0 / len(frames))
         return found
 
     def _finish(
-        self, block: Block, decoded: Sequence[Future[Decoded | Rejected]],
+        self, before: Future[None], block: Block, decoded: Sequence[Future[Decoded | Rejected]],
         inferred: Future[list[list[Outputs]]],
     ) -> None:
+        before.result()  # behind a block that failed nothing is written: --resume begins there
         frames, outputs = iter(decoded), iter(inferred.result())
         results = []
         for _, item in block:

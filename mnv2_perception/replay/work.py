@@ -1,12 +1,13 @@
 """What becomes of one frame: decoded, through the models, as messages; of no file, of no order."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.bags.messages import stamp_ns
+from mnv2_perception.bags.messages import header, stamp_ns
 from mnv2_perception.errors import CalibrationError, PerceptionError
 from mnv2_perception.replay.frames import Calibration, Frame
 from mnv2_perception.replay.models import blank, Outputs, Task
@@ -58,9 +59,12 @@ class Work:
         self.tasks, self.placer = tasks, placer
 
     def warm_up(self) -> None:
-        """Let the runtimes load their kernels."""
+        """Let the runtimes load their kernels, and what makes messages its definitions."""
         for task in self.tasks:
-            infer_images(task.model.engine, task.model.spec, [blank(task)])
+            image = blank(task)
+            outputs, = infer_images(task.model.engine, task.model.spec, [image])
+            with suppress(PerceptionError):  # of a blank image: what counts are the frames'
+                task.messages(task.model.finish(image, outputs), header(0, ''))
 
     def calibrate(self, calibration: Calibration | None) -> None:
         """Take a calibration: it counts from now on.

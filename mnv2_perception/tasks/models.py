@@ -31,6 +31,7 @@ def opening(
     threads: int = 0,
     build: bool = False,
     precision: str = 'auto',
+    at_once: int = 1,
 ) -> Iterator[tuple[Engine, ModelSpec]]:
     """Open a model, by path or by the name of a shipped one; it is closed if the block fails.
 
@@ -40,15 +41,15 @@ def opening(
         ModelError: there is no such model, or nothing says what it takes and gives.
         EngineError: the runtime is missing or refuses the model.
     """
-    opened, spec = _open(find_model(model), engine, threads, build, precision)
+    opened, spec = _open(find_model(model), engine, threads, build, precision, at_once)
     with _closed_on_failure(opened):
         yield opened, spec
 
 
 def _open(
-    path: Path, engine: str, threads: int, build: bool, precision: str
+    path: Path, engine: str, threads: int, build: bool, precision: str, at_once: int = 1
 ) -> tuple[Engine, ModelSpec]:
-    opened = open_engine(path, engine, threads, build, precision)
+    opened = open_engine(path, engine, threads, build, precision, at_once)
     with _closed_on_failure(opened):
         return opened, ModelSpec.from_metadata(opened.metadata, path)
 

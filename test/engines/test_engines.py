@@ -209,6 +209,51 @@ def test_it_runs_in_another_thread_than_the_one_that_opened_it(engine: Engine) -
     assert np.array_equal(outputs['class_ids'], noise(4)[..., 0])
 
 
+def test_it_takes_as_many_inferences_at_once_as_it_says(make_model: MakeModel) -> None:
+    images = [noise(seed) for seed in range(24)]
+    engine = open_engine(*make_model(HEIGHT, WIDTH), threads=3, at_once=3)
+    with engine, ThreadPoolExecutor(engine.at_once) as pool:
+        found = list(pool.map(lambda image: engine.infer({'image': image}), images))
+    for image, outputs in zip(images, found, strict=True):
+        assert np.array_equal(outputs['class_ids'], image[..., 0])
+        assert np.array_equal(outputs['confidence'], np.maximum(image[..., 1], 1))
+
+
+def test_cpu_runtimes_take_several_inferences_at_once_and_no_more_than_threads(
+    make_model: MakeModel
+) -> None:
+    model, name = make_model(HEIGHT, WIDTH)
+    several = name in ('openvino', 'onnx_runtime', 'fake')
+    for threads, at_once in ((3, 2), (2, 2), (1, 1)):
+        with open_engine(model, name, threads, at_once=2) as engine:
+            assert engine.at_once == (at_once if several else 1)
+    with open_engine(model, name, threads=3) as engine:
+        assert engine.at_once == 1
+
+
+@pytest.mark.parametrize('name', ['onnx_runtime', 'openvino'])
+def test_results_do_not_depend_on_how_many_inferences_run_at_once(name: str) -> None:
+    pytest.importorskip(name.replace('_', ''), reason=f'no {name}: run make setup-train')
+    model = find_model('mobilenetv2_camvid_surface')
+    with (
+        open_engine(model, name, threads=2) as alone,
+        open_engine(model, name, threads=2, at_once=2) as several,
+        open_engine(model, name, threads=3, at_once=2) as mixed,
+    ):
+        taken = alone.inputs[0]
+        rng = np.random.default_rng(0)
+        images = [
+            rng.integers(0, 256, [side or 1 for side in taken.shape]).astype(taken.dtype)
+            for _ in range(8)
+        ]
+        expected = [alone.infer({taken.name: image}) for image in images]
+        for engine in (several, mixed):
+            with ThreadPoolExecutor(2) as pool:
+                found = list(pool.map(lambda x, e=engine: e.infer({taken.name: x}), images))
+            for these, those in zip(found, expected, strict=True):
+                assert all(np.array_equal(these[key], those[key]) for key in those)
+
+
 @pytest.mark.parametrize('name', ENGINES)
 def test_a_missing_model_file_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r'absent\.onnx'):

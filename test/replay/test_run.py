@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 import subprocess
 import sys
+import threading
 import time
+from typing import Any
 
 from camera_bags import (
     CLASSES,
@@ -33,6 +35,8 @@ from mnv2_perception.bags.read import BagReader, TopicQos
 from mnv2_perception.bags.result_file import ResultFile
 from mnv2_perception.bags.results import read_grids
 from mnv2_perception.bags.write import BagWriter, compressed_image_cdr, image_cdr
+from mnv2_perception.engines.fake import FakeEngine
+from mnv2_perception.errors import EngineError
 from mnv2_perception.replay.frames import open_source
 from mnv2_perception.replay.models import open_tasks
 from mnv2_perception.replay.run import Run
@@ -148,6 +152,73 @@ def write_part(bag: Path, out: Path, model: Path, frames: int, description: str)
 
         with pytest.raises(KeyboardInterrupt):
             Run(source, tasks, None, ResultFile(out), description)(tell)
+
+
+def test_inferences_that_end_out_of_order_are_written_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag, alone, out = write_bag(tmp_path / 'bag'), tmp_path / 'alone.mcap', tmp_path / 'out.mcap'
+    assert run(bag, alone, '--threads', '1') == 0
+    infer, ended = FakeEngine._infer, [threading.Event() for _ in range(8)]
+    order = []
+
+    def backwards(self: FakeEngine, tensors: dict[str, Any]) -> dict[str, Any]:
+        outputs = infer(self, tensors)
+        for number in range(8):
+            if np.array_equal(tensors['image'][0], picture(number)):
+                if number % 2 == 0:
+                    assert ended[number + 1].wait(30.0)
+                order.append(number)
+                ended[number].set()
+        return outputs
+
+    monkeypatch.setattr(FakeEngine, '_infer', backwards)
+    assert run(bag, out, '--threads', '2') == 0
+    assert sorted(order) == [*range(8)]
+    assert all(order.index(number + 1) < order.index(number) for number in range(0, 8, 2))
+    assert out.read_bytes() == alone.read_bytes()
+
+
+@pytest.mark.parametrize('threads', ['1', '2'])
+def test_an_inference_that_fails_is_named_and_nothing_behind_it_is_written(
+    tmp_path: Path, threads: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bag, whole, out = (tmp_path / name for name in ('bag', 'whole.mcap', 'out.mcap'))
+    write_bag(bag, frames=20)
+    assert run(bag, whole) == 0
+    infer = FakeEngine._infer
+
+    def fail_once(self: FakeEngine, tensors: dict[str, Any]) -> dict[str, Any]:
+        if np.array_equal(tensors['image'][0], picture(7)):
+            raise EngineError('out of memory')
+        return infer(self, tensors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeEngine, '_infer', fail_once)
+        assert run(bag, out, '--threads', threads) == 1
+    told = capsys.readouterr().err
+    assert f'{stamp(7)} ns: out of memory; what is done before is kept' in told
+    check_masks(out, range(7))
+    assert run(bag, out, '--threads', threads, '--resume') == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_what_messages_need_is_loaded_before_the_time_counts(tmp_path: Path) -> None:
+    model = write_model(tmp_path / 'model.yaml')
+    found = subprocess.run(
+        [sys.executable, '-c', (
+            'import contextlib, sys\n'
+            'from mnv2_perception.bags.definitions import jazzy_types\n'
+            'from mnv2_perception.replay import models, work\n'
+            'with contextlib.ExitStack() as stack:\n'
+            '    tasks = models.open_tasks(sys.argv[1:], stack, "fake")\n'
+            '    work.Work(tasks, None).warm_up()\n'
+            'print(jazzy_types.cache_info().currsize)'
+        ), str(model)], env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True,
+        text=True, check=True,
+    )
+    assert found.stdout.strip() == '1'
 
 
 def test_resume_tells_a_complete_file_another_run_and_a_file_of_others(
