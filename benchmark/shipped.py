@@ -3,7 +3,7 @@
 Each model is measured on the same images, and so is the simple alternative to it:
 
 * ground, street: the two sizes of segmentation, by mIoU.
-* detection: the detector, and boxes around the objects in a segmenter's masks, by AP50.
+* obstacles, detection: the detector, and boxes around the objects in a segmenter's masks, by AP50.
 * ahead, surface: what fills the middle of a window, by accuracy. The classifier sees the window;
   `in the window` is the vote of a segmenter's pixels there when it sees the window alone, and `in
   the image` when it sees the whole image (whose time then serves all windows of it).
@@ -47,9 +47,8 @@ from mnv2_perception.tasks.segmenter import Segmenter
 ROOT = Path(__file__).resolve().parents[1]
 STREET = 'unet_mobilenetv2_camvid', 'unet_mobilenetv2_camvid_fast'
 GROUND = 'unet_mobilenetv2_ground', 'unet_mobilenetv2_ground_fast'
-DETECTOR, AHEAD, SURFACE = (
-    'ssdlite_mobilenetv2_camvid', 'mobilenetv2_ground_ahead', 'mobilenetv2_camvid_surface'
-)
+OBSTACLES, DETECTOR = 'ssdlite_mobilenetv2_ground', 'ssdlite_mobilenetv2_camvid'
+AHEAD, SURFACE = 'mobilenetv2_ground_ahead', 'mobilenetv2_camvid_surface'
 SURFACES = {
     'road': ['road'],
     'pavement': ['pavement'],
@@ -59,8 +58,8 @@ SURFACES = {
 }
 ENGINE = 'onnx_runtime'
 METRICS = {
-    'ground': 'mIoU', 'ahead': 'accuracy', 'street': 'mIoU', 'detection': 'AP50',
-    'surface': 'accuracy',
+    'ground': 'mIoU', 'ahead': 'accuracy', 'obstacles': 'AP50', 'street': 'mIoU',
+    'detection': 'AP50', 'surface': 'accuracy',
 }
 
 
@@ -134,7 +133,7 @@ def measure_boxes(
         ids = [classes.index(name) for name in names]
         write_coco(boxes, names, boxes_from_labels(folder, ids))
         return {
-            DETECTOR: evaluate_detection(detector, boxes)['ap50'],
+            detector.spec.name: evaluate_detection(detector, boxes)['ap50'],
             **{
                 f'objects of {name}': evaluate_components(segmenter, boxes)['ap50']
                 for name, segmenter in segmenters.items()
@@ -143,21 +142,21 @@ def measure_boxes(
 
 
 def measure_latency(
-    folder: Path, segmenters: dict[str, Segmenter], detector: Detector,
+    folder: Path, segmenters: dict[str, Segmenter], detectors: dict[str, Detector],
     classifiers: dict[str, Classifier],
 ) -> dict[str, float]:
     """Return the median milliseconds of each way."""
     images = [read_image(path) for path, _ in list_pairs(folder)]
     spec = next(iter(classifiers.values())).spec
     windows = [np.ascontiguousarray(image[-spec.height :, : spec.width]) for image in images]
-    pixels_ms = median_ms({**segmenters, DETECTOR: detector}, images)
+    pixels_ms = median_ms({**segmenters, **detectors}, images)
     street = {name: segmenters[name] for name in STREET}
     window_ms = median_ms({**classifiers, **street}, windows)
     return {
         **pixels_ms,
         **{name: window_ms[name] for name in classifiers},
         **{f'{name} in the window': window_ms[name] for name in STREET},
-        **{f'objects of {name}': pixels_ms[name] for name in STREET},
+        **{f'objects of {name}': pixels_ms[name] for name in segmenters},
         **{f'{name} in the image': pixels_ms[name] for name in segmenters},
     }
 
@@ -180,7 +179,9 @@ def main() -> None:
         {name: Segmenter.open(name, ENGINE, threads) for name in names}
         for names in (GROUND, STREET)
     )
-    detector = Detector.open(DETECTOR, ENGINE, threads, min_score=0.0)
+    detectors = {
+        name: Detector.open(name, ENGINE, threads, min_score=0.0) for name in (OBSTACLES, DETECTOR)
+    }
     classifiers = {name: Classifier.open(name, ENGINE, threads) for name in (AHEAD, SURFACE)}
     ahead_groups = {name: [name] for name in classifiers[AHEAD].spec.classes}
     ways: dict[str, Callable[[], dict[str, float]]] = {
@@ -188,12 +189,13 @@ def main() -> None:
         'ahead': lambda: measure_windows(
             arguments.ground, classifiers[AHEAD], ground, ahead_groups, alone=False
         ),
+        'obstacles': lambda: measure_boxes(arguments.ground, detectors[OBSTACLES], ground),
         'street': lambda: measure_masks(camvid, street),
-        'detection': lambda: measure_boxes(camvid, detector, street),
+        'detection': lambda: measure_boxes(camvid, detectors[DETECTOR], street),
         'surface': lambda: measure_windows(
             camvid, classifiers[SURFACE], street, SURFACES, alone=True
         ),
-        'latency': lambda: measure_latency(camvid, ground | street, detector, classifiers),
+        'latency': lambda: measure_latency(camvid, ground | street, detectors, classifiers),
     }
     chosen = set(arguments.only)
     result = json.loads(arguments.out.read_text()) if chosen < set(ways) else {}
@@ -223,10 +225,9 @@ def draw(
     """Draw a panel for each task: latency to the right, accuracy up."""
     figure = Figure(figsize=(16, 8.4), layout='constrained')
     FigureCanvasAgg(figure)
-    shipped = {*GROUND, *STREET, DETECTOR, AHEAD, SURFACE}
+    shipped = {*GROUND, *STREET, OBSTACLES, DETECTOR, AHEAD, SURFACE}
     panels = figure.subplots(2, 3).ravel()
-    panels[-1].axis('off')
-    for axes, (task, values) in zip(panels[:-1], accuracy.items(), strict=True):
+    for axes, (task, values) in zip(panels, accuracy.items(), strict=True):
         axes.set_title(task)
         axes.set_xlabel('ms an image, median')
         axes.set_ylabel(METRICS[task])

@@ -37,27 +37,38 @@ CANDIDATES = 200  # boxes that an exported model gives, before NMS
 PRIOR = 0.01  # first probability of every class at every anchor: RetinaNet, section 4.1
 
 
-def make_anchors(height: int, width: int, strides: Sequence[int] = STRIDES) -> Tensor:
-    """Return the anchors (N, 4) float32 of an input size: centre x, centre y, width, height, px.
-
-    They come stride by stride, row by row, column by column, then by size and ratio: the order of
-    SSDLite's outputs.
-    """
-    shapes = torch.tensor([
+def make_shapes() -> Tensor:
+    """Return the widths and heights (A, 2) float32 of a cell's anchors, in strides."""
+    return torch.tensor([
         (size * math.sqrt(ratio), size / math.sqrt(ratio))
         for size in ANCHOR_SIZES for ratio in ANCHOR_RATIOS
-    ])  # (A, 2)
+    ])
+
+
+def make_cells(height: int, width: int, strides: Sequence[int] = STRIDES) -> Tensor:
+    """Return the cells (C, 4) float32 of an input size: centre x, centre y, stride, stride, px.
+
+    They come stride by stride, row by row, column by column.
+    """
     levels = []
     for stride in strides:
         rows, columns = -(-height // stride), -(-width // stride)
         y = (torch.arange(rows) + 0.5) * (height / rows)
         x = (torch.arange(columns) + 0.5) * (width / columns)
-        centres = torch.stack(torch.meshgrid(x, y, indexing='xy'), dim=2)  # (rows, columns, 2)
-        level = torch.empty(rows, columns, len(shapes), 4)
-        level[..., :2] = centres[:, :, None]
-        level[..., 2:] = shapes * stride
+        level = torch.full((rows, columns, 4), float(stride))
+        level[..., :2] = torch.stack(torch.meshgrid(x, y, indexing='xy'), dim=2)
         levels.append(level.reshape(-1, 4))
     return torch.cat(levels)
+
+
+def make_anchors(height: int, width: int, strides: Sequence[int] = STRIDES) -> Tensor:
+    """Return the anchors (N, 4) float32 of an input size: centre x, centre y, width, height, px.
+
+    They come cell by cell, then by size and ratio: the order of SSDLite's outputs.
+    """
+    cells, shapes = make_cells(height, width, strides)[:, None], make_shapes()[None]
+    centres = cells[..., :2].expand(-1, ANCHORS_PER_CELL, -1)
+    return torch.cat([centres, cells[..., 2:] * shapes], dim=2).reshape(-1, 4)
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
@@ -115,13 +126,15 @@ class Pyramid(nn.Module):
     """Features of the encoder, and extra layers above it, as one pyramid of CHANNELS each.
 
     Args:
-        encoder_channels: of the features at strides 2, 4, 8, 16 and 32.
-        strides: of the pyramid's levels, each the double of the one before.
+        encoder_channels: of the features at strides 2, 4, ... to the encoder's last.
+        strides: of the pyramid's levels, each the double of the one before; those beyond the
+            encoder's last come from extra layers.
     """
 
     def __init__(self, encoder_channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
-        taps = [(stride.bit_length() - 2) for stride in strides if stride <= 32]
+        last = 2 ** len(encoder_channels)
+        taps = [(stride.bit_length() - 2) for stride in strides if stride <= last]
         self.taps = taps  # indices into the encoder's features
         self.laterals = nn.ModuleList(
             nn.Sequential(
@@ -164,9 +177,12 @@ class SSDLite(nn.Module):
         encoder: a name of `backbones.BACKBONES`.
         strides: of the pyramid, powers of two from 4 up, each the double of the one before;
             4 finds smaller objects and takes half as long again.
+        encoder_depth: halvings of the encoder, 4 or 5; 4 leaves its layers at stride 32 out, which
+            are more than half of all weights: the pyramid's extra layers begin there.
 
     Raises:
-        ModelError: encoder or strides are none; the input's size does not divide by 32.
+        ModelError: encoder, strides or depth are none; the input's size does not divide by
+            2 ** encoder_depth.
     """
 
     def __init__(
@@ -175,20 +191,25 @@ class SSDLite(nn.Module):
         width_mult: float = 1.0,
         encoder: str = 'mobilenet_v2',
         strides: Sequence[int] = STRIDES,
+        encoder_depth: int = 5,
     ) -> None:
         super().__init__()
+        if encoder_depth not in (4, 5):
+            raise ModelError(f'encoder_depth is {encoder_depth}, expected 4 or 5')
         first = strides[0] if strides else 0
-        if first not in (4, 8, 16, 32) or list(strides) != [
+        if first not in (4, 8, 16, 2**encoder_depth) or list(strides) != [
             first << level for level in range(len(strides))
         ]:
             raise ModelError(
-                f'strides are {tuple(strides)}, expected 4, 8, 16 or 32 and from there each the '
-                f'double of the one before, such as {STRIDES}'
+                f'strides are {tuple(strides)}, expected 4, 8, 16 or 32 (depth 5 alone) '
+                f'and from there each the double of the one before, such as {STRIDES}'
             )
         self.num_classes = num_classes
         self.strides = tuple(strides)
-        self.encoder = make_backbone(encoder, num_classes=0, width_mult=width_mult)
-        self.encoder.drop_widening()
+        self.stride = 2**encoder_depth
+        self.encoder = make_backbone(encoder, 0, width_mult, depth=encoder_depth)
+        if encoder_depth == 5:
+            self.encoder.drop_widening()
         self.pyramid = Pyramid(self.encoder.out_channels, strides)
         self.class_heads = nn.ModuleList(
             prediction(ANCHORS_PER_CELL * num_classes) for _ in strides
@@ -203,7 +224,7 @@ class SSDLite(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (N, anchors, classes) and offsets (N, anchors, 4), see `make_anchors`."""
-        check_divisible(x.shape[-2], x.shape[-1])
+        check_divisible(x.shape[-2], x.shape[-1], self.stride)
         levels = self.pyramid(self.encoder.forward_features(x))
         logits = [
             by_anchor(head(level), self.num_classes)
@@ -234,8 +255,9 @@ class TopBoxes(nn.Module):
 
     def __init__(self, height: int, width: int, strides: Sequence[int] = STRIDES) -> None:
         super().__init__()
-        anchors = make_anchors(height, width, strides)
-        self.register_buffer('anchors', anchors / torch.tensor([width, height, width, height]))
+        cells = make_cells(height, width, strides)
+        self.register_buffer('cells', cells / torch.tensor([width, height, width, height]))
+        self.register_buffer('shapes', make_shapes())
 
     def forward(self, outputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return boxes (1, K, 4) as x1, y1, x2, y2 in 0..1, scores (1, K), class ids (1, K).
@@ -248,5 +270,9 @@ class TopBoxes(nn.Module):
         top, index = logits.reshape(1, -1).topk(min(CANDIDATES, logits[0].numel()))  # (1, K)
         anchor = torch.div(index[0], num_classes, rounding_mode='trunc')
         class_ids = index - (anchor * num_classes)[None]
-        boxes = decode_boxes(offsets[0][anchor], self.anchors[anchor])
+        cell = torch.div(anchor, ANCHORS_PER_CELL, rounding_mode='trunc')
+        # A file of all anchors would be 0.7 MB larger at 480×640.
+        cells, shapes = self.cells[cell], self.shapes[anchor - cell * ANCHORS_PER_CELL]
+        anchors = torch.cat([cells[:, :2], cells[:, 2:] * shapes], dim=1)
+        boxes = decode_boxes(offsets[0][anchor], anchors)
         return boxes[None], top.sigmoid(), class_ids.to(torch.int32)

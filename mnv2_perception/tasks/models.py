@@ -17,11 +17,10 @@ __all__ = [
     'shared_folders',
 ]
 
-# What nodes, commands and the demo run where nobody names a model. Weights that may be sold, save
-# those of detection: CC BY-NC 4.0, not for commercial use.
+# What nodes, commands and the demo run where nobody names a model: weights that may be sold.
 SEGMENTATION_MODEL = 'unet_mobilenetv2_ground_fast'
 CLASSIFICATION_MODEL = 'mobilenetv2_ground_ahead'
-DETECTION_MODEL = 'ssdlite_mobilenetv2_camvid'
+DETECTION_MODEL = 'ssdlite_mobilenetv2_ground'
 
 
 @contextmanager

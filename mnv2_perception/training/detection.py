@@ -47,7 +47,7 @@ class DetectionTask(Task):
     def __init__(
         self, path: Path, spec: ModelSpec, recipe: DetectionRecipe, val: Path | None
     ) -> None:
-        check_divisible(recipe.crop_height, recipe.crop_width)
+        check_divisible(recipe.crop_height, recipe.crop_width, 2**recipe.encoder_depth)
         self.spec = spec
         self.recipe = recipe
         self.samples = read_boxes(path, spec)
@@ -65,6 +65,7 @@ class DetectionTask(Task):
         torch.manual_seed(recipe.seed)
         self.architecture = {
             'width_mult': recipe.width_mult, 'encoder': recipe.encoder, 'strides': strides,
+            'encoder_depth': recipe.encoder_depth,
         }
         self.net = SSDLite(len(spec.classes), **self.architecture)
         self.encoder = self.net.encoder

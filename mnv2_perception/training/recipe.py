@@ -145,6 +145,7 @@ class DetectionRecipe(Recipe):
         8, 'of the feature pyramid, which ends at 64; 4 finds smaller objects than 8 and takes '
         'half as long again',
     )
+    encoder_depth: int = setting(5, ENCODER_DEPTH, 4, 5)
 
 
 RECIPES: dict[str, type[Recipe]] = {

@@ -43,7 +43,7 @@ from mnv2_perception.vision.overlay import FREE, OCCUPIED
 pytestmark = pytest.mark.ros
 
 SLOW_MS = 200.0
-CAR_COLOUR = 40, 120, 255  # of the detector's boxes
+BOX_COLOUR = 255, 64, 64  # of the detector's obstacles
 STREET_MODEL = 'unet_mobilenetv2_camvid_fast'
 GROUND_CLASSES = ('floor', 'sidewalk', 'speed_bump', 'stairs', 'obstacle', 'background')
 
@@ -163,9 +163,9 @@ def test_the_pictures_show_mask_and_boxes_beside_the_grid(drawn_demo: Path) -> N
         # Of what stands on the ground only the base is marked.
         for colour, share in ((FREE, 0.01), (OCCUPIED, 0.002)):
             assert (grid == colour).all(axis=-1).mean() > share
-        road, car = shown[340:, :480], np.array(CAR_COLOUR)
+        road, box = shown[340:, :480], np.array(BOX_COLOUR)
         assert (road[..., 1] > road[..., 0] + 5.0).mean() > 0.8  # green
-        boxed += bool((shown[:, :480] == car).all(axis=-1).sum() > 50)
+        boxed += bool((shown[:, :480] == box).all(axis=-1).sum() > 50)
     assert boxed
 
 

@@ -29,7 +29,7 @@ from mnv2_perception.errors import EngineError
 
 pytestmark = pytest.mark.train
 MODELS = sorted((Path(__file__).parents[2] / 'mnv2_perception/models').glob('*.onnx'))
-DETECTOR = 'ssdlite_mobilenetv2_camvid'  # holds its batch of 1 in the graph
+DETECTORS = 'ssdlite_mobilenetv2_camvid', 'ssdlite_mobilenetv2_ground'  # hold their batch of 1
 # Bytes that a plan may hold besides weights: in int8 the sources of kernels, 0.14 MB each.
 BESIDE_WEIGHTS = {'fp32': 2e6, 'fp16': 4e6, 'int8': 8e6}
 Network = tuple[list[str], list[str], int]
@@ -98,13 +98,13 @@ def test_a_shipped_model_is_built_and_keeps_its_ends(
     model: Path, precision: str, quantised: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     file = quantised(model) if precision == 'int8' else model
-    for batch in (1,) if model.stem == DETECTOR else (1, 3):
+    for batch in (1,) if model.stem in DETECTORS else (1, 3):
         plan, (takes, gives, layers) = build(file, tmp_path, Options(precision, batch=batch))
         assert (takes, gives) == expected(model, batch)
         assert takes[0].endswith('UINT8')
         assert plan.key.precision == precision
         nodes = len(read_onnx(file).graph.node)
-        assert 0.5 * nodes < layers < (2.0 if precision == 'int8' else 1.3) * nodes
+        assert 0.5 * nodes < layers < (2.2 if precision == 'int8' else 1.5) * nodes
         weights = model.stat().st_size * (0.5 if precision == 'fp16' else 1.0)
         assert len(plan.blob) < weights + BESIDE_WEIGHTS[precision]
 

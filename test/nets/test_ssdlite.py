@@ -74,10 +74,11 @@ def random_boxes(count: int) -> Any:
 
 @pytest.mark.parametrize(('height', 'width'), [(96, 160), (352, 480), (64, 64)])
 @pytest.mark.parametrize('strides', [(8, 16, 32, 64), (4, 8), (16, 32, 64, 128)])
+@pytest.mark.parametrize('depth', [4, 5])
 def test_there_is_an_anchor_for_each_output(
-    height: int, width: int, strides: tuple[int, ...]
+    height: int, width: int, strides: tuple[int, ...], depth: int
 ) -> None:
-    net = SSDLite(2, 0.35, 'mobilenet_v3_small', strides).eval()
+    net = SSDLite(2, 0.35, 'mobilenet_v3_small', strides, depth).eval()
     with torch.inference_mode():
         logits, offsets = net(torch.zeros(1, 3, height, width))
     count = sum(-(-height // s) * -(-width // s) for s in strides) * ANCHORS_PER_CELL
@@ -118,6 +119,41 @@ def test_with_four_classes_it_has_at_most_2_6_million_parameters() -> None:
     assert count_parameters(SSDLite(4)) <= 2.6e6
 
 
+@pytest.mark.parametrize('encoder', BACKBONES)
+def test_a_shallow_encoder_leaves_out_the_layers_at_stride_32_alone(encoder: str) -> None:
+    shallow, deep = (SSDLite(1, 1.0, encoder, encoder_depth=depth) for depth in (4, 5))
+    kept = shallow.encoder.state_dict()
+    whole = make_backbone(encoder, 0)
+    fourth = whole.stage_ends[3]
+    assert len(shallow.encoder.features) == fourth < len(deep.encoder.features)
+    assert {key: value.shape for key, value in kept.items()} == {
+        key: value.shape for key, value in whole.state_dict().items()
+        if int(key.split('.')[1]) < fourth
+    }
+    assert [head[-1].out_channels for head in shallow.box_heads] == [4 * ANCHORS_PER_CELL] * 4
+
+
+def test_with_a_shallow_encoder_it_has_at_most_0_9_million_parameters() -> None:
+    assert count_parameters(SSDLite(4, encoder_depth=4)) <= 0.9e6
+
+
+def test_a_shallow_encoder_takes_sizes_that_divide_by_16() -> None:
+    net = SSDLite(1, 0.35, encoder_depth=4).eval()
+    with torch.inference_mode():
+        logits, _ = net(torch.zeros(1, 3, 80, 112))
+        assert logits.shape == (1, len(make_anchors(80, 112)), 1)
+        with pytest.raises(ModelError, match=r'is not divisible by 16; the next size'):
+            net(torch.zeros(1, 3, 80, 120))
+
+
+def test_a_depth_or_strides_that_the_encoder_does_not_reach_are_refused() -> None:
+    with pytest.raises(ModelError, match='encoder_depth is 3, expected 4 or 5'):
+        SSDLite(1, 0.35, encoder_depth=3)
+    with pytest.raises(ModelError, match=r'strides are \(32, 64\)'):
+        SSDLite(1, 0.35, strides=(32, 64), encoder_depth=4)
+    SSDLite(1, 0.35, strides=(32, 64), encoder_depth=5)
+
+
 @pytest.mark.parametrize('strides', [(), (2, 4), (8, 32), (16, 8), (8, 16, 16), (64, 128), (12,)])
 def test_strides_that_are_none_are_refused(strides: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match=r'strides are .*expected 4, 8, 16 or 32'):
@@ -139,11 +175,11 @@ def test_the_encoders_weights_load_without_what_widens_for_the_classifier(
 
 
 @pytest.mark.parametrize('encoder', BACKBONES)
-@pytest.mark.parametrize('width_mult', [0.35, 1.0])
+@pytest.mark.parametrize(('width_mult', 'depth'), [(0.35, 5), (1.0, 5), (1.0, 4)])
 def test_the_exported_boxes_equal_those_of_torch(
-    encoder: str, width_mult: float, tmp_path: Path
+    encoder: str, width_mult: float, depth: int, tmp_path: Path
 ) -> None:
-    net, spec = make_net(encoder, width_mult), make_spec()
+    net, spec = make_net(encoder, width_mult, encoder_depth=depth), make_spec()
     export_network(net, spec, tmp_path / 'model.onnx')
     image = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8)
     outputs = open_engine(tmp_path / 'model.onnx').infer({'image': image})
@@ -173,6 +209,17 @@ def test_the_best_boxes_are_those_of_all_anchors_and_classes() -> None:
     assert torch.allclose(boxes[0], decoded[order // 3], atol=1e-6)
     assert torch.equal(class_ids[0], (order % 3).int())
     assert torch.allclose(scores[0], logits[0].flatten().sigmoid()[order])
+
+
+def test_the_exported_file_holds_no_anchor_for_each_output(exported: Path) -> None:
+    sizes = [np.prod(tensor.dims) for tensor in onnx.load(exported).graph.initializer]
+    nodes = onnx.load(exported).graph.node
+    sizes += [
+        np.prod(attribute.t.dims) for node in nodes if node.op_type == 'Constant'
+        for attribute in node.attribute
+    ]
+    assert 4 * len(make_anchors(HEIGHT, WIDTH)) not in sizes
+    assert 4 * len(make_anchors(HEIGHT, WIDTH)) // ANCHORS_PER_CELL in sizes  # the cells
 
 
 @pytest.fixture(scope='module')

@@ -16,12 +16,15 @@ for package in ('tqdm', 'matplotlib', 'pycocotools', 'onnxruntime'):
 
 from mnv2_perception.data.coco import write_coco
 from mnv2_perception.data.from_masks import boxes_from_labels
+from mnv2_perception.engines import open_engine
 from mnv2_perception.errors import DataError
 from mnv2_perception.evaluation.evaluate import evaluate_detection
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.checkpoint import load_checkpoint, make_network
-from mnv2_perception.nets.export import export_model
+from mnv2_perception.nets.export import export_model, export_network, Normalised
 from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
+from mnv2_perception.nets.ssdlite import TopBoxes
+from mnv2_perception.nets.unet import UNet
 from mnv2_perception.scenes.street import CLASSES, draw_scene
 from mnv2_perception.tasks.detector import Detector
 from mnv2_perception.training import loop
@@ -142,6 +145,44 @@ def test_the_finest_stride_is_the_recipes(
     assert task.architecture['strides'] == strides
     logits, _ = task.net(torch.zeros(1, 3, 96, 128))
     assert logits.shape[1] == len(task.anchors)
+
+
+def test_a_shallow_encoder_starts_from_a_segmenters_and_becomes_a_detector(
+    data: Path, val: Path, tmp_path: Path
+) -> None:
+    """From the model of another task, through the checkpoint, to the boxes of the file."""
+    start = UNet(3, 0.35, encoder_depth=4)
+    masks = replace(SPEC, name='masks', task='segmentation', output='logits')
+    export_network(start, masks, tmp_path / 'masks.onnx')
+    recipe = replace(
+        RECIPE, encoder='mobilenet_v2', encoder_depth=4, frozen_stages=4, epochs=1, ema=0.0,
+    )
+    train(data, tmp_path / 'run', SPEC, recipe, weights=tmp_path / 'masks.onnx', val=val)
+    checkpoint = load_checkpoint(tmp_path / 'run/last.pt')
+    assert checkpoint.architecture['encoder_depth'] == 4
+    net = make_network(SPEC, checkpoint.architecture)
+    net.load_state_dict(checkpoint.state_dict)
+    net.eval()
+    x = torch.randn(1, 3, 96, 128)
+    with torch.inference_mode():
+        expected, got = (n.encoder.forward_features(x) for n in (start.eval(), net))
+    assert len(got) == 4
+    for pair in zip(expected, got, strict=True):
+        assert torch.allclose(*pair, rtol=1e-4, atol=1e-5)
+
+    export_model(tmp_path / 'run/last.pt', tmp_path / 'model.onnx')
+    image = np.random.default_rng(0).integers(0, 256, (1, 96, 128, 3), np.uint8)
+    outputs = open_engine(tmp_path / 'model.onnx').infer({'image': image})
+    with torch.inference_mode():
+        graph = torch.nn.Sequential(Normalised(net, SPEC), TopBoxes(96, 128))
+        boxes, scores, _ = graph(torch.from_numpy(image))
+    assert np.abs(outputs['scores'] - scores.numpy()).max() <= 1e-4
+    assert np.abs(outputs['boxes'] - boxes.numpy())[0, 0].max() <= 1e-4
+
+
+def test_a_depth_that_detection_has_not_is_refused() -> None:
+    with pytest.raises(DataError, match='--encoder-depth is 3, expected 4 to 5'):
+        replace(RECIPE, encoder_depth=3)
 
 
 def test_it_starts_from_imagenet_weights(data: Path, tmp_path: Path) -> None:
