@@ -31,8 +31,8 @@ def open_engine(
         threads: CPU threads for one inference; 0 leaves it to the runtime.
         build: build the TensorRT plan if none serves; takes minutes.
         precision: of the arithmetic, one of PRECISIONS; `auto` is that of a TensorRT plan, fp16
-            for torch on a GPU, bf16 for OpenVINO where the CPU has it and the model was verified
-            in it (`mnv2 verify`), else fp32.
+            for torch on a GPU, int8 or else bf16 for OpenVINO where the CPU has it and the model
+            was verified in it (`mnv2 verify`), else fp32.
 
     Raises:
         EngineError: the name is unknown, the runtime is missing, refuses the model or has no such
@@ -52,7 +52,7 @@ def _open_auto(model: Path, threads: int, build: bool, precision: str) -> Engine
             return open_engine(model, info.name, threads, build, precision)
     if not model.is_file():
         raise EngineError(f'{model}: no such model file')
-    passed_over = []
+    passed_over, refusals = [], []
     *tried, last = [info for info in REGISTRY if info.auto]
     for info in tried:
         if lacks := info.load().lacks(model, Opening(info.name, threads, build, precision)):
@@ -63,10 +63,17 @@ def _open_auto(model: Path, threads: int, build: bool, precision: str) -> Engine
         except EngineError as exc:
             logger.warning('%s is passed over: %s', info.name, exc)
             passed_over.append(f'{info.name} refuses it')
+            refusals.append(str(exc))
             continue
         break
     else:
-        opened = open_engine(model, last.name, threads, build, precision)
+        try:
+            opened = open_engine(model, last.name, threads, build, precision)
+        except EngineError as exc:
+            if precision == 'auto' or not refusals:
+                raise
+            # The last one only knows that it has no such precision.
+            raise EngineError('; '.join([*refusals, str(exc)])) from exc
     why = '; '.join(passed_over) or 'it has a plan'
     logger.info('%s: engine %s in %s: %s', model.name, opened.name, opened.precision, why)
     return opened
