@@ -264,7 +264,7 @@ def quantize_command(arguments: argparse.Namespace) -> None:
     }
     if arguments.labels:
         for name, model in (('before', path), ('after', out)):
-            with opening(model) as (engine, spec):
+            with opening(model, precision='fp32') as (engine, spec):
                 result = evaluate_model(engine, spec, arguments.labels)
             engine.close()
             facts[name] = {
