@@ -10,8 +10,6 @@ import signal
 import sys
 from typing import Any, TYPE_CHECKING
 
-import numpy as np
-
 from mnv2_perception.cli.options import (
     add_command,
     add_force,
@@ -319,7 +317,7 @@ def verify_command(arguments: argparse.Namespace) -> None:
 
     def verified(values: list[float], digest: str, ms: float) -> Verified:
         return Verified(
-            figure, exact[figure], float(np.min(values)), exact['images'],
+            figure, exact[figure], min(values), exact['images'],
             '/'.join(arguments.data.absolute().parts[-2:]), digest, times[0]['ms'] / ms,
         )
 

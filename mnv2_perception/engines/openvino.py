@@ -124,8 +124,8 @@ class OpenVINOEngine(Engine):
                 try:
                     file = verified_int8(model, found.get(name))
                 except EngineError as exc:
-                    logger.log(logging.WARNING if name in found else logging.INFO, 'no int8: %s',
-                               exc)
+                    wrong = name in found and int8_beside(model).is_file()
+                    logger.log(logging.WARNING if wrong else logging.INFO, 'no int8: %s', exc)
                     continue
             logger.info(
                 '%s: in %s: %s; precision fp32 is the exact one', file.name, name, found[name]
@@ -165,8 +165,8 @@ class OpenVINOEngine(Engine):
             path.parent.mkdir(parents=True, exist_ok=True)
             blob = compiled.export_model().getvalue()
             write_whole(path, hashlib.sha256(blob).digest() + blob)
-        except OSError as exc:
-            logger.info('%s: cannot be kept, so each start compiles it: %s', path, exc.strerror)
+        except (OSError, RuntimeError) as exc:
+            logger.info('%s: cannot be kept, so each start compiles it: %s', path, exc)
         return compiled
 
     def _infer(self, tensors: Tensors) -> Tensors:

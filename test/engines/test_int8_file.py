@@ -177,9 +177,11 @@ def test_int8_without_its_file_is_refused_with_the_commands_that_make_it(
             r'--calibrate IMAGES --out .*model_int8\.onnx, then mnv2 verify .*model\.onnx DATA'
         )):
             open_engine(model, name, precision='int8')
-    with open_engine(model, 'openvino') as engine:
+    caplog.clear()
+    with caplog.at_level(logging.INFO), open_engine(model, 'openvino') as engine:
         assert engine.precision == 'fp32'
     assert 'has no model_int8.onnx beside it' in caplog.text
+    assert not [each for each in caplog.records if each.levelno > logging.INFO]  # nothing is wrong
 
 
 def test_int8_on_a_cpu_without_it_is_refused(model: Path, cpu: Cpu) -> None:
