@@ -114,6 +114,8 @@ def test_a_shipped_model_is_built_and_keeps_its_ends(
         nodes = len(read_onnx(file).graph.node)
         assert 0.5 * nodes < layers < (2.0 if precision == 'int8' else 1.3) * nodes
         weights = model.stat().st_size * (0.5 if precision == 'fp16' else 1.0)
+        if model.stem.endswith('_int8'):
+            weights *= 4.0  # as many in the plan as of the fp32 model, beside its kernels
         assert len(plan.blob) < weights + BESIDE_WEIGHTS[precision]
 
 
