@@ -1,7 +1,7 @@
 """torch: for machines that have it and a GPU, but no TensorRT.
 
 It opens what `mnv2 export RUN/best.pt model.pt2` wrote, https://docs.pytorch.org/docs/stable/export.html.
-On a GPU the network runs in fp16 (scaling and decoding in fp32), channels last, as one CUDA graph.
+On a GPU the network runs channels last, as one CUDA graph; in fp16 scaling and decoding stay fp32.
 """
 
 from collections.abc import Callable
@@ -23,15 +23,20 @@ class TorchEngine(Engine):
 
     Args:
         model: path of the .pt2 file.
-        how: `precision` is fp16 or fp32 on a GPU, fp32 on a CPU; auto is the first of these. 0
-            `threads` leave them as they are; torch has one number for the whole process.
+        how: `precision` is fp32 or fp16 on a GPU, fp32 on a CPU; auto is fp32, for fp16 was slower
+            for the wider of two networks (benchmark/gpu.py). 0 `threads` leave them as they are;
+            torch has one number for the whole process.
 
     Raises:
         EngineError: torch is not installed, or the file is missing or none that `mnv2 export`
             wrote.
+
+    Attributes:
+        graph: on a GPU the CUDA graph of one inference, for a benchmark to replay alone.
     """
 
     name = 'torch'
+    graph: Any = None
 
     def __init__(self, model: Path, how: Opening) -> None:
         if not model.is_file():
@@ -43,7 +48,7 @@ class TorchEngine(Engine):
         except ImportError as exc:
             raise EngineError(f'{model}: torch is not installed; pip install torch') from exc
         self.on_gpu = torch.cuda.is_available()
-        known = ('fp16', 'fp32') if self.on_gpu else ('fp32',)
+        known = ('fp32', 'fp16') if self.on_gpu else ('fp32',)
         self.precision = check_precision(self.name, how.precision, known)
         checked, facts = checked_program(model)
         try:
@@ -66,10 +71,14 @@ class TorchEngine(Engine):
         )
         if how.threads:
             torch.set_num_threads(how.threads)
+        if self.on_gpu:  # also what it asserts of its tensors
+            from torch.export.passes import move_to_device_pass
+
+            program = move_to_device_pass(program, 'cuda')
         network = program.module().to(memory_format=torch.channels_last)
         if self.on_gpu:
             try:
-                self._run = _capture(network.cuda(), self.inputs, self.precision)
+                self.graph, self._run = _capture(network.cuda(), self.inputs, self.precision)
             except RuntimeError as exc:  # also torch.cuda.OutOfMemoryError
                 raise EngineError(f'{model}: torch cannot run it on this GPU: {exc}') from exc
             return
@@ -94,12 +103,13 @@ class TorchEngine(Engine):
 
     def _release(self) -> None:
         del self._run
+        self.graph = None
 
 
 def _capture(
     network: Any, inputs: tuple[TensorSpec, ...], precision: str
-) -> Callable[..., tuple[Any, ...]]:
-    """Record one inference as a CUDA graph; return a function of the inputs that replays it."""
+) -> tuple[Any, Callable[..., tuple[Any, ...]]]:
+    """Record one inference as a CUDA graph; return it, and a function of the inputs for it."""
     import torch
 
     halved = precision == 'fp16'
@@ -125,20 +135,24 @@ def _capture(
         graph.replay()
         return results
 
-    return run
+    return graph, run
 
 
 def halve_weights(network: Any) -> None:
-    """Store a program's weights in fp16: autocast would halve them anew in each replay."""
+    """Store a program's weights in fp16: autocast would halve them anew in each replay.
+
+    What fp16 cannot hold becomes its largest: a channel that never answers may have such weights.
+    """
     import torch
 
+    most = torch.finfo(torch.float16).max
     aten = torch.ops.aten
     for node in list(network.graph.nodes):
         if node.target in (aten.conv2d.default, aten.linear.default):
             for argument in node.args[1:3]:
                 if argument is not None:
                     weight = network.get_parameter(argument.target)
-                    weight.data = weight.data.half()
+                    weight.data = weight.data.clamp(-most, most).half()
         elif node.target is aten._assert_tensor_metadata.default:
             network.graph.erase_node(node)  # it insists on the precision of the export
     network.recompile()

@@ -225,6 +225,38 @@ def test_a_program_in_fp16_decodes_in_fp32(program: Path) -> None:
     assert (found[1].int() - expected[1].int()).abs().float().mean() < 2
 
 
+def test_weights_that_fp16_cannot_hold_become_its_largest() -> None:
+    """A channel that never answers had a weight of 90,443: infinite times zero is no number."""
+    from mnv2_perception.engines.torch import halve_weights
+
+    layer = torch.nn.Conv2d(3, 2, 1, bias=False)
+    layer.weight.data[:] = 1.0
+    layer.weight.data[:, 0] = 90_443.0
+    image = torch.rand(1, 3, 4, 4)
+    image[:, 0] = 0.0
+    network = torch.export.export(layer, (image,)).module()
+    with torch.no_grad():
+        expected = network(image)
+        halve_weights(network)
+        with torch.autocast('cpu', torch.float16):
+            found = network(image)
+    assert torch.isfinite(found).all()
+    assert torch.allclose(found.float(), expected, atol=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs an NVIDIA GPU')
+@pytest.mark.parametrize('precision', ['fp32', 'fp16'])
+def test_a_program_on_a_gpu_gives_what_the_onnx_file_gives(
+    precision: str, exported: Path, program: Path
+) -> None:
+    expected = open_engine(exported, 'onnx_runtime')
+    with open_engine(program, 'torch', precision=precision) as found:
+        assert found.on_gpu and found.precision == precision
+        wanted, got = (each.infer({'image': make_image()[None]}) for each in (expected, found))
+    assert (got['class_ids'] == wanted['class_ids']).mean() >= 0.98
+
+
 @pytest.mark.parametrize('bad', [float('nan'), float('inf')])
 @pytest.mark.parametrize('engine', ['onnx_runtime', 'openvino', 'torch'])
 def test_a_network_that_overflows_gives_no_mask_in_any_engine(
