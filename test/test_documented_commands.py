@@ -22,7 +22,8 @@ ELSEWHERE = {
     'make ': '.ci/run', 'BAG=': 'demo/test_demo.py',
     'mnv2 demo --foxglove': 'demo/test_demo_viewer.py', 'mnv2 demo': 'demo/test_demo.py',
     'mnv2 bag run drive --ray': 'replay/test_fleet.py', 'ray start': 'replay/test_fleet.py',
-    'mnv2 build': 'engines/test_rtx.py',
+    'mnv2 build': 'engines/test_rtx.py', 'mnv2 verify': 'engines/test_int8_file.py',
+    'mnv2 quantize mnv2_perception/models': 'engines/test_int8_file.py',
     'mnv2 bag play': 'nodes/test_bag_nodes.py', 'mnv2 bag record': 'nodes/test_bag_nodes.py',
     'tail -n +2 imagenet': 'tasks/test_foreign_models.py',
     'mnv2 run photograph.jpg': 'tasks/test_foreign_models.py',
@@ -69,7 +70,7 @@ def prepare_bags(folder: Path) -> None:
 
 def prepare_performance(folder: Path) -> None:
     model = find_model('unet_mobilenetv2_ground_fast')
-    for name in ('MODEL', 'MODEL_int8.onnx'):
+    for name in ('MODEL', 'MODEL_int8.onnx', 'mine.onnx'):
         shutil.copy(model, folder / name)
     write_pairs(folder / 'DATA', 6, 1)
     shutil.copytree(folder / 'DATA/images', folder / 'IMAGES')

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 import json
 import logging
 from pathlib import Path
@@ -91,13 +92,18 @@ def add(commands: 'Commands') -> None:
         '--tolerance', type=Number(float, 0.0), default=TOLERANCE,
         help='error that leaves no more layers in float (%(default)s)',
     )
+    quantize.add_argument(
+        '--small', action='store_true',
+        help='hold the weights in int8, too: a quarter of the bytes; for CPUs',
+    )
     quantize.add_argument('--json', action='store_true')
     add_force(quantize)
 
     verify = add_command(
         commands, 'verify', verify_command,
-        'Measure a model in bf16 beside fp32, and write into it whether `precision: auto` may '
-        'take bf16. The CPU must have it (AVX-512 BF16, AMX).',
+        'Measure a model in bf16, and MODEL_int8.onnx beside it, if it is there, beside fp32; '
+        'write into the model which of them `precision: auto` may take. The CPU must have bf16 '
+        '(AVX-512 BF16, AMX).',
     )
     verify.add_argument('model', help=f'{MODEL_HELP}; an .onnx')
     verify.add_argument('data', type=Path, help='labelled, as for `evaluate`')
@@ -149,6 +155,7 @@ def info_command(arguments: argparse.Namespace) -> None:
             'file': str(path),
             'takes': [str(tensor) for tensor in engine.inputs],
             'gives': [str(tensor) for tensor in engine.outputs],
+            'runs here': f'{engine.model}, in {engine.name} {engine.precision}',
             **{
                 f'in {precision}': str(measured)
                 for precision, measured in read_verified(engine.metadata, path.name).items()
@@ -246,7 +253,8 @@ def quantize_command(arguments: argparse.Namespace) -> None:
         for image in spread_images(arguments.calibrate, arguments.images, arguments.topic)
     ]
     done = quantize_model(
-        path, out, tensors, arguments.tolerance, show if sys.stderr.isatty() else quiet
+        path, out, tensors, arguments.tolerance, show if sys.stderr.isatty() else quiet,
+        arguments.small,
     )
     facts: dict[str, Any] = {
         'file': str(out), 'images': len(tensors), 'layers_int8': done.layers,
@@ -254,7 +262,7 @@ def quantize_command(arguments: argparse.Namespace) -> None:
     }
     if arguments.labels:
         for name, model in (('before', path), ('after', out)):
-            with opening(model) as (engine, spec):
+            with opening(model, precision='fp32') as (engine, spec):
                 result = evaluate_model(engine, spec, arguments.labels)
             engine.close()
             facts[name] = {
@@ -264,9 +272,17 @@ def quantize_command(arguments: argparse.Namespace) -> None:
 
 
 def verify_command(arguments: argparse.Namespace) -> None:
-    """Measure a model in the precision that `auto` may take, and write the figures into it."""
-    from mnv2_perception.engines.verified import MOST_LOST, Verified, write_verified
+    """Measure a model in the precisions that `auto` may take, and write the figures into it."""
+    from mnv2_perception.engines.plans import sha256
+    from mnv2_perception.engines.verified import (
+        int8_beside,
+        MOST_LOST,
+        Verified,
+        write_verified,
+    )
+    from mnv2_perception.evaluation.benchmark import benchmark
     from mnv2_perception.evaluation.evaluate import evaluate_model, HEADLINE
+    from mnv2_perception.scenes.street import draw_scene
     from mnv2_perception.tasks.models import find_model, opening
 
     path = find_model(arguments.model)
@@ -277,20 +293,45 @@ def verify_command(arguments: argparse.Namespace) -> None:
         )
     out = arguments.out or path
     check_output(out, force=out == path, suffixes=['.onnx'])
-    results = {}
-    for precision in ('bf16', 'fp32'):  # the CPU may not have the first
-        with opening(path, 'openvino', arguments.threads, precision=precision) as (engine, spec):
-            results[precision] = evaluate_model(engine, spec, arguments.data)
-        engine.close()
+    int8 = int8_beside(path)
+    files = [path, int8] if int8.is_file() else [path]
+    results, specs = {}, []
+    for file in files:
+        for precision in ('bf16', 'fp32'):  # the CPU may not have the first
+            with opening(file, 'openvino', arguments.threads, precision=precision) as (
+                engine, spec
+            ):
+                results[file, precision] = evaluate_model(engine, spec, arguments.data)
+            engine.close()
+        specs.append(replace(spec, name='', description=''))
+    if any(each != specs[0] for each in specs):
+        raise SetupError(
+            f'{int8}: takes or gives something else than {path.name}; quantise that again'
+        )
     figure = HEADLINE[spec.task]
-    found = Verified(
-        figure, results['fp32'][figure], results['bf16'][figure], results['bf16']['images'],
-        '/'.join(arguments.data.absolute().parts[-2:]),
+    times = benchmark(
+        files, draw_scene(7, 0.0, 480, 640)[0], ['openvino'], ['fp32', 'bf16'],
+        threads=arguments.threads,
+    )['engines']
+    exact = results[path, 'fp32']
+
+    def verified(values: list[float], digest: str, ms: float) -> Verified:
+        return Verified(
+            figure, exact[figure], min(values), exact['images'],
+            '/'.join(arguments.data.absolute().parts[-2:]), digest, times[0]['ms'] / ms,
+        )
+
+    found = {'bf16': verified([results[path, 'bf16'][figure]], '', times[1]['ms'])}
+    if int8 in files:  # what is float in it may be computed in either: the worse one counts
+        values = [results[int8, precision][figure] for precision in ('fp32', 'bf16')]
+        found['int8'] = verified(values, sha256(int8), times[3]['ms'])
+    write_verified(path, out, found)
+    good = sorted(
+        (name for name, each in found.items() if each.good),
+        key=lambda name: found[name].speed, reverse=True,
     )
-    write_verified(path, out, {'bf16': found})
-    speed = results['fp32']['ms_per_image'] / results['bf16']['ms_per_image']
-    facts = {'file': str(out), 'bf16': str(found), 'speed': f'{speed:.2f} times that of fp32'}
-    facts['auto'] = 'bf16, where the CPU has it' if found.good else (
+    facts = {'file': str(out), **{name: str(each) for name, each in found.items()}}
+    facts['auto'] = f'{", else ".join(good)}, where the CPU has it' if good else (
         f'fp32: more than {MOST_LOST} would be lost'
     )
     print(json.dumps(facts, indent=2) if arguments.json else table(facts))

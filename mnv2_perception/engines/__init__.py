@@ -32,9 +32,9 @@ def open_engine(
             on the CPU, the first that is installed and takes the model.
         threads: CPU threads for one inference; 0 leaves it to the runtime.
         build: build the TensorRT plan if none serves; takes minutes.
-        precision: of the arithmetic, one of PRECISIONS; `auto` is that of a TensorRT plan, fp16
-            for torch on a GPU, bf16 for OpenVINO where the CPU has it and the model was verified
-            in it (`mnv2 verify`), else fp32.
+        precision: of the arithmetic, one of PRECISIONS; `auto` is that of a TensorRT plan, int8
+            or else bf16 for OpenVINO where the CPU has it and the model was verified in it, else
+            fp32 (`mnv2 verify`).
         at_once: inferences that it is to take at once, if it can (`Engine.at_once` tells), no more
             than threads, which they share: on a CPU that gives more images a second than one after
             the other in all threads, and each takes longer.
@@ -60,7 +60,7 @@ def _open_auto(model: Path, how: Opening) -> Engine:
             return _open(model, replace(how, engine=info.name))
     if not model.is_file():
         raise EngineError(f'{model}: no such model file')
-    passed_over = []
+    passed_over, refusals = [], []
     *tried, last = [info for info in REGISTRY if info.auto]
     for info in tried:
         if lacks := info.load().lacks(model, replace(how, engine=info.name)):
@@ -71,10 +71,17 @@ def _open_auto(model: Path, how: Opening) -> Engine:
         except EngineError as exc:
             logger.warning('%s is passed over: %s', info.name, exc)
             passed_over.append(f'{info.name} refuses it')
+            refusals.append(str(exc))
             continue
         break
     else:
-        opened = _open(model, replace(how, engine=last.name))
+        try:
+            opened = _open(model, replace(how, engine=last.name))
+        except EngineError as exc:
+            if how.precision == 'auto' or not refusals:
+                raise
+            # The last one only knows that it has no such precision.
+            raise EngineError('; '.join([*refusals, str(exc)])) from exc
     why = '; '.join(passed_over) or 'it has a plan'
     logger.info('%s: engine %s in %s: %s', model.name, opened.name, opened.precision, why)
     return opened

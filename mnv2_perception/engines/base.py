@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mnv2_perception.errors import EngineError, TensorError
 
-PRECISIONS = ('fp32', 'bf16', 'fp16')
+PRECISIONS = ('fp32', 'bf16', 'fp16', 'int8')
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -78,8 +78,8 @@ class Engine(ABC):
         inputs: what `infer` takes.
         outputs: what `infer` returns.
         metadata: the model's own key-value pairs.
-        precision: of the arithmetic on what the file holds in float, one of PRECISIONS; of a
-            TensorRT plan that of the whole, also `int8`.
+        precision: of the arithmetic on what the file holds in float, one of PRECISIONS; `int8`
+            of a TensorRT plan, and where the int8 file beside the model was taken.
         on_gpu: whether it computes on an NVIDIA GPU.
         at_once: how many threads may be in `infer` at once and gain by it; 1 where an engine has
             no use for more, whatever it was asked for.

@@ -1,6 +1,8 @@
 """OpenVINO on the CPU."""
 
+import hashlib
 from importlib.util import find_spec
+import json
 import logging
 from pathlib import Path
 from queue import SimpleQueue
@@ -9,10 +11,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mnv2_perception.engines.base import check_precision, Engine, Opening, Tensors, TensorSpec
-from mnv2_perception.engines.verified import read_verified
+from mnv2_perception.engines.plans import cache_folder, write_whole
+from mnv2_perception.engines.verified import int8_beside, read_verified, verified_int8
 from mnv2_perception.errors import EngineError
 
 HINTS = {'fp32': 'f32', 'bf16': 'bf16'}
+# Flags of CPUs that multiply int8 by themselves. Others are slow at it, and sums may overflow.
+VNNI = {'avx512_vnni', 'avx_vnni', 'amx_int8'}
+DIGEST_BYTES = 32
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +28,14 @@ class OpenVINOEngine(Engine):
 
     Args:
         model: path of the .onnx file.
-        how: `precision` is fp32, or bf16 where the CPU has it; auto is bf16 there if the model was
-            verified in it, see `verified`, else fp32. Left to itself OpenVINO would take the
-            shorter one without a word. 0 `threads` use one for each core.
+        how: `precision` is fp32, or, where the CPU has it, bf16, or int8: the file beside the
+            model, what is float in it in bf16 or else fp32. auto is the faster of int8 and
+            bf16 that the CPU has and the model was verified in, see `verified`, else fp32. Left to
+            itself OpenVINO would take bf16 without a word. 0 `threads` use one for each core.
 
     Raises:
-        EngineError: openvino is not installed, the file is missing or no ONNX model, or the CPU
-            does not compute in the precision.
+        EngineError: openvino is not installed, the file is missing or no ONNX model, the CPU does
+            not compute in the precision, or the int8 file is missing or another.
     """
 
     name = 'openvino'
@@ -39,7 +46,7 @@ class OpenVINOEngine(Engine):
     _core: ClassVar[Any] = None
 
     def __init__(self, model: Path, how: Opening) -> None:
-        check_precision(self.name, how.precision, tuple(HINTS))
+        check_precision(self.name, how.precision, (*HINTS, 'int8'))
         try:
             import openvino
         except ImportError as exc:
@@ -56,21 +63,23 @@ class OpenVINOEngine(Engine):
             facts = network.get_rt_info()
             pairs = facts['framework'].items() if 'framework' in facts else ()
             self.metadata = {key: str(getattr(value, 'value', value)) for key, value in pairs}
-            self.precision = how.precision
-            if how.precision == 'auto':
-                self.precision = self._fastest_verified(model)
-            compiled = self._core.compile_model(network, 'CPU', {
-                'INFERENCE_PRECISION_HINT': HINTS[self.precision],
+            self.precision, of_floats, file = self._choose(model, how.precision)
+            config = {
+                'INFERENCE_PRECISION_HINT': HINTS[of_floats],
                 'INFERENCE_NUM_THREADS': how.threads,
                 **({'NUM_STREAMS': how.at_once} if how.at_once > 1
                    else {'PERFORMANCE_HINT': 'LATENCY'}),
                 # Two processes would pin their threads to the same cores.
                 'ENABLE_CPU_PINNING': False,
-            })
+            }
+            if file == model:
+                compiled = self._core.compile_model(network, 'CPU', config)
+            else:
+                compiled = self._compile_once(file, config)
         except RuntimeError as exc:
             raise EngineError(f'{model}: OpenVINO refuses it: {exc}') from exc
         given = compiled.get_property('INFERENCE_PRECISION_HINT').get_type_name()
-        if given != HINTS[self.precision]:
+        if given != HINTS[of_floats]:
             raise EngineError(
                 f'{model}: this CPU does not compute in {self.precision}, OpenVINO would take '
                 f'{given}; expected precision fp32'
@@ -79,7 +88,7 @@ class OpenVINOEngine(Engine):
         self._requests: SimpleQueue[Any] = SimpleQueue()  # those that nobody uses
         for _ in range(self.at_once):
             self._requests.put(compiled.create_infer_request())
-        self.model = model.name
+        self.model = file.name
         self.inputs = tuple(_tensor_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_tensor_spec(port) for port in compiled.outputs)
 
@@ -89,18 +98,81 @@ class OpenVINOEngine(Engine):
             return 'OpenVINO is not installed (pip install openvino)'
         return ''
 
-    def _fastest_verified(self, model: Path) -> str:
-        found = read_verified(self.metadata, str(model)).get('bf16')
-        if found is None or not found.good:
-            return 'fp32'
-        if 'BF16' not in self._capabilities():
-            return 'fp32'
-        logger.info('%s: in bf16: %s; precision fp32 is the exact one', model.name, found)
-        return 'bf16'
+    def _choose(self, model: Path, asked: str) -> tuple[str, str, Path]:
+        """Return the precision, that of what the file holds in float, and the file.
+
+        Raises:
+            EngineError: int8 is asked for, and cannot be had.
+        """
+        if asked in HINTS:
+            return asked, asked, model
+        found = read_verified(self.metadata, str(model))
+        capabilities = self._capabilities()
+        native = {'int8': 'VNNI' in capabilities, 'bf16': 'BF16' in capabilities}
+        of_floats = 'bf16' if native['bf16'] else 'fp32'
+        if asked == 'int8':
+            if not native['int8']:
+                raise EngineError(
+                    f'{model}: this CPU does not compute in int8 by itself (VNNI, AMX); expected '
+                    f'precision fp32'
+                )
+            return 'int8', of_floats, verified_int8(model, found.get('int8'))
+        names = sorted(
+            (name for name, each in found.items() if each.good and native.get(name)),
+            key=lambda name: found[name].speed, reverse=True,
+        )
+        if native['int8'] and 'int8' not in found and int8_beside(model).is_file():
+            names.insert(0, 'int8')  # so that it is said why not
+        for name in names:
+            file = model
+            if name == 'int8':
+                try:
+                    file = verified_int8(model, found.get(name))
+                except EngineError as exc:
+                    wrong = name in found and int8_beside(model).is_file()
+                    logger.log(logging.WARNING if wrong else logging.INFO, 'no int8: %s', exc)
+                    continue
+            logger.info(
+                '%s: in %s: %s; precision fp32 is the exact one', file.name, name, found[name]
+            )
+            return name, of_floats, file
+        return 'fp32', 'fp32', model
 
     def _capabilities(self) -> list[str]:
-        """Return what the CPU computes in by itself."""
-        return list(self._core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'))
+        """Return what the CPU computes in by itself; VNNI stands for int8."""
+        found = list(self._core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'))
+        return [*found, 'VNNI'] if cpu_flags() & VNNI else found
+
+    def _compile_once(self, file: Path, config: dict[str, Any]) -> Any:
+        """Return a model compiled, from the cache folder if it is there, else kept there.
+
+        In int8 OpenVINO compiles for half a second, every time.
+        """
+        key = json.dumps([
+            hashlib.sha256(file.read_bytes()).hexdigest(), config, self._capabilities(),
+            self._core.get_property('CPU', 'FULL_DEVICE_NAME'),
+            self._core.get_versions('CPU')['CPU'].build_number,
+        ])
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        path = cache_folder().with_name('openvino') / f'{file.stem}-{digest[:16]}.blob'
+        try:
+            kept = path.read_bytes()
+            # It would load damaged weights without suspicion.
+            if hashlib.sha256(kept[DIGEST_BYTES:]).digest() == kept[:DIGEST_BYTES]:
+                return self._core.import_model(kept[DIGEST_BYTES:], 'CPU', config)
+            logger.warning('%s: is damaged, and made again', path)
+        except FileNotFoundError:
+            pass
+        except (OSError, RuntimeError) as exc:
+            logger.warning('%s: cannot be used, and is made again: %s', path, exc)
+        compiled = self._core.compile_model(str(file), 'CPU', config)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            blob = compiled.export_model().getvalue()
+            write_whole(path, hashlib.sha256(blob).digest() + blob)
+        except (OSError, RuntimeError) as exc:
+            logger.info('%s: cannot be kept, so each start compiles it: %s', path, exc)
+        return compiled
 
     def _infer(self, tensors: Tensors) -> Tensors:
         arrays = [tensors[spec.name] for spec in self.inputs]
@@ -115,6 +187,16 @@ class OpenVINOEngine(Engine):
 
     def _release(self) -> None:
         del self._requests
+
+
+def cpu_flags() -> set[str]:
+    """Return what the CPU says that it has, as Linux names it on x86; empty elsewhere."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+    except OSError:
+        return set()
+    found = (line.partition(':')[2] for line in lines if line.startswith('flags'))
+    return set(next(found, '').split())
 
 
 def _tensor_spec(port: Any) -> TensorSpec:

@@ -57,6 +57,7 @@ def quantize_model(
     tensors: Sequence[NDArray[Any]],
     tolerance: float = TOLERANCE,
     progress: Progress = lambda *_: None,
+    small: bool = False,
 ) -> Quantised:
     """Write a model in int8.
 
@@ -72,6 +73,7 @@ def quantize_model(
             its accuracy is measured on. The range of each activation is the largest value seen.
         tolerance: see above; 0 leaves as many layers in float as it may.
         progress: called with what is being done, how much of it is done and how much there is.
+        small: hold the weights of the layers in int8: a quarter of the bytes, the same results.
 
     Raises:
         EngineError: onnx or onnxruntime is not installed, or there is no tensor.
@@ -109,6 +111,8 @@ def quantize_model(
         progress('layers tried alone', index + 1, len(layers))
     kept = choose_kept(alone, tolerance)
     result = leave_in_float(quantised, kept)
+    if small:
+        hold_int8(result)
     note = f'int8, {len(kept)} of {len(layers)} layers in float'
     description = '; '.join(filter(None, [spec.description, note]))
     described = replace(spec, name=f'{spec.name}_int8', description=description)
@@ -204,14 +208,15 @@ def insert_qdq(proto: Any, layers: list[str], ranges: Any) -> Any:
 def grouped_layers(quantised: Any) -> list[str]:
     """Return the names of the convolutions in groups (depthwise ones) that have Q/DQ before them.
 
-    Only those whose weights are float in the file can be taken back.
+    Only those whose inputs are float in the file, or constants, can be taken back.
     """
     makers = {name: node for node in quantised.graph.node for name in node.output}
+    constants = {tensor.name for tensor in quantised.graph.initializer}
 
     def is_float(name: str) -> bool:
         maker = makers.get(name)
         return maker is not None and maker.op_type == 'DequantizeLinear' and (
-            maker.input[0] in makers
+            maker.input[0] in makers or maker.input[0] in constants
         )
 
     return [
@@ -230,22 +235,58 @@ def leave_in_float(quantised: Any, layers: Iterable[str]) -> Any:
     copy.CopyFrom(quantised)
     graph, names = copy.graph, set(layers)
     makers = {name: node for node in graph.node for name in node.output}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.name not in names:
             continue
         for place, name in enumerate(node.input):
             maker = makers.get(name)
-            if maker is not None and maker.op_type == 'DequantizeLinear':
+            if maker is None or maker.op_type != 'DequantizeLinear':
+                continue
+            if maker.input[0] in makers:
                 node.input[place] = makers[maker.input[0]].input[0]
+                continue
+            held, scale = (onnx.numpy_helper.to_array(constants[each]) for each in maker.input[:2])
+            value = (held * along(maker, scale, held.ndim)).astype(np.float32)
+            node.input[place] = f'{name}_float'
+            graph.initializer.append(onnx.numpy_helper.from_array(value, node.input[place]))
     for op_type in ('DequantizeLinear', 'QuantizeLinear'):  # in this order each is seen unused
         used = {name for node in graph.node for name in node.input}
         for node in [node for node in graph.node if node.op_type == op_type]:
             if node.output[0] not in used:
                 graph.node.remove(node)
+    drop_unused(graph)
+    return copy
+
+
+def hold_int8(quantised: Any) -> None:
+    """Make what Q nodes give of constants (the weights) constants, symmetric int8 as they are."""
+    import onnx
+
+    graph = quantised.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == 'QuantizeLinear']:
+        if node.input[0] not in constants:
+            continue
+        value, scale = (onnx.numpy_helper.to_array(constants[each]) for each in node.input[:2])
+        # https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html: to the nearest even, saturated
+        held = np.rint(value / along(node, scale, value.ndim)).clip(-128, 127).astype(np.int8)
+        graph.initializer.append(onnx.numpy_helper.from_array(held, node.output[0]))
+        graph.node.remove(node)
+    drop_unused(graph)
+
+
+def along(node: Any, scale: NDArray[Any], ndim: int) -> NDArray[Any]:
+    """Return the scale of a Q or DQ node in the shape in which numpy repeats it."""
+    axis = next((each.i for each in node.attribute if each.name == 'axis'), 1)
+    return scale.reshape([-1 if side == axis % ndim else 1 for side in range(ndim)])
+
+
+def drop_unused(graph: Any) -> None:
+    """Remove the constants that no node takes."""
     used = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
-    return copy
 
 
 def run_network(

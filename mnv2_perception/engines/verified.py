@@ -1,6 +1,7 @@
 """What a model was measured to lose in shorter arithmetic: what `precision: auto` goes by.
 
-It travels in the metadata of the ONNX file, where `mnv2 verify` writes it.
+It travels in the metadata of the ONNX file, where `mnv2 verify` writes it. In int8 a model is a
+second file, MODEL_int8.onnx beside MODEL.onnx, known by its sha256.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,8 @@ import json
 from pathlib import Path
 
 from mnv2_perception.engines.graph import read_onnx
-from mnv2_perception.errors import EngineError, ModelError
+from mnv2_perception.engines.plans import sha256
+from mnv2_perception.errors import command_name, EngineError, ModelError
 
 METADATA_KEY = 'mnv2_perception.verified'
 MOST_LOST = 0.005  # of the task's figure, 0 to 1, for what is taken without asking
@@ -25,6 +27,8 @@ class Verified:
         value: in the precision.
         images: how many they are measured on.
         data: name of the data.
+        sha256: of the file that was measured, in hexadecimal digits; empty: the model itself.
+        speed: times that of fp32 in OpenVINO, on the machine that measured; 0: nobody timed it.
     """
 
     figure: str
@@ -32,6 +36,8 @@ class Verified:
     value: float
     images: int
     data: str
+    sha256: str = ''
+    speed: float = 0.0
 
     @property
     def good(self) -> bool:
@@ -39,10 +45,43 @@ class Verified:
         return self.fp32 - self.value <= MOST_LOST
 
     def __str__(self) -> str:
+        speed = f', × {self.speed:.1f} as fast' if self.speed else ''
         return (
             f'{self.figure} {self.value:.4f}, in fp32 {self.fp32:.4f}, '
-            f'on {self.images} images of {self.data}'
+            f'on {self.images} images of {self.data}{speed}'
         )
+
+
+def int8_beside(model: Path) -> Path:
+    """Return where a model's int8 file lies, if there is one."""
+    return model.with_name(f'{model.stem}_int8.onnx')
+
+
+def verified_int8(model: Path, found: Verified | None) -> Path:
+    """Return the path of a model's int8 file.
+
+    Args:
+        model: path of the model.
+        found: what it says of its int8 file; None if nothing.
+
+    Raises:
+        EngineError: it is missing, or not the one that was measured.
+    """
+    file = int8_beside(model)
+    verify = f'{command_name()} verify {model} DATA'
+    if not file.is_file():
+        raise EngineError(
+            f'{model}: has no {file.name} beside it; make it: {command_name()} quantize {model} '
+            f'--calibrate IMAGES --out {file}, then {verify}'
+        )
+    if found is None:
+        raise EngineError(f'{model}: was not verified with {file.name} beside it; run {verify}')
+    if (digest := sha256(file)) != found.sha256:
+        raise EngineError(
+            f'{file}: is not the int8 file that {model.name} was verified with: its sha256 is '
+            f'{digest}, expected {found.sha256}; make it again of this model, then {verify}'
+        )
+    return file
 
 
 def read_verified(metadata: Mapping[str, str], model: str) -> dict[str, Verified]:

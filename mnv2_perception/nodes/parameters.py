@@ -62,7 +62,8 @@ class CameraParameters:
     )
     precision: str = parameter(
         'auto', 'Of the arithmetic; auto is what a TensorRT plan has, fp16 in torch on a GPU, '
-        'bf16 in OpenVINO where the CPU has it and the model was verified in it, else fp32.',
+        'int8 or else bf16 in OpenVINO where the CPU has it and the model was verified in it, '
+        'else fp32.',
         choices=('auto', *models.PRECISIONS),
     )
     build_engine: bool = parameter(

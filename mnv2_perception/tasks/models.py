@@ -8,6 +8,7 @@ import sys
 import threading
 
 from mnv2_perception.engines import Engine, ENGINES, open_engine, PRECISIONS
+from mnv2_perception.engines.verified import int8_beside
 from mnv2_perception.errors import ModelError, SetupError
 from mnv2_perception.model_spec import ModelSpec
 
@@ -123,7 +124,9 @@ def find_model(model: str | Path) -> Path:
         shipped = folder / f'{model}.onnx'
         if shipped.is_file():
             return shipped
-    names = sorted({file.stem for folder in folders for file in folder.glob('*.onnx')})
+    files = {file for folder in folders for file in folder.glob('*.onnx')}
+    # One in int8 belongs to the model that it lies beside.
+    names = sorted({file.stem for file in files} - {int8_beside(file).stem for file in files})
     raise ModelError(
         f'{model}: is neither a model file nor a shipped model; shipped are: '
         f'{", ".join(names) or "none (was the package installed whole?)"}'

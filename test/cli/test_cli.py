@@ -199,7 +199,7 @@ def test_info_of_a_spec_that_does_not_fit_drafts_none(
     (tmp_path / 'm.yaml').write_text('name: m\n')
     assert cli.main(['info', str(model), '--json']) == 1
     out, err = capsys.readouterr()
-    assert set(json.loads(out)) == {'file', 'takes', 'gives'}
+    assert set(json.loads(out)) == {'file', 'takes', 'gives', 'runs here'}
     assert 'm.yaml: classes, height' in err
 
 

@@ -13,7 +13,11 @@ from onnx import helper, TensorProto
 from mnv2_perception.engines.graph import fix_batch, precision_of, read_onnx, to_fp16
 from mnv2_perception.errors import EngineError, ModelError
 
-SHIPPED = sorted((Path(__file__).parents[2] / 'mnv2_perception/models').glob('*.onnx'))
+# In int8: see test_quantize.py, and test_rtx.py for the shipped ones.
+SHIPPED = sorted(
+    path for path in (Path(__file__).parents[2] / 'mnv2_perception/models').glob('*.onnx')
+    if not path.stem.endswith('_int8')
+)
 SEGMENTERS = [path for path in SHIPPED if path.stem.startswith('unet')]
 UINT8, FLOAT, FLOAT16 = TensorProto.UINT8, TensorProto.FLOAT, TensorProto.FLOAT16
 

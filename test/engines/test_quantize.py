@@ -14,7 +14,12 @@ onnxruntime = pytest.importorskip('onnxruntime', reason='no onnxruntime: run mak
 
 from mnv2_perception.engines import open_engine
 from mnv2_perception.engines.graph import QDQ, to_fp16
-from mnv2_perception.engines.quantize import choose_kept, Quantised, quantize_model
+from mnv2_perception.engines.quantize import (
+    choose_kept,
+    leave_in_float,
+    Quantised,
+    quantize_model,
+)
 from mnv2_perception.errors import EngineError, ModelError
 from mnv2_perception.model_spec import ModelSpec
 
@@ -130,6 +135,46 @@ def test_in_half_precision_the_rest_computes_what_it_did(model: Path) -> None:
         for name in ('int8.onnx', 'half.onnx')
     )
     assert (first == last).mean() >= 0.98
+
+
+@pytest.mark.parametrize('name', ['onnx_runtime', 'openvino'])
+def test_small_holds_the_weights_in_int8_and_computes_the_same(name: str, model: Path) -> None:
+    if name == 'openvino':
+        pytest.importorskip('openvino', reason='no openvino: run make setup-train')
+    _, graph = quantise(model, 1e9)
+    small = model.with_name('small.onnx')
+    quantize_model(model, small, images(0), 1e9, small=True)
+    held = {tensor.name: tensor for tensor in onnx.load(str(small)).graph.initializer}
+    weights = [node.input[0] for node in onnx.load(str(small)).graph.node
+               if node.op_type == 'DequantizeLinear' and node.input[0] in held]
+    assert len(weights) == len(LAYERS)
+    assert all(held[each].data_type == onnx.TensorProto.INT8 for each in weights)
+    assert not {'first.weight', 'last.weight'} & set(held)
+    assert {'first.weight', 'last.weight'} < {tensor.name for tensor in graph.initializer}
+    for seed in range(3):
+        large_says, small_says = (
+            open_engine(path, name, precision='fp32').infer({'image': images(seed)[0]})
+            for path in (model.with_name('int8.onnx'), small)
+        )
+        for output, value in large_says.items():
+            np.testing.assert_array_equal(value, small_says[output])
+
+
+def test_layers_held_in_int8_can_be_taken_back_to_float(model: Path) -> None:
+    small = model.with_name('small.onnx')
+    quantize_model(model, small, images(0), 1e9, small=True)
+    back = leave_in_float(onnx.load(str(small)), LAYERS)
+    kinds = {node.op_type for node in back.graph.node}
+    assert not kinds & QDQ and 'Conv' in kinds
+    onnx.checker.check_model(back, full_check=True)
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in back.graph.initializer}
+    first = next(node for node in back.graph.node if node.name == 'first')
+    original = next(
+        onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(str(model)).graph.initializer
+        if tensor.name == 'first.weight'
+    )
+    off = np.abs(values[first.input[1]] - original).max(axis=(1, 2, 3))
+    assert (off <= 0.51 * np.abs(original).max(axis=(1, 2, 3)) / 127).all()
 
 
 def test_the_spec_travels_and_says_int8(model: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from mnv2_perception.engines import open_engine, plans
 from mnv2_perception.engines.plans import Plan, PlanKey
+from mnv2_perception.engines.verified import int8_beside
 from mnv2_perception.errors import EngineError
 
 HEIGHT, WIDTH = 5, 7
@@ -245,6 +246,20 @@ def test_a_plan_opens_without_its_onnx_file(trt: TensorRT, model: Path) -> None:
         engine = open_engine(plan, name)
         check_result(engine, 0)
         assert engine.metadata == identity_spec(HEIGHT, WIDTH).to_metadata()
+
+
+def test_an_int8_file_beside_the_model_is_none_of_its_business(
+    trt: TensorRT, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(model)
+    int8_beside(model).write_bytes(b'for CPUs')
+    for precision in ('auto', 'fp16'):
+        with open_engine(model, 'tensorrt', precision=precision) as engine:
+            check_result(engine, 0)
+            assert (engine.precision, engine.model) == ('fp16', model.name)
+    with pytest.raises(EngineError, match='plan is fp16, got precision int8; run mnv2 build'):
+        open_engine(model, 'tensorrt', precision='int8')
+    assert 'int8' not in caplog.text
 
 
 # TensorRT for RTX: the same class, another library
