@@ -61,7 +61,7 @@ class CameraParameters:
         choices=('auto', *models.ENGINES),
     )
     precision: str = parameter(
-        'auto', 'Of the arithmetic; auto is what a TensorRT plan has, fp16 in torch on a GPU, '
+        'auto', 'Of the arithmetic; auto is what a TensorRT plan has, '
         'int8 or else bf16 in OpenVINO where the CPU has it and the model was verified in it, '
         'else fp32.',
         choices=('auto', *models.PRECISIONS),
