@@ -15,7 +15,7 @@ from mnv2_perception.tasks.onnx_spec import read_spec
 SHIPPED = {
     'unet_mobilenetv2_ground_fast': 96, 'unet_mobilenetv2_ground': 1280,
     'mobilenetv2_ground_ahead': 96, 'ssdlite_mobilenetv2_ground': 96,
-    'ssdlite_mobilenetv2_camvid': 320,
+    'ssdlite_mobilenetv2_camvid': 96,
 }
 
 
