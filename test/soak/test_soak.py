@@ -190,12 +190,12 @@ class Robot:
             answer = self.peer.call(SetParameters, f'{SEGMENTATION}/set_parameters', request)
             assert answer.results[0].successful, answer
 
-            def in_use(stem: str = Path(model).stem) -> bool:
+            def in_use(name: str = Path(model).name) -> bool:
                 self.frame()
                 values = {each.key: each.value for each in
                           self.peer.statuses[SEGMENTATION[1:]].values}
                 # Its int8 file, where the CPU computes in it.
-                return values.get('model_file') in (f'{stem}.onnx', f'{stem}_int8.onnx')
+                return values.get('model_file') in (name, name.replace('.onnx', '_int8.onnx'))
 
             wait(in_use, 20.0, f'{model} is in use')
 
