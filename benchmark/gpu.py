@@ -78,6 +78,7 @@ def milliseconds(call: Any, runs: int) -> list[float]:
 def measure(path: Path, images: list[Any], runs: int, rate: float) -> list[dict[str, Any]]:
     """Return a row for each precision."""
     rows = []
+    floor_ms = bytes_of_convolutions(path) / rate * 1e3
     with tempfile.TemporaryDirectory() as folder:
         program, graph = Path(folder, 'model.pt2'), Path(folder, 'model.onnx')
         export_model(path, program)
@@ -109,7 +110,7 @@ def measure(path: Path, images: list[Any], runs: int, rate: float) -> list[dict[
                 'ms': round(statistics.median(taken), 3),
                 'p95_ms': round(float(np.percentile(taken, 95)), 3),
                 'graph_ms': round(begin.elapsed_time(end) / runs, 3),
-                'floor_fp16_ms': round(bytes_of_convolutions(path) / rate * 1e3, 4),
+                'floor_fp16_ms': round(floor_ms, 4),
                 'same_ids': round(statistics.mean(same), 5), 'least_same_ids': round(min(same), 5),
             })
     return rows

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mnv2_perception.engines.base import check_precision, Engine, Opening, Tensors, TensorSpec
-from mnv2_perception.engines.plans import cache_folder, write_whole
+from mnv2_perception.engines.plans import cache_folder, sha256, write_whole
 from mnv2_perception.engines.verified import int8_beside, read_verified, verified_int8
 from mnv2_perception.errors import EngineError
 
@@ -149,7 +149,7 @@ class OpenVINOEngine(Engine):
         In int8 OpenVINO compiles for half a second, every time.
         """
         key = json.dumps([
-            hashlib.sha256(file.read_bytes()).hexdigest(), config, self._capabilities(),
+            sha256(file), config, self._capabilities(),
             self._core.get_property('CPU', 'FULL_DEVICE_NAME'),
             self._core.get_versions('CPU')['CPU'].build_number,
         ])
