@@ -100,7 +100,8 @@ class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
         result = segmenter.finish(image, outputs)
         held = self.greeting.holding()
         # Confidence first: whoever pairs the two has both when the mask arrives.
-        self._confidence.publish(mask_to_msg(result.confidence, header), elsewhere=not held)
+        if self._confidence.get_subscription_count():
+            self._confidence.publish(mask_to_msg(result.confidence, header), elsewhere=not held)
         self._mask.publish(mask_to_msg(result.class_ids, header), elsewhere=not held)
         if not held and self._compressed.get_subscription_count():
             self._compressed.publish(mask_to_png_msg(result.class_ids, header))

@@ -1,7 +1,8 @@
 """Segmenter: one RGB image in, class ids and their confidence out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,21 @@ from mnv2_perception.vision.preprocess import check_image, rotate_image
 class Segmentation:
     """What a segmenter says of one image.
 
-    Attributes:
+    Args:
         class_ids: (H, W) uint8, the image's size; 255 where no class is sure enough.
-        confidence: (H, W) uint8, probability of the winning class × 255; always 255 where there
-            is a class if the model gives ids alone.
+        find_confidence: called when `confidence` is first asked for: not every robot wants it.
     """
 
     class_ids: NDArray[np.uint8]
-    confidence: NDArray[np.uint8]
+    find_confidence: Callable[[], NDArray[np.uint8]]
+
+    @cached_property
+    def confidence(self) -> NDArray[np.uint8]:
+        """(H, W) uint8, probability of the winning class × 255.
+
+        Always 255 where there is a class if the model gives ids alone.
+        """
+        return self.find_confidence()
 
 
 class Segmenter(Pipeline[Segmentation]):
@@ -97,13 +105,17 @@ class Segmenter(Pipeline[Segmentation]):
         if self.min_confidence > 0.0:
             ids[confidence < round(self.min_confidence * 255)] = UNLABELLED
         height, width = image.shape[:2]
-        upright = (width, height) if self.rotate in (90, 270) else (height, width)
-        placed = self.placement(image, self.rotate)
-        ids = rotate_image(ids_on_image(ids, *upright, placed), -self.rotate)
-        confidence = rotate_image(ids_on_image(confidence, *upright, placed), -self.rotate)
+        rotate = self.rotate
+        upright = (width, height) if rotate in (90, 270) else (height, width)
+        placed = self.placement(image, rotate)
+
+        def on_image(cells: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            return rotate_image(ids_on_image(cells, *upright, placed), -rotate)
+
+        ids = on_image(ids)
         if self.ignore_mask is not None:
             ids[self.ignore_mask] = UNLABELLED
-        return Segmentation(ids, confidence)
+        return Segmentation(ids, partial(on_image, confidence))
 
     def _decode(
         self, arrays: Sequence[NDArray[Any]]

@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import time
+from typing import Any
 import zipfile
 
 from identity_network import (
@@ -459,6 +460,28 @@ def test_openvino_gives_what_onnx_runtime_gives(precision: str, agreement: float
     assert (found.class_ids == expected.class_ids).mean() >= agreement
     difference = found.confidence.astype(int) - expected.confidence
     assert np.abs(difference).mean() <= (1.0 - agreement) * 255
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'int8'])
+def test_openvino_takes_the_softmax_that_is_quick_there(
+    precision: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = pytest.importorskip('openvino', reason='no openvino: run make setup-train')
+    compile_model = found.Core.compile_model
+    operations: list[str] = []
+
+    def watched(core: Any, network: Any, *args: Any) -> Any:
+        operations.extend(each.get_type_name() for each in network.get_ops())
+        return compile_model(core, network, *args)
+
+    monkeypatch.setattr(found.Core, 'compile_model', watched)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    model = find_model('unet_mobilenetv2_ground_fast')
+    try:
+        open_engine(model, 'openvino', precision=precision).close()
+    except EngineError as exc:
+        pytest.skip(str(exc))
+    assert 'Softmax' in operations and 'ReduceSum' not in operations
 
 
 # auto

@@ -475,8 +475,8 @@ def test_components_of_a_mask_are_detections_best_first() -> None:
     ids = np.zeros((10, 20), np.uint8)
     ids[1:4, 2:6], ids[5:9, 10:12], ids[0, 19] = 1, 2, 1
     confidence = np.where(ids == 2, 204, 102).astype(np.uint8)
-    found = detections_from_mask(Segmentation(ids, confidence), (1, 2), min_area=2)
+    found = detections_from_mask(Segmentation(ids, lambda: confidence), (1, 2), min_area=2)
     assert found.boxes.tolist() == [[10, 5, 12, 9], [2, 1, 6, 4]]
     assert found.class_ids.tolist() == [2, 1]
     assert found.scores.tolist() == pytest.approx([0.8, 0.4])
-    assert detections_from_mask(Segmentation(ids, confidence), (3,)).boxes.shape == (0, 4)
+    assert detections_from_mask(Segmentation(ids, lambda: confidence), (3,)).boxes.shape == (0, 4)
