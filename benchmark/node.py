@@ -1,22 +1,25 @@
 """What a robot gets from the node, by default and tuned: `python benchmark/node.py`.
 
-Nodes in processes of their own take turns on a drawn street of 480 × 640, sent from this process:
+Nodes in processes of their own, on a drawn street of 480 × 640 that this process sends:
 
 * `tutorial`: tutorial_node.py, what tutorials show, on the same network in ONNX Runtime.
 * `default`: segmentation_node with no parameter but the model.
 * `onnx_runtime fp32`: segmentation_node in the tutorial's runtime and precision.
 
+Each round starts all three, and then they take several turns, one at work while the others wait:
+a shared machine may be half as fast from one minute to the next.
+
 Closed loop: the next image is sent when the mask has come. Fixed rate: an image every 1/rate s,
 whatever comes back; what has no mask in the end is lost. Latency is from before the image is
 published until its mask is here. The floor is the bare call: ONNX Runtime in this process on the
-network alone, with a scaled float image, measured in each round before the nodes start.
+network alone, with a scaled float image, measured in each turn.
 
-Writes results/node.json and docs/node.png; prints a table. Five minutes a model.
+Writes results/node.json and docs/node.png; prints a table. Four minutes a model.
 """
 
 import argparse
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, ExitStack
 import json
 import os
 from pathlib import Path
@@ -41,7 +44,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from mnv2_perception.engines import open_engine
+from mnv2_perception.engines import Engine, open_engine
 from mnv2_perception.engines.graph import cut_network
 from mnv2_perception.evaluation.benchmark import cpu_name
 from mnv2_perception.nodes.messages import rgb_to_msg
@@ -58,10 +61,10 @@ WAYS = ('tutorial', 'default', 'onnx_runtime fp32')
 
 
 class Camera(Node):
-    """Sends images, and notes when their masks come."""
+    """Sends images to the node of a namespace, and notes when their masks come."""
 
-    def __init__(self) -> None:
-        super().__init__('camera')
+    def __init__(self, namespace: str) -> None:
+        super().__init__('camera', namespace=namespace)
         self.images = [
             rgb_to_msg(draw_scene(7, index / 10.0, HEIGHT, WIDTH)[0], Header())
             for index in range(8)
@@ -128,7 +131,12 @@ def command(way: str, model: Path, network: Path, threads: int) -> list[str]:
             engine, precision = way.split()
             parameters += [f'engine:={engine}', f'precision:={precision}']
     given = [part for value in parameters for part in ('-p', value)]
-    return [sys.executable, *start, '--ros-args', *given]
+    return [sys.executable, *start, '--ros-args', '-r', f'__ns:={namespace(way)}', *given]
+
+
+def namespace(way: str) -> str:
+    """Return the namespace of a node and its camera."""
+    return f'/{way.replace(" ", "_")}'
 
 
 @contextmanager
@@ -158,81 +166,115 @@ def memory_mb(pid: int) -> float:
     raise SystemExit(f'/proc/{pid}/status has no VmRSS')
 
 
-def measure(arguments: Sequence[str], images: int, rate_hz: float) -> dict[str, float]:
-    """Start a node, send it images both ways, and return what it took."""
-    rclpy.init()
-    camera = Camera()
+def first_mask_s(camera: Camera) -> float:
+    """Send images until a mask comes, and return how long that took."""
     started_s = time.perf_counter()
-    with running(arguments) as process:
-        while not camera.latencies_ms:  # the first images find nobody, or are held back
-            if time.perf_counter() > started_s + 60.0:
-                raise SystemExit(f'no mask in 60 s: {" ".join(arguments)}')
-            camera.spin_until(time.perf_counter() + 0.2, camera.send())
-        first_mask_s = time.perf_counter() - started_s
-        camera.closed_loop(WARM_UP)
-        busy_s = cpu_s(process.pid)
-        closed = camera.closed_loop(images)
-        busy_s = cpu_s(process.pid) - busy_s
-        fixed = camera.fixed_rate(images, rate_hz)
-        held_mb = memory_mb(process.pid)
-    camera.executor_.shutdown()
-    camera.destroy_node()
-    rclpy.shutdown()
-    return {
-        **closed, **fixed, 'cpu_ms': 1000.0 * busy_s / images, 'memory_mb': held_mb,
-        'first_mask_s': first_mask_s,
-    }
+    while not camera.latencies_ms:  # the first images find nobody, or are held back
+        if time.perf_counter() > started_s + 60.0:
+            raise SystemExit(f'no mask in 60 s: {camera.get_namespace()}')
+        camera.spin_until(time.perf_counter() + 0.1, camera.send())
+    return time.perf_counter() - started_s
 
 
-def bare_ms(network: Path, threads: int, runs: int) -> float:
+def bare_ms(engine: Engine, runs: int) -> float:
     """Return the median of the bare call."""
-    with open_engine(network, 'onnx_runtime', threads) as engine:
-        (spec,) = engine.inputs
-        sides = [side for side in spec.shape if side is not None]
-        tensor = np.random.default_rng(0).standard_normal(sides).astype(spec.dtype)
-        times = []
-        for _ in range(runs):
-            start_s = time.perf_counter()
-            engine.infer({spec.name: tensor})
-            times.append(1000.0 * (time.perf_counter() - start_s))
+    (spec,) = engine.inputs
+    sides = [side for side in spec.shape if side is not None]
+    tensor = np.random.default_rng(0).standard_normal(sides).astype(spec.dtype)
+    times = []
+    for _ in range(runs):
+        start_s = time.perf_counter()
+        engine.infer({spec.name: tensor})
+        times.append(1000.0 * (time.perf_counter() - start_s))
     return statistics.median(times[len(times) // 10:])
 
 
+def measure_round(
+    lines: dict[str, list[str]], engine: Engine, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Start the nodes, let them take turns, and return the medians of their turns."""
+    images, found = arguments.images, {way: {} for way in lines}
+    turns: dict[str, list[dict[str, float]]] = {way: [] for way in lines}
+    bare: list[float] = []
+    rclpy.init()
+    cameras = {way: Camera(namespace(way)) for way in lines}
+    with ExitStack() as stack:
+        pids = {}
+        for way, camera in cameras.items():
+            pids[way] = stack.enter_context(running(lines[way])).pid
+            found[way]['first_mask_s'] = first_mask_s(camera)
+            camera.closed_loop(WARM_UP)
+        for _ in range(arguments.turns):
+            bare.append(bare_ms(engine, images))
+            for way, camera in cameras.items():
+                camera.closed_loop(3)  # the machine has been at others' work
+                busy_s = cpu_s(pids[way])
+                closed = camera.closed_loop(images)
+                busy_s = cpu_s(pids[way]) - busy_s
+                fixed = camera.fixed_rate(images, arguments.rate)
+                turns[way].append({**closed, **fixed, 'cpu_ms': 1000.0 * busy_s / images})
+        for way in cameras:
+            found[way]['memory_mb'] = memory_mb(pids[way])
+    for camera in cameras.values():
+        camera.executor_.shutdown()
+        camera.destroy_node()
+    rclpy.shutdown()
+    return {'bare_ms': bare, 'ways': found, 'turns': turns}
+
+
 def measure_model(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure one model in rounds in which the ways take turns; return figures and ratios."""
+    """Measure one model in rounds; return figures, and ratios of turns side by side."""
     model = find_model(name)
-    rounds: list[dict[str, Any]] = []
+    bare: list[float] = []
+    once: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    turns: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         network = Path(folder) / 'network.onnx'
         cut_network(model, network)
-        for number in range(arguments.rounds):
-            found: dict[str, Any] = {'bare_ms': bare_ms(network, arguments.threads, 30)}
-            for way in WAYS[number % len(WAYS):] + WAYS[:number % len(WAYS)]:
-                line = command(way, model, network, arguments.threads)
-                found[way] = measure(line, arguments.images, arguments.rate)
-                print(name, number, way, json.dumps(found[way]), file=sys.stderr, flush=True)
-            rounds.append(found)
+        lines = {way: command(way, model, network, arguments.threads) for way in WAYS}
+        with open_engine(network, 'onnx_runtime', arguments.threads) as engine:
+            for number in range(arguments.rounds):
+                found = measure_round(lines, engine, arguments)
+                bare += found['bare_ms']
+                for way in WAYS:
+                    once[way].append(found['ways'][way])
+                    turns[way] += found['turns'][way]
+                    print(name, number, way, json.dumps(found['turns'][way][-1]),
+                          file=sys.stderr, flush=True)
 
-    def median(way: str, key: str) -> float:
-        return round(statistics.median(each[way][key] for each in rounds), 3)
+    def medians(each: list[dict[str, float]]) -> dict[str, float]:
+        return {key: round(statistics.median(found[key] for found in each), 3) for key in each[0]}
 
-    tutorial = 'tutorial'
+    def to_tutorial(key: str) -> dict[str, list[float]]:
+        return {
+            way: quartiles([ours[key] / theirs[key] for ours, theirs in zip(
+                turns[way], turns['tutorial'], strict=True)]) for way in WAYS[1:]
+        }
+
     return {
-        'bare_ms': round(statistics.median(each['bare_ms'] for each in rounds), 3),
-        'ways': {way: {key: median(way, key) for key in rounds[0][way]} for way in WAYS},
-        # Of rounds side by side.
-        'masks_per_s_to_tutorial': {
-            way: [round(each[way]['masks_per_s'] / each[tutorial]['masks_per_s'], 3)
-                  for each in rounds] for way in WAYS[1:]
-        },
-        'p95_to_tutorial': {
-            way: [round(each[way]['p95_ms'] / each[tutorial]['p95_ms'], 3) for each in rounds]
-            for way in WAYS[1:]
-        },
+        'bare_ms': round(statistics.median(bare), 3),
+        'ways': {way: {**medians(turns[way]), **medians(once[way])} for way in WAYS},
+        # Of turns side by side: lower quartile, median, upper quartile.
+        'masks_per_s_to_tutorial': to_tutorial('masks_per_s'),
+        'p95_to_tutorial': to_tutorial('p95_ms'),
         'ms_above_bare': {
-            way: [round(each[way]['ms'] - each['bare_ms'], 3) for each in rounds] for way in WAYS
+            way: quartiles([each['ms'] - floor for each, floor in zip(
+                turns[way], bare, strict=True)]) for way in WAYS
+        },
+        'ms_to_bare': {
+            way: quartiles([each['ms'] / floor for each, floor in zip(
+                turns[way], bare, strict=True)]) for way in WAYS
+        },
+        'p95_to_bare': {
+            way: quartiles([each['p95_ms'] / floor for each, floor in zip(
+                turns[way], bare, strict=True)]) for way in WAYS
         },
     }
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """Return the quartiles of values, the median between."""
+    return [round(float(value), 3) for value in np.quantile(values, (0.25, 0.5, 0.75))]
 
 
 def draw(result: dict[str, Any], out: Path) -> None:
@@ -265,7 +307,8 @@ def main() -> None:
         default=['unet_mobilenetv2_ground_fast', 'unet_mobilenetv2_ground'],
     )
     parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--images', type=int, default=150, help='in each way of sending')
+    parser.add_argument('--turns', type=int, default=6, help='of each node in a round')
+    parser.add_argument('--images', type=int, default=30, help='in a turn, in each way of sending')
     parser.add_argument('--rate', type=float, default=30.0, help='Hz')
     parser.add_argument('--threads', type=int, default=0, help='0: one for each core')
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmark/results/node.json')
@@ -273,8 +316,8 @@ def main() -> None:
     arguments = parser.parse_args()
     result = {
         'machine': {'cpu': cpu_name(), 'load': os.getloadavg()[0]},
-        'settings': {name: getattr(arguments, name) for name in ('rounds', 'images', 'rate',
-                                                                 'threads')},
+        'settings': {name: getattr(arguments, name) for name in ('rounds', 'turns', 'images',
+                                                                 'rate', 'threads')},
         'models': {name: measure_model(name, arguments) for name in arguments.models},
     }
     arguments.out.write_text(json.dumps(result, indent=2) + '\n')

@@ -26,7 +26,7 @@ from identity_network import (
 )
 import numpy as np
 from numpy.typing import NDArray
-from onnx_graphs import write_convolutions
+from onnx_graphs import write_convolutions, write_share
 from pretend_gpu import GPU, install, VERSION
 import pytest
 
@@ -482,6 +482,30 @@ def test_openvino_takes_the_softmax_that_is_quick_there(
     except EngineError as exc:
         pytest.skip(str(exc))
     assert 'Softmax' in operations and 'ReduceSum' not in operations
+
+
+@pytest.mark.parametrize(
+    ('changes', 'taken'),
+    [
+        ({}, True), ({'keepdims': 1}, True), ({'shape': ['n', 5, 'h', 'w']}, True),
+        ({'top': 2, 'total': 2, 'back': 2}, True), ({'total': 2}, False), ({'one': 2.0}, False),
+        ({'one': [[[[1.0]]]]}, False), ({'one': [[[1.0]]] * 5}, False),
+    ],
+)
+def test_openvino_takes_softmax_only_for_what_equals_it(
+    changes: dict[str, Any], taken: bool, tmp_path: Path
+) -> None:
+    found = pytest.importorskip('openvino', reason='no openvino: run make setup-train')
+    path = write_share(tmp_path / 'share.onnx', **changes)
+    scores = np.random.default_rng(0).standard_normal((1, 5, 5, 5)).astype(np.float32)
+    network = found.Core().read_model(str(path))
+    openvino.take_softmax(network)
+    assert ('Softmax' in {each.get_type_name() for each in network.get_ops()}) == taken
+    got, wanted = (
+        open_engine(path, name).infer({'image': scores})['share']
+        for name in ('openvino', 'onnx_runtime')
+    )
+    assert got.shape == wanted.shape and np.allclose(got, wanted, atol=1e-6)
 
 
 # auto

@@ -16,6 +16,7 @@ import pytest
 from mnv2_perception.errors import EngineError, ImageError, ModelError, SetupError
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
 from mnv2_perception.tasks import models
+from mnv2_perception.tasks import segmenter as module
 from mnv2_perception.tasks.contract import images_at_once
 from mnv2_perception.tasks.detector import detections_from_mask
 from mnv2_perception.tasks.models import find_model, find_shared_file, OpenModels
@@ -339,6 +340,22 @@ def test_a_dark_frame_is_scaled_by_type_not_by_content(tmp_path: Path) -> None:
     result = segmenter(dark)
     assert np.array_equal(result.confidence, np.maximum(dark.max(axis=2), 1))
     assert np.array_equal(result.class_ids, dark.argmax(axis=2))
+
+
+def test_confidence_is_placed_on_the_image_when_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed: list[NDArray[np.uint8]] = []
+
+    def watched(cells: NDArray[np.uint8], *args: Any) -> NDArray[np.uint8]:
+        placed.append(cells)
+        return decode.ids_on_image(cells, *args)
+
+    monkeypatch.setattr(module, 'ids_on_image', watched)
+    result = identity_segmenter(tmp_path, 16, 16)(noise(16, 16))
+    assert len(placed) == 1
+    confidence = result.confidence
+    assert len(placed) == 2 and result.confidence is confidence
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
