@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.engines import Engine
+from mnv2_perception.errors import ModelError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.tasks.pipeline import check_between_0_and_1, check_rotation, Pipeline
 from mnv2_perception.tasks.segmenter import Segmentation
@@ -78,7 +79,8 @@ class Detector(Pipeline[Detections]):
         """Put the best of the model's boxes on the image.
 
         Raises:
-            ModelError: an output is not finite.
+            ModelError: an output is not finite, a score not between 0 and 1, or a class id not
+                one of the model's.
         """
         candidates, scores, class_ids = (array[0] for array in outputs)
         self.require_finite(np.isfinite(candidates).all(axis=1) & np.isfinite(scores))
@@ -87,7 +89,16 @@ class Detector(Pipeline[Detections]):
             candidates, height, width, self.rotate, self.placement(image, self.rotate)
         )
         kept = select_boxes(boxes, scores, class_ids, self.min_score, self.nms_iou)
-        return Detections(boxes[kept], scores[kept], class_ids[kept].astype(np.int32))
+        self.require_probabilities(scores[kept])  # rows that hold no box may have any
+        found = class_ids[kept].astype(np.int32)
+        unknown = found[(found < 0) | (found >= len(self.spec.classes))]
+        if len(unknown):
+            raise ModelError(
+                f'{self.engine.model}: gives a box of class id {unknown[0]}, expected 0 to '
+                f'{len(self.spec.classes) - 1}, as it has {len(self.spec.classes)} classes; if '
+                f'its ids count from 1, begin the classes with one called background'
+            )
+        return Detections(boxes[kept], scores[kept], found)
 
 
 def detections_from_mask(
