@@ -15,6 +15,8 @@ from mnv2_perception.tasks.segmenter import Segmentation
 from mnv2_perception.vision.detections import boxes_on_image, components, select_boxes
 from mnv2_perception.vision.preprocess import check_image, rotate_image
 
+FARTHEST = 4.0  # that a box which counts reaches, the network's frame being 0 to 1
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -79,11 +81,18 @@ class Detector(Pipeline[Detections]):
         """Put the best of the model's boxes on the image.
 
         Raises:
-            ModelError: an output is not finite, a score not between 0 and 1, or a class id not
-                one of the model's.
+            ModelError: an output is not finite, boxes are not in the network's frame, a score is
+                not between 0 and 1, or a class id not one of the model's.
         """
         candidates, scores, class_ids = (array[0] for array in outputs)
         self.require_finite(np.isfinite(candidates).all(axis=1) & np.isfinite(scores))
+        sure = np.abs(candidates[scores >= self.min_score])
+        if sure.size and sure.max() > FARTHEST:
+            raise ModelError(
+                f'{self.engine.model}: gives a box that reaches to {sure.max():.3g}, expected 0 '
+                f"to 1 of the network's frame; if these are pixels, divide them by width and "
+                f'height in the graph'
+            )
         height, width = image.shape[:2]
         boxes = boxes_on_image(
             candidates, height, width, self.rotate, self.placement(image, self.rotate)

@@ -130,8 +130,8 @@ class Pipeline(ABC, Generic[Result]):
         if math.isfinite(high - low) and not -ROUNDING <= low <= high <= 1.0 + ROUNDING:
             raise ModelError(
                 f'{self.engine.model}: its scores for this image go from {low:.3g} to {high:.3g}, '
-                f'expected 0 to 1, as the spec says {self.spec.output}; correct its output '
-                f'(logits?), or export with softmax or sigmoid'
+                f'expected 0 to 1, as the spec says {self.spec.output}; export it with softmax or '
+                'sigmoid' + ', or correct the spec (logits?)' * (self.spec.task != 'detection')
             )
 
     def close(self) -> None:
