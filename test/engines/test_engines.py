@@ -446,6 +446,29 @@ def test_idle_threads_leave_the_cpu_to_the_other_models(name: str) -> None:
     assert np.median(idle_s) < 0.005  # threads that spin while they wait take 0.02 and more
 
 
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_onnx_runtime_holds_an_inference_once() -> None:
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    script = (
+        'import pathlib, re, sys\n'
+        'import numpy, onnxruntime\n'
+        'from mnv2_perception.engines import open_engine\n'
+        'def held_mb():\n'
+        "    status = pathlib.Path('/proc/self/status').read_text()\n"
+        "    return int(re.search(r'VmRSS:\\s*(\\d+)', status)[1]) / 1024\n"
+        'before = held_mb()\n'
+        "with open_engine(pathlib.Path(sys.argv[1]), 'onnx_runtime') as engine:\n"
+        '    for _ in range(3):\n'
+        "        engine.infer({'image': numpy.zeros(engine.inputs[0].shape, numpy.uint8)})\n"
+        '    print(held_mb() - before)\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', script, str(find_model('unet_mobilenetv2_ground'))],
+        capture_output=True, text=True, check=True,
+    )
+    assert float(done.stdout) < 165.0  # 130 MB; 207 with what a memory pattern adds
+
+
 @pytest.mark.parametrize(('precision', 'agreement'), [('fp32', 0.999), ('bf16', 0.97)])
 def test_openvino_gives_what_onnx_runtime_gives(precision: str, agreement: float) -> None:
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
