@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mnv2_perception.engines import openvino_passes
 from mnv2_perception.engines.base import check_precision, Engine, Opening, Tensors, TensorSpec
 from mnv2_perception.engines.plans import cache_folder, sha256, write_whole
 from mnv2_perception.engines.verified import int8_beside, read_verified, verified_int8
@@ -73,7 +74,7 @@ class OpenVINOEngine(Engine):
                 'ENABLE_CPU_PINNING': False,
             }
             if file == model:
-                take_softmax(network)
+                openvino_passes.rewrite(network)
                 compiled = self._core.compile_model(network, 'CPU', config)
             else:
                 compiled = self._compile_once(file, config)
@@ -152,7 +153,7 @@ class OpenVINOEngine(Engine):
         key = json.dumps([
             sha256(file), config, self._capabilities(),
             self._core.get_property('CPU', 'FULL_DEVICE_NAME'),
-            self._core.get_versions('CPU')['CPU'].build_number, take_softmax.__name__,
+            self._core.get_versions('CPU')['CPU'].build_number, openvino_passes.VERSION,
         ])
         digest = hashlib.sha256(key.encode()).hexdigest()
         path = cache_folder().with_name('openvino') / f'{file.stem}-{digest[:16]}.blob'
@@ -167,7 +168,7 @@ class OpenVINOEngine(Engine):
         except (OSError, RuntimeError) as exc:
             logger.warning('%s: cannot be used, and is made again: %s', path, exc)
         network = self._core.read_model(str(file))
-        take_softmax(network)
+        openvino_passes.rewrite(network)
         compiled = self._core.compile_model(network, 'CPU', config)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,49 +191,6 @@ class OpenVINOEngine(Engine):
 
     def _release(self) -> None:
         del self._requests
-
-
-def take_softmax(network: Any) -> None:
-    """Let a graph take the greatest softmax where it has 1 / Σ exp(x − max x), which is the same.
-
-    OpenVINO sums over the classes slowly: that took a tenth of an inference. ONNX Runtime is slow
-    at softmax over them, so the file has the sum (`nets.export.IdsAndConfidence`).
-    """
-    try:
-        from openvino import opset13
-        from openvino.passes import AnyInput, Manager, Matcher, MatcherPass, WrapType
-    except ImportError:  # before 2025: the sum is slower, and as right
-        return
-    scores = AnyInput()
-    axes = [WrapType('opset13.Constant') for _ in range(3)]
-    top = WrapType('opset13.ReduceMax', [scores, axes[0]])
-    below = WrapType(
-        'opset13.Subtract', [scores, WrapType('opset13.Unsqueeze', [top, axes[1]])]
-    )
-    total = WrapType('opset13.ReduceSum', [WrapType('opset13.Exp', [below]), axes[2]])
-    one = WrapType('opset13.Constant')
-    confidence = WrapType('opset13.Divide', [one, total])
-
-    def replace(found: Any) -> bool:
-        nodes = found.get_pattern_value_map()
-        along = {tuple(nodes[each].get_node().get_vector()) for each in axes}
-        constant = nodes[one].get_node()
-        plain = not constant.get_output_shape(0) and constant.get_vector()[0] == 1.0
-        if not plain or len(along) > 1 or len(axis := along.pop()) > 1:
-            return False
-        softmax = opset13.softmax(nodes[scores], *axis)
-        keep = nodes[total].get_node().get_attributes()['keep_dims']
-        nodes[confidence].replace(opset13.reduce_max(softmax, axis, keep).output(0))
-        return True
-
-    class Softmax(MatcherPass):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_matcher(Matcher(confidence, 'Softmax'), replace)
-
-    manager = Manager()
-    manager.register_pass(Softmax())
-    manager.run_passes(network)
 
 
 def cpu_flags() -> set[str]:

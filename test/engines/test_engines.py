@@ -14,7 +14,6 @@ import re
 import subprocess
 import sys
 import time
-from typing import Any
 import zipfile
 
 from identity_network import (
@@ -26,7 +25,7 @@ from identity_network import (
 )
 import numpy as np
 from numpy.typing import NDArray
-from onnx_graphs import write_convolutions, write_share
+from onnx_graphs import write_convolutions
 from pretend_gpu import GPU, install, VERSION
 import pytest
 
@@ -483,52 +482,6 @@ def test_openvino_gives_what_onnx_runtime_gives(precision: str, agreement: float
     assert (found.class_ids == expected.class_ids).mean() >= agreement
     difference = found.confidence.astype(int) - expected.confidence
     assert np.abs(difference).mean() <= (1.0 - agreement) * 255
-
-
-@pytest.mark.parametrize('precision', ['fp32', 'int8'])
-def test_openvino_takes_the_softmax_that_is_quick_there(
-    precision: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    found = pytest.importorskip('openvino', reason='no openvino: run make setup-train')
-    compile_model = found.Core.compile_model
-    operations: list[str] = []
-
-    def watched(core: Any, network: Any, *args: Any) -> Any:
-        operations.extend(each.get_type_name() for each in network.get_ops())
-        return compile_model(core, network, *args)
-
-    monkeypatch.setattr(found.Core, 'compile_model', watched)
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    model = find_model('unet_mobilenetv2_ground_fast')
-    try:
-        open_engine(model, 'openvino', precision=precision).close()
-    except EngineError as exc:
-        pytest.skip(str(exc))
-    assert 'Softmax' in operations and 'ReduceSum' not in operations
-
-
-@pytest.mark.parametrize(
-    ('changes', 'taken'),
-    [
-        ({}, True), ({'keepdims': 1}, True), ({'shape': ['n', 5, 'h', 'w']}, True),
-        ({'top': 2, 'total': 2, 'back': 2}, True), ({'total': 2}, False), ({'one': 2.0}, False),
-        ({'one': [[[[1.0]]]]}, False), ({'one': [[[1.0]]] * 5}, False),
-    ],
-)
-def test_openvino_takes_softmax_only_for_what_equals_it(
-    changes: dict[str, Any], taken: bool, tmp_path: Path
-) -> None:
-    found = pytest.importorskip('openvino', reason='no openvino: run make setup-train')
-    path = write_share(tmp_path / 'share.onnx', **changes)
-    scores = np.random.default_rng(0).standard_normal((1, 5, 5, 5)).astype(np.float32)
-    network = found.Core().read_model(str(path))
-    openvino.take_softmax(network)
-    assert ('Softmax' in {each.get_type_name() for each in network.get_ops()}) == taken
-    got, wanted = (
-        open_engine(path, name).infer({'image': scores})['share']
-        for name in ('openvino', 'onnx_runtime')
-    )
-    assert got.shape == wanted.shape and np.allclose(got, wanted, atol=1e-6)
 
 
 # auto
