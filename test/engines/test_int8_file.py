@@ -31,8 +31,10 @@ from mnv2_perception.engines.verified import (
 from mnv2_perception.errors import EngineError, ModelError
 from mnv2_perception.evaluation.evaluate import evaluate_model
 from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.tasks.detector import Detector
 from mnv2_perception.tasks.models import find_model, opening, shared_folders
 from mnv2_perception.tasks.segmenter import Segmenter
+from mnv2_perception.vision.detections import box_iou
 
 pytestmark = pytest.mark.train
 HAS_BF16 = 'BF16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
@@ -338,7 +340,8 @@ def test_a_shipped_int8_file_is_the_one_that_its_model_was_verified_with(path: P
 
 def test_the_default_models_are_shipped_in_int8_and_not_listed_as_models_of_their_own() -> None:
     assert {path.stem for path in SHIPPED} >= {
-        'unet_mobilenetv2_ground_int8', 'unet_mobilenetv2_ground_fast_int8'
+        'unet_mobilenetv2_ground_int8', 'unet_mobilenetv2_ground_fast_int8',
+        'ssdlite_mobilenetv2_ground_int8',
     }
     with pytest.raises(ModelError, match='shipped are') as caught:
         find_model('nothing')
@@ -346,17 +349,32 @@ def test_the_default_models_are_shipped_in_int8_and_not_listed_as_models_of_thei
     assert '_int8' not in str(caught.value)
 
 
+def pictures(data: Path) -> list[NDArray[np.uint8]]:
+    paths = sorted((data / 'ground/val/images').iterdir())[::14]
+    return [np.ascontiguousarray(cv2.imread(str(path))[..., ::-1]) for path in paths]
+
+
 @pytest.mark.usefixtures('cpu')
-@pytest.mark.parametrize('path', SHIPPED, ids=lambda path: path.stem)
-def test_on_real_pictures_it_says_what_fp32_says(path: Path, mnv2_data: Path) -> None:
-    name = path.stem.removesuffix('_int8')
-    pictures = sorted((mnv2_data / 'ground/val/images').iterdir())[::14]
-    same = []
+@pytest.mark.parametrize('name', ['unet_mobilenetv2_ground', 'unet_mobilenetv2_ground_fast'])
+def test_on_real_pictures_masks_are_those_of_fp32(name: str, mnv2_data: Path) -> None:
     int8, fp32 = Segmenter.open(name), Segmenter.open(name, precision='fp32')
     assert (int8.engine.precision, fp32.engine.precision) == ('int8', 'fp32')
-    for picture in pictures:
-        rgb = np.ascontiguousarray(cv2.imread(str(picture))[..., ::-1])
-        same.append(np.mean(int8(rgb).class_ids == fp32(rgb).class_ids))
+    same = [np.mean(int8(rgb).class_ids == fp32(rgb).class_ids) for rgb in pictures(mnv2_data)]
     int8.close()
     fp32.close()
     assert len(same) > 5 and np.mean(same) > 0.985 and min(same) > 0.95
+
+
+@pytest.mark.usefixtures('cpu')
+def test_on_real_pictures_boxes_are_those_of_fp32(mnv2_data: Path) -> None:
+    name = 'ssdlite_mobilenetv2_ground'
+    int8, fp32 = Detector.open(name), Detector.open(name, precision='fp32')
+    assert (int8.engine.precision, fp32.engine.precision) == ('int8', 'fp32')
+    found = []
+    for rgb in pictures(mnv2_data):
+        expected, boxes = fp32(rgb), int8(rgb).boxes
+        for box in expected.boxes[expected.scores > 0.5]:
+            found.append(box_iou(box[None], boxes).max(initial=0.0) > 0.7)
+    int8.close()
+    fp32.close()
+    assert len(found) > 10 and np.mean(found) > 0.95
