@@ -133,7 +133,7 @@ def write_mean_colour(path: Path, shape: tuple[int, ...] = (1, 3), **changes: An
 
 def write_share(
     path: Path, shape: Sequence[int | str] = (1, 5, 5, 5), top: int = 1, back: int = 1,
-    total: int = 1, keepdims: int = 0, one: Any = 1.0,
+    total: int = 1, keepdims: int = 0, one: Any = 1.0, top_keepdims: int = 0,
 ) -> Path:
     """Write `one` over the sum along `total` of exp(image − its maximum along `top`)."""
     helper = onnx().helper
@@ -141,7 +141,7 @@ def write_share(
         'one': np.array(one, np.float32), 'back': np.array([back]), 'total': np.array([total]),
     }
     steps = [
-        ('ReduceMax', 'image', 'top', {'axes': [top], 'keepdims': 0}),
+        ('ReduceMax', 'image', 'top', {'axes': [top], 'keepdims': top_keepdims}),
         ('Unsqueeze', 'top back', 'level', {}),
         ('Sub', 'image level', 'below', {}),
         ('Exp', 'below', 'powers', {}),

@@ -1,11 +1,13 @@
 """OpenVINO on the CPU."""
 
+from contextlib import suppress
 import hashlib
 from importlib.util import find_spec
 import json
 import logging
 from pathlib import Path
 from queue import SimpleQueue
+import threading
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +21,7 @@ HINTS = {'fp32': 'f32', 'bf16': 'bf16'}
 # Flags of CPUs that multiply int8 by themselves. Others are slow at it, and sums may overflow.
 VNNI = {'avx512_vnni', 'avx_vnni', 'amx_int8'}
 DIGEST_BYTES = 32
+KEPT = 16  # compiled models; that of one that was replaced is of no use to anybody
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +175,11 @@ class OpenVINOEngine(Engine):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             blob = compiled.export_model().getvalue()
-            write_whole(path, hashlib.sha256(blob).digest() + blob)
+            # Nodes that start together each keep one, under a name of its own while it is written.
+            own = path.with_name(f'{path.stem}.{threading.get_native_id()}')
+            write_whole(own, hashlib.sha256(blob).digest() + blob)
+            own.replace(path)
+            drop_oldest(path.parent)
         except (OSError, RuntimeError) as exc:
             logger.info('%s: cannot be kept, so each start compiles it: %s', path, exc)
         return compiled
@@ -190,6 +197,13 @@ class OpenVINOEngine(Engine):
 
     def _release(self) -> None:
         del self._requests
+
+
+def drop_oldest(folder: Path) -> None:
+    """Leave the newest KEPT files of a folder."""
+    with suppress(OSError):  # another process drops them, too
+        for path in sorted(folder.iterdir(), key=lambda each: each.stat().st_mtime)[:-KEPT]:
+            path.unlink()
 
 
 def take_softmax(network: Any) -> None:
@@ -215,6 +229,8 @@ def take_softmax(network: Any) -> None:
 
     def replace(found: Any) -> bool:
         nodes = found.get_pattern_value_map()
+        if nodes[top].get_node().get_attributes()['keep_dims']:  # then `below` has one side more
+            return False
         along = {tuple(nodes[each].get_node().get_vector()) for each in axes}
         constant = nodes[one].get_node()
         plain = not constant.get_output_shape(0) and constant.get_vector()[0] == 1.0

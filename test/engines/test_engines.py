@@ -490,6 +490,7 @@ def test_openvino_takes_the_softmax_that_is_quick_there(
         ({}, True), ({'keepdims': 1}, True), ({'shape': ['n', 5, 'h', 'w']}, True),
         ({'top': 2, 'total': 2, 'back': 2}, True), ({'total': 2}, False), ({'one': 2.0}, False),
         ({'one': [[[[1.0]]]]}, False), ({'one': [[[1.0]]] * 5}, False),
+        ({'top_keepdims': 1}, False),
     ],
 )
 def test_openvino_takes_softmax_only_for_what_equals_it(
