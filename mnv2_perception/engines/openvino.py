@@ -1,11 +1,13 @@
 """OpenVINO on the CPU."""
 
+from contextlib import suppress
 import hashlib
 from importlib.util import find_spec
 import json
 import logging
 from pathlib import Path
 from queue import SimpleQueue
+import threading
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +22,7 @@ HINTS = {'fp32': 'f32', 'bf16': 'bf16'}
 # Flags of CPUs that multiply int8 by themselves. Others are slow at it, and sums may overflow.
 VNNI = {'avx512_vnni', 'avx_vnni', 'amx_int8'}
 DIGEST_BYTES = 32
+KEPT = 16  # compiled models; that of one that was replaced is of no use to anybody
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +176,11 @@ class OpenVINOEngine(Engine):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             blob = compiled.export_model().getvalue()
-            write_whole(path, hashlib.sha256(blob).digest() + blob)
+            # Nodes that start together each keep one, under a name of its own while it is written.
+            own = path.with_name(f'{path.stem}.{threading.get_native_id()}')
+            write_whole(own, hashlib.sha256(blob).digest() + blob)
+            own.replace(path)
+            drop_oldest(path.parent)
         except (OSError, RuntimeError) as exc:
             logger.info('%s: cannot be kept, so each start compiles it: %s', path, exc)
         return compiled
@@ -191,6 +198,13 @@ class OpenVINOEngine(Engine):
 
     def _release(self) -> None:
         del self._requests
+
+
+def drop_oldest(folder: Path) -> None:
+    """Leave the newest KEPT files of a folder."""
+    with suppress(OSError):  # another process drops them, too
+        for path in sorted(folder.iterdir(), key=lambda each: each.stat().st_mtime)[:-KEPT]:
+            path.unlink()
 
 
 def cpu_flags() -> set[str]:

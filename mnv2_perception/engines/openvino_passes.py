@@ -46,6 +46,8 @@ def take_softmax() -> tuple[Any, Any]:
 
     def take_softmax(found: Any) -> bool:
         nodes = found.get_pattern_value_map()
+        if nodes[top].get_node().get_attributes()['keep_dims']:  # then `below` has one side more
+            return False
         along = {tuple(nodes[each].get_node().get_vector()) for each in axes}
         constant = nodes[one].get_node()
         plain = not constant.get_output_shape(0) and constant.get_vector()[0] == 1.0

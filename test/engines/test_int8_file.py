@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 import logging
+import os
 from pathlib import Path
 import shutil
+import threading
 
 import cv2
 import numpy as np
@@ -246,6 +248,54 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
     assert 'cannot be kept, so each start compiles it' in caplog.text
 
 
+@pytest.mark.usefixtures('cpu')
+def test_nodes_that_start_together_all_keep_what_they_compiled(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fsync, others = os.fsync, [threading.Thread(target=lambda: open_engine(model).close())]
+
+    def slow_disk(file: int) -> None:
+        fsync(file)
+        if others:  # a node that starts while the first one's disk is at work
+            other = others.pop()
+            other.start()
+            other.join()
+
+    monkeypatch.setattr(os, 'fsync', slow_disk)
+    with caplog.at_level(logging.INFO), open_engine(model) as engine:
+        assert engine.precision == 'int8' and not others
+    assert 'cannot be kept' not in caplog.text
+    kept, = (tmp_path / 'cache/mnv2_perception/openvino').iterdir()
+    assert kept.suffix == '.blob'
+
+
+@pytest.mark.usefixtures('cpu')
+def test_compiled_copies_of_models_that_were_replaced_do_not_fill_the_disk(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, 'KEPT', 3)
+    folder = tmp_path / 'cache/mnv2_perception/openvino'
+    for threads in range(1, 6):  # as good as other models
+        open_engine(model, 'openvino', threads).close()
+        newest = max(folder.iterdir(), key=lambda each: each.stat().st_mtime_ns)
+        os.utime(newest, (threads, threads))
+    assert sorted(each.stat().st_mtime for each in folder.iterdir()) == [3, 4, 5]
+
+
+@pytest.mark.usefixtures('cpu')
+def test_a_link_to_a_model_leads_to_its_int8_file(model: Path, tmp_path: Path) -> None:
+    link = tmp_path / 'current.onnx'
+    link.symlink_to(model)
+    for precision in ('auto', 'int8'):
+        with open_engine(link, 'openvino', precision=precision) as engine:
+            assert (engine.precision, engine.model) == ('int8', 'model_int8.onnx')
+    write_verified(link, link, {})  # as verify does
+    with open_engine(model, 'openvino') as engine:
+        assert engine.precision == 'fp32' and link.is_symlink()
+    shutil.copy(int8_beside(model), tmp_path / 'current_int8.onnx')
+    assert int8_beside(link) == tmp_path / 'current_int8.onnx'
+
+
 @needs_bf16
 def test_verify_measures_the_int8_file_and_writes_which_it_was(
     model: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -274,6 +324,22 @@ def test_verify_measures_the_int8_file_and_writes_which_it_was(
             values.append(evaluate_model(engine, spec, data)['miou'])
         engine.close()
     assert int8.value == min(values) < found['bf16'].value
+
+
+@needs_bf16
+def test_verify_tells_where_a_copy_lacks_the_int8_file(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind, value in (('images', image(0)[0]), ('labels', image(0)[0, ..., 0] % 3)):
+        (tmp_path / 'val' / kind).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / 'val' / kind / '0.png'), value)
+    copy = tmp_path / 'copy.onnx'
+    verify = ['verify', str(model), str(tmp_path / 'val')]
+    assert main([*verify, '--out', str(copy)]) == 0
+    told = f'copy.onnx: takes int8 once {int8_beside(model)} lies beside it, as copy_int8.onnx'
+    assert told in capsys.readouterr().err
+    assert main(verify) == 0
+    assert 'takes int8 once' not in capsys.readouterr().err
 
 
 @needs_bf16

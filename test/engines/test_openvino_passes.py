@@ -41,11 +41,11 @@ def write(
 
 def write_share(
     path: Path, shape: Sequence[int | str] = (1, 5, 5, 5), top: int = 1, back: int = 1,
-    total: int = 1, keepdims: int = 0, one: Any = 1.0,
+    total: int = 1, keepdims: int = 0, one: Any = 1.0, top_keepdims: int = 0,
 ) -> Path:
     """Write `one` over the sum along `total` of exp(image − its maximum along `top`)."""
     return write(path, [
-        ('ReduceMax', 'image', 'top', {'axes': [top], 'keepdims': 0}),
+        ('ReduceMax', 'image', 'top', {'axes': [top], 'keepdims': top_keepdims}),
         ('Unsqueeze', 'top back', 'level', {}),
         ('Sub', 'image level', 'below', {}),
         ('Exp', 'below', 'powers', {}),
@@ -94,6 +94,7 @@ def check(path: Path, image: NDArray[Any]) -> list[str]:
         ({}, True), ({'keepdims': 1}, True), ({'shape': ['n', 5, 'h', 'w']}, True),
         ({'top': 2, 'total': 2, 'back': 2}, True), ({'total': 2}, False), ({'one': 2.0}, False),
         ({'one': [[[[1.0]]]]}, False), ({'one': [[[1.0]]] * 5}, False),
+        ({'top_keepdims': 1}, False),
     ],
 )
 def test_softmax_is_taken_only_for_what_equals_it(
