@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mnv2_perception.data.files import replacing
 from mnv2_perception.data.images import is_file, read_bytes, read_image
-from mnv2_perception.errors import DataError
+from mnv2_perception.errors import DataError, stand_in
 from mnv2_perception.vision.image_files import encoded_size, exif_orientation
 
 
@@ -67,10 +67,10 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
     except OSError as exc:
         raise DataError(f'{path}: cannot be read: {exc.strerror}') from exc
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise DataError(
-            f'{path}: is no COCO JSON of boxes ({type(exc).__name__}: {exc}); expected images, '
+        raise DataError(f'{path}: ' + (stand_in(path) or (
+            f'is no COCO JSON of boxes ({type(exc).__name__}: {exc}); expected images, '
             f'categories and annotations with image_id, category_id and bbox'
-        ) from exc
+        ))) from exc
     if not images or not classes:
         raise DataError(f'{path}: has {len(images)} images and {len(classes)} categories')
     id_from_category = {category['id']: index for index, category in enumerate(categories)}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mnv2_perception.engines.base import cores, Engine, Opening, PRECISIONS, TensorSpec
 from mnv2_perception.engines.registry import ENGINES, find_engine, REGISTRY
-from mnv2_perception.errors import EngineError
+from mnv2_perception.errors import EngineError, stand_in
 
 __all__ = ['ENGINES', 'PRECISIONS', 'Engine', 'TensorSpec', 'open_engine']
 
@@ -40,11 +40,13 @@ def open_engine(
             the other in all threads, and each takes longer.
 
     Raises:
-        EngineError: the name is unknown, the runtime is missing, refuses the model or has no such
-            precision.
+        EngineError: the name is unknown, the file is a Git LFS pointer or a web page, the runtime
+            is missing, refuses the model or has no such precision.
     """
     if not 0 <= threads <= MAX_THREADS:
         raise EngineError(f'threads is {threads}, expected 0 (one for each core) to {MAX_THREADS}')
+    if other := stand_in(model):
+        raise EngineError(f'{model}: {other}')
     how = Opening(engine, threads, build, precision, min(at_once, threads or cores()))
     return _open_auto(model, how) if engine == 'auto' else _open(model, how)
 

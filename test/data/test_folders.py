@@ -14,6 +14,7 @@ from mnv2_perception.data.folders import (
     list_classified,
     list_pairs,
     read_folder,
+    read_label,
     read_pair,
 )
 from mnv2_perception.data.from_masks import boxes_from_labels
@@ -155,6 +156,26 @@ def test_a_label_that_is_none_is_refused(folder: Path, label: np.ndarray, told: 
     cv2.imwrite(str(folder / 'labels/a.png'), label)
     with pytest.raises(DataError, match=told):
         read_folder(folder, ELEVEN)
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.bmp'])
+def test_a_label_of_another_suffix_is_told_as_what_it_is(folder: Path, suffix: str) -> None:
+    label = folder / 'labels/a.png'
+    label.rename(label.with_suffix(suffix))
+    with pytest.raises(DataError, match=rf'1 of 2 labels.*a\{suffix} is there, but a label is a P'):
+        list_pairs(folder)
+
+
+@pytest.mark.parametrize(('content', 'told'), [
+    ('version https://git-lfs.github.com/spec/v1\noid sha256:aa\n', 'a Git LFS pointer.*lfs'),
+    ('\n<!DOCTYPE html><html>', 'a web page, not the file itself; download that by its raw link'),
+])
+def test_what_lies_in_a_file_s_place_is_named(folder: Path, content: str, told: str) -> None:
+    file = folder / 'there.png'
+    file.write_text(content)
+    for read in (read_image, read_label, read_coco):
+        with pytest.raises(DataError, match=f'there.png: {told}'):
+            read(file)
 
 
 def test_a_damaged_image_is_named(folder: Path) -> None:

@@ -120,6 +120,14 @@ def test_it_gives_each_output_by_name(engine: Engine) -> None:
     assert np.array_equal(outputs['confidence'], np.maximum(image[..., 1], 1))
 
 
+@pytest.mark.parametrize('name', ['auto', 'onnx_runtime', 'openvino', 'tensorrt', 'torch'])
+def test_a_git_lfs_pointer_is_named_before_any_runtime_sees_it(tmp_path: Path, name: str) -> None:
+    model = tmp_path / 'unet.onnx'
+    model.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 4\n')
+    with pytest.raises(EngineError, match=r"unet\.onnx: a Git LFS pointer.*'git lfs pull'"):
+        open_engine(model, name)
+
+
 def test_it_says_what_it_takes_and_gives(engine: Engine) -> None:
     assert [str(spec) for spec in engine.inputs] == ["'image' (1, 5, 7, 3) uint8"]
     assert [str(spec) for spec in engine.outputs] == [
