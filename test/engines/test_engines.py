@@ -8,6 +8,7 @@ import ctypes
 from importlib.util import find_spec
 import json
 import logging
+import os
 from pathlib import Path
 import platform
 import re
@@ -327,6 +328,26 @@ def test_the_fake_engine_takes_as_long_as_it_is_told(tmp_path: Path) -> None:
     start_s = time.perf_counter()
     engine.infer({'image': np.zeros((1, 4, 4, 3), np.uint8)})
     assert time.perf_counter() - start_s >= 0.05
+
+
+def test_runtimes_report_to_nobody(tmp_path: Path) -> None:
+    model = write_onnx(tmp_path / 'model.onnx', identity_spec(HEIGHT, WIDTH))
+    names = [name for name in ('onnx_runtime', 'openvino') if find_spec(name.replace('_', ''))]
+    code = (
+        'from pathlib import Path\n'
+        'from mnv2_perception.engines import open_engine\n'
+        f'for name in {names!r}:\n'
+        f'    open_engine(Path({str(model)!r}), name).close()\n'
+    )
+    home = tmp_path / 'home'
+    home.mkdir()
+    told = ('ORT_DISABLE_TELEMETRY', 'CI', 'TF_BUILD', 'JENKINS_URL', 'XDG_CACHE_HOME')
+    environment = {key: value for key, value in os.environ.items() if key not in told}
+    subprocess.run(
+        [sys.executable, '-c', code], env=environment | {'HOME': str(home)}, check=True, timeout=60
+    )
+    # Both keep an identity in the user's home, which goes with each report.
+    assert not [path for path in home.rglob('*') if path.is_file()]
 
 
 def test_importing_engines_loads_no_runtime() -> None:
