@@ -7,6 +7,7 @@ second file, MODEL_int8.onnx beside MODEL.onnx, known by its sha256.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 import json
+import math
 from pathlib import Path
 
 from mnv2_perception.engines.graph import read_onnx
@@ -38,6 +39,9 @@ class Verified:
     data: str
     sha256: str = ''
     speed: float = 0.0
+
+    def __post_init__(self) -> None:
+        math.fsum((self.fp32, self.value, self.speed))  # TypeError of what is no number
 
     @property
     def good(self) -> bool:
