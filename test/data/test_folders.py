@@ -162,7 +162,7 @@ def test_a_label_that_is_none_is_refused(folder: Path, label: np.ndarray, told: 
 def test_a_label_of_another_suffix_is_told_as_what_it_is(folder: Path, suffix: str) -> None:
     label = folder / 'labels/a.png'
     label.rename(label.with_suffix(suffix))
-    with pytest.raises(DataError, match=rf'1 of 2 labels.*a\{suffix} is there, but a label is'):
+    with pytest.raises(DataError, match=rf'1 of 2 labels.*a\{suffix} is there, but a label'):
         list_pairs(folder)
 
 
