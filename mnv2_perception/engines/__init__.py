@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 import logging
+import os
 from pathlib import Path
+import sys
+from typing import Any, cast
 
 from mnv2_perception.engines.base import cores, Engine, Opening, PRECISIONS, TensorSpec
 from mnv2_perception.engines.registry import ENGINES, find_engine, REGISTRY
@@ -13,6 +16,13 @@ __all__ = ['ENGINES', 'PRECISIONS', 'Engine', 'TensorSpec', 'open_engine']
 MAX_THREADS = 256
 
 logger = logging.getLogger(__name__)
+
+# A robot tells nobody what it runs, unless its owner sets the variable to 0. Newer ONNX Runtimes
+# report to Microsoft; `import openvino` starts a process that reports to Google Analytics, and has
+# a stub for where the module that does it cannot be imported.
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
+if 'openvino' not in sys.modules:
+    cast('dict[str, Any]', sys.modules).setdefault('openvino_telemetry', None)
 
 
 def open_engine(

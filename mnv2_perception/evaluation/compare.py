@@ -21,7 +21,7 @@ from mnv2_perception.bags.results import (
     read_grids,
     read_last_diagnostics,
 )
-from mnv2_perception.errors import BagError, DataError
+from mnv2_perception.errors import BagError, DataError, quoted
 from mnv2_perception.evaluation.labels import read_names, renumbering
 from mnv2_perception.evaluation.metrics import by_class, ConfusionMatrix, json_number
 from mnv2_perception.evaluation.recording import Key, Keyed, keyed, keys, stamp_text
@@ -105,7 +105,7 @@ def compare_runs(
             checks.append(judge(base, new, topics, shared, max_drop))
     if not checks:
         raise BagError(f'{base}: has no masks, boxes, classes or grids to compare; run it anew')
-    if labels and not any(check.name == 'accuracy' for check in checks):
+    if labels and find_result(base, 'segmentation/mask', IMAGE) is None:
         raise DataError(f'{labels}: labels are compared with masks, and {base} has none')
     return [*checks, *_latencies(base, new)]
 
@@ -158,9 +158,13 @@ def _judge_masks(
     if not names:
         raise BagError(f'{base}: nothing names the classes of {topics[0]} (label_info beside it)')
     classes = [names.get(i, f'id {i}') for i in range(max(names) + 1)]
-    table, how = renumbering(topics[1], read_names(new, topics[1]), classes)
+    table, _ = renumbering(topics[1], read_names(new, topics[1]), classes)
     if table is None:
-        return Check('masks: agreement', False, how)
+        found = ', '.join((read_names(new, topics[1]) or {}).values())
+        return Check('masks: agreement', False, (
+            f'{base} has the classes {quoted(", ".join(classes))}, {new} has {quoted(found)}, and '
+            f'no name is in both; expected two runs of models for the same classes'
+        ))
     truth = Truth(base, new, labels, classes, shared, topics[0]) if labels else None
     agreement = ConfusionMatrix(len(classes))
     before, after = ConfusionMatrix(len(classes)), ConfusionMatrix(len(classes))

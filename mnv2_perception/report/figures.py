@@ -119,9 +119,12 @@ def own_labels(results: Results, original: Path | None) -> tuple[str, str]:
         table, how = renumbering(topic, names, results.classes)
         if names is not None and table is not None:
             return topic, ''
-        return '', f'{bag.name} has labels on {topic}, left aside: {how}. ' + (
-            f'--labels {topic} compares them by number.' if names is None else ''
-        )
+        if names is None:
+            return '', (
+                f'{bag.name} has labels on {topic}, left aside, for nothing in it names their '
+                f'classes (LabelInfo beside them); --labels {topic} compares them by number.'
+            )
+        return '', f'{bag.name} has labels on {topic}, left aside: {how}.'
     return '', ''
 
 

@@ -15,7 +15,9 @@ from mnv2_perception.tasks.segmenter import Segmentation
 from mnv2_perception.vision.detections import boxes_on_image, components, select_boxes
 from mnv2_perception.vision.preprocess import check_image, rotate_image
 
-FARTHEST = 4.0  # that a box which counts reaches, the network's frame being 0 to 1
+# That a box which counts reaches, in frames of the network: more than what a wild SSDLite can give
+# (nets.ssdlite.MAX_LOG_RATIO), less than pixels.
+FARTHEST = 40.0
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ def truth(number: int) -> NDArray[np.uint8]:
 def write_run(
     path: Path, wrong: dict[int, int] | None = None, frames: int = FRAMES,
     classes: tuple[str, ...] = CLASSES, labels: bool = False, cells: int = 0,
-    boxes: int = 2, first: str = 'grass',
+    boxes: int = 2, first: str = 'grass', first_frame: int = 0,
+    names: tuple[str, ...] = (),
 ) -> Path:
     """Write masks that are right, but for so many rows of some frames; boxes, classes, grids."""
     order = np.array([classes.index(name) for name in CLASSES], np.uint8)
@@ -54,8 +55,9 @@ def write_run(
         bag.add_topic('/grid', GRID)
         if labels:
             bag.add_topic(LABEL, 'sensor_msgs/msg/CompressedImage')
-        bag.write('/segmentation/label_info', 1, label_info_cdr(classes, header(1, ''), 0.0))
-        for number in range(frames):
+        told = label_info_cdr(names or classes, header(1, ''), 0.0)
+        bag.write('/segmentation/label_info', 1, told)
+        for number in range(first_frame, first_frame + frames):
             stamp_ns = 10**9 + number
             of = header(stamp_ns, 'camera')
             ids = truth(number)
@@ -64,9 +66,9 @@ def write_run(
             corners = np.array([[1, 1, 9, 9], [10, 2, 20, 12]], np.float32)[:boxes]
             bag.write('/detections', stamp_ns, detections_cdr(
                 corners, np.ones(boxes, np.float32), np.zeros(boxes, int), ['car'], of))
-            names = [first, 'road']
+            likeliest = [first, 'road']
             bag.write('/classification', stamp_ns, classification_cdr(
-                np.array([0, 1]), np.array([0.9, 0.1], np.float32), names, of))
+                np.array([0, 1]), np.array([0.9, 0.1], np.float32), likeliest, of))
             grid = np.full((4, 5), -1, np.int8)
             grid[:2] = 0
             grid.reshape(-1)[:cells] = 100
@@ -151,6 +153,21 @@ def test_classes_in_another_order_are_compared_by_their_names(base: Path, tmp_pa
     new = write_run(tmp_path / 'new', classes=('sky', 'road', 'car'))
     assert by_name(compare_runs(base, new, LABEL))['accuracy'].figures['miou_new'] == 1.0
     assert by_name(compare_runs(base, new))['masks: agreement'].passed
+
+
+@pytest.mark.parametrize(
+    ('changes', 'name', 'told'),
+    [
+        ({'names': ('floor', 'person', 'wall')}, 'masks: agreement', 'no name is in both'),
+        ({'first_frame': FRAMES}, 'segmentation/mask: frames', 'missing'),
+    ],
+)
+def test_with_labels_masks_that_cannot_be_compared_fail_and_say_why(
+    base: Path, tmp_path: Path, changes: dict[str, Any], name: str, told: str
+) -> None:
+    new = write_run(tmp_path / 'new', **changes)
+    check = by_name(compare_runs(base, new, LABEL))[name]
+    assert not check.passed and told in check.told
 
 
 def test_labels_from_a_folder_or_another_bag(base: Path, tmp_path: Path) -> None:
