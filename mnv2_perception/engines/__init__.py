@@ -9,10 +9,11 @@ from typing import Any, cast
 
 from mnv2_perception.engines.base import cores, Engine, Opening, PRECISIONS, TensorSpec
 from mnv2_perception.engines.registry import ENGINES, find_engine, REGISTRY
-from mnv2_perception.errors import EngineError
+from mnv2_perception.errors import command_name, EngineError
 
 __all__ = ['ENGINES', 'PRECISIONS', 'Engine', 'TensorSpec', 'open_engine']
 
+CHECKPOINTS = ('.pt', '.pth')
 MAX_THREADS = 256
 
 logger = logging.getLogger(__name__)
@@ -42,19 +43,24 @@ def open_engine(
             on the CPU, the first that is installed and takes the model.
         threads: CPU threads for one inference; 0 leaves it to the runtime.
         build: build the TensorRT plan if none serves; takes minutes.
-        precision: of the arithmetic, one of PRECISIONS; `auto` is that of a TensorRT plan, int8
-            or else bf16 for OpenVINO where the CPU has it and the model was verified in it, else
-            fp32 (`mnv2 verify`).
+        precision: of the arithmetic, one of PRECISIONS; `auto` is that of a TensorRT plan, in
+            OpenVINO the faster one of int8 and bf16 that the CPU has and the model was verified
+            in, else fp32 (`mnv2 verify`).
         at_once: inferences that it is to take at once, if it can (`Engine.at_once` tells), no more
             than threads, which they share: on a CPU that gives more images a second than one after
             the other in all threads, and each takes longer.
 
     Raises:
         EngineError: the name is unknown, the runtime is missing, refuses the model or has no such
-            precision.
+            precision; the file is a checkpoint.
     """
     if not 0 <= threads <= MAX_THREADS:
         raise EngineError(f'threads is {threads}, expected 0 (one for each core) to {MAX_THREADS}')
+    if model.suffix in CHECKPOINTS and model.is_file():
+        raise EngineError(
+            f'{model}: is a checkpoint, expected a model such as an .onnx; write one of what '
+            f'`{command_name()} train` made: {command_name()} export {model} model.onnx'
+        )
     how = Opening(engine, threads, build, precision, min(at_once, threads or cores()))
     return _open_auto(model, how) if engine == 'auto' else _open(model, how)
 

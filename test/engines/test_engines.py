@@ -323,6 +323,15 @@ def test_the_fake_engine_takes_as_long_as_it_is_told(tmp_path: Path) -> None:
     assert time.perf_counter() - start_s >= 0.05
 
 
+@pytest.mark.parametrize('name', ['auto', 'openvino', 'onnx_runtime', 'torch'])
+def test_a_checkpoint_names_the_command_that_makes_a_model_of_it(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / 'best.pt').write_bytes(b'PK')
+    with pytest.raises(EngineError, match=r'is a checkpoint, .*: mnv2 export .*best\.pt model'):
+        open_engine(tmp_path / 'best.pt', name)
+
+
 def test_runtimes_report_to_nobody(tmp_path: Path) -> None:
     model = write_onnx(tmp_path / 'model.onnx', identity_spec(HEIGHT, WIDTH))
     names = [name for name in ('onnx_runtime', 'openvino') if find_spec(name.replace('_', ''))]
