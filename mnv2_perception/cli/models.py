@@ -283,6 +283,7 @@ def quantize_command(arguments: argparse.Namespace) -> None:
 
 def verify_command(arguments: argparse.Namespace) -> None:
     """Measure a model in the precisions that `auto` may take, and write the figures into it."""
+    from mnv2_perception.engines.graph import read_onnx
     from mnv2_perception.engines.plans import sha256
     from mnv2_perception.engines.verified import (
         int8_beside,
@@ -303,6 +304,7 @@ def verify_command(arguments: argparse.Namespace) -> None:
         )
     out = arguments.out or path
     check_output(out, force=out == path, suffixes=['.onnx'])
+    read_onnx(path)  # what the figures cannot be written into is refused before they are measured
     int8 = int8_beside(path)
     files = [path, int8] if int8.is_file() else [path]
     results, specs = {}, []

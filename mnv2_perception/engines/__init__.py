@@ -76,11 +76,12 @@ def _open_auto(model: Path, how: Opening) -> Engine:
             return _open(model, replace(how, engine=info.name))
     if not model.is_file():
         raise EngineError(f'{model}: no such model file')
-    passed_over, refusals = [], []
+    passed_over, missing, refusals = [], [], []
     *tried, last = [info for info in REGISTRY if info.auto]
     for info in tried:
         if lacks := info.load().lacks(model, replace(how, engine=info.name)):
             passed_over.append(lacks)
+            missing.append(lacks)
             continue
         try:
             opened = _open(model, replace(how, engine=info.name))
@@ -94,10 +95,10 @@ def _open_auto(model: Path, how: Opening) -> Engine:
         try:
             opened = _open(model, replace(how, engine=last.name))
         except EngineError as exc:
-            if how.precision == 'auto' or not refusals:
+            if how.precision == 'auto':
                 raise
             # The last one only knows that it has no such precision.
-            raise EngineError('; '.join([*refusals, str(exc)])) from exc
+            raise EngineError('; '.join([*refusals, str(exc), *missing])) from exc
     why = '; '.join(passed_over) or 'it has a plan'
     logger.info('%s: engine %s in %s: %s', model.name, opened.name, opened.precision, why)
     return opened

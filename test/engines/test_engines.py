@@ -566,6 +566,17 @@ def test_auto_without_openvino_names_its_install(
     assert 'engine onnx_runtime in fp32' in caplog.text and 'pip install openvino' in caplog.text
 
 
+def test_a_precision_that_only_a_missing_runtime_has_names_its_install(
+    no_openvino: None, tmp_path: Path
+) -> None:
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    if has_provider('onnx_runtime_cuda'):
+        pytest.skip('this machine has something better')
+    model = write_onnx(tmp_path / 'm.onnx', identity_spec(HEIGHT, WIDTH))
+    with pytest.raises(EngineError, match=r"'int8': onnx_runtime .*pip install openvino"):
+        open_engine(model, precision='int8')
+
+
 def test_auto_goes_on_where_an_engine_refuses_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
