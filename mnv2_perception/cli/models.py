@@ -24,7 +24,7 @@ from mnv2_perception.cli.options import (
 from mnv2_perception.engines import ENGINES, PRECISIONS
 from mnv2_perception.engines.builders import RTX_DEFAULT, RTX_GPUS
 from mnv2_perception.engines.quantize import TOLERANCE
-from mnv2_perception.errors import SetupError
+from mnv2_perception.errors import command_name, SetupError
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
@@ -84,13 +84,17 @@ def add(commands: 'Commands') -> None:
     quantize.add_argument(
         '--topic', default='', help="of a bag's images (default: what looks like its camera)"
     )
-    quantize.add_argument('--out', type=Path, help='(default: MODEL_int8.onnx)')
+    quantize.add_argument(
+        '--out', type=Path,
+        help='(default: MODEL_int8.onnx beside the model; of a shipped one, in this folder)',
+    )
     quantize.add_argument(
         '--images', type=AT_LEAST_ONE, default=100, help='how many to calibrate with (%(default)s)'
     )
     quantize.add_argument(
         '--tolerance', type=Number(float, 0.0), default=TOLERANCE,
-        help='error that leaves no more layers in float (%(default)s)',
+        help='how much the layers in int8 may err in all, as a share of the variance of what the '
+             'network gives (%(default)s); those that err most stay in float',
     )
     quantize.add_argument(
         '--small', action='store_true',
@@ -108,7 +112,9 @@ def add(commands: 'Commands') -> None:
     verify.add_argument('model', help=f'{MODEL_HELP}; an .onnx')
     verify.add_argument('data', type=Path, help='labelled, as for `evaluate`')
     verify.add_argument('--threads', type=THREADS, default=0, help='0: one for each core')
-    verify.add_argument('--out', type=Path, help='(default: the model itself)')
+    verify.add_argument(
+        '--out', type=Path, help='a new file instead (default: the model itself)'
+    )
     verify.add_argument('--json', action='store_true')
 
     benchmark = add_command(
@@ -231,12 +237,14 @@ def quantize_command(arguments: argparse.Namespace) -> None:
     """Write a model in int8; progress goes to stderr."""
     from mnv2_perception.data.images import spread_images
     from mnv2_perception.engines.quantize import quantize_model
+    from mnv2_perception.engines.verified import int8_beside
     from mnv2_perception.evaluation.evaluate import evaluate_model, HEADLINE
     from mnv2_perception.tasks.models import find_model, opening
     from mnv2_perception.tasks.pipeline import input_tensor
 
     path = find_model(arguments.model)
-    out = arguments.out or Path(f'{path.stem}_int8.onnx')
+    given = Path(arguments.model).expanduser()
+    out = arguments.out or int8_beside(given if given.is_file() else Path(path.name))
     check_output(out, arguments.force, [path], ['.onnx'])
 
     def show(what: str, done: int, of: int) -> None:
@@ -269,10 +277,13 @@ def quantize_command(arguments: argparse.Namespace) -> None:
                 key: value for key, value in result.items() if key in HEADLINE.values()
             }
     print(json.dumps(facts, indent=2) if arguments.json else table(facts))
+    if out.absolute() == int8_beside(path) and not arguments.json:
+        print(f'taken by `precision: auto` after: {command_name()} verify {arguments.model} DATA')
 
 
 def verify_command(arguments: argparse.Namespace) -> None:
     """Measure a model in the precisions that `auto` may take, and write the figures into it."""
+    from mnv2_perception.engines.graph import read_onnx
     from mnv2_perception.engines.plans import sha256
     from mnv2_perception.engines.verified import (
         int8_beside,
@@ -293,6 +304,7 @@ def verify_command(arguments: argparse.Namespace) -> None:
         )
     out = arguments.out or path
     check_output(out, force=out == path, suffixes=['.onnx'])
+    read_onnx(path)  # what the figures cannot be written into is refused before they are measured
     int8 = int8_beside(path)
     files = [path, int8] if int8.is_file() else [path]
     results, specs = {}, []
@@ -331,9 +343,14 @@ def verify_command(arguments: argparse.Namespace) -> None:
         key=lambda name: found[name].speed, reverse=True,
     )
     facts = {'file': str(out), **{name: str(each) for name, each in found.items()}}
-    facts['auto'] = f'{", else ".join(good)}, where the CPU has it' if good else (
-        f'fp32: more than {MOST_LOST} would be lost'
-    )
+    if int8 not in files:
+        facts['int8'] = f'not measured: there is no {int8.name} beside the model'
+    elif out != path and (copy := int8_beside(out.absolute())) != int8:
+        facts['int8'] += f'; taken where {int8.name} lies beside it as {copy.name}'
+    lost = [name for name in found if name not in good]
+    facts['auto'] = f'{", else ".join(good)}, where the CPU has it' if good else 'fp32'
+    if lost:
+        facts['auto'] += f'; {" and ".join(lost)} would lose more than {MOST_LOST}'
     print(json.dumps(facts, indent=2) if arguments.json else table(facts))
     beside = int8_beside(out)
     if int8 in files and not (beside.is_file() and sha256(beside) == found['int8'].sha256):

@@ -9,10 +9,11 @@ from typing import Any, cast
 
 from mnv2_perception.engines.base import cores, Engine, Opening, PRECISIONS, TensorSpec
 from mnv2_perception.engines.registry import ENGINES, find_engine, REGISTRY
-from mnv2_perception.errors import EngineError, stand_in
+from mnv2_perception.errors import command_name, EngineError, stand_in
 
 __all__ = ['ENGINES', 'PRECISIONS', 'Engine', 'TensorSpec', 'open_engine']
 
+CHECKPOINTS = ('.pt', '.pth')
 MAX_THREADS = 256
 
 logger = logging.getLogger(__name__)
@@ -42,21 +43,26 @@ def open_engine(
             on the CPU, the first that is installed and takes the model.
         threads: CPU threads for one inference; 0 leaves it to the runtime.
         build: build the TensorRT plan if none serves; takes minutes.
-        precision: of the arithmetic, one of PRECISIONS; `auto` is that of a TensorRT plan, int8
-            or else bf16 for OpenVINO where the CPU has it and the model was verified in it, else
-            fp32 (`mnv2 verify`).
+        precision: of the arithmetic, one of PRECISIONS; `auto` is that of a TensorRT plan, in
+            OpenVINO the faster one of int8 and bf16 that the CPU has and the model was verified
+            in, else fp32 (`mnv2 verify`).
         at_once: inferences that it is to take at once, if it can (`Engine.at_once` tells), no more
             than threads, which they share: on a CPU that gives more images a second than one after
             the other in all threads, and each takes longer.
 
     Raises:
-        EngineError: the name is unknown, the file is a Git LFS pointer or a web page, the runtime
-            is missing, refuses the model or has no such precision.
+        EngineError: the name is unknown, the file is a Git LFS pointer, a web page or a checkpoint,
+            the runtime is missing, refuses the model or has no such precision.
     """
     if not 0 <= threads <= MAX_THREADS:
         raise EngineError(f'threads is {threads}, expected 0 (one for each core) to {MAX_THREADS}')
     if other := stand_in(model):
         raise EngineError(f'{model}: {other}')
+    if model.suffix in CHECKPOINTS and model.is_file():
+        raise EngineError(
+            f'{model}: is a checkpoint, expected a model such as an .onnx; write one of what '
+            f'`{command_name()} train` made: {command_name()} export {model} model.onnx'
+        )
     how = Opening(engine, threads, build, precision, min(at_once, threads or cores()))
     return _open_auto(model, how) if engine == 'auto' else _open(model, how)
 
@@ -72,11 +78,12 @@ def _open_auto(model: Path, how: Opening) -> Engine:
             return _open(model, replace(how, engine=info.name))
     if not model.is_file():
         raise EngineError(f'{model}: no such model file')
-    passed_over, refusals = [], []
+    passed_over, missing, refusals = [], [], []
     *tried, last = [info for info in REGISTRY if info.auto]
     for info in tried:
         if lacks := info.load().lacks(model, replace(how, engine=info.name)):
             passed_over.append(lacks)
+            missing.append(lacks)
             continue
         try:
             opened = _open(model, replace(how, engine=info.name))
@@ -90,10 +97,10 @@ def _open_auto(model: Path, how: Opening) -> Engine:
         try:
             opened = _open(model, replace(how, engine=last.name))
         except EngineError as exc:
-            if how.precision == 'auto' or not refusals:
+            if how.precision == 'auto':
                 raise
             # The last one only knows that it has no such precision.
-            raise EngineError('; '.join([*refusals, str(exc)])) from exc
+            raise EngineError('; '.join([*refusals, str(exc), *missing])) from exc
     why = '; '.join(passed_over) or 'it has a plan'
     logger.info('%s: engine %s in %s: %s', model.name, opened.name, opened.precision, why)
     return opened

@@ -35,7 +35,7 @@ def read_onnx(model: Path) -> Any:
     try:
         import onnx
     except ImportError as exc:
-        raise EngineError(f'{model}: to build it needs onnx; pip install onnx') from exc
+        raise EngineError(f'{model}: is read and changed with onnx; pip install onnx') from exc
     if not model.is_file():
         raise ModelError(f'{model}: no such model file')
     try:

@@ -144,15 +144,21 @@ def benchmark(
             ways[bare_of[model]] = bare
         times = take_turns(ways, opened, runs)
     found = {key: _summary(each) for key, each in times.items()}
-    spec_of = {model_of[key]: opened[key].spec for key in opened}
+    name_of = {model_of[key]: opened[key].spec.name for key in opened}
+    names = list(name_of.values())
+    # Two files of one name, such as a model before and after training, are told apart.
+    name_of = {
+        model: name if names.count(name) == 1 else f'{name}: {model}'
+        for model, name in name_of.items()
+    }
     return {
         'image': list(image.shape[:2]),
         'bare': [
-            {'model': spec_of[model].name, **found[key]} for model, key in bare_of.items()
+            {'model': name_of[model], **found[key]} for model, key in bare_of.items()
         ],
         'engines': [
             {
-                'model': opened[key].spec.name,
+                'model': name_of[model],
                 'engine': opened[key].engine.name,
                 'precision': opened[key].engine.precision,
                 **found[key],

@@ -171,7 +171,8 @@ def load_exported(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
         )
         raise ModelError(
             f'{path}: its first {same} of {count} convolutions are those of this encoder, then '
-            f'they differ; choose --encoder, --width-mult and --encoder-depth as it was trained'
+            f'they differ; choose --encoder, --width-mult and --encoder-depth as it was trained '
+            f'(the card of a shipped model has them)'
         )
     # Layers beyond the encoder are its network's only if there are as many.
     known = len(shapes) if len(shapes) == len(wanted) else count

@@ -61,9 +61,8 @@ class CameraParameters:
         choices=('auto', *models.ENGINES),
     )
     precision: str = parameter(
-        'auto', 'Of the arithmetic; auto is what a TensorRT plan has, '
-        'int8 or else bf16 in OpenVINO where the CPU has it and the model was verified in it, '
-        'else fp32.',
+        'auto', 'Of the arithmetic; auto is what a TensorRT plan has, in OpenVINO the faster one '
+        'of int8 and bf16 that the CPU has and the model was verified in, else fp32.',
         choices=('auto', *models.PRECISIONS),
     )
     build_engine: bool = parameter(

@@ -330,6 +330,15 @@ def test_the_fake_engine_takes_as_long_as_it_is_told(tmp_path: Path) -> None:
     assert time.perf_counter() - start_s >= 0.05
 
 
+@pytest.mark.parametrize('name', ['auto', 'openvino', 'onnx_runtime', 'torch'])
+def test_a_checkpoint_names_the_command_that_makes_a_model_of_it(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / 'best.pt').write_bytes(b'PK')
+    with pytest.raises(EngineError, match=r'is a checkpoint, .*: mnv2 export .*best\.pt model'):
+        open_engine(tmp_path / 'best.pt', name)
+
+
 def test_runtimes_report_to_nobody(tmp_path: Path) -> None:
     model = write_onnx(tmp_path / 'model.onnx', identity_spec(HEIGHT, WIDTH))
     names = [name for name in ('onnx_runtime', 'openvino') if find_spec(name.replace('_', ''))]
@@ -539,6 +548,17 @@ def test_auto_without_openvino_names_its_install(
     model = write_onnx(tmp_path / 'm.onnx', identity_spec(HEIGHT, WIDTH))
     assert open_engine(model).name == 'onnx_runtime'
     assert 'engine onnx_runtime in fp32' in caplog.text and 'pip install openvino' in caplog.text
+
+
+def test_a_precision_that_only_a_missing_runtime_has_names_its_install(
+    no_openvino: None, tmp_path: Path
+) -> None:
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+    if has_provider('onnx_runtime_cuda'):
+        pytest.skip('this machine has something better')
+    model = write_onnx(tmp_path / 'm.onnx', identity_spec(HEIGHT, WIDTH))
+    with pytest.raises(EngineError, match=r"'int8': onnx_runtime .*pip install openvino"):
+        open_engine(model, precision='int8')
 
 
 def test_auto_goes_on_where_an_engine_refuses_the_model(

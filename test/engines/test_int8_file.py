@@ -382,6 +382,27 @@ def test_the_commands_of_contributing_replace_a_shipped_model(
         assert (engine.precision, engine.model) == ('int8', 'NAME_int8.onnx')
 
 
+@needs_bf16
+@pytest.mark.usefixtures('cpu')
+def test_what_is_quantised_without_out_is_what_verify_measures(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'models').mkdir()
+    model = Path(shutil.copy(made, tmp_path / 'models/model.onnx'))
+    for kind, value in (('images', image(0)[0]), ('labels', image(0)[0, ..., 0] % 3)):
+        (tmp_path / 'val' / kind).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / f'val/{kind}/0.png'), value)
+    monkeypatch.chdir(tmp_path)
+    assert main(['verify', 'models/model.onnx', 'val', '--out', 'without.onnx']) == 0
+    assert 'not measured: there is no model_int8.onnx beside' in capsys.readouterr().out
+    assert main(['quantize', 'models/model.onnx', '--calibrate', 'val/images']) == 0
+    assert 'after: mnv2 verify models/model.onnx DATA' in capsys.readouterr().out
+    assert int8_beside(model).is_file()
+    assert main(['verify', 'models/model.onnx', 'val', '--out', 'copy.onnx']) == 0
+    told = 'taken where model_int8.onnx lies beside it as copy_int8.onnx'
+    assert told in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures('cpu')
 def test_info_says_what_runs_here(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['info', str(model)]) == 0

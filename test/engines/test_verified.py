@@ -3,6 +3,7 @@
 from dataclasses import asdict
 import json
 from pathlib import Path
+import sys
 
 import cv2
 import numpy as np
@@ -117,6 +118,15 @@ def test_int8_does_not_inherit_what_was_measured_of_another_model(tmp_path: Path
                  str(out), '--tolerance', '1000']) == 0
     with open_engine(out, 'onnx_runtime') as engine:
         assert METADATA_KEY not in engine.metadata
+
+
+def test_verify_refuses_what_it_cannot_write_into_before_it_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = unmeasured(tmp_path)
+    monkeypatch.setitem(sys.modules, 'onnx', None)
+    assert main(['verify', str(model), str(tmp_path / 'no pictures')]) == 1
+    assert 'pip install onnx' in capsys.readouterr().err
 
 
 def test_a_shipped_model_is_not_written_to_by_its_name(

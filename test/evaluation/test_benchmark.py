@@ -81,7 +81,15 @@ def test_each_model_is_compared_with_its_own_bare_call(model: Path) -> None:
         each['ms'] / bare_ms
         for each, bare_ms in zip(result['engines'], (small_ms, large_ms), strict=True)
     ])
-    assert benchmark_table(result).count('| bare call of convolutions ') == 2
+    assert benchmark_table(result).count('| bare call of convolutions: ') == 2
+
+
+def test_files_of_one_name_are_told_apart(model: Path) -> None:
+    other = write_convolutions(model.with_name('other.onnx'))
+    result = benchmark([model, other], IMAGE, ['onnx_runtime'], runs=1)
+    for part in ('engines', 'bare'):
+        found = {each['model'] for each in result[part]}
+        assert found == {f'convolutions: {model}', f'convolutions: {other}'}
 
 
 def test_a_stage_takes_its_own_time(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ def write_run(
         bag.add_topic('/grid', GRID)
         if labels:
             bag.add_topic(LABEL, 'sensor_msgs/msg/CompressedImage')
-        told = label_info_cdr(names or classes, header(1, ''), 0.0)
-        bag.write('/segmentation/label_info', 1, told)
+        named = label_info_cdr(names or classes, header(1, ''), 0.0)
+        bag.write('/segmentation/label_info', 1, named)
         for number in range(first_frame, first_frame + frames):
             stamp_ns = 10**9 + number
             of = header(stamp_ns, 'camera')
