@@ -51,8 +51,8 @@ def open_engine(
             the other in all threads, and each takes longer.
 
     Raises:
-        EngineError: the name is unknown, the file is a Git LFS pointer, a web page or a checkpoint,
-            the runtime is missing, refuses the model or has no such precision.
+        EngineError: the name is unknown; the file is a Git LFS pointer, a web page or a
+            checkpoint; the runtime is missing, refuses the model or has no such precision.
     """
     if not 0 <= threads <= MAX_THREADS:
         raise EngineError(f'threads is {threads}, expected 0 (one for each core) to {MAX_THREADS}')

@@ -327,22 +327,6 @@ def test_verify_measures_the_int8_file_and_writes_which_it_was(
 
 
 @needs_bf16
-def test_verify_tells_where_a_copy_lacks_the_int8_file(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for kind, value in (('images', image(0)[0]), ('labels', image(0)[0, ..., 0] % 3)):
-        (tmp_path / 'val' / kind).mkdir(parents=True)
-        cv2.imwrite(str(tmp_path / 'val' / kind / '0.png'), value)
-    copy = tmp_path / 'copy.onnx'
-    verify = ['verify', str(model), str(tmp_path / 'val')]
-    assert main([*verify, '--out', str(copy)]) == 0
-    told = f'copy.onnx: takes int8 once {int8_beside(model)} lies beside it, as copy_int8.onnx'
-    assert told in capsys.readouterr().err
-    assert main(verify) == 0
-    assert 'takes int8 once' not in capsys.readouterr().err
-
-
-@needs_bf16
 def test_verify_refuses_an_int8_file_of_other_classes(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
