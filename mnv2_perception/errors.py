@@ -67,6 +67,25 @@ def quoted(text: object, most: int = 100) -> str:
     return repr(shown[:most]) + (' …' if len(shown) > most else '')
 
 
+def stand_in(path: Path) -> str:
+    """Return what lies in a file's place, and the cure; empty where that can be the file itself.
+
+    A clone without Git LFS has pointers, and who downloads a file from its page gets the page.
+    """
+    if not path.is_file():
+        return ''
+    try:
+        with path.open('rb') as file:
+            start = file.read(200).lstrip().lower()
+    except OSError:
+        return ''
+    if start.startswith(b'version https://git-lfs'):
+        return "a Git LFS pointer, not the file itself; fetch that with 'git lfs pull'"
+    if start.startswith((b'<!doctype html', b'<html')):
+        return 'a web page, not the file itself; download that by its raw link'
+    return ''
+
+
 def command_name() -> str:
     """Return how this program is called here: on a robot through `ros2 run`, else by its path."""
     program = Path(sys.argv[0])

@@ -129,34 +129,3 @@ def write_mean_colour(path: Path, shape: tuple[int, ...] = (1, 3), **changes: An
         path, [node('GlobalAveragePool', 'image', 'means'), node(last, 'means', 'scores')],
         ('float32', (1, 3, 4, 6)), {'scores': ('float32', shape)}, **spec,
     )
-
-
-def write_share(
-    path: Path, shape: Sequence[int | str] = (1, 5, 5, 5), top: int = 1, back: int = 1,
-    total: int = 1, keepdims: int = 0, one: Any = 1.0,
-) -> Path:
-    """Write `one` over the sum along `total` of exp(image − its maximum along `top`)."""
-    helper = onnx().helper
-    constants = {
-        'one': np.array(one, np.float32), 'back': np.array([back]), 'total': np.array([total]),
-    }
-    steps = [
-        ('ReduceMax', 'image', 'top', {'axes': [top], 'keepdims': 0}),
-        ('Unsqueeze', 'top back', 'level', {}),
-        ('Sub', 'image level', 'below', {}),
-        ('Exp', 'below', 'powers', {}),
-        ('ReduceSum', 'powers total', 'sum', {'keepdims': keepdims}),
-        ('Div', 'one sum', 'share', {}),
-    ]
-    real = onnx().TensorProto.FLOAT
-    graph = helper.make_graph(
-        [helper.make_node(kind, takes.split(), [gives], **attributes)
-         for kind, takes, gives, attributes in steps],
-        'share',
-        [helper.make_tensor_value_info('image', real, shape)],
-        [helper.make_tensor_value_info('share', real, None)],
-        [onnx().numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
-    onnx().save(model, str(path))
-    return path

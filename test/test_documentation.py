@@ -449,6 +449,31 @@ def test_figures_of_the_runtimes_are_those_that_were_measured() -> None:
         assert told in read('docs/performance.md')
 
 
+def test_figures_of_the_node_are_those_that_were_measured() -> None:
+    models = json.loads(read('benchmark/results/node.json'))['models']
+    found = [models[f'unet_mobilenetv2_{name}'] for name in ('ground_fast', 'ground')]
+
+    def cells(key: str, way: str, digits: int) -> str:
+        quartiles = [model[key][way] for model in found]
+        return ' | '.join(
+            rf'× {middle:.{digits}f} \({low:.{digits}f} to {high:.{digits}f}\)[^|]*'
+            for low, middle, high in quartiles
+        )
+
+    page = read('docs/performance.md')
+    for row, key, way, digits in (
+        ('masks a second, one after the other', 'masks_per_s_to_tutorial', 'default', 1),
+        ('95 % of the masks at 30 Hz came within', 'p95_to_tutorial', 'default', 2),
+        ('in ONNX Runtime fp32: masks a second', 'masks_per_s_to_tutorial',
+         'onnx_runtime fp32', 1),
+        ('in ONNX Runtime fp32: 95 % at 30 Hz', 'p95_to_tutorial', 'onnx_runtime fp32', 2),
+    ):
+        assert re.search(rf'^\| {row} \| {cells(key, way, digits)}\|$', page, re.M), row
+    fast, accurate = (model['masks_per_s_to_tutorial']['default'][1] for model in found)
+    told = f'made {fast:.1f} (accurate model: {accurate:.1f}) times as many masks a second'
+    assert told in read('README.md')
+
+
 if __name__ == '__main__':
     TABLE = re.compile(r'^\| \| of this package .*?(?=\n\n)', re.M | re.S)
     (ROOT / 'CONTRIBUTING.md').write_text(TABLE.sub(boundary_table(), read('CONTRIBUTING.md')))

@@ -51,6 +51,7 @@ RULES = {
     'engines': rule('yaml', 'engines'),
     **{f'engines.{name}': Rule(frozenset(roots), frozenset({'engines'}), lazy=True)
        for name, roots in RUNTIMES.items()},
+    'engines.openvino_passes': rule('openvino', 'engines', lazy=True),
     'engines.tensorrt_api': rule('tensorrt cuda', 'engines', lazy=True),
     'engines.graph': rule('onnx', 'engines', lazy=True),
     'engines.build': rule(own='engines model_spec'),

@@ -20,11 +20,10 @@ from mnv2_perception.bags.damage import Losses
 from mnv2_perception.bags.ros1 import Ros1File
 from mnv2_perception.bags.unfinished import Completed, is_indexed
 from mnv2_perception.bags.zstandard import zstd
-from mnv2_perception.errors import BagError
+from mnv2_perception.errors import BagError, stand_in
 
 logger = logging.getLogger(__name__)
 SUFFIXES = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd', '.bag')
-LFS_POINTER = b'version https://git-lfs'
 
 
 @dataclass
@@ -99,7 +98,7 @@ def open_file(file: Path, stack: ExitStack, losses: Losses) -> Reader | Ros1File
         BagError: it is a Git LFS pointer, or holds what is not CDR.
         Exception: of rosbags or a decompressor, where it is damaged.
     """
-    _refuse_pointer(file)
+    _refuse_stand_in(file)
     if file.suffix == '.bag':
         ros1 = Ros1File(file)
         stack.callback(ros1.close)
@@ -133,13 +132,9 @@ def open_file(file: Path, stack: ExitStack, losses: Losses) -> Reader | Ros1File
     return reader
 
 
-def _refuse_pointer(file: Path) -> None:
-    with file.open('rb') as opened:
-        if opened.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise BagError(
-                f'{file}: a Git LFS pointer, not the recording itself; fetch that with '
-                "'git lfs pull'"
-            )
+def _refuse_stand_in(file: Path) -> None:
+    if other := stand_in(file):
+        raise BagError(f'{file}: {other}')
 
 
 def _roll_back(file: Path) -> None:
@@ -161,7 +156,7 @@ def _read_metadata(file: Path) -> Metadata:
     """Read a metadata.yaml; one that says nothing useful is told, and left aside."""
     if not file.exists():
         return Metadata()
-    _refuse_pointer(file)
+    _refuse_stand_in(file)
     metadata = Metadata()
     try:
         loaded = yaml.safe_load(_without_aliases(file.read_text(encoding='utf-8')))

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 from typing import Any, TYPE_CHECKING
 
 import cv2
-import numpy as np
 import yaml
 
 from mnv2_perception.cli.images import write_picture
 from mnv2_perception.cli.options import add_command, add_force, check_output, Number
+from mnv2_perception.data.images import read_image
 from mnv2_perception.errors import CalibrationError, ImageError
 from mnv2_perception.model_spec import read_plain_yaml
 
@@ -96,10 +96,7 @@ def camera_pose_command(arguments: argparse.Namespace) -> None:
         raise ImageError(f'{arguments.image}: there is no such file')
     if arguments.out:
         check_output(arguments.out, arguments.force, [arguments.image], ['.png', '.jpg'])
-    picture = cv2.imread(str(arguments.image), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise ImageError(f'{arguments.image}: is no readable picture')
-    image = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+    image = read_image(arguments.image)
     height, width = image.shape[:2]
     if arguments.camera_info:
         camera = read_camera(arguments.camera_info, arguments.rectified)

@@ -352,6 +352,9 @@ def verify_command(arguments: argparse.Namespace) -> None:
     if lost:
         facts['auto'] += f'; {" and ".join(lost)} would lose more than {MOST_LOST}'
     print(json.dumps(facts, indent=2) if arguments.json else table(facts))
+    beside = int8_beside(out)
+    if int8 in files and not (beside.is_file() and sha256(beside) == found['int8'].sha256):
+        print(f'{out}: takes int8 once {int8} lies beside it, as {beside.name}', file=sys.stderr)
 
 
 def benchmark_command(arguments: argparse.Namespace) -> None:

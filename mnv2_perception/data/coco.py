@@ -1,5 +1,6 @@
 """Boxes of objects in COCO's JSON, https://cocodataset.org/#format-data."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 import json
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from mnv2_perception.data.files import replacing
 from mnv2_perception.data.images import is_file, read_bytes, read_image
-from mnv2_perception.errors import DataError
+from mnv2_perception.errors import DataError, stand_in
 from mnv2_perception.vision.image_files import encoded_size, exif_orientation
 
 
@@ -67,18 +68,23 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
     except OSError as exc:
         raise DataError(f'{path}: cannot be read: {exc.strerror}') from exc
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise DataError(
-            f'{path}: is no COCO JSON of boxes ({type(exc).__name__}: {exc}); expected images, '
+        raise DataError(f'{path}: ' + (stand_in(path) or (
+            f'is no COCO JSON of boxes ({type(exc).__name__}: {exc}); expected images, '
             f'categories and annotations with image_id, category_id and bbox'
-        ) from exc
+        ))) from exc
     if not images or not classes:
         raise DataError(f'{path}: has {len(images)} images and {len(classes)} categories')
+    if twice := [name for name, count in Counter(classes).items() if count > 1]:
+        raise DataError(
+            f'{path}: calls several categories {twice[0]}; figures name classes, so give each a '
+            f'name of its own'
+        )
     id_from_category = {category['id']: index for index, category in enumerate(categories)}
     samples = []
     for image_id, name in images.items():
         rows = []
         for bbox, category, crowd in annotations[image_id]:
-            if len(bbox) != 4 or category not in id_from_category:
+            if len(bbox) != 4 or not np.isfinite(bbox).all() or category not in id_from_category:
                 raise DataError(
                     f'{path}: {name} has a box {bbox} of category {category}; expected x, y, '
                     f'width, height and one of the categories {sorted(id_from_category)}'
@@ -93,18 +99,28 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
         if image_id in sizes:
             _check_size(path, image, sizes[image_id])
         samples.append(BoxSample(image, boxes[~crowds], ids[~crowds], boxes[crowds], ids[crowds]))
+    reach = [sample.boxes.max() for sample in samples if len(sample.boxes)]
+    if reach and max(reach) <= 1.0:
+        raise DataError(
+            f"{path}: all its boxes lie within an image's first pixel; COCO's are in pixels, so "
+            f'multiply them by width and height'
+        )
     return classes, samples
 
 
 def _check_size(path: Path, image: Path, expected: tuple[int, int]) -> None:
     data = read_bytes(image)
     size = encoded_size(data)
-    if size and exif_orientation(data) >= 5:  # lies on its side
+    turned = exif_orientation(data) >= 5
+    if size and turned:  # lies on its side
         size = size[1], size[0]
     if size and size != expected:
         raise DataError(
             f'{path}: its boxes are of {image.name} of {expected[0]} × {expected[1]} (height × '
-            f'width), but the file is {size[0]} × {size[1]}; resize boxes and images together'
+            f'width), but the file is {size[0]} × {size[1]}; ' + (
+                'the picture is turned for viewing by its EXIF orientation, and its boxes must be '
+                'too' if turned else 'resize boxes and images together'
+            )
         )
 
 

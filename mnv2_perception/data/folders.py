@@ -6,6 +6,7 @@ a folder for each class, `DIR/CLASS/*.jpg`, or a table of files and labels (TSV)
 
 from collections.abc import Iterable, Sequence
 from functools import cache
+import glob
 import hashlib
 import logging
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.data.images import is_file, list_images, read_bytes, read_image
-from mnv2_perception.errors import DataError, ImageError
+from mnv2_perception.errors import DataError, ImageError, stand_in
 from mnv2_perception.model_spec import UNLABELLED
 from mnv2_perception.vision.image_files import exif_orientation, ids_from_png
 
@@ -46,11 +47,17 @@ def list_pairs(folder: Path) -> list[tuple[Path, Path]]:
     }
     pairs = [(image, written.get(image.stem, folder / f'labels/{image.stem}.png'))
              for image in images]
-    missing = [label.name for _, label in pairs if not label.is_file()]
+    missing = [label for _, label in pairs if not label.is_file()]
     if missing:
+        pattern = f'{glob.escape(missing[0].stem)}.*'
+        others = [path.name for path in missing[0].parent.glob(pattern)]
         raise DataError(
             f'{folder}/labels: {len(missing)} of {len(pairs)} labels are missing, '
-            f'the first is {missing[0]}; each image needs a label of the same name'
+            f'the first is {missing[0].name}; ' + (
+                f'{others[0]} is there, but a label is a PNG, written from the ids themselves '
+                f'(JPEG changes them)' if others
+                else 'each image needs a label of the same name'
+            )
         )
     return pairs
 
@@ -77,7 +84,7 @@ def read_label(path: Path) -> NDArray[np.uint8]:
     try:
         return ids_from_png(read_bytes(path))
     except ImageError as exc:
-        raise DataError(f'{path}: {exc}') from exc
+        raise DataError(f'{path}: {stand_in(path) or exc}') from exc
 
 
 def read_pair(image_path: Path, label_path: Path) -> Sample:

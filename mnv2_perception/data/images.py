@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.errors import DataError, ImageError
+from mnv2_perception.errors import DataError, ImageError, stand_in
 from mnv2_perception.vision.image_files import check_file, MAX_PIXELS
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,8 @@ def decode_image(data: bytes, path: Path) -> NDArray[np.uint8]:
         reason = exc if isinstance(exc, ImageError) else 'OpenCV cannot decode it'
         raise DataError(f'{path}: {reason}; copy it again, or take it out') from exc
     if image is None:
-        raise DataError(f'{path}: is no readable image; copy it again, or take it out')
+        other = stand_in(path) or 'is no readable image; copy it again, or take it out'
+        raise DataError(f'{path}: {other}')
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mnv2_perception.errors import EngineError, ModelError
+from mnv2_perception.errors import EngineError, ModelError, stand_in
 
 WEIGHTED = {'Conv', 'ConvTranspose', 'Gemm', 'MatMul'}
 QDQ = {'QuantizeLinear', 'DequantizeLinear'}
@@ -42,7 +42,9 @@ def read_onnx(model: Path) -> Any:
         proto = onnx.load(str(model))
         onnx.checker.check_model(proto)
     except Exception as exc:  # protobuf's and the checker's share no base but Exception
-        raise ModelError(f'{model}: is no ONNX model: {exc}') from exc
+        raise ModelError(
+            f'{model}: ' + (stand_in(model) or f'is no ONNX model: {exc}')
+        ) from exc
     return proto
 
 

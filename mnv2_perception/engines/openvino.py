@@ -1,15 +1,18 @@
 """OpenVINO on the CPU."""
 
+from contextlib import suppress
 import hashlib
 from importlib.util import find_spec
 import json
 import logging
 from pathlib import Path
 from queue import SimpleQueue
+import threading
 from typing import Any, ClassVar
 
 import numpy as np
 
+from mnv2_perception.engines import openvino_passes
 from mnv2_perception.engines.base import check_precision, Engine, Opening, Tensors, TensorSpec
 from mnv2_perception.engines.plans import cache_folder, sha256, write_whole
 from mnv2_perception.engines.verified import int8_beside, read_verified, verified_int8
@@ -19,6 +22,7 @@ HINTS = {'fp32': 'f32', 'bf16': 'bf16'}
 # Flags of CPUs that multiply int8 by themselves. Others are slow at it, and sums may overflow.
 VNNI = {'avx512_vnni', 'avx_vnni', 'amx_int8'}
 DIGEST_BYTES = 32
+KEPT = 16  # compiled models; that of one that was replaced is of no use to anybody
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +77,7 @@ class OpenVINOEngine(Engine):
                 'ENABLE_CPU_PINNING': False,
             }
             if file == model:
-                take_softmax(network)
+                openvino_passes.rewrite(network)
                 compiled = self._core.compile_model(network, 'CPU', config)
             else:
                 compiled = self._compile_once(file, config)
@@ -152,7 +156,7 @@ class OpenVINOEngine(Engine):
         key = json.dumps([
             sha256(file), config, self._capabilities(),
             self._core.get_property('CPU', 'FULL_DEVICE_NAME'),
-            self._core.get_versions('CPU')['CPU'].build_number, take_softmax.__name__,
+            self._core.get_versions('CPU')['CPU'].build_number, openvino_passes.VERSION,
         ])
         digest = hashlib.sha256(key.encode()).hexdigest()
         path = cache_folder().with_name('openvino') / f'{file.stem}-{digest[:16]}.blob'
@@ -167,12 +171,16 @@ class OpenVINOEngine(Engine):
         except (OSError, RuntimeError) as exc:
             logger.warning('%s: cannot be used, and is made again: %s', path, exc)
         network = self._core.read_model(str(file))
-        take_softmax(network)
+        openvino_passes.rewrite(network)
         compiled = self._core.compile_model(network, 'CPU', config)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             blob = compiled.export_model().getvalue()
-            write_whole(path, hashlib.sha256(blob).digest() + blob)
+            # Nodes that start together each keep one, under a name of its own while it is written.
+            own = path.with_name(f'{path.stem}.{threading.get_native_id()}')
+            write_whole(own, hashlib.sha256(blob).digest() + blob)
+            own.replace(path)
+            drop_oldest(path.parent)
         except (OSError, RuntimeError) as exc:
             logger.info('%s: cannot be kept, so each start compiles it: %s', path, exc)
         return compiled
@@ -192,47 +200,11 @@ class OpenVINOEngine(Engine):
         del self._requests
 
 
-def take_softmax(network: Any) -> None:
-    """Let a graph take the greatest softmax where it has 1 / Σ exp(x − max x), which is the same.
-
-    OpenVINO sums over the classes slowly: that took a tenth of an inference. ONNX Runtime is slow
-    at softmax over them, so the file has the sum (`nets.export.IdsAndConfidence`).
-    """
-    try:
-        from openvino import opset13
-        from openvino.passes import AnyInput, Manager, Matcher, MatcherPass, WrapType
-    except ImportError:  # before 2025: the sum is slower, and as right
-        return
-    scores = AnyInput()
-    axes = [WrapType('opset13.Constant') for _ in range(3)]
-    top = WrapType('opset13.ReduceMax', [scores, axes[0]])
-    below = WrapType(
-        'opset13.Subtract', [scores, WrapType('opset13.Unsqueeze', [top, axes[1]])]
-    )
-    total = WrapType('opset13.ReduceSum', [WrapType('opset13.Exp', [below]), axes[2]])
-    one = WrapType('opset13.Constant')
-    confidence = WrapType('opset13.Divide', [one, total])
-
-    def replace(found: Any) -> bool:
-        nodes = found.get_pattern_value_map()
-        along = {tuple(nodes[each].get_node().get_vector()) for each in axes}
-        constant = nodes[one].get_node()
-        plain = not constant.get_output_shape(0) and constant.get_vector()[0] == 1.0
-        if not plain or len(along) > 1 or len(axis := along.pop()) > 1:
-            return False
-        softmax = opset13.softmax(nodes[scores], *axis)
-        keep = nodes[total].get_node().get_attributes()['keep_dims']
-        nodes[confidence].replace(opset13.reduce_max(softmax, axis, keep).output(0))
-        return True
-
-    class Softmax(MatcherPass):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_matcher(Matcher(confidence, 'Softmax'), replace)
-
-    manager = Manager()
-    manager.register_pass(Softmax())
-    manager.run_passes(network)
+def drop_oldest(folder: Path) -> None:
+    """Leave the newest KEPT files of a folder."""
+    with suppress(OSError):  # another process drops them, too
+        for path in sorted(folder.iterdir(), key=lambda each: each.stat().st_mtime)[:-KEPT]:
+            path.unlink()
 
 
 def cpu_flags() -> set[str]:

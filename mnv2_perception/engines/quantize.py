@@ -77,7 +77,8 @@ def quantize_model(
 
     Raises:
         EngineError: onnx or onnxruntime is not installed, or there is no tensor.
-        ModelError: the file is none that can be quantised, or `out` cannot be written.
+        ModelError: the file is none that can be quantised, what it gives is not finite, or `out`
+            cannot be written.
     """
     try:
         import onnx
@@ -94,12 +95,17 @@ def quantize_model(
         raise ModelError(f'{out}: its folder does not exist; make it first')
     if not tensors:
         raise EngineError(f'{model}: got no image to calibrate with, expected some hundred')
-    with tempfile.TemporaryDirectory() as scratch:
-        ranges = calibrate(proto, tensors, Path(scratch), progress)
-    quantised = insert_qdq(proto, layers, ranges)
     _, ends = network_ends(proto)
     compared = tensors[:: max(1, len(tensors) // IMAGES_COMPARED)][:IMAGES_COMPARED]
     reference = run_network(proto, ends, compared)
+    if not all(np.isfinite(each).all() for each in reference):
+        raise ModelError(
+            f'{model}: its output for the images to calibrate with is NaN or infinite in float '
+            f'already, as of a network that was trained or exported broken; export it again'
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        ranges = calibrate(proto, tensors, Path(scratch), progress)
+    quantised = insert_qdq(proto, layers, ranges)
 
     def error(kept: Iterable[str]) -> float:
         found = run_network(leave_in_float(quantised, kept), ends, compared)

@@ -7,6 +7,7 @@ second file, MODEL_int8.onnx beside MODEL.onnx, known by its sha256.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 import json
+import math
 from pathlib import Path
 
 from mnv2_perception.engines.graph import read_onnx
@@ -39,6 +40,9 @@ class Verified:
     sha256: str = ''
     speed: float = 0.0
 
+    def __post_init__(self) -> None:
+        math.fsum((self.fp32, self.value, self.speed))  # TypeError of what is no number
+
     @property
     def good(self) -> bool:
         """Whether so little is lost that `auto` may take the precision."""
@@ -53,8 +57,14 @@ class Verified:
 
 
 def int8_beside(model: Path) -> Path:
-    """Return where a model's int8 file lies, if there is one."""
-    return model.with_name(f'{model.stem}_int8.onnx')
+    """Return where a model's int8 file lies, if there is one.
+
+    That is beside the model, or, of a link that has none, beside what it leads to.
+    """
+    beside = model.with_name(f'{model.stem}_int8.onnx')
+    if model.is_symlink() and not beside.exists():
+        return int8_beside(model.resolve())
+    return beside
 
 
 def verified_int8(model: Path, found: Verified | None) -> Path:
@@ -106,6 +116,8 @@ def read_verified(metadata: Mapping[str, str], model: str) -> dict[str, Verified
 def write_verified(model: Path, out: Path, found: Mapping[str, Verified]) -> None:
     """Write a copy of an ONNX file that carries what was measured; it may replace the file.
 
+    Where `out` is a link, what it leads to is replaced.
+
     Raises:
         EngineError: onnx is not installed.
         ModelError: the file is no ONNX model, or `out` cannot be written.
@@ -116,6 +128,7 @@ def write_verified(model: Path, out: Path, found: Mapping[str, Verified]) -> Non
     proto.metadata_props.extend(kept)
     text = json.dumps({precision: asdict(facts) for precision, facts in found.items()})
     proto.metadata_props.add(key=METADATA_KEY, value=text)
+    out = out.resolve()
     partial = out.with_suffix('.partial')
     try:
         partial.write_bytes(proto.SerializeToString())

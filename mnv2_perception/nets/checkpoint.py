@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn, Tensor
 
-from mnv2_perception.errors import ModelError
+from mnv2_perception.errors import ModelError, stand_in
 from mnv2_perception.model_spec import METADATA_KEY, ModelSpec
 from mnv2_perception.nets.backbone import Backbone
 from mnv2_perception.nets.backbones import make_backbone
@@ -74,9 +74,10 @@ def read_weights(path: Path) -> dict[str, Any]:
         raise ModelError(f'{path}: no such checkpoint') from exc
     except Exception as exc:  # a damaged file fails in whatever way its bytes lead
         reason = (str(exc) or type(exc).__name__).splitlines()[0]
-        raise ModelError(
-            f'{path}: is no checkpoint of plain tensors ({reason}); save a state_dict'
-        ) from exc
+        raise ModelError(f'{path}: ' + (
+            stand_in(path)
+            or f'is no checkpoint of plain tensors ({reason}); save a state_dict'
+        )) from exc
     if not isinstance(values, dict):
         raise ModelError(f'{path}: holds a {type(values).__name__}, expected a state_dict')
     return values
@@ -140,7 +141,7 @@ def load_exported(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
     except FileNotFoundError as exc:
         raise ModelError(f'{path}: no such model') from exc
     except Exception as exc:  # a damaged file fails in whatever way its bytes lead
-        raise ModelError(f'{path}: is no ONNX model: {exc}') from exc
+        raise ModelError(f'{path}: ' + (stand_in(path) or f'is no ONNX model: {exc}')) from exc
     graph = model.graph
     arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:  # equal tensors are stored once

@@ -26,7 +26,7 @@ from mnv2_perception.data.images import (
     list_images,
     read_bytes,
 )
-from mnv2_perception.errors import BagError, DataError
+from mnv2_perception.errors import BagError, DataError, stand_in
 from mnv2_perception.vision.encodings import image_from_compressed_msg, image_from_fields
 from mnv2_perception.vision.transforms import TransformTree
 
@@ -251,10 +251,10 @@ def _open_video(path: Path, fps: float) -> Source:
     video.release()
     fps = fps or told
     if not opened or not fps > 0:
-        raise DataError(
-            f'{path}: OpenCV cannot read this video'
+        raise DataError(f'{path}: ' + (stand_in(path) or (
+            'OpenCV cannot read this video'
             + (' at its rate; give --fps' if opened else '; convert it to H.264 in .mp4')
-        )
+        )))
 
     source = Source(path.name, count, lambda: items(), {'video': path.name, 'fps': fps})
 

@@ -57,11 +57,12 @@ class Classifier(Pipeline[Classification]):
         """Sort the classes.
 
         Raises:
-            ModelError: an output is not finite.
+            ModelError: an output is not finite, or said to be a probability and none.
         """
-        probabilities = class_probabilities(
-            outputs[0].reshape(-1).astype(np.float32, copy=False), self.spec.output
-        )
+        scores = outputs[0].reshape(-1).astype(np.float32, copy=False)
+        if self.spec.output != 'logits':
+            self.require_probabilities(scores)
+        probabilities = class_probabilities(scores, self.spec.output)
         self.require_finite(np.isfinite(probabilities))
         if self.spec.background:
             probabilities = probabilities[1:]

@@ -8,11 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.engines import Engine
+from mnv2_perception.errors import ModelError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.tasks.pipeline import check_between_0_and_1, check_rotation, Pipeline
 from mnv2_perception.tasks.segmenter import Segmentation
 from mnv2_perception.vision.detections import boxes_on_image, components, select_boxes
 from mnv2_perception.vision.preprocess import check_image, rotate_image
+
+# That a box which counts reaches, in frames of the network: more than what a wild SSDLite can give
+# (nets.ssdlite.MAX_LOG_RATIO), less than pixels.
+FARTHEST = 40.0
 
 
 @dataclass(frozen=True)
@@ -78,16 +83,33 @@ class Detector(Pipeline[Detections]):
         """Put the best of the model's boxes on the image.
 
         Raises:
-            ModelError: an output is not finite.
+            ModelError: an output is not finite, boxes are not in the network's frame, a score is
+                not between 0 and 1, or a class id not one of the model's.
         """
         candidates, scores, class_ids = (array[0] for array in outputs)
         self.require_finite(np.isfinite(candidates).all(axis=1) & np.isfinite(scores))
+        sure = np.abs(candidates[scores >= self.min_score])
+        if sure.size and sure.max() > FARTHEST:
+            raise ModelError(
+                f'{self.engine.model}: gives a box that reaches to {sure.max():.3g}, expected 0 '
+                f"to 1 of the network's frame; if these are pixels, divide them by width and "
+                f'height in the graph'
+            )
         height, width = image.shape[:2]
         boxes = boxes_on_image(
             candidates, height, width, self.rotate, self.placement(image, self.rotate)
         )
         kept = select_boxes(boxes, scores, class_ids, self.min_score, self.nms_iou)
-        return Detections(boxes[kept], scores[kept], class_ids[kept].astype(np.int32))
+        self.require_probabilities(scores[kept])  # rows that hold no box may have any
+        found = class_ids[kept].astype(np.int32)
+        unknown = found[(found < 0) | (found >= len(self.spec.classes))]
+        if len(unknown):
+            raise ModelError(
+                f'{self.engine.model}: gives a box of class id {unknown[0]}, expected 0 to '
+                f'{len(self.spec.classes) - 1}, as it has {len(self.spec.classes)} classes; if '
+                f'its ids count from 1, begin the classes with one called background'
+            )
+        return Detections(boxes[kept], scores[kept], found)
 
 
 def detections_from_mask(

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+import math
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +23,7 @@ from mnv2_perception.vision.preprocess import (
 )
 
 ROTATIONS = (0, 90, 180, 270)
+ROUNDING = 0.05  # of a probability, in fp16 or int8
 Result = TypeVar('Result')
 P = TypeVar('P', bound='Pipeline[Any]')
 
@@ -117,6 +119,19 @@ class Pipeline(ABC, Generic[Result]):
                 f'{self.engine.model}: {1.0 - finite.mean():.1%} of its output for this image is '
                 f'NaN or infinite, as of a network that overflows in fp16 or was exported broken; '
                 f'run it with precision fp32 (now {self.engine.precision}), or export it again'
+            )
+
+    def require_probabilities(self, scores: NDArray[Any]) -> None:
+        """Raise ModelError unless all are between 0 and 1, save for rounding.
+
+        What is not finite is `require_finite`'s.
+        """
+        low, high = (float(scores.min()), float(scores.max())) if scores.size else (0.0, 0.0)
+        if math.isfinite(high - low) and not -ROUNDING <= low <= high <= 1.0 + ROUNDING:
+            raise ModelError(
+                f'{self.engine.model}: its scores for this image go from {low:.3g} to {high:.3g}, '
+                f'expected 0 to 1, as the spec says {self.spec.output}; export it with softmax or '
+                'sigmoid' + ', or correct the spec (logits?)' * (self.spec.task != 'detection')
             )
 
     def close(self) -> None:

@@ -129,6 +129,8 @@ class Segmenter(Pipeline[Segmentation]):
             if spec.output == 'ids':
                 return known_ids(planes[0], len(spec.classes), spec.background, UNLABELLED)
             scores = planes.astype(np.float32, copy=False)
+            if spec.output != 'logits':
+                self.require_probabilities(scores)
             ids, confidence = ids_and_confidence(scores, spec.output)
         if spec.background:
             ids -= np.uint8(1)  # wraps: the network's 0 becomes 255, "no class"

@@ -30,6 +30,7 @@ _FISHEYE = ('equidistant', 'fisheye')
 MAX_PIXELS = 16_000_000  # each takes up to 200 bytes while the geometry is worked out
 _ROUND_TRIP_PX = 0.1
 _MAX_FOCAL_RATIO = 4.0  # of fx and fy: no lens squeezes more
+_MIN_FOCAL_SHARE = 0.01  # of the image's width: a pinhole of 178°, no fisheye
 _LONGEST = 100  # coefficients of a lens, and letters of its model's name
 
 
@@ -103,6 +104,13 @@ class Camera:
                 'rectified to true if it is one, or calibrate the camera (camera_calibration)'
             )
         matrix = p if rectified else k
+        if matrix[0, 0] < _MIN_FOCAL_SHARE * width:
+            raise CalibrationError(
+                f'camera_info: {"P" if rectified else "K"} has a focal length of '
+                f'{matrix[0, 0]:.3g} pixels, and the image is {width} wide, which no lens has: '
+                f'the camera is not calibrated (an identity matrix?); calibrate it '
+                f'(camera_calibration) and have the driver load the result'
+            )
         d, r = tuple(map(float, info.d)), tuple(map(float, info.r))
         if len(d) > 8 and not any(d[8:]):
             d = d[:8]  # OpenCV's thin prism and tilt, of which ROS has no model

@@ -103,3 +103,15 @@ def test_a_calibration_of_another_size_is_told(
     file.write_text(yaml.safe_dump({**FILES['ros2 topic echo'], 'width': 320}))
     assert cli.main(['camera-pose', picture, '--camera-info', str(file), '--board', '8x6']) == 1
     assert 'got one of 480 × 640' in capsys.readouterr().err
+
+
+def test_a_picture_that_was_cut_short_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / 'cut.jpg'
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])  # the lower half was gray
+    line = ['camera-pose', str(path), '--camera-fov', '1.2', '--floor-line', '300', '2',
+            '--camera-height', '0.5']
+    assert cli.main(line) == 1
+    assert 'cut.jpg: was cut short' in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Folders of labelled images, and boxes in COCO's JSON."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mnv2_perception.data.folders import (
     list_classified,
     list_pairs,
     read_folder,
+    read_label,
     read_pair,
 )
 from mnv2_perception.data.from_masks import boxes_from_labels
@@ -107,6 +109,9 @@ def test_a_picture_is_turned_as_its_exif_says_and_so_must_its_label_be(
     cv2.imwrite(str(folder / 'labels/b.png'), np.zeros((16, 8), np.uint8))
     with pytest.raises(DataError, match=r'b.png: is \(16, 8\).*EXIF orientation, and its label'):
         read_pair(*list_pairs(folder)[1])
+    boxes = coco(images=[{'id': 20, 'file_name': 'b.jpg', 'height': 16, 'width': 8}])
+    with pytest.raises(DataError, match='EXIF orientation, and its boxes must be too'):
+        read_coco(write_json(folder / 'coco.json', boxes))
 
 
 def test_what_is_unlabelled_absent_or_unknown_is_told(
@@ -155,6 +160,26 @@ def test_a_label_that_is_none_is_refused(folder: Path, label: np.ndarray, told: 
     cv2.imwrite(str(folder / 'labels/a.png'), label)
     with pytest.raises(DataError, match=told):
         read_folder(folder, ELEVEN)
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.bmp'])
+def test_a_label_of_another_suffix_is_told_as_what_it_is(folder: Path, suffix: str) -> None:
+    label = folder / 'labels/a.png'
+    label.rename(label.with_suffix(suffix))
+    with pytest.raises(DataError, match=rf'1 of 2 labels.*a\{suffix} is there, but a label'):
+        list_pairs(folder)
+
+
+@pytest.mark.parametrize(('content', 'told'), [
+    ('version https://git-lfs.github.com/spec/v1\noid sha256:aa\n', 'a Git LFS pointer.*lfs'),
+    ('\n<!DOCTYPE html><html>', 'a web page, not the file itself; download that by its raw link'),
+])
+def test_what_lies_in_a_file_s_place_is_named(folder: Path, content: str, told: str) -> None:
+    file = folder / 'there.png'
+    file.write_text(content)
+    for read in (read_image, read_label, read_coco):
+        with pytest.raises(DataError, match=f'there.png: {told}'):
+            read(file)
 
 
 def test_a_damaged_image_is_named(folder: Path) -> None:
@@ -222,6 +247,12 @@ def test_images_may_lie_beside_the_file(folder: Path) -> None:
          r'b\.png has a box \[1.0, 2.0, 3.0\] of category 7'),
         (coco(annotations=[{'image_id': 20, 'category_id': 5, 'bbox': [1, 2, 3, 4]}]),
          r'of category 5; expected .* \[3, 7\]'),
+        (coco(annotations=[{'image_id': 20, 'category_id': 7, 'bbox': [1, 2, math.nan, 3]}]),
+         r'b\.png has a box \[1.0, 2.0, nan, 3.0\]'),
+        (coco(annotations=[{'image_id': 20, 'category_id': 7, 'bbox': [0.1, 0.2, 0.5, 0.8]}]),
+         "all its boxes lie within an image's first pixel.* multiply them by width and height"),
+        (coco(categories=[{'id': 3, 'name': 'dog'}, {'id': 7, 'name': 'dog'}]),
+         'calls several categories dog; .* a name of its own'),
         (coco(images=[{'id': 20, 'file_name': 'c.png'}]), r'image c\.png is neither in'),
         (coco(images=[{'id': 20, 'file_name': 'c' * 300}]), r'image c+ is neither in'),
     ],

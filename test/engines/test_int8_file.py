@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 import logging
+import os
 from pathlib import Path
 import shutil
+import threading
 
 import cv2
 import numpy as np
@@ -31,8 +33,10 @@ from mnv2_perception.engines.verified import (
 from mnv2_perception.errors import EngineError, ModelError
 from mnv2_perception.evaluation.evaluate import evaluate_model
 from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.tasks.detector import Detector
 from mnv2_perception.tasks.models import find_model, opening, shared_folders
 from mnv2_perception.tasks.segmenter import Segmenter
+from mnv2_perception.vision.detections import box_iou
 
 pytestmark = pytest.mark.train
 HAS_BF16 = 'BF16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
@@ -244,6 +248,54 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
     assert 'cannot be kept, so each start compiles it' in caplog.text
 
 
+@pytest.mark.usefixtures('cpu')
+def test_nodes_that_start_together_all_keep_what_they_compiled(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fsync, others = os.fsync, [threading.Thread(target=lambda: open_engine(model).close())]
+
+    def slow_disk(file: int) -> None:
+        fsync(file)
+        if others:  # a node that starts while the first one's disk is at work
+            other = others.pop()
+            other.start()
+            other.join()
+
+    monkeypatch.setattr(os, 'fsync', slow_disk)
+    with caplog.at_level(logging.INFO), open_engine(model) as engine:
+        assert engine.precision == 'int8' and not others
+    assert 'cannot be kept' not in caplog.text
+    kept, = (tmp_path / 'cache/mnv2_perception/openvino').iterdir()
+    assert kept.suffix == '.blob'
+
+
+@pytest.mark.usefixtures('cpu')
+def test_compiled_copies_of_models_that_were_replaced_do_not_fill_the_disk(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, 'KEPT', 3)
+    folder = tmp_path / 'cache/mnv2_perception/openvino'
+    for threads in range(1, 6):  # as good as other models
+        open_engine(model, 'openvino', threads).close()
+        newest = max(folder.iterdir(), key=lambda each: each.stat().st_mtime_ns)
+        os.utime(newest, (threads, threads))
+    assert sorted(each.stat().st_mtime for each in folder.iterdir()) == [3, 4, 5]
+
+
+@pytest.mark.usefixtures('cpu')
+def test_a_link_to_a_model_leads_to_its_int8_file(model: Path, tmp_path: Path) -> None:
+    link = tmp_path / 'current.onnx'
+    link.symlink_to(model)
+    for precision in ('auto', 'int8'):
+        with open_engine(link, 'openvino', precision=precision) as engine:
+            assert (engine.precision, engine.model) == ('int8', 'model_int8.onnx')
+    write_verified(link, link, {})  # as verify does
+    with open_engine(model, 'openvino') as engine:
+        assert engine.precision == 'fp32' and link.is_symlink()
+    shutil.copy(int8_beside(model), tmp_path / 'current_int8.onnx')
+    assert int8_beside(link) == tmp_path / 'current_int8.onnx'
+
+
 @needs_bf16
 def test_verify_measures_the_int8_file_and_writes_which_it_was(
     model: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -272,6 +324,22 @@ def test_verify_measures_the_int8_file_and_writes_which_it_was(
             values.append(evaluate_model(engine, spec, data)['miou'])
         engine.close()
     assert int8.value == min(values) < found['bf16'].value
+
+
+@needs_bf16
+def test_verify_tells_where_a_copy_lacks_the_int8_file(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind, value in (('images', image(0)[0]), ('labels', image(0)[0, ..., 0] % 3)):
+        (tmp_path / 'val' / kind).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / 'val' / kind / '0.png'), value)
+    copy = tmp_path / 'copy.onnx'
+    verify = ['verify', str(model), str(tmp_path / 'val')]
+    assert main([*verify, '--out', str(copy)]) == 0
+    told = f'copy.onnx: takes int8 once {int8_beside(model)} lies beside it, as copy_int8.onnx'
+    assert told in capsys.readouterr().err
+    assert main(verify) == 0
+    assert 'takes int8 once' not in capsys.readouterr().err
 
 
 @needs_bf16
@@ -360,7 +428,8 @@ def test_a_shipped_int8_file_is_the_one_that_its_model_was_verified_with(path: P
 
 def test_the_default_models_are_shipped_in_int8_and_not_listed_as_models_of_their_own() -> None:
     assert {path.stem for path in SHIPPED} >= {
-        'unet_mobilenetv2_ground_int8', 'unet_mobilenetv2_ground_fast_int8'
+        'unet_mobilenetv2_ground_int8', 'unet_mobilenetv2_ground_fast_int8',
+        'ssdlite_mobilenetv2_ground_int8',
     }
     with pytest.raises(ModelError, match='shipped are') as caught:
         find_model('nothing')
@@ -368,17 +437,32 @@ def test_the_default_models_are_shipped_in_int8_and_not_listed_as_models_of_thei
     assert '_int8' not in str(caught.value)
 
 
+def pictures(data: Path) -> list[NDArray[np.uint8]]:
+    paths = sorted((data / 'ground/val/images').iterdir())[::14]
+    return [np.ascontiguousarray(cv2.imread(str(path))[..., ::-1]) for path in paths]
+
+
 @pytest.mark.usefixtures('cpu')
-@pytest.mark.parametrize('path', SHIPPED, ids=lambda path: path.stem)
-def test_on_real_pictures_it_says_what_fp32_says(path: Path, mnv2_data: Path) -> None:
-    name = path.stem.removesuffix('_int8')
-    pictures = sorted((mnv2_data / 'ground/val/images').iterdir())[::14]
-    same = []
+@pytest.mark.parametrize('name', ['unet_mobilenetv2_ground', 'unet_mobilenetv2_ground_fast'])
+def test_on_real_pictures_masks_are_those_of_fp32(name: str, mnv2_data: Path) -> None:
     int8, fp32 = Segmenter.open(name), Segmenter.open(name, precision='fp32')
     assert (int8.engine.precision, fp32.engine.precision) == ('int8', 'fp32')
-    for picture in pictures:
-        rgb = np.ascontiguousarray(cv2.imread(str(picture))[..., ::-1])
-        same.append(np.mean(int8(rgb).class_ids == fp32(rgb).class_ids))
+    same = [np.mean(int8(rgb).class_ids == fp32(rgb).class_ids) for rgb in pictures(mnv2_data)]
     int8.close()
     fp32.close()
     assert len(same) > 5 and np.mean(same) > 0.985 and min(same) > 0.95
+
+
+@pytest.mark.usefixtures('cpu')
+def test_on_real_pictures_boxes_are_those_of_fp32(mnv2_data: Path) -> None:
+    name = 'ssdlite_mobilenetv2_ground'
+    int8, fp32 = Detector.open(name), Detector.open(name, precision='fp32')
+    assert (int8.engine.precision, fp32.engine.precision) == ('int8', 'fp32')
+    found = []
+    for rgb in pictures(mnv2_data):
+        expected, boxes = fp32(rgb), int8(rgb).boxes
+        for box in expected.boxes[expected.scores > 0.5]:
+            found.append(box_iou(box[None], boxes).max(initial=0.0) > 0.7)
+    int8.close()
+    fp32.close()
+    assert len(found) > 10 and np.mean(found) > 0.95

@@ -211,6 +211,18 @@ def test_a_model_without_layers_is_refused(tmp_path: Path) -> None:
         quantize_model(path, tmp_path / 'int8.onnx', [np.zeros((1, 3, 8, 8), np.float32)])
 
 
+@pytest.mark.parametrize('weight', [np.nan, 1e38])
+def test_a_network_that_gives_no_numbers_is_refused(model: Path, weight: float) -> None:
+    proto = onnx.load(str(model))
+    kernel = next(each for each in proto.graph.initializer if len(each.dims) == 4)
+    kernel.CopyFrom(onnx.numpy_helper.from_array(
+        np.full(kernel.dims, weight, np.float32), kernel.name
+    ))
+    onnx.save(proto, str(model))
+    with pytest.raises(ModelError, match=r'NaN or infinite in float already.*export it again'):
+        quantise(model, 0.01)
+
+
 def test_a_folder_that_is_not_there_is_told_before_the_work(model: Path) -> None:
     with pytest.raises(ModelError, match='folder does not exist'):
         quantize_model(model, model.parent / 'absent/int8.onnx', images(0))

@@ -1,5 +1,7 @@
 """`mnv2 verify` and `precision: auto`: the faster arithmetic, where it was measured."""
 
+from dataclasses import asdict
+import json
 from pathlib import Path
 import sys
 
@@ -74,9 +76,11 @@ def test_auto_takes_fp32_on_a_cpu_without_bf16(
         assert engine.precision == 'fp32'
 
 
-def test_an_entry_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize('wrong', [{'fp32': '0.7'}, {'value': None}, {'speed': 'fast'}, {'of': 1}])
+def test_an_entry_that_cannot_be_read_is_named(wrong: dict[str, object]) -> None:
+    entry = asdict(Verified('miou', fp32=0.7, value=0.7, images=9, data='val')) | wrong
     with pytest.raises(EngineError, match=r'm\.onnx: metadata .*verified cannot be used'):
-        read_verified({METADATA_KEY: '{"bf16": {"figure": "miou"}}'}, 'm.onnx')
+        read_verified({METADATA_KEY: json.dumps({'bf16': entry})}, 'm.onnx')
 
 
 @needs_bf16

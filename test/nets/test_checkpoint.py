@@ -75,6 +75,15 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, zipped: boo
     assert not made.exists()
 
 
+@pytest.mark.parametrize('name', ['w.pth', 'w.onnx'])
+def test_a_git_lfs_pointer_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 4\n')
+    net = MobileNetV2(num_classes=0)
+    with pytest.raises(ModelError, match='a Git LFS pointer'):
+        load_weights(net, net, path)
+
+
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')
 @pytest.mark.parametrize(
     'content',

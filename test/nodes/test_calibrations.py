@@ -81,7 +81,7 @@ def test_an_unusable_camera_info_displaces_none_and_is_told_once() -> None:
         infos.put(info_of(4, None))
     assert found(infos, 5) == CAMERA
     assert len(told) == 2 and told[1] == infos.refusal
-    assert told[1] == f'{told[0]}; the last usable one counts'
+    assert told[1] == f'{told[0]}; the last usable one counts for images without their own'
     # What the camera says of an image itself is not passed over.
     with pytest.raises(CalibrationError, match='depth/camera_info: K and P are zero'):
         found(infos, 4)
@@ -181,7 +181,8 @@ def test_an_unusable_camera_info_is_a_warning_and_masks_go_on_with_the_last_good
         check_box(scene.show(number, *BOX_AT), height_m=0.25)
     warning = (
         'camera_info: K and P are zero, so the camera is not calibrated; calibrate it '
-        '(camera_calibration) and have the driver load the result; the last usable one counts'
+        '(camera_calibration) and have the driver load the result; the last usable one counts for '
+        'images without their own'
     )
     eventually(lambda: reports and reports[-1].status[0].message == warning)
     assert reports[-1].status[0].level == DiagnosticStatus.WARN

@@ -133,6 +133,15 @@ def test_scores_that_are_not_finite_reject_the_image(
         classifier.finish(plain(1, 2, 3), [np.array([[1.0, bad, 0.0]], np.float32)])
 
 
+@pytest.mark.parametrize('scores', [[0.0, 3.0, 7.0], [-2.0, 0.5, 0.9]])
+def test_logits_that_the_spec_takes_for_probabilities_reject_the_image(
+    tmp_path: Path, scores: list[float]
+) -> None:
+    classifier = Classifier.open(write_mean_colour(tmp_path / 'm.onnx', output='probabilities'))
+    with pytest.raises(ModelError, match=r'scores .* go from .*, expected 0 to 1.*logits\?'):
+        classifier.finish(plain(1, 2, 3), [np.array([scores], np.float32)])  # all were 1.0
+
+
 def test_a_model_for_another_task_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match='is for classification; choose a model for segmentation'):
         Segmenter.open(write_mean_colour(tmp_path / 'm.onnx'))

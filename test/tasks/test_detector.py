@@ -78,6 +78,35 @@ def test_a_box_that_is_not_finite_rejects_the_image(tmp_path: Path, row: Row) ->
         detector(np.zeros((8, 8, 3), np.uint8))
 
 
+@pytest.mark.parametrize(('row', 'told'), [
+    ((0.1, 0.1, 0.2, 0.2, 0.9, 2), 'a box of class id 2, expected 0 to 1, .*count from 1, begin'),
+    ((0.1, 0.1, 0.2, 0.2, 0.9, -1), 'a box of class id -1, expected 0 to 1'),
+    ((0.1, 0.1, 0.2, 0.2, 3.0, 0), r'scores for this image go from 0\.9 to 3, expected 0 to 1'),
+])
+def test_a_box_of_no_class_or_no_score_rejects_the_image(
+    tmp_path: Path, row: Row, told: str
+) -> None:
+    detector = Detector.open(write_detector(tmp_path / 'm.onnx', 8, 8, [ROWS[0], row]))
+    with pytest.raises(ModelError, match=told):
+        detector(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_boxes_in_pixels_reject_the_image_where_a_score_counts(tmp_path: Path) -> None:
+    row: Row = (10.0, 10.0, 50.0, 50.0, 0.9, 0)  # all of them were left out, in silence
+    model = write_detector(tmp_path / 'm.onnx', 64, 64, [row, (99.0, 0.0, 99.0, 0.0, 0.0, 0)])
+    detector = Detector.open(model, min_score=0.95)
+    assert not len(detector(np.zeros((8, 8, 3), np.uint8)).boxes)
+    detector.min_score = 0.5
+    with pytest.raises(ModelError, match=r'reaches to 50, expected 0 to 1 .*pixels, divide'):
+        detector(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_rows_that_hold_no_box_may_have_any_class(tmp_path: Path) -> None:
+    empty: Row = (0.0, 0.0, 0.0, 0.0, -1.0, -1)
+    detector = Detector.open(write_detector(tmp_path / 'm.onnx', 8, 8, [ROWS[0], empty]))
+    assert detector(np.zeros((8, 8, 3), np.uint8)).class_ids.tolist() == [1]
+
+
 def test_a_model_for_another_task_is_refused_both_ways(model: Path) -> None:
     with pytest.raises(ModelError, match='is for detection; choose a model for segmentation'):
         Segmenter.open(model)

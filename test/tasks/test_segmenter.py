@@ -394,6 +394,15 @@ def test_a_float_network_gets_its_channel_order(
     assert np.array_equal(result.class_ids, image[..., channels].argmax(axis=2))
 
 
+@pytest.mark.parametrize('mean', [200.0, -200.0])
+def test_logits_that_the_spec_takes_for_probabilities_reject_the_image(
+    tmp_path: Path, mean: float
+) -> None:
+    spec = float_spec('probabilities', mean=[mean] * 3)
+    with pytest.raises(ModelError, match=r'scores .* go from .*, expected 0 to 1.*logits\?'):
+        Segmenter.open(float_model(tmp_path / 'm.onnx', spec))(np.full((6, 8, 3), 112, np.uint8))
+
+
 def test_a_uint8_network_gets_its_channel_order(make_model: MakeModel) -> None:
     image = noise(6, 8)
     result = Segmenter.open(*make_model(6, 8, channel_order='bgr'))(image)
@@ -401,7 +410,7 @@ def test_a_uint8_network_gets_its_channel_order(make_model: MakeModel) -> None:
 
 
 def test_mean_and_std_of_the_spec_reach_the_network(tmp_path: Path) -> None:
-    spec = float_spec('probabilities', mean=[10.0, 200.0, 200.0])
+    spec = float_spec('probabilities', mean=[10.0, 100.0, 100.0])
     image = np.full((6, 8, 3), 112, np.uint8)
     result = Segmenter.open(float_model(tmp_path / 'm.onnx', spec))(image)
     assert (result.class_ids == 0).all()

@@ -74,6 +74,17 @@ def test_focal_lengths_that_no_lens_has_are_refused() -> None:
 
 
 @pytest.mark.parametrize('rectified', [False, True])
+def test_an_identity_matrix_is_no_calibration(rectified: bool) -> None:
+    identity = {
+        'k': tuple(np.eye(3).ravel()), 'p': tuple(np.eye(3, 4).ravel())  # points would lie far off
+    }
+    with pytest.raises(CalibrationError, match=r'focal length of 1 pixels.* is not calibrated'):
+        Camera.from_info(Info(**identity), rectified)
+    widest = tuple(np.diag([13.0, 13.0, 1.0]).ravel())
+    assert Camera.from_info(Info(k=widest)).fx == 13.0
+
+
+@pytest.mark.parametrize('rectified', [False, True])
 def test_p_alone_calibrates_a_rectified_image_and_no_other(rectified: bool) -> None:
     info = Info(k=(0.0,) * 9)
     if rectified:
