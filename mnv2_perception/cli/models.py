@@ -345,7 +345,7 @@ def verify_command(arguments: argparse.Namespace) -> None:
     facts = {'file': str(out), **{name: str(each) for name, each in found.items()}}
     if int8 not in files:
         facts['int8'] = f'not measured: there is no {int8.name} beside the model'
-    elif out != path and (copy := int8_beside(out.absolute())) != int8:
+    elif found['int8'].good and (copy := int8_beside(out.absolute())) != int8:
         facts['int8'] += f'; taken where {int8.name} lies beside it as {copy.name}'
     lost = [name for name in found if name not in good]
     facts['auto'] = f'{", else ".join(good)}, where the CPU has it' if good else 'fp32'
