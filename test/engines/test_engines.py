@@ -380,6 +380,8 @@ def test_ctrl_c_is_heard_after_openvino_engines_close_in_the_order_they_opened(
     code = (
         'import pathlib, signal, sys\n'
         'from mnv2_perception.engines import open_engine\n'
+        # A shell that started the tests in the background has it ignored.
+        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
         "engines = [open_engine(pathlib.Path(sys.argv[1]), 'openvino') for _ in range(2)]\n"
         'for engine in engines:\n'
         '    engine.close()\n'
