@@ -14,7 +14,7 @@ whatever comes back; what has no mask in the end is lost. Latency is from before
 published until its mask is here. The floor is the bare call: ONNX Runtime in this process on the
 network alone, with a scaled float image, measured in each turn.
 
-Writes results/node.json and docs/node.png; prints a table. Four minutes a model.
+Writes results/node.json and docs/node.png; prints a table. Seven minutes a model.
 """
 
 import argparse
@@ -192,7 +192,7 @@ def bare_ms(engine: Engine, runs: int) -> float:
 def measure_round(
     lines: dict[str, list[str]], engine: Engine, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Start the nodes, let them take turns, and return the medians of their turns."""
+    """Start the nodes, let them take turns, and return what each start and each turn took."""
     images, found = arguments.images, {way: {} for way in lines}
     turns: dict[str, list[dict[str, float]]] = {way: [] for way in lines}
     bare: list[float] = []
