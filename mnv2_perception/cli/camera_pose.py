@@ -8,12 +8,10 @@ import re
 from types import SimpleNamespace
 from typing import Any, TYPE_CHECKING
 
-import cv2
 import yaml
 
-from mnv2_perception.cli.images import write_picture
 from mnv2_perception.cli.options import add_command, add_force, check_output, Number
-from mnv2_perception.data.images import read_image
+from mnv2_perception.data.images import read_image, write_image
 from mnv2_perception.errors import CalibrationError, ImageError
 from mnv2_perception.model_spec import read_plain_yaml
 
@@ -122,7 +120,8 @@ def camera_pose_command(arguments: argparse.Namespace) -> None:
         print(f'camera_roll_rad: {found.roll_rad:.4f}')
     if arguments.out:
         overlay = camera_pose.draw_floor(image, camera, found)
-        write_picture(arguments.out, cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
+        write_image(arguments.out, overlay)
+        print(arguments.out)
 
 
 def read_camera(path: Path, rectified: bool) -> 'Camera':

@@ -3,7 +3,7 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import cv2
 
@@ -88,7 +88,7 @@ def add(commands: 'Commands') -> None:
 
 def run_command(arguments: argparse.Namespace) -> None:
     """Segment or classify one picture, or find the objects in it."""
-    from mnv2_perception.data.images import read_image
+    from mnv2_perception.data.images import read_image, write_image
     from mnv2_perception.tasks.classifier import Classifier
     from mnv2_perception.tasks.detector import Detector
     from mnv2_perception.tasks.models import opening
@@ -122,34 +122,18 @@ def run_command(arguments: argparse.Namespace) -> None:
             overlay = draw_boxes(
                 image, found.boxes, found.scores, found.class_ids, spec.classes, spec.colours
             )
-            write_picture(out, cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
+            write_image(out, overlay)
+            print(out)
             return
         result = Segmenter(engine, spec, arguments.min_confidence)(image)
     overlay = draw_legend(
         blend_mask(image, result.class_ids, spec.colours), spec.classes, spec.colours
     )
-    write_picture(out, cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
+    write_image(out, overlay)
+    print(out)
     if mask:
-        write_picture(mask, result.class_ids)
-
-
-def write_picture(path: Path, picture: Any) -> None:
-    """Write a picture file, whole or not at all, and say so.
-
-    Raises:
-        ImageError: it cannot be written.
-    """
-    from mnv2_perception.data.files import replacing
-
-    with replacing(path) as partial:
-        try:
-            written = cv2.imwrite(str(partial), picture)
-        except cv2.error as exc:
-            raise ImageError(f'{path}: OpenCV cannot write it ({exc.err}); end it in .png') \
-                from exc
-        if not written:
-            raise ImageError(f'{path}: cannot be written; is there room on the disk?')
-    print(path)
+        write_image(mask, result.class_ids)
+        print(mask)
 
 
 def evaluate_command(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2_perception.data.files import replacing
 from mnv2_perception.errors import DataError, ImageError, stand_in
 from mnv2_perception.vision.image_files import check_file, MAX_PIXELS
 
@@ -43,6 +44,29 @@ def decode_image(data: bytes, path: Path) -> NDArray[np.uint8]:
         other = stand_in(path) or 'is no readable image; copy it again, or take it out'
         raise DataError(f'{path}: {other}')
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def write_image(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write an image, (H, W, 3) uint8 RGB or (H, W) uint8, whole or not at all.
+
+    Args:
+        path: its suffix says the format.
+        image: what to write.
+
+    Raises:
+        DataError: OpenCV has no such format, or the file cannot be written.
+    """
+    coloured = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    try:
+        done, data = cv2.imencode(path.suffix, coloured)
+    except cv2.error as exc:
+        raise DataError(f'{path}: OpenCV cannot write it ({exc.err}); end it in .png') from exc
+    assert done
+    try:
+        with replacing(path) as partial:
+            partial.write_bytes(data.tobytes())
+    except OSError as exc:
+        raise DataError(f'{path}: cannot be written: {exc.strerror}') from exc
 
 
 def read_bytes(path: Path) -> bytes:

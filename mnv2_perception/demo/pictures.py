@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +16,7 @@ from mnv2_perception.bags.results import (
     read_detections,
     read_grids,
 )
+from mnv2_perception.data.images import write_image
 from mnv2_perception.demo.topics import CLASSIFICATION, DETECTIONS, GRID, MASK
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.vision.costmap import Grid
@@ -138,7 +138,7 @@ def draw_pictures(
             classes.get(stamp_ns), grids.get(stamp_ns), note,
         )
         picture = draw_results(results, spec, colours)
-        cv2.imwrite(str(out / f'frame_{drawn:02d}.png'), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        write_image(out / f'frame_{drawn:02d}.png', picture)
         drawn += 1
 
 

@@ -5,14 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.data.coco import read_coco
 from mnv2_perception.data.files import replacing
 from mnv2_perception.data.folders import read_pair
-from mnv2_perception.data.images import is_bag, read_image
+from mnv2_perception.data.images import is_bag, read_image, write_image
 from mnv2_perception.engines import Engine
 from mnv2_perception.errors import DataError
 from mnv2_perception.evaluation.boxes import compared, object_finder, relabelled, SHOWN_SCORE
@@ -54,7 +53,7 @@ def write_report(
     except OSError as exc:
         raise DataError(f'{folder}: cannot be written: {exc.strerror}') from exc
     if table := result.get('confusion'):
-        write_picture(folder / CONFUSION, draw_confusion(table, f'{spec.name} on {data.name}'))
+        write_image(folder / CONFUSION, draw_confusion(table, f'{spec.name} on {data.name}'))
     draw = {'classification': _classified, 'segmentation': _masks, 'detection': _boxes}[spec.task]
     if data.suffix == '.json':
         draw = _boxes
@@ -62,22 +61,7 @@ def write_report(
         return
     pictures = draw(engine, spec, data, result['worst'], maps, labels)
     for number, (path, picture) in enumerate(pictures, start=1):
-        write_picture(folder / WORST / f'{number:02}_{path.stem}.png', picture)
-
-
-def write_picture(path: Path, picture: Picture) -> None:
-    """Write a picture (H, W, 3) uint8 RGB, whole or not at all.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    done, data = cv2.imencode('.png', cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    try:
-        with replacing(path) as partial:
-            partial.write_bytes(data.tobytes())
-    except OSError as exc:
-        raise DataError(f'{path}: cannot be written: {exc.strerror}') from exc
-    assert done
+        write_image(folder / WORST / f'{number:02}_{path.stem}.png', picture)
 
 
 Worst = Sequence[Mapping[str, Any]]

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mnv2_perception.data.images import spread_images
+from mnv2_perception.data.images import read_image, spread_images, write_image
 from mnv2_perception.errors import DataError
 
 
@@ -66,3 +66,16 @@ def test_images_of_a_bag_are_the_camera_s_or_those_of_a_named_topic(tmp_path: Pa
 def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match='no images; expected a folder'):
         list(spread_images(tmp_path, 3))
+
+
+def test_images_are_written_as_their_suffix_says_whole_or_not_at_all(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (5, 7, 3), np.uint8)
+    write_image(tmp_path / 'image.png', image)
+    assert (read_image(tmp_path / 'image.png') == image).all()
+    write_image(tmp_path / 'ids.PNG', image[..., 0])
+    assert (cv2.imread(str(tmp_path / 'ids.PNG'), cv2.IMREAD_UNCHANGED) == image[..., 0]).all()
+    with pytest.raises(DataError, match=r'image\.txt: OpenCV cannot write it .* end it in \.png'):
+        write_image(tmp_path / 'image.txt', image)
+    with pytest.raises(DataError, match=r'absent/image\.png: cannot be written: No such file'):
+        write_image(tmp_path / 'absent/image.png', image)
+    assert {each.name for each in tmp_path.iterdir()} == {'image.png', 'ids.PNG'}
