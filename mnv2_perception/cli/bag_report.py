@@ -17,12 +17,11 @@ from mnv2_perception.cli.options import (
     Number,
 )
 from mnv2_perception.errors import PerceptionError, SetupError
+from mnv2_perception.report import FRAMES
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
     from mnv2_perception.report.results import Images
-
-FRAMES = 120
 
 
 def add(commands: 'Commands') -> None:

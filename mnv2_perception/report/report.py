@@ -14,6 +14,7 @@ from mnv2_perception.data.images import is_bag
 from mnv2_perception.errors import BagError, DataError, PerceptionError
 from mnv2_perception.evaluation.compare import Check, compare_runs
 from mnv2_perception.evaluation.recording import Key, stamp_text
+from mnv2_perception.report import FRAMES
 from mnv2_perception.report.figures import (
     accuracy_facts,
     agreement,
@@ -37,7 +38,6 @@ from mnv2_perception.report.results import (
     Results,
 )
 
-PICTURES = 120
 MOST_POINTS = 1500  # of a curve
 MOST_BYTES = 24_000_000  # of all pictures
 MOST_REASONS = 12
@@ -165,7 +165,7 @@ def make_report(
 
 
 def write_report(
-    report: Report, out: Path, most: int = PICTURES,
+    report: Report, out: Path, most: int = FRAMES,
     tell: Callable[[int, int], None] = lambda *_: None,
 ) -> None:
     """Write the page, whole or not at all.
