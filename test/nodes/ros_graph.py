@@ -28,6 +28,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from mnv2_perception.nodes.perception import Perception
 from mnv2_perception.nodes.process import Executor
 from mnv2_perception.nodes.qos import RESULT_QOS
 
@@ -159,3 +160,30 @@ class Graph:
         for node in reversed(self.nodes):
             node.destroy_node()
         self.context.try_shutdown()
+
+
+class Robot(Graph):
+    """perception's nodes in one thread; the peer is its cameras and consumers."""
+
+    def start_all(self, nodes: list[str], cameras: tuple[str, ...] = (), **values: Any) -> Any:
+        own = {'nodes': nodes, 'cameras': list(cameras) or ['']}
+        perception, *started = self.create(own, values)
+        self.spin(perception, *started)
+        for node in started:  # a transition that is under way would ignore the test's own
+            eventually(lambda node=node: node.state_label == 'active')
+        return started
+
+    def create(self, own: dict[str, Any], values: dict[str, Any]) -> list[Any]:
+        perception = Perception(context=self.context, parameter_overrides=[
+            Parameter(key, value=value) for key, value in own.items()
+        ])
+        return [perception, *perception.create_nodes(
+            context=self.context,
+            parameter_overrides=[Parameter(key, value=value) for key, value in values.items()],
+        )]
+
+    def cameras(self, *names: str) -> list[Any]:
+        publishers = [self.peer.create_publisher(Image, f'{name}/image', 5) for name in names]
+        for publisher in publishers:
+            self.heard(publisher)
+        return publishers

@@ -19,11 +19,10 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
-from ros_graph import eventually, Graph, header
+from ros_graph import eventually, Graph, header, Robot
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from test_costmap_node import CAMERA, camera_info, depth_msg, POSE
-from test_perception import Robot
 from test_time import Tree
 import tf2_stand_in
 from vision_msgs.msg import Detection2DArray, Detection3D, Detection3DArray

@@ -1,7 +1,6 @@
 """`~/enable` over real DDS: work ends and goes on, the model stays, nobody is surprised."""
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 import threading
 import time
@@ -20,7 +19,7 @@ from lifecycle_msgs.srv import GetState
 from nav_msgs.msg import OccupancyGrid
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from ros_graph import eventually, Graph, header
+from ros_graph import eventually, Graph, header, Robot
 from running_nodes import running, wait
 from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import SetBool
@@ -28,7 +27,7 @@ from test_costmap_node import BOX_AT, CAMERA, camera_info, PLACED, POSE
 from test_health import Camera, image, model, reports_of
 from test_health import last as last_report
 from test_perception import model as shared_model
-from test_perception import picture, Robot
+from test_perception import picture
 from vision_msgs.msg import Classification, Detection2DArray, LabelInfo
 
 from mnv2_perception.nodes.messages import rgb_to_msg
@@ -45,20 +44,6 @@ RESULTS = {
     'detection_node': (Detection2DArray, 'detections'),
     'costmap_node': (OccupancyGrid, 'grid'),
 }
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Iterator[Graph]:
-    graph = Graph(SegmentationNode, engine='fake', model=model(tmp_path))
-    yield graph
-    graph.close()
-
-
-@pytest.fixture
-def robot() -> Iterator[Robot]:
-    robot = Robot()
-    yield robot
-    robot.close()
 
 
 def enable(graph: Graph, on: bool) -> tuple[bool, str]:

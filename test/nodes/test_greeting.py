@@ -1,6 +1,5 @@
 """Late subscribers of masks over real DDS: names first, and nobody starves for them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 import threading
 import time
@@ -14,10 +13,10 @@ pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS d
 
 from nav_msgs.msg import OccupancyGrid
 from rclpy.node import Node
-from ros_graph import eventually, header
+from ros_graph import eventually, header, Robot
 from sensor_msgs.msg import CameraInfo, Image
 from test_costmap_node import BOX_AT, CAMERA, camera_info, PLACED, POSE
-from test_perception import model, picture, Robot
+from test_perception import model, picture
 from vision_msgs.msg import LabelInfo
 
 from mnv2_perception.nodes.greeting import HOLD_S
@@ -25,13 +24,6 @@ from mnv2_perception.nodes.messages import rgb_to_msg
 from mnv2_perception.nodes.qos import CAMERA_QOS, LATCHED_QOS
 
 pytestmark = pytest.mark.ros
-
-
-@pytest.fixture
-def robot() -> Iterator[Robot]:
-    robot = Robot()
-    yield robot
-    robot.close()
 
 
 def test_subscribers_that_come_and_go_starve_nobody_and_hear_the_names_first(

@@ -45,7 +45,6 @@ from mnv2_perception.nodes.costmap_node import CostmapNode
 from mnv2_perception.nodes.messages import label_info_to_msg, mask_to_msg, rgb_to_msg
 from mnv2_perception.nodes.process import Executor, turn
 from mnv2_perception.nodes.qos import LATCHED_QOS
-from mnv2_perception.nodes.segmentation_node import SegmentationNode
 from mnv2_perception.nodes.worker import Turns
 from mnv2_perception.scenes.bag import draw_bag
 
@@ -94,13 +93,6 @@ class Process:
             self.process.kill()
             self.process.wait()
             self._reader.join(5.0)
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Iterator[Graph]:
-    graph = Graph(SegmentationNode, engine='fake', model=model(tmp_path))
-    yield graph
-    graph.close()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """`model` set on a node that works: no gap, names first; where it fails, the old one works on."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 import os
 from pathlib import Path
@@ -21,7 +20,7 @@ from nav_msgs.msg import OccupancyGrid
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
-from ros_graph import eventually, Graph, header
+from ros_graph import eventually, Graph, header, Robot
 from running_nodes import running, wait
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -29,7 +28,7 @@ from test_costmap_node import PLACED
 from test_enable import enable
 from test_health import Camera, image, model, Process, reports_of
 from test_health import last as last_report
-from test_perception import picture, Robot
+from test_perception import picture
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from mnv2_perception.engines.fake import FakeEngine
@@ -45,20 +44,6 @@ pytestmark = pytest.mark.ros
 OK, WARN = DiagnosticStatus.OK, DiagnosticStatus.WARN
 HEIGHT, WIDTH = 48, 64
 OLD, NEW = 'unet_mobilenetv2_camvid_fast', 'unet_mobilenetv2_ground_fast'
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Iterator[Graph]:
-    graph = Graph(SegmentationNode, engine='fake', model=model(tmp_path))
-    yield graph
-    graph.close()
-
-
-@pytest.fixture
-def robot() -> Iterator[Robot]:
-    robot = Robot()
-    yield robot
-    robot.close()
 
 
 def change(node: Any, name: object) -> tuple[bool, str]:

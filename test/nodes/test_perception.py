@@ -24,9 +24,8 @@ pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS d
 from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import OccupancyGrid
 from rclpy.lifecycle import TransitionCallbackReturn
-from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
-from ros_graph import eventually, Graph, header, ids_of
+from ros_graph import eventually, header, ids_of, Robot
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from test_costmap_node import BOX_AT, CAMERA, camera_info, cell, PLACED, POSE
@@ -37,7 +36,6 @@ from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes import worker
 from mnv2_perception.nodes.detection_node import DetectionNode
 from mnv2_perception.nodes.messages import label_info_to_msg, mask_to_msg, rgb_to_msg
-from mnv2_perception.nodes.perception import Perception
 from mnv2_perception.nodes.qos import LATCHED_QOS
 from mnv2_perception.nodes.segmentation_node import SegmentationNode
 from mnv2_perception.nodes.worker import NewestFrameWorker, Turns
@@ -56,40 +54,6 @@ def model(folder: Path, latency_ms: float = 0.0, batch: int | None = 1) -> str:
 
 def picture(class_id: int) -> NDArray[np.uint8]:
     return np.full((HEIGHT, WIDTH, 3), (class_id, 200, 0), np.uint8)
-
-
-class Robot(Graph):
-    """perception's nodes in one thread; the peer is its cameras and consumers."""
-
-    def start_all(self, nodes: list[str], cameras: tuple[str, ...] = (), **values: Any) -> Any:
-        own = {'nodes': nodes, 'cameras': list(cameras) or ['']}
-        perception, *started = self.create(own, values)
-        self.spin(perception, *started)
-        for node in started:  # a transition that is under way would ignore the test's own
-            eventually(lambda node=node: node.state_label == 'active')
-        return started
-
-    def create(self, own: dict[str, Any], values: dict[str, Any]) -> list[Any]:
-        perception = Perception(context=self.context, parameter_overrides=[
-            Parameter(key, value=value) for key, value in own.items()
-        ])
-        return [perception, *perception.create_nodes(
-            context=self.context,
-            parameter_overrides=[Parameter(key, value=value) for key, value in values.items()],
-        )]
-
-    def cameras(self, *names: str) -> list[Any]:
-        publishers = [self.peer.create_publisher(Image, f'{name}/image', 5) for name in names]
-        for publisher in publishers:
-            self.heard(publisher)
-        return publishers
-
-
-@pytest.fixture
-def robot() -> Iterator[Robot]:
-    robot = Robot()
-    yield robot
-    robot.close()
 
 
 @pytest.fixture
