@@ -7,12 +7,11 @@ second file, MODEL_int8.onnx beside MODEL.onnx, known by its sha256.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 import json
-import math
 from pathlib import Path
 
 from mnv2_perception.engines.graph import read_onnx
 from mnv2_perception.engines.plans import sha256
-from mnv2_perception.errors import command_name, EngineError, ModelError
+from mnv2_perception.errors import command_name, EngineError, ModelError, quoted
 
 METADATA_KEY = 'mnv2_perception.verified'
 MOST_LOST = 0.005  # of the task's figure, 0 to 1, for what is taken without asking
@@ -41,7 +40,9 @@ class Verified:
     speed: float = 0.0
 
     def __post_init__(self) -> None:
-        math.fsum((self.fp32, self.value, self.speed))  # TypeError of what is no number
+        for name in ('fp32', 'value', 'speed'):  # a file's metadata may hold anything
+            if not isinstance(value := getattr(self, name), int | float):
+                raise TypeError(f'{name} is {quoted(value)}, expected a number')
 
     @property
     def good(self) -> bool:
