@@ -115,10 +115,12 @@ class Pipeline(ABC, Generic[Result]):
             finite: any shape, for each result of an image whether its scores are numbers.
         """
         if not finite.all():
+            precision = self.engine.precision
+            run = f'run it with precision fp32 (now {precision}), or ' * (precision != 'fp32')
             raise ModelError(
                 f'{self.engine.model}: {1.0 - finite.mean():.1%} of its output for this image is '
-                f'NaN or infinite, as of a network that overflows in fp16 or was exported broken; '
-                f'run it with precision fp32 (now {self.engine.precision}), or export it again'
+                f'NaN or infinite, as of a network that overflows in fp16, or that was trained or '
+                f'exported broken; {run}export it again, in fp32'
             )
 
     def require_probabilities(self, scores: NDArray[Any]) -> None:

@@ -366,7 +366,10 @@ def test_a_pixel_without_a_finite_score_rejects_the_image(
     segmenter = Segmenter.open(float_model(tmp_path / 'm.onnx', float_spec(output)))
     scores = np.ones((1, 3, 6, 8), np.float32)
     scores[0, 2, 1, 4] = bad
-    with pytest.raises(ModelError, match=r'm.onnx: 2.1% of its output .* NaN or infinite.*fp32'):
+    with pytest.raises(ModelError, match=r'2.1% of its output .* NaN or infinite.*en; export it'):
+        segmenter.finish(noise(6, 8), [scores])
+    segmenter.engine.precision = 'fp16'
+    with pytest.raises(ModelError, match=r'broken; run it with precision fp32 \(now fp16\), or '):
         segmenter.finish(noise(6, 8), [scores])
 
 
