@@ -1,8 +1,7 @@
-"""`mnv2 info|build|quantize|verify|benchmark`: what a model is, and other forms of it."""
+"""`mnv2 info|build|quantize|benchmark`: what a model is, and other forms of it."""
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import replace
 import json
 import logging
 from pathlib import Path
@@ -10,6 +9,7 @@ import signal
 import sys
 from typing import Any, TYPE_CHECKING
 
+from mnv2_perception.cli import verify
 from mnv2_perception.cli.options import (
     add_command,
     add_force,
@@ -103,19 +103,7 @@ def add(commands: 'Commands') -> None:
     quantize.add_argument('--json', action='store_true')
     add_force(quantize)
 
-    verify = add_command(
-        commands, 'verify', verify_command,
-        'Measure a model in bf16, and MODEL_int8.onnx beside it, if it is there, beside fp32; '
-        'write into the model which of them `precision: auto` may take. The CPU must have bf16 '
-        '(AVX-512 BF16, AMX).',
-    )
-    verify.add_argument('model', help=f'{MODEL_HELP}; an .onnx')
-    verify.add_argument('data', type=Path, help='labelled, as for `evaluate`')
-    verify.add_argument('--threads', type=THREADS, default=0, help='0: one for each core')
-    verify.add_argument(
-        '--out', type=Path, help='a new file instead (default: the model itself)'
-    )
-    verify.add_argument('--json', action='store_true')
+    verify.add(commands)
 
     benchmark = add_command(
         commands, 'benchmark', benchmark_command, 'Time models in every engine, all taking turns.'
@@ -279,79 +267,6 @@ def quantize_command(arguments: argparse.Namespace) -> None:
     print(json.dumps(facts, indent=2) if arguments.json else table(facts))
     if out.absolute() == int8_beside(path) and not arguments.json:
         print(f'taken by `precision: auto` after: {command_name()} verify {arguments.model} DATA')
-
-
-def verify_command(arguments: argparse.Namespace) -> None:
-    """Measure a model in the precisions that `auto` may take, and write the figures into it."""
-    from mnv2_perception.engines.graph import read_onnx
-    from mnv2_perception.engines.plans import sha256
-    from mnv2_perception.engines.verified import (
-        int8_beside,
-        MOST_LOST,
-        Verified,
-        write_verified,
-    )
-    from mnv2_perception.evaluation.benchmark import benchmark
-    from mnv2_perception.evaluation.evaluate import evaluate_model, HEADLINE
-    from mnv2_perception.scenes.street import draw_scene
-    from mnv2_perception.tasks.models import find_model, opening
-
-    path = find_model(arguments.model)
-    if arguments.out is None and not Path(arguments.model).is_file():
-        raise SetupError(
-            f'{arguments.model}: is shipped, and its card tells what it holds; name a copy with '
-            f'--out'
-        )
-    out = arguments.out or path
-    check_output(out, force=out == path, suffixes=['.onnx'])
-    read_onnx(path)  # what the figures cannot be written into is refused before they are measured
-    int8 = int8_beside(path)
-    files = [path, int8] if int8.is_file() else [path]
-    results, specs = {}, []
-    for file in files:
-        for precision in ('bf16', 'fp32'):  # the CPU may not have the first
-            with opening(file, 'openvino', arguments.threads, precision=precision) as (
-                engine, spec
-            ):
-                results[file, precision] = evaluate_model(engine, spec, arguments.data)
-            engine.close()
-        specs.append(replace(spec, name='', description=''))
-    if any(each != specs[0] for each in specs):
-        raise SetupError(
-            f'{int8}: takes or gives something else than {path.name}; quantise that again'
-        )
-    figure = HEADLINE[spec.task]
-    times = benchmark(
-        files, draw_scene(7, 0.0, 480, 640)[0], ['openvino'], ['fp32', 'bf16'],
-        threads=arguments.threads,
-    )['engines']
-    exact = results[path, 'fp32']
-
-    def verified(values: list[float], digest: str, ms: float) -> Verified:
-        return Verified(
-            figure, exact[figure], min(values), exact['images'],
-            '/'.join(arguments.data.absolute().parts[-2:]), digest, times[0]['ms'] / ms,
-        )
-
-    found = {'bf16': verified([results[path, 'bf16'][figure]], '', times[1]['ms'])}
-    if int8 in files:  # what is float in it may be computed in either: the worse one counts
-        values = [results[int8, precision][figure] for precision in ('fp32', 'bf16')]
-        found['int8'] = verified(values, sha256(int8), times[3]['ms'])
-    write_verified(path, out, found)
-    good = sorted(
-        (name for name, each in found.items() if each.good),
-        key=lambda name: found[name].speed, reverse=True,
-    )
-    facts = {'file': str(out), **{name: str(each) for name, each in found.items()}}
-    if int8 not in files:
-        facts['int8'] = f'not measured: there is no {int8.name} beside the model'
-    elif found['int8'].good and (copy := int8_beside(out.absolute())) != int8:
-        facts['int8'] += f'; taken where {int8.name} lies beside it as {copy.name}'
-    lost = [name for name in found if name not in good]
-    facts['auto'] = f'{", else ".join(good)}, where the CPU has it' if good else 'fp32'
-    if lost:
-        facts['auto'] += f'; {" and ".join(lost)} would lose more than {MOST_LOST}'
-    print(json.dumps(facts, indent=2) if arguments.json else table(facts))
 
 
 def benchmark_command(arguments: argparse.Namespace) -> None:

@@ -33,9 +33,10 @@ class OpenVINOEngine(Engine):
     Args:
         model: path of the .onnx file.
         how: `precision` is fp32, or, where the CPU has it, bf16, or int8: the file beside the
-            model, what is float in it in bf16 or else fp32. auto is the faster of int8 and
-            bf16 that the CPU has and the model was verified in, see `verified`, else fp32. Left to
-            itself OpenVINO would take bf16 without a word. 0 `threads` use one for each core.
+            model, what is float in it in bf16 if the model was verified in that too, or else
+            fp32. auto is the faster of int8 and bf16 that the CPU has and the model was verified
+            in, see `verified`, else fp32. Left to itself OpenVINO would take bf16 without a word.
+            0 `threads` use one for each core.
 
     Raises:
         EngineError: openvino is not installed, the file is missing or no ONNX model, the CPU does
@@ -112,9 +113,9 @@ class OpenVINOEngine(Engine):
         if asked in HINTS:
             return asked, asked, model
         found = read_verified(self.metadata, str(model))
-        capabilities = self._capabilities()
-        native = {'int8': 'VNNI' in capabilities, 'bf16': 'BF16' in capabilities}
-        of_floats = 'bf16' if native['bf16'] else 'fp32'
+        native = self.native()
+        # Where bf16 was not measured, it was not in the int8 file either.
+        of_floats = 'bf16' if native['bf16'] and 'bf16' in found else 'fp32'
         if asked == 'int8':
             if not native['int8']:
                 raise EngineError(
@@ -142,6 +143,11 @@ class OpenVINOEngine(Engine):
             )
             return name, of_floats, file
         return 'fp32', 'fp32', model
+
+    def native(self) -> dict[str, bool]:
+        """Tell of bf16 and int8 whether the CPU computes in it by itself."""
+        capabilities = self._capabilities()
+        return {'bf16': 'BF16' in capabilities, 'int8': 'VNNI' in capabilities}
 
     def _capabilities(self) -> list[str]:
         """Return what the CPU computes in by itself; VNNI stands for int8."""

@@ -326,6 +326,49 @@ def test_verify_measures_the_int8_file_and_writes_which_it_was(
     assert int8.value == min(values) < found['bf16'].value
 
 
+def test_verify_measures_int8_on_a_cpu_without_bf16(
+    model: Path, tmp_path: Path, cpu: Cpu, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for kind, value in (('images', image(0)[0]), ('labels', image(0)[0, ..., 0] % 3)):
+        (tmp_path / 'val' / kind).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / f'val/{kind}/0.png'), value)
+    arguments = ['verify', str(model), str(tmp_path / 'val')]
+    cpu(['FP32', 'INT8'])
+    before = model.read_bytes()
+    assert main(arguments) == 1
+    told = capsys.readouterr().err
+    assert 'nothing can be measured beside fp32: this CPU does not compute in bf16' in told
+    assert 'this CPU does not compute in int8 by itself (VNNI, AMX)' in told
+    assert model.read_bytes() == before
+    cpu(VNNI)
+    monkeypatch.setattr(f'{Verified.__module__}.MOST_LOST', 1.0)  # random weights lose much
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert 'bf16  not measured: this CPU does not compute in bf16 by itself' in told
+    assert 'auto  int8, where the CPU has it' in told
+    with open_engine(model, 'openvino') as engine:
+        assert engine.precision == 'int8' and set(read_verified(engine.metadata, '')) == {'int8'}
+
+
+@needs_bf16
+def test_bf16_that_was_not_measured_is_not_used_in_the_int8_file(model: Path, cpu: Cpu) -> None:
+    cpu([*VNNI, 'BF16'])
+    with (
+        open_engine(int8_beside(model), 'openvino', precision='fp32') as in_fp32,
+        open_engine(int8_beside(model), 'openvino', precision='bf16') as in_bf16,
+    ):
+        with open_engine(model, 'openvino') as engine:
+            assert engine.precision == 'int8'
+            np.testing.assert_array_equal(outputs(engine), outputs(in_fp32))
+        int8 = replace(LIKE_FP32, sha256=sha256(int8_beside(model)))
+        write_verified(model, model, {'int8': int8, 'bf16': replace(LIKE_FP32, speed=1.0)})
+        with open_engine(model, 'openvino') as engine:
+            assert engine.precision == 'int8'
+            np.testing.assert_array_equal(outputs(engine), outputs(in_bf16))
+        assert not np.array_equal(outputs(in_fp32), outputs(in_bf16))
+
+
 @needs_bf16
 def test_verify_refuses_an_int8_file_of_other_classes(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -344,7 +387,6 @@ def test_verify_refuses_an_int8_file_of_other_classes(
     assert model.read_bytes() == before
 
 
-@needs_bf16
 @pytest.mark.usefixtures('cpu')
 def test_the_commands_of_contributing_replace_a_shipped_model(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -367,7 +409,6 @@ def test_the_commands_of_contributing_replace_a_shipped_model(
 
 
 @needs_bf16
-@pytest.mark.usefixtures('cpu')
 def test_what_is_quantised_without_out_is_what_verify_measures(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,13 +6,17 @@ from pathlib import Path
 import sys
 
 import cv2
+from identity_network import identity_spec, write_onnx
 import numpy as np
+from onnx_graphs import node, write_graph
 import pytest
 
 pytest.importorskip('onnx', reason='no onnx: run make setup-train')
 openvino = pytest.importorskip('openvino', reason='no openvino: run make setup-train')
 
 from mnv2_perception.cli.main import main
+from mnv2_perception.data.coco import BoxSample, write_coco
+from mnv2_perception.data.images import write_image
 from mnv2_perception.engines import open_engine
 from mnv2_perception.engines.verified import (
     METADATA_KEY,
@@ -118,6 +122,62 @@ def test_int8_does_not_inherit_what_was_measured_of_another_model(tmp_path: Path
                  str(out), '--tolerance', '1000']) == 0
     with open_engine(out, 'onnx_runtime') as engine:
         assert METADATA_KEY not in engine.metadata
+
+
+@needs_bf16
+def test_boxes_verify_the_objects_in_masks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('pycocotools', reason='no pycocotools: run make setup-train')
+    image = np.zeros((64, 64, 3), np.uint8)
+    cv2.rectangle(image, (10, 10), (30, 40), (1, 200, 0), -1)  # id 1, sure
+    write_image(tmp_path / 'a.png', image)
+    boxes, none = np.array([[10, 10, 31, 41]], np.float32), np.empty((0, 4), np.float32)
+    sample = BoxSample(
+        tmp_path / 'a.png', boxes, np.zeros(1, np.int64), none, np.empty(0, np.int64)
+    )
+    write_coco(tmp_path / 'coco.json', ['class_1'], [sample])
+    model = write_onnx(tmp_path / 'm.onnx', identity_spec(64, 64))
+    assert main(['verify', str(model), str(tmp_path / 'coco.json')]) == 0
+    assert 'bf16  ap 1.0000, in fp32 1.0000, on 1 images' in capsys.readouterr().out
+
+
+@needs_bf16
+@pytest.mark.parametrize('labelled', [0, 1])
+def test_a_model_that_finds_nothing_is_not_verified(
+    labelled: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('pycocotools', reason='no pycocotools: run make setup-train')
+    write_image(tmp_path / 'a.png', np.zeros((64, 64, 3), np.uint8))
+    boxes, none = np.array([[10, 10, 31, 41]], np.float32), np.empty((0, 4), np.float32)
+    sample = BoxSample(
+        tmp_path / 'a.png', boxes[:labelled], np.zeros(labelled, np.int64), none,
+        np.empty(0, np.int64),
+    )
+    write_coco(tmp_path / 'coco.json', ['class_1'], [sample])
+    model = write_onnx(tmp_path / 'm.onnx', identity_spec(64, 64))
+    before = model.read_bytes()
+    assert main(['verify', str(model), str(tmp_path / 'coco.json')]) == 1
+    told = 'coco.json is 0 in fp32: it finds nothing of what is labelled there'
+    assert told in capsys.readouterr().err and model.read_bytes() == before
+
+
+@needs_bf16
+def test_a_model_whose_results_are_no_numbers_is_not_told_to_run_in_fp32(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_graph(
+        tmp_path / 'm.onnx',
+        [node('ReduceMean', 'image', 'means', axes=[2, 3], keepdims=0), node('Log', 'means', 'y')],
+        ('float32', (1, 3, 8, 8)), {'y': ('float32', (1, 3))}, task='classification', height=8,
+        width=8, classes=list('abc'), input='float_nchw', output='logits',
+    )
+    (tmp_path / 'data/a').mkdir(parents=True)
+    write_image(tmp_path / 'data/a/0.png', np.zeros((8, 8, 3), np.uint8))
+    assert main(['verify', str(model), str(tmp_path / 'data')]) == 1
+    told = capsys.readouterr().err
+    assert '100.0% of its output for this image is NaN or infinite' in told
+    assert 'with precision fp32' not in told and 'export it again' in told
 
 
 def test_verify_refuses_what_it_cannot_write_into_before_it_measures(

@@ -1,0 +1,133 @@
+"""`mnv2 verify`: what a model loses in bf16 and int8, measured and written into it."""
+
+import argparse
+from dataclasses import replace
+import json
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+from mnv2_perception.cli.options import add_command, check_output, MODEL_HELP, table, THREADS
+from mnv2_perception.errors import command_name, DataError, SetupError
+
+if TYPE_CHECKING:
+    from mnv2_perception.cli.options import Commands
+
+LACKS = {
+    'bf16': 'this CPU does not compute in bf16 by itself (AVX-512 BF16, AMX)',
+    'int8': 'this CPU does not compute in int8 by itself (VNNI, AMX)',
+}
+
+
+def add(commands: 'Commands') -> None:
+    """Add the command."""
+    verify = add_command(
+        commands, 'verify', verify_command,
+        'Measure a model in bf16, and MODEL_int8.onnx beside it, if it is there, beside fp32; '
+        'write into the model which of them `precision: auto` may take. What this CPU does not '
+        'compute in by itself is not measured: bf16 needs AVX-512 BF16 or AMX, int8 VNNI or AMX.',
+    )
+    verify.add_argument('model', help=f'{MODEL_HELP}; an .onnx')
+    verify.add_argument('data', type=Path, help='labelled, as for `evaluate`')
+    verify.add_argument('--threads', type=THREADS, default=0, help='0: one for each core')
+    verify.add_argument(
+        '--out', type=Path, help='a new file instead (default: the model itself)'
+    )
+    verify.add_argument('--json', action='store_true')
+
+
+def verify_command(arguments: argparse.Namespace) -> None:
+    """Measure a model in the precisions that `auto` may take, and write the figures into it."""
+    from mnv2_perception.engines.graph import read_onnx
+    from mnv2_perception.engines.openvino import OpenVINOEngine
+    from mnv2_perception.engines.plans import sha256
+    from mnv2_perception.engines.verified import (
+        int8_beside,
+        MOST_LOST,
+        Verified,
+        write_verified,
+    )
+    from mnv2_perception.evaluation.benchmark import benchmark
+    from mnv2_perception.evaluation.evaluate import evaluate_model, HEADLINE
+    from mnv2_perception.scenes.street import draw_scene
+    from mnv2_perception.tasks.models import find_model, opening
+
+    path, data, threads = find_model(arguments.model), arguments.data, arguments.threads
+    if arguments.out is None and not Path(arguments.model).is_file():
+        raise SetupError(
+            f'{arguments.model}: is shipped, and its card tells what it holds; name a copy with '
+            f'--out'
+        )
+    out = arguments.out or path
+    check_output(out, force=out == path, suffixes=['.onnx'])
+    read_onnx(path)  # what the figures cannot be written into is refused before they are measured
+    int8 = int8_beside(path)
+    with opening(path, 'openvino', threads, precision='fp32') as (engine, spec):
+        assert isinstance(engine, OpenVINOEngine)
+        lacks = {name: LACKS[name] for name, native in engine.native().items() if not native}
+        if not int8.is_file():
+            lacks['int8'] = f'there is no {int8.name} beside the model'
+        if len(lacks) == len(LACKS):
+            raise SetupError(
+                f'{path}: nothing can be measured beside fp32: {"; ".join(lacks.values())}; '
+                f'verify it on a computer like those that will run it'
+            )
+        result = evaluate_model(engine, spec, data)
+    engine.close()
+    # Of a segmentation model boxes measure the objects in its masks.
+    figure = next(name for name in (HEADLINE[spec.task], HEADLINE['detection']) if name in result)
+    exact = result[figure]
+    if not exact:
+        raise DataError(
+            f'{path}: its {figure} on {data} is 0 in fp32: it finds nothing of what is '
+            f'labelled there, if anything is, so nothing can be lost in bf16 or int8; see '
+            f'{command_name()} evaluate {path} {data}'
+        )
+    precisions = ['fp32'] if 'bf16' in lacks else ['fp32', 'bf16']
+    files = [path] if 'int8' in lacks else [path, int8]
+    values = {(path, 'fp32'): exact}
+    for file in files:
+        for precision in precisions:
+            if (file, precision) in values:
+                continue
+            with opening(file, 'openvino', threads, precision=precision) as (engine, other):
+                values[file, precision] = evaluate_model(engine, other, data)[figure]
+            engine.close()
+            if replace(other, name=spec.name, description=spec.description) != spec:
+                raise SetupError(
+                    f'{int8}: takes or gives something else than {path.name}; quantise that again'
+                )
+    image = draw_scene(7, 0.0, 480, 640)[0]
+    rows = benchmark(files, image, ['openvino'], precisions, threads=threads)['engines']
+    times_ms = dict(zip(
+        [(file, precision) for file in files for precision in precisions],
+        [row['ms'] for row in rows], strict=True,
+    ))
+
+    def verified(file: Path, among: list[str]) -> Verified:
+        return Verified(
+            figure, exact, min(values[file, precision] for precision in among), result['images'],
+            '/'.join(data.absolute().parts[-2:]), '' if file == path else sha256(file),
+            times_ms[path, 'fp32'] / times_ms[file, precisions[-1]],
+        )
+
+    found = {}
+    if 'bf16' not in lacks:
+        found['bf16'] = verified(path, ['bf16'])
+    if 'int8' not in lacks:  # what is float in it may be computed in either: the worse one counts
+        found['int8'] = verified(int8, precisions)
+    write_verified(path, out, found)
+    good = sorted(
+        (name for name, each in found.items() if each.good),
+        key=lambda name: found[name].speed, reverse=True,
+    )
+    facts: dict[str, Any] = {'file': str(out), **{
+        name: str(found[name]) if name in found else f'not measured: {lacks[name]}'
+        for name in LACKS
+    }}
+    if 'int8' in good and (copy := int8_beside(out.absolute())) != int8:
+        facts['int8'] += f'; taken where {int8.name} lies beside it as {copy.name}'
+    lost = [name for name in found if name not in good]
+    facts['auto'] = f'{", else ".join(good)}, where the CPU has it' if good else 'fp32'
+    if lost:
+        facts['auto'] += f'; {" and ".join(lost)} would lose more than {MOST_LOST}'
+    print(json.dumps(facts, indent=2) if arguments.json else table(facts))
