@@ -86,6 +86,17 @@ def stand_in(path: Path) -> str:
     return ''
 
 
+def with_home(path: str | Path) -> Path:
+    """Return a path with the home folder in the place of its ~, which stays where none is known.
+
+    Who has no HOME and is in no list of users, as in a container with `--user 12345`, has none.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def command_name() -> str:
     """Return how this program is called here: on a robot through `ros2 run`, else by its path."""
     program = Path(sys.argv[0])

@@ -24,7 +24,7 @@ from mnv2_perception.bags.files import find_files, Metadata, open_file
 from mnv2_perception.bags.message_types import MessageType
 from mnv2_perception.bags.ros1 import Ros1File
 from mnv2_perception.bags.zstandard import zstd
-from mnv2_perception.errors import BagError
+from mnv2_perception.errors import BagError, with_home
 
 STAMP_BYTES = 12  # of a serialised message, up to the end of its header's stamp
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class BagReader:
         Raises:
             BagError: It is missing, damaged or empty.
         """
-        self.path = Path(path).expanduser()
+        self.path = with_home(path)
         self._stack = ExitStack()
         self._readers: list[Reader | Ros1File] = []
         self._types: dict[str, MessageType] = {}

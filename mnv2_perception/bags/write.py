@@ -24,7 +24,7 @@ from rosbags.rosbag2 import StoragePlugin, WriterError
 from mnv2_perception.bags.definitions import jazzy_types, typestore_of
 from mnv2_perception.bags.read import TopicQos
 from mnv2_perception.bags.storages import SteadyWriter
-from mnv2_perception.errors import BagError
+from mnv2_perception.errors import BagError, with_home
 
 # Jazzy writes 9, but Humble's reader takes no more than 8, and Jazzy's takes that too.
 METADATA_VERSION: Literal[8] = 8
@@ -152,7 +152,7 @@ class BagWriter:
         Raises:
             BagError: The folder exists, or cannot be made.
         """
-        self.path = Path(path).expanduser()
+        self.path = with_home(path)
         if storage not in ('mcap', 'sqlite3'):
             raise BagError(f"storage {storage!r} is not known; expected 'mcap' or 'sqlite3'")
         if self.path.exists():

@@ -24,7 +24,7 @@ from mnv2_perception.cli.options import (
 from mnv2_perception.engines import ENGINES, PRECISIONS
 from mnv2_perception.engines.builders import RTX_DEFAULT, RTX_GPUS
 from mnv2_perception.engines.quantize import TOLERANCE
-from mnv2_perception.errors import command_name, SetupError
+from mnv2_perception.errors import command_name, SetupError, with_home
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
@@ -231,7 +231,7 @@ def quantize_command(arguments: argparse.Namespace) -> None:
     from mnv2_perception.tasks.pipeline import input_tensor
 
     path = find_model(arguments.model)
-    given = Path(arguments.model).expanduser()
+    given = with_home(arguments.model)
     out = arguments.out or int8_beside(given if given.is_file() else Path(path.name))
     check_output(out, arguments.force, [path], ['.onnx'])
 

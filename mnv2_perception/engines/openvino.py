@@ -188,7 +188,10 @@ class OpenVINOEngine(Engine):
             own.replace(path)
             drop_oldest(path.parent)
         except (OSError, RuntimeError) as exc:
-            logger.info('%s: cannot be kept, so each start compiles it: %s', path, exc)
+            logger.info(
+                '%s: cannot be kept, so each start compiles it: %s; XDG_CACHE_HOME names another '
+                'folder', path, exc,
+            )
         return compiled
 
     def _infer(self, tensors: Tensors) -> Tensors:

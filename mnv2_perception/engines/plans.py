@@ -14,8 +14,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mnv2_perception.errors import command_name, EngineError
+from mnv2_perception.errors import command_name, EngineError, with_home
 
+NO_HOME = Path('/nonexistent')  # as Debian calls it
 BUILDER = 2  # raised when engines.builders makes something else of the same file
 PRECISIONS = ('fp32', 'fp16', 'int8')
 RTX = 'tensorrt_rtx'  # the engine
@@ -87,9 +88,12 @@ class Plan:
 
 
 def cache_folder() -> Path:
-    """Return $XDG_CACHE_HOME/mnv2_perception/plans, or that below ~/.cache."""
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    return cache / 'mnv2_perception/plans'
+    """Return $XDG_CACHE_HOME/mnv2_perception/plans, or that below ~/.cache.
+
+    For a user without a home nothing is kept: into a folder for all, strangers could put plans.
+    """
+    cache = Path(os.environ.get('XDG_CACHE_HOME') or with_home('~/.cache'))
+    return (NO_HOME if cache.parts[0] == '~' else cache) / 'mnv2_perception/plans'
 
 
 def build_command(

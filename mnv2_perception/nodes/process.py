@@ -67,12 +67,17 @@ def ros(args: list[str] | None, grace_s: float | None = None) -> Iterator[thread
             with exit code 1, whatever hangs. None lets it take its time.
 
     Raises:
-        SetupError: rclpy does not take the arguments.
+        SetupError: rclpy does not take the arguments, or has nowhere to log.
     """
     reclaim()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as exc:  # rclpy's RCLError is private
+        if 'logging' in str(exc):
+            raise SetupError(
+                f'ROS cannot write its log: {str(exc).strip()}; set ROS_LOG_DIR to a folder that '
+                f'can be written'
+            ) from exc
         raise SetupError(f'the ROS arguments cannot be used: {exc}') from exc
     stop = threading.Event()
     first_s = 0.0

@@ -9,7 +9,7 @@ import threading
 
 from mnv2_perception.engines import Engine, ENGINES, open_engine, PRECISIONS
 from mnv2_perception.engines.verified import int8_beside
-from mnv2_perception.errors import ModelError, SetupError
+from mnv2_perception.errors import ModelError, SetupError, with_home
 from mnv2_perception.model_spec import ModelSpec
 
 __all__ = [
@@ -116,7 +116,7 @@ def find_model(model: str | Path) -> Path:
     Raises:
         ModelError: there is none; the message lists those that are shipped.
     """
-    path = Path(model).expanduser()
+    path = with_home(model)
     if path.is_file():
         return path.absolute()
     folders = shared_folders('models')

@@ -69,8 +69,18 @@ Progress = Callable[[int, int], None]  # bytes here, bytes of the whole file (0:
 
 
 def cache_folder() -> Path:
-    """Return $XDG_CACHE_HOME/mnv2_perception, or ~/.cache/mnv2_perception."""
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mnv2_perception'
+    """Return $XDG_CACHE_HOME/mnv2_perception, or ~/.cache/mnv2_perception.
+
+    Raises:
+        SetupError: the user has no home.
+    """
+    try:
+        cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    except RuntimeError as exc:
+        raise SetupError(
+            'this user has no home folder to keep weights in; set XDG_CACHE_HOME to a folder'
+        ) from exc
+    return cache / 'mnv2_perception'
 
 
 def list_published() -> str:

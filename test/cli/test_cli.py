@@ -10,7 +10,7 @@ import sys
 
 import cv2
 from fixed_detector import write_detector
-from identity_network import identity_spec, write_fake
+from identity_network import identity_spec, write_fake, write_onnx
 import numpy as np
 from onnx_graphs import node, write_convolutions, write_graph
 import pytest
@@ -471,3 +471,30 @@ def test_the_classes_of_masks_may_be_those_of_a_shipped_model(
     assert cli.main(['boxes', str(folder), '--classes', 'car', '--out', str(folder / 'c.json'),
                      '--spec', 'no_such_model']) == 1
     assert 'neither a model file nor a shipped model' in capsys.readouterr().err
+
+
+def test_a_user_without_a_home_works_and_is_told_where_one_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a container with `--user 12345`: no HOME, and no line in /etc/passwd."""
+    pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
+
+    def unknown(_: int) -> None:
+        raise KeyError
+
+    for name in ('HOME', 'XDG_CACHE_HOME'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr('pwd.getpwuid', unknown)
+    monkeypatch.chdir(tmp_path)
+    model = write_onnx(tmp_path / 'm.onnx', identity_spec(32, 64))
+    assert cli.main(['info', str(model)]) == 0
+    capsys.readouterr()
+    for args, told in (
+        (['info', '~/m.onnx'], '~/m.onnx: is neither a model file nor a shipped model'),
+        (['info', '~nobody_here/m.onnx'], '~nobody_here/m.onnx: is neither a model file'),
+        (['bag', 'info', '~/drive'], '~/drive'),
+        (['fetch', 'mobilenet_v2'], 'this user has no home folder to keep weights in; set XDG_'),
+    ):
+        assert cli.main(args) == 1
+        assert told in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [model]

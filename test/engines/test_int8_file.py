@@ -19,7 +19,7 @@ onnx = pytest.importorskip('onnx', reason='no onnx: run make setup-train')
 openvino = pytest.importorskip('openvino', reason='no openvino: run make setup-train')
 
 from mnv2_perception.cli.main import main
-from mnv2_perception.engines import Engine, open_engine
+from mnv2_perception.engines import Engine, open_engine, plans
 from mnv2_perception.engines import openvino as module
 from mnv2_perception.engines.plans import sha256
 from mnv2_perception.engines.quantize import quantize_model
@@ -132,6 +132,18 @@ def test_of_bf16_and_int8_auto_takes_the_faster(
     })
     with open_engine(model, 'openvino') as engine:
         assert engine.precision == taken
+
+
+@pytest.mark.usefixtures('cpu')
+def test_a_user_without_a_home_keeps_nothing(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv('XDG_CACHE_HOME')
+    monkeypatch.setattr(plans, 'with_home', lambda path: Path(path))
+    monkeypatch.setattr(plans, 'NO_HOME', Path('/dev/null'))  # root could make the other
+    with caplog.at_level(logging.INFO), open_engine(model, 'openvino') as engine:
+        assert engine.precision == 'int8'
+    assert 'cannot be kept, so each start compiles it' in caplog.text
 
 
 @pytest.mark.usefixtures('cpu')
