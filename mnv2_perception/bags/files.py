@@ -24,6 +24,7 @@ from mnv2_perception.errors import BagError, stand_in
 
 logger = logging.getLogger(__name__)
 SUFFIXES = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd', '.bag')
+ROS1_UNFINISHED = '.bag.active'
 
 
 @dataclass
@@ -63,12 +64,18 @@ def find_files(path: Path) -> tuple[list[Path], Metadata]:
             f'{path}: no such bag; expected a bag folder, or a .mcap, .db3 or .bag file'
         )
     if path.is_file():
+        if path.name.endswith(ROS1_UNFINISHED):
+            raise BagError(_unfinished(path))
         if not path.name.endswith(SUFFIXES):
             raise BagError(
                 f'{path}: not a bag by its name; expected a folder, or a .mcap, .db3 or .bag file'
             )
         return [path], Metadata()
     present = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
+    for unfinished in sorted(path.glob(f'*{ROS1_UNFINISHED}')):
+        if not present:
+            raise BagError(_unfinished(unfinished))
+        warn_once(f'{_unfinished(unfinished)}: left out')
     metadata = _read_metadata(path / 'metadata.yaml')
     listed = [path / PurePath(name).name for name in metadata.files]
     if missing := [file.name for file in listed if not file.exists()]:
@@ -84,6 +91,14 @@ def find_files(path: Path) -> tuple[list[Path], Metadata]:
     if listed and (others := [file.name for file in present if file not in listed]):
         warn_once(f'{path}: metadata.yaml does not name {", ".join(others)}: left out')
     return listed or present, metadata
+
+
+def _unfinished(path: Path) -> str:
+    return (
+        f'{path}: is a ROS 1 bag that is being recorded, or whose recorder was killed; then run '
+        f"'rosbag reindex {path.name}' where ROS 1 is installed, and rename it to "
+        f'{path.name.removesuffix(".active")}'
+    )
 
 
 def open_file(file: Path, stack: ExitStack, losses: Losses) -> Reader | Ros1File:

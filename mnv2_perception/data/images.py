@@ -15,6 +15,7 @@ from mnv2_perception.vision.image_files import check_file, MAX_PIXELS
 logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff')
 BAG_SUFFIXES = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd', '.bag')
+BAG_NAMES = (*BAG_SUFFIXES, '.bag.active')  # the last is refused with the cure
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -92,8 +93,8 @@ def is_file(path: Path) -> bool:
 def is_bag(path: Path) -> bool:
     """Return whether a path is that of a bag: by its name, or by what a folder holds."""
     try:
-        return path.name.endswith(BAG_SUFFIXES) or (path.is_dir() and any(
-            each.name.endswith(BAG_SUFFIXES) for each in path.iterdir()
+        return path.name.endswith(BAG_NAMES) or (path.is_dir() and any(
+            each.name.endswith(BAG_NAMES) for each in path.iterdir()
         ))
     except (OSError, ValueError):  # as above
         return False

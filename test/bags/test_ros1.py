@@ -10,6 +10,7 @@ from rosbags.typesys import get_types_from_msg, get_typestore, Stores
 from mnv2_perception.bags.camera import find_camera, read_images
 from mnv2_perception.bags.read import BagReader, TopicQos
 from mnv2_perception.bags.transforms import add_transforms
+from mnv2_perception.cli.main import main
 from mnv2_perception.errors import BagError
 from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.transforms import TransformTree
@@ -111,6 +112,24 @@ def test_one_that_was_cut_is_refused_with_the_cure(tmp_path: Path, kept: float) 
     path.write_bytes(data[:int(kept if kept > 1 else kept * len(data))])
     with pytest.raises(BagError, match=r"'rosbag reindex IN\.bag' where ROS 1 is installed"):
         BagReader(path)
+
+
+def test_one_that_was_not_closed_is_refused_with_the_cure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / 'drive'
+    folder.mkdir()
+    path = write_ros1(folder / 'drive.bag').rename(folder / 'drive.bag.active')
+    told = "'rosbag reindex drive.bag.active' where ROS 1 is installed, and rename it to drive.bag"
+    out = tmp_path / 'out.mcap'
+    for each in (path, folder):
+        for arguments in (['info', str(each)], ['run', str(each), '--out', str(out)]):
+            assert main(['bag', *arguments]) == 1
+            assert capsys.readouterr().err.endswith(f'{told}\n')
+    write_ros1(folder / 'before.bag')
+    with BagReader(folder) as bag:
+        assert bag.message_count == 7
+    assert f'{told}: left out' in caplog.text
 
 
 def test_a_damaged_chunk_ends_it_and_what_is_lost_is_counted(tmp_path: Path) -> None:
