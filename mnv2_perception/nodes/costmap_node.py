@@ -9,6 +9,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
+from mnv2_perception.errors import ImageError
 from mnv2_perception.nodes.advice import wrong_type
 from mnv2_perception.nodes.costmap_inputs import CostmapInputs, NO_CONFIDENCE, Views
 from mnv2_perception.nodes.costmap_results import CostmapResults
@@ -131,12 +132,17 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
         )
         unpaired = 0
         if self._has_semantic():
-            if found := inputs.confidence_of(frame, values, self.stamps):
-                self._results.publish_semantic(
-                    ids, labels_from_msg(found), marks.points(), info, size, msg.header, in_base
-                )
+            found, unusable = inputs.confidence_of(frame, values, self.stamps), ''
+            try:
+                confidence = labels_from_msg(found) if found else None
+            except ImageError as exc:  # of no matter to what went out already
+                confidence, unusable = None, f'a usable segmentation/confidence: {exc}'
+            if confidence is None:
+                self._lack, unpaired = unusable or NO_CONFIDENCE, 1
             else:
-                self._lack, unpaired = NO_CONFIDENCE, 1
+                self._results.publish_semantic(
+                    ids, confidence, marks.points(), info, size, msg.header, in_base
+                )
         if self._lack:
             self.tell_missing(unpaired)
         return True

@@ -253,6 +253,30 @@ def test_the_semantic_layer_gets_one_set_of_one_size_and_stamp(scene: Scene) -> 
     assert np.nanmax(np.abs(pixels - np.stack([columns, rows], -1))) < 0.51
 
 
+def test_a_damaged_confidence_costs_the_semantic_set_alone(
+    scene: Scene, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sets = scene.subscribe(Image, 'semantic/mask')
+    node = scene.start()
+    scene.calibrate(node)
+    eventually(lambda: node._has_semantic())
+    ids, _ = draw_box(CAMERA, POSE, *BOX_AT)
+    damaged = mask_to_msg(np.full_like(ids, 200), header(1))
+    damaged.data = damaged.data[:100]
+    scene.confidence.publish(damaged)
+    eventually(lambda: not node.inputs.confidences.is_empty())
+    scene.camera.publish(mask_to_msg(ids, header(1)))
+    check_box(scene.wait_for_results(1), height_m=0.25)
+    eventually(lambda: node.counts['published'] == 1)
+    assert (node.counts['rejected'], node.counts['unpaired']) == (0, 1) and not sets
+    told = 'masks wait for a usable segmentation/confidence: '
+    eventually(lambda: told in capfd.readouterr().err)
+    assert node.describe()['waiting_for'].startswith('a usable segmentation/confidence: ')
+    scene.show(2)
+    eventually(lambda: sets)
+    assert node.missing() == ''
+
+
 def test_without_camera_info_a_box_is_placed_by_the_assumed_field_of_view(scene: Scene) -> None:
     node = scene.start(horizontal_fov_rad=FOV_RAD)
     assert node.describe()['camera'] == 'horizontal_fov_rad'
