@@ -69,7 +69,8 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
         self._mask = listen(Image, 'segmentation/mask')
 
     def greet(self) -> None:
-        """Send the names again when a subscriber of semantic/mask has appeared."""
+        """Also send the names again when a subscriber of semantic/mask has appeared."""
+        super().greet()
         self.greeting.greet()
 
     def on_label_info(self, msg: LabelInfo) -> None:

@@ -27,7 +27,7 @@ class Hooks:
         """Publish what consumers must know before the first result."""
 
     def greet(self) -> None:
-        """Do what is due for subscribers that have appeared; often called while it is active."""
+        """Do what is due for who has appeared on a topic; often called while it is active."""
 
     @abstractmethod
     def subscribe(self) -> None:

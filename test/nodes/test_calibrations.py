@@ -26,7 +26,9 @@ from test_costmap_node import (
 
 from mnv2_perception.errors import CalibrationError
 from mnv2_perception.nodes.calibrations import Calibrations, KEPT, OF
+from mnv2_perception.nodes.diagnostics import TICK_S
 from mnv2_perception.nodes.messages import mask_to_msg
+from mnv2_perception.nodes.qos import LATCHED_QOS
 from mnv2_perception.vision.camera import Camera
 
 pytestmark = pytest.mark.ros
@@ -206,3 +208,33 @@ def test_a_camera_without_calibration_is_placed_by_the_assumed_field_of_view(
     check_box(scene.show(1, *BOX_AT, camera=PINHOLE), height_m=0.25)
     assert node.describe()['camera'] == 'horizontal_fov_rad'
     eventually(lambda: reports and reports[-1].status[0].message == 'working')
+
+
+def test_a_camera_info_that_was_sent_once_before_the_node_began_is_fetched(scene: Scene) -> None:
+    scene.peer.destroy_publisher(scene.calibration)
+    kept = scene.peer.create_publisher(CameraInfo, 'camera_info', LATCHED_QOS)
+    kept.publish(info_of(1))
+    node = scene.start()
+    eventually(lambda: node.inputs.camera_info)
+    eventually(lambda: kept.get_subscription_count() == 1)  # that for what is to come
+    scene.name_classes(node)
+    assert scene.show(2)['grid'].header.stamp == header(2).stamp
+    kept.publish(info_of(3, ZOOMED))
+    eventually(lambda: found(node.inputs.camera_info, 3) == ZOOMED)
+
+
+@pytest.mark.parametrize('kept', [False, True])
+def test_only_who_keeps_a_camera_info_has_a_second_subscription_and_none_when_it_is_off(
+    scene: Scene, kept: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scene.peer.destroy_publisher(scene.calibration)
+    publisher = scene.peer.create_publisher(CameraInfo, 'camera_info', LATCHED_QOS if kept else 5)
+    node = scene.start()
+    eventually(lambda: publisher.get_subscription_count() == 1 + kept)
+    time.sleep(3 * TICK_S)
+    assert publisher.get_subscription_count() == 1 + kept
+    assert node._switch._set(False)[0]
+    eventually(lambda: publisher.get_subscription_count() == 0)
+    assert node._switch._set(True)[0]
+    eventually(lambda: publisher.get_subscription_count() == 1 + kept)
+    assert 'incompatible' not in capfd.readouterr().err
