@@ -6,8 +6,13 @@ Nodes in processes of their own, on a drawn street of 480 × 640 that this proce
 * `default`: segmentation_node with no parameter but the model.
 * `onnx_runtime fp32`: segmentation_node in the tutorial's runtime and precision.
 
-Each round starts all three, and then they take several turns, one at work while the others wait:
-a shared machine may be half as fast from one minute to the next.
+Each round starts all three, one after the other, and then they take several turns, one at work
+while the others wait: a shared machine may be half as fast from one minute to the next. Another
+one is the first each time, and none always follows the same other.
+
+From the start of its process, a node is active when it says so on its stdout, which waits for
+nobody; its first mask is here when both processes have found each other, too, and half a second
+later. The tutorials' node has no lifecycle.
 
 Closed loop: the next image is sent when the mask has come. Fixed rate: an image every 1/rate s,
 whatever comes back; what has no mask in the end is lost. Latency is from before the image is
@@ -28,10 +33,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from typing import Any
 
-from mnv2_perception.demo.processes import ros_environment
+from mnv2_perception.demo.processes import read_event, ros_environment
 
 os.environ.update(ros_environment(os.environ))  # before rclpy is loaded
 
@@ -139,17 +145,51 @@ def namespace(way: str) -> str:
     return f'/{way.replace(" ", "_")}'
 
 
+class Started:
+    """A node's process, and when it said on its stdout that it is active.
+
+    Attributes:
+        pid: of the process.
+        started_s: when it was started (perf_counter).
+        active_s: how long after that it was active; None until then.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.started_s = time.perf_counter()
+        self.active_s: float | None = None
+        self.process = subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT
+        )
+        self.pid = self.process.pid
+        self.listener = threading.Thread(target=self.listen, daemon=True)
+        self.listener.start()
+
+    def listen(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            now_s = time.perf_counter()
+            event = read_event(line)
+            if event and event.get('event') == 'active' and self.active_s is None:
+                self.active_s = now_s - self.started_s
+
+
 @contextmanager
-def running(arguments: Sequence[str]) -> Iterator['subprocess.Popen[bytes]']:
+def running(arguments: Sequence[str]) -> Iterator[Started]:
     """Run a node's process."""
-    process = subprocess.Popen(
-        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
-    )
+    started = Started(arguments)
     try:
-        yield process
+        yield started
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(30.0)
+        started.process.send_signal(signal.SIGINT)
+        started.process.wait(30.0)
+        started.listener.join()
+
+
+def order(ways: Sequence[str], turn: int) -> list[str]:
+    """Return the ways, another one first each turn; in six turns each follows each other alike."""
+    at = turn % len(ways)
+    first, *others = [*ways[at:], *ways[:at]]
+    return [first, *(others if turn // len(ways) % 2 == 0 else others[::-1])]
 
 
 def cpu_s(pid: int) -> float:
@@ -166,14 +206,15 @@ def memory_mb(pid: int) -> float:
     raise SystemExit(f'/proc/{pid}/status has no VmRSS')
 
 
-def first_mask_s(camera: Camera) -> float:
-    """Send images until a mask comes, and return how long that took."""
-    started_s = time.perf_counter()
+def first_mask_s(camera: Camera, started_s: float) -> float:
+    """Send an image each 0.1 s until a mask comes, and return how long after the start it came."""
     while not camera.latencies_ms:  # the first images find nobody, or are held back
         if time.perf_counter() > started_s + 60.0:
             raise SystemExit(f'no mask in 60 s: {camera.get_namespace()}')
         camera.spin_until(time.perf_counter() + 0.1, camera.send())
-    return time.perf_counter() - started_s
+    return min(
+        camera.sent_s[number] + ms / 1000.0 for number, ms in camera.latencies_ms.items()
+    ) - started_s
 
 
 def bare_ms(engine: Engine, runs: int) -> float:
@@ -190,7 +231,7 @@ def bare_ms(engine: Engine, runs: int) -> float:
 
 
 def measure_round(
-    lines: dict[str, list[str]], engine: Engine, arguments: argparse.Namespace
+    lines: dict[str, list[str]], engine: Engine, arguments: argparse.Namespace, number: int
 ) -> dict[str, Any]:
     """Start the nodes, let them take turns, and return what each start and each turn took."""
     images, found = arguments.images, {way: {} for way in lines}
@@ -200,13 +241,16 @@ def measure_round(
     cameras = {way: Camera(namespace(way)) for way in lines}
     with ExitStack() as stack:
         pids = {}
-        for way, camera in cameras.items():
-            pids[way] = stack.enter_context(running(lines[way])).pid
-            found[way]['first_mask_s'] = first_mask_s(camera)
-            camera.closed_loop(WARM_UP)
-        for _ in range(arguments.turns):
+        for way in order(WAYS, number):
+            started = stack.enter_context(running(lines[way]))
+            pids[way] = started.pid
+            first_s = first_mask_s(cameras[way], started.started_s)
+            found[way] = {'active_s': started.active_s, 'first_mask_s': first_s}
+            cameras[way].closed_loop(WARM_UP)
+        for turn in range(arguments.turns):
             bare.append(bare_ms(engine, images))
-            for way, camera in cameras.items():
+            for way in order(WAYS, number * arguments.turns + turn):
+                camera = cameras[way]
                 camera.closed_loop(3)  # the machine has been at others' work
                 busy_s = cpu_s(pids[way])
                 closed = camera.closed_loop(images)
@@ -226,7 +270,7 @@ def measure_model(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure one model in rounds; return figures, and ratios of turns side by side."""
     model = find_model(name)
     bare: list[float] = []
-    once: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    once: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     turns: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         network = Path(folder) / 'network.onnx'
@@ -234,16 +278,20 @@ def measure_model(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         lines = {way: command(way, model, network, arguments.threads) for way in WAYS}
         with open_engine(network, 'onnx_runtime', arguments.threads) as engine:
             for number in range(arguments.rounds):
-                found = measure_round(lines, engine, arguments)
+                found = measure_round(lines, engine, arguments, number)
                 bare += found['bare_ms']
                 for way in WAYS:
                     once[way].append(found['ways'][way])
                     turns[way] += found['turns'][way]
-                    print(name, number, way, json.dumps(found['turns'][way][-1]),
+                    print(name, number, way,
+                          json.dumps({**found['turns'][way][-1], **found['ways'][way]}),
                           file=sys.stderr, flush=True)
 
-    def medians(each: list[dict[str, float]]) -> dict[str, float]:
-        return {key: round(statistics.median(found[key] for found in each), 3) for key in each[0]}
+    def medians(each: list[dict[str, Any]]) -> dict[str, float | None]:
+        return {
+            key: None if each[0][key] is None
+            else round(statistics.median(found[key] for found in each), 3) for key in each[0]
+        }
 
     def to_tutorial(key: str) -> dict[str, list[float]]:
         return {
@@ -254,6 +302,12 @@ def measure_model(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         'bare_ms': round(statistics.median(bare), 3),
         'ways': {way: {**medians(turns[way]), **medians(once[way])} for way in WAYS},
+        'starts': {
+            way: {
+                key: [found[key] and round(found[key], 3) for found in once[way]]
+                for key in ('active_s', 'first_mask_s')
+            } for way in WAYS
+        },
         # Of turns side by side: lower quartile, median, upper quartile.
         'masks_per_s_to_tutorial': to_tutorial('masks_per_s'),
         'p95_to_tutorial': to_tutorial('p95_ms'),
@@ -323,12 +377,13 @@ def main() -> None:
     arguments.out.write_text(json.dumps(result, indent=2) + '\n')
     draw(result, arguments.picture)
     columns = ('ms', 'masks_per_s', 'p50_ms', 'p95_ms', 'answered', 'cpu_ms', 'memory_mb',
-               'first_mask_s')
+               'active_s', 'first_mask_s')
     print(f'{"":48}' + ''.join(f'{column:>13}' for column in columns))
     for name, found in result['models'].items():
         print(f'{name}: bare call {found["bare_ms"]:.1f} ms')
         for way, figures in found['ways'].items():
-            print(f'    {way:44}' + ''.join(f'{figures[column]:13.2f}' for column in columns))
+            cells = ('-' if figures[key] is None else f'{figures[key]:.2f}' for key in columns)
+            print(f'    {way:44}' + ''.join(f'{cell:>13}' for cell in cells))
 
 
 if __name__ == '__main__':

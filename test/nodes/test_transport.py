@@ -1,14 +1,15 @@
-"""Images between processes with config/fastdds.xml on both sides, on one side, on none."""
+"""Processes with config/fastdds.xml on both sides, on one side, on none: images, discovery."""
 
 import json
 import os
 from pathlib import Path
 import signal
+import socket
 import subprocess
 import sys
 import time
 
-from colcon_workspace import localhost_domain, own_domain_id
+from colcon_workspace import free_domain_id, localhost_domain, own_domain_id
 import numpy as np
 import pytest
 
@@ -77,3 +78,29 @@ def test_the_profile_on_one_side_only_does_not_cut_the_other_off(
 ) -> None:
     bag = write_camera(tmp_path / 'bag', 60, 80)
     assert arrived(tmp_path, bag, player, recorder) >= COUNT - 1
+
+
+@pytest.mark.skipif(
+    os.environ.get('ROS_DISTRO') == 'humble', reason='announces itself otherwise on one machine'
+)
+def test_a_process_with_the_profile_announces_itself_each_second() -> None:
+    """Fast DDS answers a newcomer once, often before it listens; this is its next chance."""
+    code = "import rclpy, time; rclpy.init(); node = rclpy.create_node('stays'); time.sleep(60)"
+    domain_id = free_domain_id()
+    heard_s: list[float] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        # Where participant 3 would listen: announcements go to all that may be there.
+        peer.bind(('127.0.0.1', 7400 + 250 * domain_id + 10 + 2 * 3))
+        peer.settimeout(20.0)
+        process = subprocess.Popen(
+            [sys.executable, '-c', code], stderr=subprocess.DEVNULL,
+            env={**environment(profile=True), **localhost_domain(domain_id)},
+        )
+        try:
+            while not heard_s or heard_s[-1] < heard_s[0] + 4.0:
+                peer.recv(2**16)
+                heard_s.append(time.monotonic())
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(20.0)
+    assert max(np.diff(heard_s)) < 2.0
