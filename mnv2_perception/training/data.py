@@ -15,13 +15,14 @@ from mnv2_perception.errors import DataError
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
 from mnv2_perception.scenes import street
 from mnv2_perception.scenes.hall import draw_hall, HALL_CLASSES
-from mnv2_perception.training.light import relight
+from mnv2_perception.training.light import relight, tint
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.preprocess import place_image, resize_image
 
 Pad = tuple[int, int, int]
 MIN_VISIBLE = 0.4  # share of a box's area
 MIN_SIDE = 3.0  # px
+TINTED = 0.3  # share of the crops, where hard light is asked for
 
 
 def can_draw(classes: Sequence[str]) -> bool:
@@ -163,18 +164,45 @@ def augment(
     light: float = 0.0,
     floor: int = UNLABELLED,
     pad: Pad | None = None,
+    above: Sample | None = None,
 ) -> Sample:
     """Return a random (height, width) crop: scaled, mirrored, in another light.
 
     Where the scaled image is smaller than the crop, the rest is `pad` (black) and unlabelled. See
     `choose_view` and `vary_light` for the arguments; `floor` is the id of the class that may
-    mirror what stands on it.
+    mirror what stands on it; `above` see `paste`.
     """
-    image, label = sample
+    image, label = random_crop(sample, whole, height, width, rng, scales, pad)
+    if above is not None:
+        image, label = paste(above, image, label)
+    if light and rng.random() < TINTED:
+        image = tint(image, label, rng)
+    mirror = label == floor if floor != UNLABELLED else None
+    return vary_light(image, rng, light, mirror), label
+
+
+def random_crop(
+    sample: Sample,
+    whole: tuple[int, int],
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    scales: tuple[float, float],
+    pad: Pad | None,
+) -> Sample:
+    """Return a random (height, width) crop in the light that it was taken in; see `augment`."""
     view = choose_view(whole, height, width, rng, scales)
-    cut = view.cut(label)
-    mirror = cut == floor if floor != UNLABELLED else None
-    return vary_light(view.cut(image, pad), rng, light, mirror), cut
+    return view.cut(sample[0], pad), view.cut(sample[1])
+
+
+def paste(above: Sample, image: NDArray[np.uint8], label: NDArray[np.uint8]) -> Sample:
+    """Return an image and its ids with whatever `above` has labelled, of their size, before them.
+
+    Olsson et al., "ClassMix: Segmentation-Based Data Augmentation for Semi-Supervised Learning",
+    WACV 2021, https://arxiv.org/abs/2007.07936, here of true labels.
+    """
+    thing = above[1] != UNLABELLED
+    return np.where(thing[..., None], above[0], image), np.where(thing, above[1], label)
 
 
 def augment_boxes(

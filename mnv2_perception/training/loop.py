@@ -125,7 +125,7 @@ def fit(
     }
     first_epoch, best, worse = 0, float('nan'), 0
     if resume:
-        checkpoint = load_run(last, task.spec, facts)
+        checkpoint = load_run(last, task.spec, facts, asdict(type(recipe)()))
         first_epoch, best = checkpoint.epoch, checkpoint.training['best']
         prolonged = checkpoint.facts['recipe']['epochs'] != recipe.epochs
         for name, part in state.items():
@@ -297,8 +297,12 @@ def update_average(average: nn.Module, net: nn.Module, decay: float, step: int) 
             mean.copy_(value)
 
 
-def load_run(path: Path, spec: ModelSpec, facts: dict[str, Any]) -> Checkpoint:
+def load_run(
+    path: Path, spec: ModelSpec, facts: dict[str, Any], defaults: dict[str, Any]
+) -> Checkpoint:
     """Read the checkpoint that a run goes on from.
+
+    A setting that is newer than the checkpoint had its default there.
 
     Raises:
         DataError: it is of another spec, recipe (but for the epochs) or training list, or has
@@ -306,7 +310,7 @@ def load_run(path: Path, spec: ModelSpec, facts: dict[str, Any]) -> Checkpoint:
     """
     checkpoint = load_checkpoint(path)
 
-    asked, had = facts['recipe'], checkpoint.facts.get('recipe', {})
+    asked, had = facts['recipe'], defaults | checkpoint.facts.get('recipe', {})
     differing = [
         f'{name} ({had.get(name)!r}, now {asked.get(name)!r})'
         for name in dict.fromkeys([*asked, *had])

@@ -58,7 +58,8 @@ class Recipe:
     )
     light: float = setting(
         0.0, 'share of the training images seen in hard light: dark, glaring, in shadows, '
-        'mirrored by the floor, blurred, noisy; the others vary mildly', 0, 1,
+        'mirrored by the floor, blurred, noisy; the others vary mildly; for segmentation also '
+        'each class in a light of its own, in three of ten', 0, 1,
     )
     encoder: str = setting(
         'mobilenet_v2', 'network of the family; `python -m mnv2_perception.nets.backbones` '
@@ -99,6 +100,10 @@ class SegmentationRecipe(Recipe):
     drawn: int = setting(
         60, 'scenes drawn and mixed in: streets for the classes of CamVid, halls for classes with '
         'floor, obstacle and background; 0 for others'
+    )
+    paste: str = setting(
+        '', 'classes, comma-separated, of which things of another image are pasted into 40 % of '
+        'the crops: those that stand before others, and that the images show too seldom'
     )
     jaccard: float = setting(
         0.0, 'weight of the soft Jaccard loss, the metric itself, beside the cross entropy'

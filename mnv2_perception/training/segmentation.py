@@ -1,5 +1,6 @@
 """Train a UNet for segmentation."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from mnv2_perception.vision.decode import ids_on_image
 from mnv2_perception.vision.preprocess import normalise, place_image
 
 FLOOR = 'floor'  # the class that mirrors in hard light
+PASTED = 0.4  # share of the crops into which something is pasted
 
 
 class SegmentationTask(Task):
@@ -53,6 +55,7 @@ class SegmentationTask(Task):
         self.recipe = recipe
         known = FLOOR in spec.classes
         self.floor = spec.classes.index(FLOOR) if known else UNLABELLED
+        self.pasted = read_classes(recipe.paste, spec.classes)
         self.pairs = list_pairs(folder)
         self.samples = read_folder(folder, spec.classes)
         self.val_pairs = list_pairs(val) if val else []
@@ -86,11 +89,19 @@ class SegmentationTask(Task):
     def sample(self, index: int, rng: np.random.Generator) -> Arrays:
         """Return an image tensor (3, H, W) float32 and class ids (H, W) int64."""
         recipe, spec = self.recipe, self.spec
+        size = recipe.crop_height, recipe.crop_width
+        scales, pad = (recipe.min_scale, recipe.max_scale), data.padding(spec)
+        above = None
+        if self.pasted and rng.random() < PASTED:
+            other = self.samples[rng.integers(len(self.samples))]
+            whole = data.whole_image(other[0], spec)
+            picture, ids = data.random_crop(other, whole, *size, rng, scales, pad)
+            shown = [each for each in self.pasted if rng.random() < 0.5]
+            above = picture, np.where(np.isin(ids, shown), ids, np.uint8(UNLABELLED))
         sample = self.samples[index]
         image, label = data.augment(
-            sample, data.whole_image(sample[0], spec), recipe.crop_height, recipe.crop_width,
-            rng, (recipe.min_scale, recipe.max_scale), recipe.light, self.floor,
-            data.padding(spec),
+            sample, data.whole_image(sample[0], spec), *size, rng, scales, recipe.light,
+            self.floor, pad, above,
         )
         tensor = normalise(image, spec.mean, spec.std, spec.channel_order)
         return tensor, label.astype(np.int64)
@@ -138,6 +149,22 @@ def read_channels(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) for part in parts):
         raise DataError(f'--decoder-channels is {text!r}, expected numbers such as 64,32,16')
     return tuple(map(int, parts))
+
+
+def read_classes(text: str, classes: Sequence[str]) -> list[int]:
+    """Return the ids of a comma-separated list of class names.
+
+    Raises:
+        DataError: a name is none of `classes`.
+    """
+    names = [name.strip() for name in text.split(',') if name.strip()]
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        raise DataError(
+            f'--paste names {", ".join(unknown)}, expected classes of the spec: '
+            f'{", ".join(classes)}'
+        )
+    return [classes.index(name) for name in names]
 
 
 def soft_jaccard_loss(logits: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:

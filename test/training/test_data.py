@@ -17,6 +17,7 @@ from mnv2_perception.training.data import (
     class_weights,
     draw_samples,
     padding,
+    paste,
     recolour,
     whole_image,
 )
@@ -101,6 +102,17 @@ def test_the_sample_is_only_read_and_a_seed_is_one_crop() -> None:
     )
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert all(np.array_equal(a, b) for a, b in zip(sample, kept, strict=True))
+
+
+def test_what_another_image_has_labelled_is_pasted_before_a_crop() -> None:
+    below, above = (draw_scene(seed, 1.0, 64, 96) for seed in (3, 4))
+    ids = np.where(above[1] == STREET.index('car'), above[1], np.uint8(UNLABELLED))
+    image, label = paste((above[0], ids), *below)
+    car = ids != UNLABELLED
+    assert 0 < car.mean() < 0.5
+    assert np.array_equal(label[car], ids[car]) and np.array_equal(label[~car], below[1][~car])
+    assert np.array_equal(image[car], above[0][car])
+    assert np.array_equal(image[~car], below[0][~car])
 
 
 def test_crops_differ_and_some_are_mirrored() -> None:

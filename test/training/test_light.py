@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip('torch', reason='no torch: run make setup-train')
 
-from mnv2_perception.training.light import reflect, relight
+from mnv2_perception.training.light import reflect, relight, tint
 
 pytestmark = pytest.mark.train
 
@@ -36,3 +36,13 @@ def test_the_floor_alone_mirrors_what_stands_above_the_horizon() -> None:
     assert np.array_equal(seen[:30], image[:30])
     redder = seen[30:, :, 0] - seen[30:, :, 1]
     assert redder.max() > 0.05
+
+
+def test_each_class_has_a_light_of_its_own() -> None:
+    image = np.full((60, 40, 3), 100, np.uint8)
+    label = np.zeros((60, 40), np.uint8)
+    label[30:] = 4
+    seen = tint(image, label, np.random.default_rng(1))
+    wall, floor = seen[:26].reshape(-1, 3), seen[34:].reshape(-1, 3)  # but for the soft edge
+    assert (wall == wall[0]).all() and (floor == floor[0]).all()
+    assert (wall[0] != floor[0]).all() and (image == 100).all()

@@ -23,7 +23,7 @@ pytest.importorskip('matplotlib', reason='no matplotlib: run make setup-train')
 from mnv2_perception.cli.main import main
 from mnv2_perception.errors import DataError, ModelError
 from mnv2_perception.model_spec import METADATA_KEY, ModelSpec
-from mnv2_perception.nets.checkpoint import load_checkpoint, make_network
+from mnv2_perception.nets.checkpoint import load_checkpoint, make_network, save_checkpoint
 from mnv2_perception.nets.mobilenet_v2 import MobileNetV2
 from mnv2_perception.scenes.street import CLASSES, draw_scene
 from mnv2_perception.training import loop
@@ -629,6 +629,39 @@ def test_a_recipe_out_of_range_is_refused(changes: dict[str, Any], told: str) ->
 def test_channels_that_are_no_numbers_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match='expected numbers such as 64,32,16'):
         train(folder, tmp_path, SPEC, replace(RECIPE, decoder_channels='64,x'))
+
+
+def test_things_of_the_named_classes_are_pasted_into_some_crops(folder: Path) -> None:
+    ids = [CLASSES.index('car'), CLASSES.index('pole')]
+    plain, pasted = (
+        SegmentationTask(folder, SPEC, replace(RECIPE, drawn=0, paste=classes), None)
+        for classes in ('', 'car, pole')
+    )
+    shares = [
+        np.mean([
+            np.isin(task.sample(index % 6, np.random.default_rng(index))[1], ids).mean()
+            for index in range(120)
+        ])
+        for task in (plain, pasted)
+    ]
+    assert shares[1] > 1.15 * shares[0]  # 40 % of the crops, each class by a chance of half
+
+
+def test_a_class_to_paste_that_the_spec_has_not_is_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match='--paste names bus, expected classes of the spec: sky'):
+        SegmentationTask(folder, SPEC, replace(RECIPE, paste='car,bus'), None)
+
+
+def test_a_run_of_before_a_setting_was_there_is_resumed(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    checkpoint = load_checkpoint(run / 'last.pt')
+    del checkpoint.facts['recipe']['paste']
+    shutil.copy(run / 'best.pt', tmp_path)
+    save_checkpoint(checkpoint, tmp_path / 'last.pt')
+    train(folder, tmp_path, SPEC, RECIPE, val=run / 'val', resume=True)
+    with pytest.raises(DataError, match=r"paste \('', now 'car'\)"):
+        train(folder, tmp_path, SPEC, replace(RECIPE, paste='car'), val=run / 'val', resume=True)
 
 
 def test_a_run_without_its_best_weights_is_not_resumed(
