@@ -411,6 +411,7 @@ def test_card_and_readme_tell_a_shipped_model_s_licence(model: Path) -> None:
     row: Any = re.search(rf'^\| \[`{name}`\].*$', read('README.md'), re.M)
     licence = spec.licence.replace('-', ' ')  # SPDX writes CC-BY-NC-4.0
     assert row and licence in row[0].replace('-', ' ') and licence in card.replace('-', ' ')
+    assert f'*{spec.attribution}*' in card
 
 
 def test_figures_of_the_shipped_models_are_those_that_were_measured() -> None:
