@@ -101,7 +101,7 @@ def judge(health: Health, new: Mapping[str, int], over_s: float) -> tuple[bytes,
     reasons = [
         f'it waits for {health.waiting}' if health.waiting else '',
         f'{rejected} rejected, the last: {health.rejection}' if rejected else '',
-        health.passing if new['passed_over'] else '',
+        health.passing if new['passed_over'] and health.passing not in health.waiting else '',
     ]
     reason = '; '.join(text for text in reasons if text)
     due_s = max(WINDOW_S, 3.0 / health.max_rate_hz if health.max_rate_hz else 0.0)

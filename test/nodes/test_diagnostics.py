@@ -60,6 +60,11 @@ def test_each_state_has_its_level(
     assert (found, text in message) == (getattr(DiagnosticStatus, level), True), message
 
 
+def test_what_a_node_waits_for_is_told_once() -> None:
+    _, message = judge(replace(WAITING, passing='/camera_info'), NONE, 5.0)
+    assert message == 'no result of 10 images in 5 s: it waits for /camera_info'
+
+
 def test_the_analyzers_look_for_the_names_that_the_nodes_publish() -> None:
     file = Path(__file__).parents[2] / 'config/diagnostics_analyzers.yaml'
     settings = yaml.safe_load(file.read_text(encoding='utf-8'))['analyzers']['ros__parameters']
