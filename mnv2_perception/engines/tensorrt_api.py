@@ -59,7 +59,7 @@ def load(model: Path, engine: str, building: bool = False, running: bool = True)
         except ImportError as exc:
             missing.append(exc)
     if missing:
-        reasons = '; '.join(map(str, missing))
+        reasons = ', '.join(map(str, missing))
         raise EngineError(f'{model}: {TITLES[engine]} cannot be used, for something is not '
                           f'installed ({reasons}); {INSTALL[engine]}') from missing[0]
     if running:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 import json
 import logging
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from pretend_gpu import GPU, install, TensorRT, VERSION
 import pytest
 
-from mnv2_perception.engines import open_engine, plans
+from mnv2_perception.engines import open_engine, plans, tensorrt_api
 from mnv2_perception.engines.plans import Plan, PlanKey
 from mnv2_perception.engines.verified import int8_beside
 from mnv2_perception.errors import EngineError
@@ -379,6 +380,16 @@ def test_a_missing_package_names_its_install(
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(EngineError, match=cure):
         open_engine(model, 'tensorrt')
+
+
+def test_two_missing_packages_are_told_before_the_cure(
+    trt: TensorRT, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ('import_tensorrt', 'import_cudart'):
+        monkeypatch.setattr(tensorrt_api, name, lambda: import_module('no_such_package'))
+    with pytest.raises(EngineError) as caught:
+        open_engine(model, 'tensorrt')
+    assert str(caught.value).partition(';')[0].endswith(')')  # what `mnv2 benchmark` prints
 
 
 def test_a_missing_gpu_is_told(trt: TensorRT, model: Path) -> None:
