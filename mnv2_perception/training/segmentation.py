@@ -49,7 +49,8 @@ class SegmentationTask(Task):
         if recipe.drawn and not data.can_draw(spec.classes):
             raise DataError(
                 f'drawn scenes have the classes {", ".join(street.CLASSES)}, or '
-                f'{", ".join(HALL_CLASSES)}, the spec {", ".join(spec.classes)}; give --drawn 0'
+                f'{", ".join(HALL_CLASSES)}; the spec has {", ".join(spec.classes)}: '
+                'give --drawn 0'
             )
         self.spec = spec
         self.recipe = recipe
