@@ -14,6 +14,7 @@ from mnv2_perception.errors import command_name, EngineError, stand_in
 __all__ = ['ENGINES', 'PRECISIONS', 'Engine', 'TensorSpec', 'open_engine']
 
 CHECKPOINTS = ('.pt', '.pth')
+SPECS = ('.yaml', '.yml')
 MAX_THREADS = 256
 
 logger = logging.getLogger(__name__)
@@ -51,8 +52,9 @@ def open_engine(
             the other in all threads, and each takes longer.
 
     Raises:
-        EngineError: the name is unknown; the file is a Git LFS pointer, a web page or a
-            checkpoint; the runtime is missing, refuses the model or has no such precision.
+        EngineError: the name is unknown; the file is a Git LFS pointer, a web page, a
+            checkpoint or a YAML; the runtime is missing, refuses the model or has no such
+            precision.
     """
     if not 0 <= threads <= MAX_THREADS:
         raise EngineError(f'threads is {threads}, expected 0 (one for each core) to {MAX_THREADS}')
@@ -62,6 +64,11 @@ def open_engine(
         raise EngineError(
             f'{model}: is a checkpoint, expected a model such as an .onnx; write one of what '
             f'`{command_name()} train` made: {command_name()} export {model} model.onnx'
+        )
+    if model.suffix in SPECS and model.is_file() and engine != 'fake':
+        raise EngineError(
+            f'{model}: is a YAML, expected a model such as an .onnx; name that: a YAML of the '
+            'same name beside it is read with it'
         )
     how = Opening(engine, threads, build, precision, min(at_once, threads or cores()))
     return _open_auto(model, how) if engine == 'auto' else _open(model, how)

@@ -339,6 +339,13 @@ def test_a_checkpoint_names_the_command_that_makes_a_model_of_it(
         open_engine(tmp_path / 'best.pt', name)
 
 
+@pytest.mark.parametrize('name', ['auto', 'openvino', 'onnx_runtime', 'torch'])
+def test_a_yaml_given_for_a_model_names_what_to_give(name: str, tmp_path: Path) -> None:
+    (tmp_path / 'model.yaml').write_text('name: model', encoding='utf-8')
+    with pytest.raises(EngineError, match=r'is a YAML, .* such as an \.onnx; name that'):
+        open_engine(tmp_path / 'model.yaml', name)
+
+
 def test_runtimes_report_to_nobody(tmp_path: Path) -> None:
     model = write_onnx(tmp_path / 'model.onnx', identity_spec(HEIGHT, WIDTH))
     names = [name for name in ('onnx_runtime', 'openvino') if find_spec(name.replace('_', ''))]
