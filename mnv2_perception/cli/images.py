@@ -17,7 +17,7 @@ from mnv2_perception.cli.options import (
     FRACTION,
     table,
 )
-from mnv2_perception.errors import ImageError, SetupError
+from mnv2_perception.errors import command_name, ImageError, SetupError
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
@@ -96,6 +96,11 @@ def run_command(arguments: argparse.Namespace) -> None:
     from mnv2_perception.vision.overlay import blend_mask, draw_boxes, draw_legend
 
     out, mask = arguments.out, arguments.mask
+    if arguments.image.is_dir():
+        raise ImageError(
+            f'{arguments.image}: is a folder, expected one picture; all of it: '
+            f'{command_name()} bag run {arguments.image} --out results.mcap'
+        )
     if not arguments.image.is_file():
         raise ImageError(f'{arguments.image}: there is no such file')
     if mask:  # class ids need a lossless file
