@@ -99,7 +99,8 @@ def run_command(arguments: argparse.Namespace) -> None:
     if arguments.image.is_dir():
         raise ImageError(
             f'{arguments.image}: is a folder, expected one picture; all of it: '
-            f'{command_name()} bag run {arguments.image} --out results.mcap'
+            f'{command_name()} bag run {arguments.image} --model {arguments.model} '
+            '--out results.mcap'
         )
     if not arguments.image.is_file():
         raise ImageError(f'{arguments.image}: there is no such file')

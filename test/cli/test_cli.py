@@ -48,7 +48,7 @@ def test_run_with_a_folder_names_the_command_for_all_of_it(
     model: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(['run', str(folder / 'images'), '--model', model, '--engine', 'fake']) == 1
-    assert re.search(r'is a folder, .* bag run .*images --out', capsys.readouterr().err)
+    assert re.search(r'is a folder, .* bag run .*images --model .* --out', capsys.readouterr().err)
 
 
 def test_evaluate_prints_json(
