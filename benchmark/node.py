@@ -275,7 +275,7 @@ def measure_round(
                 closed = camera.closed_loop(images)
                 busy_s = cpu_s(pids[way]) - busy_s
                 fixed = camera.fixed_rate(images, arguments.rate)
-                flooded = camera.flooded(3 * images, FLOOD * closed['masks_per_s'])
+                flooded = camera.flooded(2 * images, FLOOD * closed['masks_per_s'])
                 turns[way].append(
                     {**closed, **fixed, **flooded, 'cpu_ms': 1000.0 * busy_s / images}
                 )
