@@ -77,7 +77,7 @@ def add_recipe_options(parser: argparse.ArgumentParser, task: str) -> None:
             f'--{item.name.replace("_", "-")}', default=item.default,
             type=Number(kind, known['low'], known['high']) if kind in (int, float) else kind,
             choices=get_args(hints[item.name]) or None,
-            help=f'{known["meaning"]} ({default})',
+            help=f'{known["meaning"]} ({default})'.replace('%', '%%'),  # argparse formats it
         )
 
 
