@@ -1,11 +1,10 @@
-"""What to do about a topic from which nothing comes, and what its publishers offer."""
+"""What to do about a topic from which nothing comes."""
 
 from typing import Any
 
 from rclpy.node import Node
 
 from mnv2_perception.errors import quoted
-from mnv2_perception.nodes.qos import LATCHED_QOS
 
 RAW, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 SUFFIX = '/compressed'
@@ -14,15 +13,6 @@ SUFFIX = '/compressed'
 def types_on(node: Node, topic: str) -> set[str]:
     """Return the types that publishers of a topic have."""
     return {info.topic_type for info in node.get_publishers_info_by_topic(topic)}
-
-
-def is_kept(node: Node, topic: str) -> bool:
-    """Tell whether all publishers of a topic keep what they sent last for who comes later."""
-    offered = [info.qos_profile for info in node.get_publishers_info_by_topic(topic)]
-    return bool(offered) and all(
-        (qos.durability, qos.reliability) == (LATCHED_QOS.durability, LATCHED_QOS.reliability)
-        for qos in offered
-    )
 
 
 def wrong_type(node: Node, topic: str, msg_type: Any) -> str:

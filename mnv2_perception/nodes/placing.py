@@ -7,13 +7,13 @@ from typing import Any, Generic, TypeVar
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from vision_msgs.msg import Detection2DArray
 
-from mnv2_perception.nodes.advice import is_kept, wrong_type
+from mnv2_perception.nodes.advice import wrong_type
+from mnv2_perception.nodes.fetching import Fetching
 from mnv2_perception.nodes.lifecycle import LOG_PERIOD_S, PerceptionNode
 from mnv2_perception.nodes.measurements import Measurements
 from mnv2_perception.nodes.messages import stamp_to_ns
 from mnv2_perception.nodes.placing_parameters import PlacingParameters
 from mnv2_perception.nodes.poses import Poses
-from mnv2_perception.nodes.qos import LATCHED_QOS
 from mnv2_perception.nodes.sync import on_jump_back, Present
 from mnv2_perception.nodes.waiting import Lack, WaitingRoom
 from mnv2_perception.nodes.worker import Frame
@@ -43,7 +43,7 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
         self._poses: Poses | None = None
         self._room = WaitingRoom(self._find_lack)
         self._lack = ''
-        self._fetching: dict[str, Any] = {}
+        self._fetching = Fetching(self)
         super().__init__(name, **kwargs)
         self._present = Present(self.get_clock())
         self._jumps = on_jump_back(self.get_clock(), self._forget)
@@ -87,27 +87,14 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
             listen(PointCloud2, 'points', inputs.measured.put)
 
     def greet(self) -> None:
-        """Fetch a camera_info that was sent once, before this node listened, where it is kept.
-
-        A subscription that asks for what is kept hears nobody who keeps nothing, as most drivers:
-        so this is a second one, until something has come.
-        """
+        """Fetch a camera_info that was sent once, before this node listened, where it is kept."""
         for heard in tuple(self._camera_subscriptions):
-            if heard.msg_type is not CameraInfo:
-                continue
-            infos = {each.name: each for each in (self.inputs.camera_info, self.inputs.depth_info)}
-            if infos[heard.topic]:
-                if fetching := self._fetching.pop(heard.topic, None):
-                    self.destroy_subscription(fetching)
-            elif heard.topic not in self._fetching and is_kept(self, heard.topic_name):
-                self._fetching[heard.topic] = self.create_subscription(
-                    CameraInfo, heard.topic, heard.callback, LATCHED_QOS
-                )
+            if heard.msg_type is CameraInfo:
+                self._fetching.fetch(heard)
 
     def _stop_working(self) -> bool:
         idle = super()._stop_working()
-        while self._fetching:
-            self.destroy_subscription(self._fetching.popitem()[1])
+        self._fetching.end()
         return idle
 
     def on_camera_info(self, msg: CameraInfo) -> None:

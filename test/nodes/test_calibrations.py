@@ -238,3 +238,25 @@ def test_only_who_keeps_a_camera_info_has_a_second_subscription_and_none_when_it
     assert node._switch._set(True)[0]
     eventually(lambda: publisher.get_subscription_count() == 1 + kept)
     assert 'incompatible' not in capfd.readouterr().err
+
+
+def test_what_changed_while_the_node_was_off_is_fetched_and_so_is_a_new_publishers(
+    scene: Scene
+) -> None:
+    scene.peer.destroy_publisher(scene.calibration)
+    kept = scene.peer.create_publisher(CameraInfo, 'camera_info', LATCHED_QOS)
+    kept.publish(info_of(1))
+    node = scene.start()
+    eventually(lambda: found(node.inputs.camera_info, 0) == CAMERA)
+    assert node._switch._set(False)[0]
+    eventually(lambda: kept.get_subscription_count() == 0)
+    kept.publish(info_of(2, ZOOMED))
+    assert node._switch._set(True)[0]
+    eventually(lambda: found(node.inputs.camera_info, 0) == ZOOMED)
+    eventually(lambda: kept.get_subscription_count() == 1)
+    scene.peer.destroy_publisher(kept)  # the driver starts again, and may send before it is heard
+    again = scene.peer.create_publisher(CameraInfo, 'camera_info', LATCHED_QOS)
+    eventually(lambda: again.get_subscription_count() == 2)
+    again.publish(info_of(3))
+    eventually(lambda: found(node.inputs.camera_info, 0) == CAMERA)
+    eventually(lambda: again.get_subscription_count() == 1)

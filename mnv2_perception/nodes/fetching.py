@@ -1,0 +1,63 @@
+"""Fetching: what a publisher sent once, before a node listened, and keeps for who comes later."""
+
+from typing import Any
+
+from rclpy.node import Node
+
+from mnv2_perception.nodes.qos import LATCHED_QOS
+from mnv2_perception.nodes.topics import Subscription
+
+
+class Fetching:
+    """Fetches for a node what is kept on its topics, from each publisher once.
+
+    A subscription that asks for what is kept hears nobody who keeps nothing, as most drivers: so
+    this is a second one, until something has come by it.
+
+    Args:
+        node: whose subscriptions they are.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._asked: dict[Subscription, set[tuple[int, ...]]] = {}
+        self._open: dict[Subscription, Any] = {}
+        self._came: set[Subscription] = set()
+
+    def fetch(self, heard: Subscription) -> None:
+        """Fetch what publishers keep that were not asked yet; to be called again and again."""
+        keepers = find_keepers(self._node, heard.topic_name)
+        if keepers - self._asked.get(heard, set()):
+            self._close(heard)
+
+            def take(msg: Any) -> None:
+                heard.callback(msg)
+                self._came.add(heard)
+
+            self._asked[heard] = keepers
+            self._open[heard] = self._node.create_subscription(
+                heard.msg_type, heard.topic, take, LATCHED_QOS
+            )
+        elif heard in self._came or not keepers:
+            self._close(heard)
+
+    def end(self) -> None:
+        """End all of it; who is heard anew is asked anew."""
+        for heard in list(self._open):
+            self._close(heard)
+        self._asked.clear()
+
+    def _close(self, heard: Subscription) -> None:
+        if subscription := self._open.pop(heard, None):
+            self._node.destroy_subscription(subscription)
+        self._came.discard(heard)
+
+
+def find_keepers(node: Node, topic: str) -> set[tuple[int, ...]]:
+    """Return who publishes a topic if all keep what they sent last, else nobody."""
+    found = node.get_publishers_info_by_topic(topic)
+    kept = (LATCHED_QOS.durability, LATCHED_QOS.reliability)
+    offered = [(each.qos_profile.durability, each.qos_profile.reliability) for each in found]
+    if any(each != kept for each in offered):
+        return set()
+    return {tuple(each.endpoint_gid) for each in found}
