@@ -6,8 +6,15 @@ import json
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
-from mnv2_perception.cli.options import add_command, check_output, MODEL_HELP, table, THREADS
-from mnv2_perception.errors import command_name, DataError, SetupError
+from mnv2_perception.cli.options import (
+    add_command,
+    add_force,
+    check_output,
+    MODEL_HELP,
+    table,
+    THREADS,
+)
+from mnv2_perception.errors import command_name, DataError, SetupError, with_home
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
@@ -33,6 +40,7 @@ def add(commands: 'Commands') -> None:
         '--out', type=Path, help='a new file instead (default: the model itself)'
     )
     verify.add_argument('--json', action='store_true')
+    add_force(verify)
 
 
 def verify_command(arguments: argparse.Namespace) -> None:
@@ -52,15 +60,22 @@ def verify_command(arguments: argparse.Namespace) -> None:
     from mnv2_perception.tasks.models import find_model, opening
 
     path, data, threads = find_model(arguments.model), arguments.data, arguments.threads
-    if arguments.out is None and not Path(arguments.model).is_file():
+    if arguments.out is None and not with_home(arguments.model).is_file():
         raise SetupError(
             f'{arguments.model}: is shipped, and its card tells what it holds; name a copy with '
             f'--out'
         )
     out = arguments.out or path
-    check_output(out, force=out == path, suffixes=['.onnx'])
-    read_onnx(path)  # what the figures cannot be written into is refused before they are measured
     int8 = int8_beside(path)
+    in_place = out.resolve() == path.resolve()
+    check_output(out, arguments.force or in_place, [int8], ['.onnx'])
+    exact_file = path.with_name(path.name.replace('_int8.onnx', '.onnx'))
+    if in_place and exact_file != path and exact_file.is_file():
+        raise SetupError(
+            f'{path}: is the int8 file of {exact_file.name}, which knows it by its sha256 and '
+            f'would take it no more; verify {exact_file}, which measures both'
+        )
+    read_onnx(path)  # what the figures cannot be written into is refused before they are measured
     with opening(path, 'openvino', threads, precision='fp32') as (engine, spec):
         assert isinstance(engine, OpenVINOEngine)
         lacks = {name: LACKS[name] for name, native in engine.native().items() if not native}

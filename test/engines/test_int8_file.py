@@ -503,3 +503,25 @@ def test_on_real_pictures_boxes_are_those_of_fp32(mnv2_data: Path) -> None:
     int8.close()
     fp32.close()
     assert len(found) > 10 and np.mean(found) > 0.95
+
+
+@needs_bf16
+def test_verify_writes_over_the_model_by_any_name_and_over_others_by_force(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for kind, value in (('images', image(0)[0]), ('labels', image(0)[0, ..., 0] % 3)):
+        (tmp_path / 'val' / kind).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / f'val/{kind}/0.png'), value)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert main(['verify', '~/model.onnx', 'val']) == 0
+    assert main(['verify', 'model.onnx', 'val', '--out', 'model.onnx']) == 0
+    copy = ['verify', 'model.onnx', 'val', '--out', 'copy.onnx']
+    assert [main(copy), main(copy), main([*copy, '--force'])] == [0, 1, 0]
+    int8, before = int8_beside(model), int8_beside(model).read_bytes()
+    assert main(['verify', 'model.onnx', 'val', '--out', int8.name, '--force']) == 1
+    assert 'is named twice' in capsys.readouterr().err
+    assert main(['verify', int8.name, 'val']) == 1
+    assert f'verify {model}, which measures both' in capsys.readouterr().err
+    assert int8.read_bytes() == before
