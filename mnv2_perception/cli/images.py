@@ -5,8 +5,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
-
 from mnv2_perception.cli.options import (
     add_command,
     add_force,
@@ -121,8 +119,6 @@ def run_command(arguments: argparse.Namespace) -> None:
                 print(f'{score:.3f}  {spec.classes[class_id]}')
             return
         check_output(out, arguments.force, [arguments.image])
-        if not cv2.haveImageWriter(str(out)):
-            raise ImageError(f'{out}: OpenCV knows no such format; end it in .png')
         if spec.task == 'detection':
             found = Detector(engine, spec, arguments.min_score)(image)
             overlay = draw_boxes(

@@ -55,14 +55,16 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
         image: what to write.
 
     Raises:
-        DataError: OpenCV has no such format, or the file cannot be written.
+        DataError: OpenCV has no such format, or none for such an image (as .pgm for colours, and
+            .webp for more than 16383 px); or the file cannot be written.
     """
     coloured = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     try:
         done, data = cv2.imencode(path.suffix, coloured)
     except cv2.error as exc:
         raise DataError(f'{path}: OpenCV cannot write it ({exc.err}); end it in .png') from exc
-    assert done
+    if not done:
+        raise DataError(f'{path}: such a file holds no image of {image.shape}; end it in .png')
     try:
         with replacing(path) as partial:
             partial.write_bytes(data.tobytes())

@@ -120,6 +120,12 @@ def fetch(name: str, folder: Path, progress: Progress | None = None) -> Path:
     partial = path.with_name(f'{path.name}.partial')
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise SetupError(
+            f'{folder}: cannot be made: {exc.strerror}; give another --cache, or set '
+            f'XDG_CACHE_HOME to a folder that can be written'
+        ) from exc
+    try:
         download(published.url, partial, progress)
         try:
             check_hash(partial, published, 'it was removed, fetch it again')

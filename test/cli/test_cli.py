@@ -257,6 +257,17 @@ def test_run_writes_overlay_and_mask(
     assert picture.shape[0] > 8  # the legend
 
 
+@pytest.mark.parametrize('name', ['o.exr', 'o.pgm', 'o.odd', 'o'])
+def test_run_says_what_a_picture_is_to_end_in(
+    name: str, model: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, image = folder / name, str(folder / 'images/a.png')
+    assert cli.main(['run', image, '--model', model, '--engine', 'fake', '--out', str(out)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f'error: {out}: ') and told.endswith('; end it in .png\n')
+    assert not out.exists()
+
+
 def test_run_leaves_out_what_is_not_sure(model: str, folder: Path) -> None:
     mask = folder / 'mask.png'
     args = ['run', str(folder / 'images/a.png'), '--model', model, '--engine', 'fake', '--out',
