@@ -130,7 +130,8 @@ def verify_command(arguments: argparse.Namespace) -> None:
         found['bf16'] = verified(path, ['bf16'])
     if 'int8' not in lacks:  # what is float in it may be computed in either: the worse one counts
         found['int8'] = verified(int8, precisions)
-    write_verified(path, out, found)
+    # The YAML beside a foreign model stays there.
+    write_verified(path, out, found, {} if in_place else spec.to_metadata())
     good = sorted(
         (name for name, each in found.items() if each.good),
         key=lambda name: found[name].speed, reverse=True,

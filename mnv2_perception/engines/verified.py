@@ -114,10 +114,18 @@ def read_verified(metadata: Mapping[str, str], model: str) -> dict[str, Verified
         ) from exc
 
 
-def write_verified(model: Path, out: Path, found: Mapping[str, Verified]) -> None:
+def write_verified(
+    model: Path, out: Path, found: Mapping[str, Verified], spec: Mapping[str, str] = {}
+) -> None:
     """Write a copy of an ONNX file that carries what was measured; it may replace the file.
 
     Where `out` is a link, what it leads to is replaced.
+
+    Args:
+        model: path of the file.
+        out: path of the copy.
+        found: what was measured, by precision.
+        spec: metadata for a file that does not say itself what it takes and gives.
 
     Raises:
         EngineError: onnx is not installed.
@@ -128,7 +136,9 @@ def write_verified(model: Path, out: Path, found: Mapping[str, Verified]) -> Non
     del proto.metadata_props[:]
     proto.metadata_props.extend(kept)
     text = json.dumps({precision: asdict(facts) for precision, facts in found.items()})
-    proto.metadata_props.add(key=METADATA_KEY, value=text)
+    added = {key: value for key, value in spec.items() if key not in {pair.key for pair in kept}}
+    for key, value in {**added, METADATA_KEY: text}.items():
+        proto.metadata_props.add(key=key, value=value)
     out = out.resolve()
     partial = out.with_suffix('.partial')
     try:

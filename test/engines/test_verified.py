@@ -11,7 +11,7 @@ import numpy as np
 from onnx_graphs import node, write_graph
 import pytest
 
-pytest.importorskip('onnx', reason='no onnx: run make setup-train')
+onnx = pytest.importorskip('onnx', reason='no onnx: run make setup-train')
 openvino = pytest.importorskip('openvino', reason='no openvino: run make setup-train')
 
 from mnv2_perception.cli.main import main
@@ -26,8 +26,9 @@ from mnv2_perception.engines.verified import (
     write_verified,
 )
 from mnv2_perception.errors import EngineError
+from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.scenes.street import draw_scene
-from mnv2_perception.tasks.models import find_model
+from mnv2_perception.tasks.models import find_model, opening
 
 MODEL = 'unet_mobilenetv2_camvid_fast'
 HAS_BF16 = 'BF16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
@@ -110,6 +111,28 @@ def test_the_command_measures_and_writes_into_a_copy(
         assert engine.precision == ('bf16' if found.good else 'fp32')
     main(['info', str(out)])
     assert str(found) in capsys.readouterr().out
+
+
+@needs_bf16
+def test_the_copy_of_a_foreign_model_says_what_the_yaml_beside_the_model_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign, out = tmp_path / 'foreign.onnx', tmp_path / 'out.onnx'
+    proto = onnx.load(str(unmeasured(tmp_path)))
+    spec = ModelSpec.from_metadata({pair.key: pair.value for pair in proto.metadata_props}, out)
+    del proto.metadata_props[:]
+    onnx.save(proto, str(foreign))
+    foreign.with_suffix('.yaml').write_text(json.dumps(asdict(spec)))  # JSON is YAML
+    for kind, value in zip(('images', 'labels'), draw_scene(0, 0.0, 240, 320), strict=True):
+        (tmp_path / 'street' / kind).mkdir(parents=True)
+        write_image(tmp_path / f'street/{kind}/0.png', value)
+    assert main(['verify', str(foreign), str(tmp_path / 'street'), '--out', str(out)]) == 0
+    with opening(out, 'openvino') as (engine, found):
+        assert found == spec and set(read_verified(engine.metadata, '')) == {'bf16'}
+    engine.close()
+    assert main(['verify', str(foreign), str(tmp_path / 'street')]) == 0  # its YAML counts on
+    pairs = {pair.key for pair in onnx.load(str(foreign)).metadata_props}
+    assert pairs == {METADATA_KEY}
 
 
 def test_int8_does_not_inherit_what_was_measured_of_another_model(tmp_path: Path) -> None:
