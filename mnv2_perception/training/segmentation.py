@@ -153,12 +153,12 @@ def read_channels(text: str) -> tuple[int, ...]:
 
 
 def read_classes(text: str, classes: Sequence[str]) -> list[int]:
-    """Return the ids of a comma-separated list of class names.
+    """Return the ids of a comma-separated list of class names, each once.
 
     Raises:
         DataError: a name is none of `classes`.
     """
-    names = [name.strip() for name in text.split(',') if name.strip()]
+    names = dict.fromkeys(name.strip() for name in text.split(',') if name.strip())
     unknown = [name for name in names if name not in classes]
     if unknown:
         raise DataError(

@@ -30,6 +30,7 @@ from mnv2_perception.training import loop
 from mnv2_perception.training.batch_norm import gathering_layers, reestimate
 from mnv2_perception.training.recipe import RECIPES, SegmentationRecipe
 from mnv2_perception.training.segmentation import (
+    read_classes,
     SegmentationTask,
     soft_jaccard_loss,
     train,
@@ -645,6 +646,10 @@ def test_things_of_the_named_classes_are_pasted_into_some_crops(folder: Path) ->
         for task in (plain, pasted)
     ]
     assert shares[1] > 1.15 * shares[0]  # 40 % of the crops, each class by a chance of half
+
+
+def test_a_class_to_paste_that_is_named_twice_counts_once() -> None:
+    assert read_classes('car, sky,,car', ['sky', 'car park', 'car']) == [2, 0]
 
 
 def test_a_class_to_paste_that_the_spec_has_not_is_refused(folder: Path) -> None:
