@@ -150,11 +150,13 @@ class BagWriter:
             storage: ``mcap``, or ``sqlite3`` as older distros write by default.
 
         Raises:
-            BagError: The folder exists, or cannot be made.
+            BagError: The folder exists, cannot be made, or begins with a ~ of nobody.
         """
         self.path = with_home(path)
         if storage not in ('mcap', 'sqlite3'):
             raise BagError(f"storage {storage!r} is not known; expected 'mcap' or 'sqlite3'")
+        if str(self.path).startswith('~'):
+            raise BagError(f'{self.path}: nobody has such a home; write the path in full, from /')
         if self.path.exists():
             raise BagError(
                 f'{self.path}: exists already, and a bag is never overwritten; choose another '

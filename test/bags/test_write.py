@@ -112,6 +112,18 @@ def test_a_type_that_is_nowhere_defined_is_an_error_that_names_its_package(
         writer.add_topic('/thing', 'absent_msgs/msg/Thing')
 
 
+def test_no_folder_of_the_name_tilde_is_made_where_nobody_has_such_a_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BagError, match='~nobody12/run: nobody has such a home; write the path'):
+        BagWriter('~nobody12/run')
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv('HOME', str(tmp_path))
+    with BagWriter('~/run') as writer:
+        assert writer.path == tmp_path / 'run'
+
+
 def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BagError, match=r'exists already.*choose another folder or remove'):
         BagWriter(tmp_path)
