@@ -78,10 +78,10 @@ class OpenVINOEngine(Engine):
                 'ENABLE_CPU_PINNING': False,
             }
             if file == model:
-                openvino_passes.rewrite(network)
+                openvino_passes.rewrite(network, of_floats)
                 compiled = self._core.compile_model(network, 'CPU', config)
             else:
-                compiled = self._compile_once(file, config)
+                compiled = self._compile_once(file, of_floats, config)
         except RuntimeError as exc:
             raise EngineError(f'{model}: OpenVINO refuses it: {exc}') from exc
         given = compiled.get_property('INFERENCE_PRECISION_HINT').get_type_name()
@@ -154,7 +154,7 @@ class OpenVINOEngine(Engine):
         found = list(self._core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'))
         return [*found, 'VNNI'] if cpu_flags() & VNNI else found
 
-    def _compile_once(self, file: Path, config: dict[str, Any]) -> Any:
+    def _compile_once(self, file: Path, of_floats: str, config: dict[str, Any]) -> Any:
         """Return a model compiled, from the cache folder if it is there, else kept there.
 
         In int8 OpenVINO compiles for half a second, every time.
@@ -177,7 +177,7 @@ class OpenVINOEngine(Engine):
         except (OSError, RuntimeError) as exc:
             logger.warning('%s: cannot be used, and is made again: %s', path, exc)
         network = self._core.read_model(str(file))
-        openvino_passes.rewrite(network)
+        openvino_passes.rewrite(network, of_floats)
         compiled = self._core.compile_model(network, 'CPU', config)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
