@@ -85,6 +85,21 @@ def renumbering(
     return table, how + (f', without {quoted(", ".join(left))}' if left else '')
 
 
+def other_classes(pixels: NDArray[np.int64], count: int) -> str:
+    """Return why labels without names are of other classes than a model's; empty if they may be.
+
+    Args:
+        pixels: (256,) of each id in them.
+        count: of the model's classes.
+    """
+    beyond = pixels[count:UNLABELLED]  # as evaluate has it, they are unlabelled
+    share = beyond.sum() / max(1, pixels[:UNLABELLED].sum())
+    if share <= MOST_BEYOND and np.count_nonzero(beyond) <= 1:
+        return ''
+    largest = count + int(np.flatnonzero(beyond).max())
+    return f'ids up to {largest}, the model has {count} classes'
+
+
 def labelled_images(
     bag: Path, label: str, topic: str, classes: Sequence[str]
 ) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
@@ -156,13 +171,10 @@ def compare(
             yield stamp_ns, table[stored]
 
     matrix = accuracy(renumbered(), read_ids(masks, mask), count)
-    beyond = pixels[count:UNLABELLED]  # as evaluate has it, they are unlabelled
-    share = beyond.sum() / max(1, pixels[:UNLABELLED].sum())
-    if names is None and (share > MOST_BEYOND or np.count_nonzero(beyond) > 1):
-        largest = count + int(np.flatnonzero(beyond).max())
+    if names is None and (why := other_classes(pixels, count)):
         return None, (
-            f'none: {label} has ids up to {largest}, the model has {count} classes, and nothing '
-            f'in the bag names those of the labels (LabelInfo beside them)'
+            f'none: {label} has {why}, and nothing in the bag names those of the labels '
+            f'(LabelInfo beside them)'
         )
     if not matrix.counts.any():
         return None, f'none: no mask has the stamp and size of a label on {label}'
