@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mnv2_perception.bags.camera import find_camera, Frame, read_ids, read_images
 from mnv2_perception.bags.read import BagReader
-from mnv2_perception.bags.results import LABEL_INFO
+from mnv2_perception.bags.results import label_infos
 from mnv2_perception.errors import DataError, quoted
 from mnv2_perception.evaluation.metrics import ConfusionMatrix
 from mnv2_perception.evaluation.recording import accuracy, Keyed, keyed, keys, stamp_text
@@ -29,13 +29,8 @@ AS_GROUND = {
 
 def read_names(bag: Path, label: str) -> dict[int, str] | None:
     """Return the names of a label topic's ids, from the LabelInfo beside it; None without one."""
-    place = label.removesuffix('/compressed').rpartition('/')[0]
     with BagReader(bag) as reader:
-        infos = [
-            topic.name for topic in reader.topics
-            if topic.type_name == LABEL_INFO and topic.message_count
-            and topic.name.startswith(f'{place}/')
-        ]
+        infos = label_infos(reader, label)
         if not infos:
             return None
         msg = reader.deserialize(next(iter(reader.messages(infos[:1]))))
