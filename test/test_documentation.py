@@ -19,6 +19,7 @@ import yaml
 from mnv2_perception.cli.main import build_parser
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.tasks.model_info import missing_facts
+from mnv2_perception.training.recipe import PASTED, SegmentationRecipe, TINTED
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'mnv2_perception'
@@ -158,6 +159,14 @@ def test_commands_told_in_passing_exist(page: str) -> None:
         options = {word.partition('=')[0] for word in words if word.startswith('--')}
         unknown = options - set(known[lead]._option_string_actions)
         assert not unknown or lead[0] == 'bag', snippet
+
+
+def test_shares_of_crops_are_those_that_training_takes() -> None:
+    meant = {item.name: item.metadata['meaning'] for item in fields(SegmentationRecipe)}
+    for share, meaning in ((PASTED, meant['paste']), (TINTED, meant['light'])):
+        told = f'{100 * share:g} % of the crops'
+        assert told in meaning and told in read('docs/training.md')
+        assert told not in read('mnv2_perception/training/recipe.py')  # made of the number
 
 
 @pytest.mark.parametrize('page', ['docs/training.md', 'docs/bags.md', 'docs/labelling.md'])

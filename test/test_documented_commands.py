@@ -1,6 +1,7 @@
 """Every command of the documents is run: here on small data, or by what ELSEWHERE names."""
 
 from collections.abc import Callable
+import json
 from pathlib import Path
 import shlex
 import shutil
@@ -12,6 +13,8 @@ from test_documentation import blocks, commands, PAGES
 import yaml
 
 from mnv2_perception.cli.main import main
+from mnv2_perception.data.folders import read_label
+from mnv2_perception.data.images import write_image
 from mnv2_perception.scenes.bag import draw_bag
 from mnv2_perception.tasks.models import find_model
 
@@ -168,3 +171,49 @@ def test_the_commands_of_a_page_do_their_work(
                 out.unlink()
         done = main([*words, *small.split()])
         assert done == 0, (line, capsys.readouterr().err)
+
+
+def test_the_code_of_a_page_makes_labels_of_polygons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('pycocotools', reason='no pycocotools: run make setup-train')
+    monkeypatch.chdir(tmp_path)
+    for folder in ('round1/labels', 'cvat/SegmentationClass', 'labelme'):
+        (tmp_path / folder).mkdir(parents=True)
+    classes = ['floor', 'obstacle', 'background']
+    Path('round1/spec.yaml').write_text(yaml.safe_dump({'classes': classes}))
+    floor, box, run = [2, 20, 58, 20, 58, 38, 2, 38], [10, 15, 20, 15, 20, 30, 10, 30], (3, 2)
+    colours = {'background': (0, 0, 0), 'floor': (128, 0, 0), 'obstacle': (0, 128, 64)}
+    named = ''.join(f'{name}:{r},{g},{b}::\n' for name, (r, g, b) in colours.items())
+    Path('cvat/labelmap.txt').write_text(f'# label:color_rgb:parts:actions\n{named}')
+    painted = np.zeros((40, 60, 3), np.uint8)
+    painted[20:39, 2:59], painted[15:31, 10:21] = colours['floor'], colours['obstacle']
+    write_image(Path('cvat/SegmentationClass/a.png'), painted)
+    Path('instances.json').write_text(json.dumps({
+        'images': [{'id': 7, 'file_name': 'images/b.jpg', 'height': 40, 'width': 60}],
+        'categories': [{'id': 4, 'name': 'obstacle'}, {'id': 9, 'name': 'floor'}],
+        'annotations': [
+            {'id': 1, 'image_id': 7, 'category_id': 4, 'segmentation': [box], 'area': 150.0},
+            {'id': 2, 'image_id': 7, 'category_id': 9, 'segmentation': [floor], 'area': 1008.0},
+            {'id': 3, 'image_id': 7, 'category_id': 4, 'area': run[1], 'segmentation': {
+                'size': [40, 60], 'counts': [*run, 40 * 60 - sum(run)]}},  # as a brush leaves it
+        ],
+    }))
+    Path('labelme/c.json').write_text(json.dumps({
+        'imageHeight': 40, 'imageWidth': 60, 'shapes': [
+            {'label': name, 'shape_type': 'polygon',
+             'points': np.reshape(corners, (-1, 2)).tolist()}
+            for name, corners in (('floor', floor), ('obstacle', box))
+        ],
+    }))
+    names: dict[str, object] = {}
+    for code in blocks('docs/labelling.md', 'python'):
+        exec(code, names)
+    found = {path.stem: read_label(path) for path in sorted(Path('round1/labels').iterdir())}
+    assert set(found) == set('abc')
+    assert {name: set(np.unique(ids).tolist()) for name, ids in found.items()} == {
+        'a': {0, 1, 2}, 'b': {0, 1, 255}, 'c': {0, 1, 255}}
+    for ids in found.values():
+        assert ids.shape == (40, 60) and (ids[31:38, 3:58] == 0).all()
+        assert (ids[15:30, 10:20] == 1).all()
+    assert (found['b'][3:5, 0] == 1).all() and found['b'][5, 0] == 255

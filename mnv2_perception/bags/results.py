@@ -55,6 +55,16 @@ def is_result(topic: str, type_name: str) -> bool:
     )
 
 
+def label_infos(bag: BagReader, label: str) -> list[str]:
+    """Return the topics of a bag that name the ids of a topic's labels: LabelInfo beside it."""
+    place = label.removesuffix('/compressed').rpartition('/')[0]
+    return [
+        topic.name for topic in bag.topics
+        if topic.type_name == LABEL_INFO and topic.message_count
+        and topic.name.startswith(f'{place}/')
+    ]
+
+
 def own_results(bag: Path, nodes: Collection[str], spaces: Collection[str]) -> list[str]:
     """Return a bag's topics that nodes in these namespaces would publish once more.
 

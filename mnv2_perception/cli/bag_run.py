@@ -67,7 +67,8 @@ def add(commands: 'Commands') -> None:
         '--topic', default='', help='image topic (default: what looks like the camera)'
     )
     run.add_argument(
-        '--copy', nargs='+', default=[], metavar='TOPIC', help='topics to take along'
+        '--copy', nargs='+', default=[], metavar='TOPIC',
+        help='topics to take along; with labels also the label_info beside them',
     )
     run.add_argument(
         '--fps', type=Number(float, 0.0, 1000.0, above=True), default=0.0,

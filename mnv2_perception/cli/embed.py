@@ -11,6 +11,7 @@ from mnv2_perception.errors import DataError, ModelError, SetupError
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
+    from mnv2_perception.model_spec import ModelSpec
     from mnv2_perception.tasks.embedder import Embedder
 
 
@@ -57,7 +58,7 @@ def embed_command(arguments: argparse.Namespace) -> None:
         embedder = Embedder.open(model, arguments.engine, arguments.threads)
         try:
             if onnx:
-                write_encoder(model, onnx)
+                write_encoder(model, embedder.spec, onnx)
                 size = embedder.spec.height, embedder.spec.width
                 print(f'{onnx}: {embedder.channels} features of an image of {size[0]}×{size[1]}')
             if out:
@@ -116,12 +117,12 @@ def find_encoder(model: str, encoder: str | None, folder: Path) -> Path:
     return exported
 
 
-def write_encoder(model: Path, out: Path) -> None:
-    """Write the encoder of a model, whole or not at all."""
+def write_encoder(model: Path, spec: 'ModelSpec', out: Path) -> None:
+    """Write the encoder of a model, with its spec, whole or not at all."""
     from mnv2_perception.data.files import replacing
     from mnv2_perception.engines.encoder import cut_encoder
 
-    encoder = cut_encoder(model)
+    encoder = cut_encoder(model, spec.to_metadata())  # a YAML beside it stays there
     with replacing(out) as partial:
         partial.write_bytes(encoder)
 

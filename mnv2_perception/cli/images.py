@@ -86,7 +86,7 @@ def add(commands: 'Commands') -> None:
 
 def run_command(arguments: argparse.Namespace) -> None:
     """Segment or classify one picture, or find the objects in it."""
-    from mnv2_perception.data.images import read_image, write_image
+    from mnv2_perception.data.images import check_format, read_image, write_image
     from mnv2_perception.tasks.classifier import Classifier
     from mnv2_perception.tasks.detector import Detector
     from mnv2_perception.tasks.models import opening
@@ -102,6 +102,7 @@ def run_command(arguments: argparse.Namespace) -> None:
         )
     if not arguments.image.is_file():
         raise ImageError(f'{arguments.image}: there is no such file')
+    check_format(out)
     if mask:  # class ids need a lossless file
         check_output(mask, arguments.force, [arguments.image, out], ['.png'])
     image = read_image(arguments.image)

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import replace
 import json
 from pathlib import Path
+import sys
 from typing import Any, TYPE_CHECKING
 
 from mnv2_perception.cli.options import (
@@ -49,6 +50,7 @@ def verify_command(arguments: argparse.Namespace) -> None:
     from mnv2_perception.engines.openvino import OpenVINOEngine
     from mnv2_perception.engines.plans import sha256
     from mnv2_perception.engines.verified import (
+        ENOUGH_IMAGES,
         int8_beside,
         MOST_LOST,
         Verified,
@@ -147,3 +149,9 @@ def verify_command(arguments: argparse.Namespace) -> None:
     if lost:
         facts['auto'] += f'; {" and ".join(lost)} would lose more than {MOST_LOST}'
     print(json.dumps(facts, indent=2) if arguments.json else table(facts))
+    if result['images'] < ENOUGH_IMAGES:
+        print(
+            f'{data}: {result["images"]} labelled images are few: what is lost may be told wrong '
+            f'by more than the {MOST_LOST} that `auto` may lose; verify with {ENOUGH_IMAGES} or '
+            f'more, of all places and lights, or run with precision fp32', file=sys.stderr,
+        )

@@ -58,18 +58,33 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
         DataError: OpenCV has no such format, or none for such an image (as .pgm for colours, and
             .webp for more than 16383 px); or the file cannot be written.
     """
+    data = _encode(path, image)
+    try:
+        with replacing(path) as partial:
+            partial.write_bytes(data)
+    except OSError as exc:
+        raise DataError(f'{path}: cannot be written: {exc.strerror}') from exc
+
+
+def check_format(path: Path) -> None:
+    """Raise DataError unless the suffix of a path is of a format that holds a coloured image.
+
+    OpenCV tells by one pixel: it has writers for .exr, which may be off, and .pgm, which is grey.
+    """
+    _encode(path, np.zeros((1, 1, 3), np.uint8))
+
+
+def _encode(path: Path, image: NDArray[np.uint8]) -> bytes:
     coloured = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     try:
         done, data = cv2.imencode(path.suffix, coloured)
     except cv2.error as exc:
         raise DataError(f'{path}: OpenCV cannot write it ({exc.err}); end it in .png') from exc
     if not done:
-        raise DataError(f'{path}: such a file holds no image of {image.shape}; end it in .png')
-    try:
-        with replacing(path) as partial:
-            partial.write_bytes(data.tobytes())
-    except OSError as exc:
-        raise DataError(f'{path}: cannot be written: {exc.strerror}') from exc
+        raise DataError(
+            f'{path}: such a file holds no colours, or no image so large; end it in .png'
+        )
+    return data.tobytes()
 
 
 def read_bytes(path: Path) -> bytes:

@@ -4,7 +4,7 @@ Needs no library: an ONNX file is one protobuf message, of which whole parts are
 https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 import re
 from typing import NamedTuple
@@ -33,7 +33,7 @@ class Node(NamedTuple):
     outputs: list[str]
 
 
-def cut_encoder(model: Path) -> bytes:
+def cut_encoder(model: Path, spec: Mapping[str, str] = {}) -> bytes:
     """Return the ONNX file of a model's encoder: images as the model takes them to features.
 
     Features are the mean over the image of what the encoder's last layer gives, before a decoder
@@ -43,6 +43,7 @@ def cut_encoder(model: Path) -> bytes:
     Args:
         model: an .onnx file of `mnv2 export`, `mnv2 quantize`, or any whose nodes are named by
             torchvision's modules `features.N`.
+        spec: metadata for a file that does not say itself what it takes and gives.
 
     Raises:
         ModelError: it cannot be read, or has no such nodes.
@@ -68,6 +69,14 @@ def cut_encoder(model: Path) -> bytes:
     kept = [
         data[begin:end] for field, begin, start, end in parts
         if field != GRAPH and not (field == METADATA and _is_verified(data[start:end]))
+    ]
+    said = {
+        key for field, _, start, end in parts if field == METADATA
+        for key in _texts(data[start:end]).get(1, [])
+    }
+    kept += [
+        _message(METADATA, _message(1, key.encode()) + _message(2, value.encode()))
+        for key, value in spec.items() if key not in said
     ]
     return b''.join([*kept, _message(GRAPH, graph)])
 

@@ -154,15 +154,13 @@ def _judge_masks(
     base: Path, new: Path, topics: tuple[str, str], shared: set[Key], labels: str,
     max_drop: float,
 ) -> Check:
-    names = read_names(base, topics[0])
-    if not names:
-        raise BagError(f'{base}: nothing names the classes of {topics[0]} (label_info beside it)')
+    names, others_names = _names(base, topics[0]), _names(new, topics[1])
     classes = [names.get(i, f'id {i}') for i in range(max(names) + 1)]
-    table, _ = renumbering(topics[1], read_names(new, topics[1]), classes)
+    table, how = renumbering(topics[1], others_names, classes)
     if table is None:
-        found = ', '.join((read_names(new, topics[1]) or {}).values())
+        found = quoted(', '.join(others_names.values()))
         return Check('masks: agreement', False, (
-            f'{base} has the classes {quoted(", ".join(classes))}, {new} has {quoted(found)}, and '
+            f'{base} has the classes {quoted(", ".join(classes))}, {new} has {found}, and '
             f'no name is in both; expected two runs of models for the same classes'
         ))
     truth = Truth(base, new, labels, classes, shared, topics[0]) if labels else None
@@ -198,11 +196,13 @@ def _judge_masks(
         drop = 1.0 - agreement.miou()
         return Check(
             'masks: agreement', drop <= max_drop,
-            f'mean IoU of the two {1.0 - drop:.4f}, expected {1.0 - max_drop:.4f} or more',
+            f'mean IoU of the two {1.0 - drop:.4f}, expected {1.0 - max_drop:.4f} or more'
+            + ('' if how == 'by name' else f'; their classes differ: compared {how}'),
             _worst(alike), figures,
         )
     if not gained:
         raise DataError(f'{labels}: no label has the stamp of a mask')
+    truth.check()
     drop = before.miou() - after.miou()
     figures |= {
         'labels': len(gained), 'compared': truth.how,
@@ -218,11 +218,30 @@ def _judge_masks(
     )
 
 
+def _names(bag: Path, mask: str) -> dict[int, str]:
+    names = read_names(bag, mask)
+    if not names:
+        raise BagError(
+            f'{bag}: nothing names the classes of {mask} (label_info beside it); run it anew, or '
+            f'record label_info too'
+        )
+    return names
+
+
+def _apart(named: tuple[set[str], set[str]]) -> str:
+    """Return in words that two runs have no name in common, if both have any."""
+    if not all(named) or not named[0].isdisjoint(named[1]):
+        return ''
+    ours, theirs = (quoted(', '.join(sorted(names))) for names in named)
+    return f'; no class is in both, {ours} and {theirs}: are the models for the same ones?'
+
+
 def _judge_boxes(
     base: Path, new: Path, topics: tuple[str, str], shared: set[Key], max_drop: float
 ) -> Check:
     same: Counter[str] = Counter()
     every: Counter[str] = Counter()
+    named: tuple[set[str], set[str]] = set(), set()
     alike = []
     others = Keyed(keyed(read_detections(new, topics[1])), shared)
     for key, ours in keyed(read_detections(base, topics[0])):
@@ -231,11 +250,14 @@ def _judge_boxes(
         matched, all_of = _match(ours, theirs)
         same += matched
         every += all_of
+        named[0].update(ours.names)
+        named[1].update(theirs.names)
         alike.append(Frame(matched.total() / max(1, all_of.total()) - bool(all_of), key))
     share = same.total() / every.total() if every else 1.0
     return Check(
         'boxes: agreement', 1.0 - share <= max_drop,
-        f'{share:.4f} of all boxes are in both runs, expected {1.0 - max_drop:.4f} or more',
+        f'{share:.4f} of all boxes are in both runs, expected {1.0 - max_drop:.4f} or more'
+        + _apart(named),
         _worst(alike), {
             'agreement': share,
             'agreement_per_class': {name: same[name] / every[name] for name in sorted(every)},
@@ -264,12 +286,15 @@ def _judge_classes(
 ) -> Check:
     same: Counter[str] = Counter()
     every: Counter[str] = Counter()
+    named: tuple[set[str], set[str]] = set(), set()
     alike = []
     others = Keyed(keyed(read_classifications(new, topics[1])), shared)
     for key, ours in keyed(read_classifications(base, topics[0])):
         if key not in shared or (theirs := others.get(key)) is None:
             continue
         first, other = (found[0][0] if found else 'no class' for found in (ours, theirs))
+        named[0].update(name for name, _ in ours)
+        named[1].update(name for name, _ in theirs)
         every[first] += 1
         same[first] += first == other
         alike.append(Frame(float(first == other) - 1.0, key))
@@ -277,7 +302,7 @@ def _judge_classes(
     return Check(
         'classes: agreement', 1.0 - share <= max_drop,
         f'{share:.4f} of the frames have the same first class, expected {1.0 - max_drop:.4f} or '
-        f'more', _worst(alike), {
+        f'more{_apart(named)}', _worst(alike), {
             'agreement': share,
             'agreement_per_class': {name: same[name] / every[name] for name in sorted(every)},
         },

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mnv2_perception.bags.camera import find_camera, Frame, read_ids, read_images
 from mnv2_perception.bags.read import BagReader
-from mnv2_perception.bags.results import LABEL_INFO
+from mnv2_perception.bags.results import label_infos
 from mnv2_perception.errors import DataError, quoted
 from mnv2_perception.evaluation.metrics import ConfusionMatrix
 from mnv2_perception.evaluation.recording import accuracy, Keyed, keyed, keys, stamp_text
@@ -29,13 +29,8 @@ AS_GROUND = {
 
 def read_names(bag: Path, label: str) -> dict[int, str] | None:
     """Return the names of a label topic's ids, from the LabelInfo beside it; None without one."""
-    place = label.removesuffix('/compressed').rpartition('/')[0]
     with BagReader(bag) as reader:
-        infos = [
-            topic.name for topic in reader.topics
-            if topic.type_name == LABEL_INFO and topic.message_count
-            and topic.name.startswith(f'{place}/')
-        ]
+        infos = label_infos(reader, label)
         if not infos:
             return None
         msg = reader.deserialize(next(iter(reader.messages(infos[:1]))))
@@ -83,6 +78,21 @@ def renumbering(
         f', {quoted(" and ".join(given))} as {found}' for found, given in other.items()
     )])
     return table, how + (f', without {quoted(", ".join(left))}' if left else '')
+
+
+def other_classes(pixels: NDArray[np.int64], count: int) -> str:
+    """Return why labels without names are of other classes than a model's; empty if they may be.
+
+    Args:
+        pixels: (256,) of each id in them.
+        count: of the model's classes.
+    """
+    beyond = pixels[count:UNLABELLED]  # as evaluate has it, they are unlabelled
+    share = beyond.sum() / max(1, pixels[:UNLABELLED].sum())
+    if share <= MOST_BEYOND and np.count_nonzero(beyond) <= 1:
+        return ''
+    largest = count + int(np.flatnonzero(beyond).max())
+    return f'ids up to {largest}, the model has {count} classes'
 
 
 def labelled_images(
@@ -156,13 +166,10 @@ def compare(
             yield stamp_ns, table[stored]
 
     matrix = accuracy(renumbered(), read_ids(masks, mask), count)
-    beyond = pixels[count:UNLABELLED]  # as evaluate has it, they are unlabelled
-    share = beyond.sum() / max(1, pixels[:UNLABELLED].sum())
-    if names is None and (share > MOST_BEYOND or np.count_nonzero(beyond) > 1):
-        largest = count + int(np.flatnonzero(beyond).max())
+    if names is None and (why := other_classes(pixels, count)):
         return None, (
-            f'none: {label} has ids up to {largest}, the model has {count} classes, and nothing '
-            f'in the bag names those of the labels (LabelInfo beside them)'
+            f'none: {label} has {why}, and nothing in the bag names those of the labels '
+            f'(LabelInfo beside them)'
         )
     if not matrix.counts.any():
         return None, f'none: no mask has the stamp and size of a label on {label}'

@@ -11,7 +11,7 @@ from mnv2_perception.bags.read import BagReader
 from mnv2_perception.data.folders import list_labels, read_label
 from mnv2_perception.data.images import is_bag
 from mnv2_perception.errors import DataError
-from mnv2_perception.evaluation.labels import read_names, renumbering
+from mnv2_perception.evaluation.labels import other_classes, read_names, renumbering
 from mnv2_perception.evaluation.recording import Key, Keyed, keyed, keys, stamp_text
 
 
@@ -41,6 +41,9 @@ class Truth:
         mask: str,
     ) -> None:
         self.how = 'by number: files'
+        self._named = False
+        self._count = len(classes)
+        self._pixels = np.zeros(256, np.int64)  # of each id, in the labels that were asked for
         self._table: NDArray[np.uint8] = np.arange(256, dtype=np.uint8)
         self._place = labels
         folder = Path(labels)
@@ -57,7 +60,9 @@ class Truth:
         else:
             self._labels = Keyed(self._of_folder(folder, keys(base, mask)), shared)
             return
-        table, self.how = renumbering(topic, read_names(bag, topic), classes)
+        names = read_names(bag, topic)
+        self._named = names is not None
+        table, self.how = renumbering(topic, names, classes)
         if table is None:
             raise DataError(f'{bag}: {self.how}')
         self._table = table
@@ -77,7 +82,19 @@ class Truth:
                 f'{self._place}: at {stamp_text(key[0])} the label is {label.shape}, the mask '
                 f'{shape}; give labels of the images, in their size'
             )
+        self._pixels += np.bincount(label.ravel(), minlength=256)
         return self._table[label]
+
+    def check(self) -> None:
+        """Raise DataError where the labels that were asked for are of other classes.
+
+        By numbers, a figure would be one of classes that have nothing in common.
+        """
+        if not self._named and (why := other_classes(self._pixels, self._count)):
+            raise DataError(
+                f"{self._place}: has {why}; expected labels of the masks' classes, or a bag "
+                f'that names them (LabelInfo beside the labels)'
+            )
 
     def _of_folder(
         self, folder: Path, masks: Sequence[Key]

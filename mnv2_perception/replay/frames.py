@@ -17,6 +17,7 @@ from mnv2_perception.bags.camera import CameraTopics, COMPRESSED, find_camera, R
 from mnv2_perception.bags.message_types import MessageType
 from mnv2_perception.bags.messages import header
 from mnv2_perception.bags.read import BagMessage, BagReader, BagTopic
+from mnv2_perception.bags.results import is_result, label_infos
 from mnv2_perception.bags.transforms import add_transforms
 from mnv2_perception.data.images import (
     BAG_SUFFIXES,
@@ -300,6 +301,11 @@ def _open_bags(
         if not found:
             readers[0].require([name])
         handed_on[name] = found[0]
+    for name in [each.name for each in handed_on.values() if each.type_name in (RAW, COMPRESSED)]:
+        for reader in readers:  # of labels, what names their classes
+            infos = label_infos(reader, name)
+            handed_on |= {each.name: each for each in reader.topics if each.name in infos
+                          and not is_result(each.name, each.type_name)}
     info = next((each.info for each in cameras if each.info), None) or ''
     wanted = {camera.image, *handed_on, *([info] if info else [])}
     source = Source(

@@ -70,6 +70,8 @@ def measure(results: Results, labels: str = '', beside: Path | None = None) -> F
             found.matrix.add(label, ids)
             if (known := label < classes).any():
                 found.right[key] = float((label == ids)[known].mean())
+    if truth:
+        truth.check()
     if found.matrix and not found.right:
         raise DataError(f'{labels}: no label has the stamp of a mask in {results.path}')
     for key, _, ids in results.stream(CONFIDENCE, reasons=found.reasons):

@@ -16,13 +16,13 @@ from mnv2_perception.model_spec import ModelSpec, UNLABELLED
 from mnv2_perception.scenes import street
 from mnv2_perception.scenes.hall import draw_hall, HALL_CLASSES
 from mnv2_perception.training.light import relight, tint
+from mnv2_perception.training.recipe import TINTED
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.preprocess import place_image, resize_image
 
 Pad = tuple[int, int, int]
 MIN_VISIBLE = 0.4  # share of a box's area
 MIN_SIDE = 3.0  # px
-TINTED = 0.3  # share of the crops, where hard light is asked for
 
 
 def can_draw(classes: Sequence[str]) -> bool:

@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from mnv2_perception.errors import DataError
 
+PASTED = 0.4  # share of the crops into which something is pasted
+TINTED = 0.3  # share of the crops, where hard light is asked for, with each class in its own
+
 
 def setting(default: Any, meaning: str, low: float = 0, high: float = math.inf) -> Any:
     """Declare a field of a recipe: what `--help` says of it, and the range of a number."""
@@ -59,7 +62,7 @@ class Recipe:
     light: float = setting(
         0.0, 'share of the training images seen in hard light: dark, glaring, in shadows, '
         'mirrored by the floor, blurred, noisy; the others vary mildly; for segmentation also '
-        'each class in a light of its own, in three of ten', 0, 1,
+        f'each class in a light of its own, in {100 * TINTED:g} % of the crops', 0, 1,
     )
     encoder: str = setting(
         'mobilenet_v2', 'network of the family; `python -m mnv2_perception.nets.backbones` '
@@ -102,8 +105,9 @@ class SegmentationRecipe(Recipe):
         'floor, obstacle and background; 0 for others'
     )
     paste: str = setting(
-        '', 'classes, comma-separated, of which things of another image are pasted into 40 % of '
-        'the crops: those that stand before others, and that the images show too seldom'
+        '', f'classes, comma-separated, of which things of another image are pasted into '
+        f'{100 * PASTED:g} % of the crops: those that stand before others, and that the images '
+        f'show too seldom'
     )
     jaccard: float = setting(
         0.0, 'weight of the soft Jaccard loss, the metric itself, beside the cross entropy'

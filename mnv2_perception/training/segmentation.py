@@ -17,13 +17,12 @@ from mnv2_perception.scenes import street
 from mnv2_perception.scenes.hall import HALL_CLASSES
 from mnv2_perception.training import data
 from mnv2_perception.training.loop import fit
-from mnv2_perception.training.recipe import SegmentationRecipe
+from mnv2_perception.training.recipe import PASTED, SegmentationRecipe
 from mnv2_perception.training.task import Arrays, Measured, network_input, Task
 from mnv2_perception.vision.decode import ids_on_image
 from mnv2_perception.vision.preprocess import normalise, place_image
 
 FLOOR = 'floor'  # the class that mirrors in hard light
-PASTED = 0.4  # share of the crops into which something is pasted
 
 
 class SegmentationTask(Task):

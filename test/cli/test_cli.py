@@ -266,6 +266,8 @@ def test_run_says_what_a_picture_is_to_end_in(
     told = capsys.readouterr().err
     assert told.startswith(f'error: {out}: ') and told.endswith('; end it in .png\n')
     assert not out.exists()
+    assert cli.main(['run', image, '--model', f'{folder}/absent.onnx', '--out', str(out)]) == 1
+    assert capsys.readouterr().err == told  # before a model is opened
 
 
 def test_run_leaves_out_what_is_not_sure(model: str, folder: Path) -> None:

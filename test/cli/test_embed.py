@@ -1,5 +1,7 @@
 """`mnv2 embed`."""
 
+from dataclasses import asdict
+import json
 from pathlib import Path
 
 import cv2
@@ -7,6 +9,8 @@ import numpy as np
 import pytest
 
 from mnv2_perception.cli.main import main
+from mnv2_perception.tasks.models import find_model
+from mnv2_perception.tasks.onnx_spec import read_spec
 
 pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
 
@@ -52,6 +56,27 @@ def test_the_encoder_alone_gives_the_same_and_says_what_it_is(
     told = capsys.readouterr().out
     assert "gives          'features' (1, 96) float32" in told
     assert f'the encoder alone, of {FAST}; for `mnv2 embed`' in told
+
+
+def test_the_encoder_of_a_foreign_model_says_what_the_yaml_beside_the_model_said(
+    pictures: Path, tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip('onnx', reason='no onnx: run make setup-train')
+    spec = read_spec(find_model(FAST))
+    assert spec is not None
+    foreign, encoder, again, features = (
+        tmp_path / name for name in ('foreign.onnx', 'encoder.onnx', 'again.onnx', 'f.npy')
+    )
+    proto = onnx.load(str(find_model(FAST)))
+    del proto.metadata_props[:]
+    onnx.save(proto, str(foreign))
+    foreign.with_suffix('.yaml').write_text(json.dumps(asdict(spec)))  # JSON is YAML
+    assert main(['embed', str(foreign), '--onnx', str(encoder)]) == 0
+    onnx.checker.check_model(str(encoder), full_check=True)
+    assert read_spec(encoder) == spec
+    assert main(['embed', str(encoder), str(pictures), '--out', str(features)]) == 0
+    assert main(['embed', str(encoder), '--onnx', str(again)]) == 0
+    assert again.read_bytes() == encoder.read_bytes()
 
 
 def test_what_cannot_be_done_is_told_in_one_line(

@@ -19,6 +19,7 @@ from mnv2_perception.data.coco import BoxSample, write_coco
 from mnv2_perception.data.images import write_image
 from mnv2_perception.engines import open_engine
 from mnv2_perception.engines.verified import (
+    ENOUGH_IMAGES,
     METADATA_KEY,
     MOST_LOST,
     read_verified,
@@ -133,6 +134,24 @@ def test_the_copy_of_a_foreign_model_says_what_the_yaml_beside_the_model_said(
     assert main(['verify', str(foreign), str(tmp_path / 'street')]) == 0  # its YAML counts on
     pairs = {pair.key for pair in onnx.load(str(foreign)).metadata_props}
     assert pairs == {METADATA_KEY}
+
+
+@needs_bf16
+@pytest.mark.parametrize('count', [ENOUGH_IMAGES - 1, ENOUGH_IMAGES])
+def test_verify_says_when_the_labelled_images_are_few(
+    count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ('images', 'labels'):
+        (tmp_path / kind).mkdir()
+    for number in range(count):
+        write_image(tmp_path / f'images/{number}.png', np.full((8, 8, 3), (1, 200, 0), np.uint8))
+        write_image(tmp_path / f'labels/{number}.png', np.ones((8, 8), np.uint8))
+    model = write_onnx(tmp_path / 'm.onnx', identity_spec(8, 8))
+    assert main(['verify', str(model), str(tmp_path), '--json']) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)['auto'].startswith('bf16')
+    few = f'{tmp_path}: {count} labelled images are few'
+    assert told.err.startswith(few) if count < ENOUGH_IMAGES else not told.err
 
 
 def test_int8_does_not_inherit_what_was_measured_of_another_model(tmp_path: Path) -> None:

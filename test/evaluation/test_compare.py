@@ -23,8 +23,11 @@ from mnv2_perception.bags.read import BagReader
 from mnv2_perception.bags.results import CLASSIFICATION, DETECTIONS, GRID, IMAGE, LABEL_INFO
 from mnv2_perception.bags.write import BagWriter, compressed_image_cdr
 from mnv2_perception.cli.main import main
+from mnv2_perception.errors import BagError, DataError
 from mnv2_perception.evaluation.compare import Check, compare_runs
 from mnv2_perception.replay.run import RUN, STRING
+from mnv2_perception.report.figures import measure
+from mnv2_perception.report.results import read_results
 from mnv2_perception.vision.costmap import Grid
 
 FRAMES = 5
@@ -43,7 +46,7 @@ def write_run(
     path: Path, wrong: dict[int, int] | None = None, frames: int = FRAMES,
     classes: tuple[str, ...] = CLASSES, labels: bool = False, cells: int = 0,
     boxes: int = 2, first: str = 'grass', first_frame: int = 0,
-    names: tuple[str, ...] = (),
+    names: tuple[str, ...] = (), named: bool = True, other: str = 'road', thing: str = 'car',
 ) -> Path:
     """Write masks that are right, but for so many rows of some frames; boxes, classes, grids."""
     order = np.array([classes.index(name) for name in CLASSES], np.uint8)
@@ -55,8 +58,9 @@ def write_run(
         bag.add_topic('/grid', GRID)
         if labels:
             bag.add_topic(LABEL, 'sensor_msgs/msg/CompressedImage')
-        named = label_info_cdr(names or classes, header(1, ''), 0.0)
-        bag.write('/segmentation/label_info', 1, named)
+        if named:
+            info = label_info_cdr(names or classes, header(1, ''), 0.0)
+            bag.write('/segmentation/label_info', 1, info)
         for number in range(first_frame, first_frame + frames):
             stamp_ns = 10**9 + number
             of = header(stamp_ns, 'camera')
@@ -65,8 +69,8 @@ def write_run(
             bag.write('/segmentation/mask', stamp_ns, mask_cdr(order[ids], of))
             corners = np.array([[1, 1, 9, 9], [10, 2, 20, 12]], np.float32)[:boxes]
             bag.write('/detections', stamp_ns, detections_cdr(
-                corners, np.ones(boxes, np.float32), np.zeros(boxes, int), ['car'], of))
-            likeliest = [first, 'road']
+                corners, np.ones(boxes, np.float32), np.zeros(boxes, int), [thing], of))
+            likeliest = [first, other]
             bag.write('/classification', stamp_ns, classification_cdr(
                 np.array([0, 1]), np.array([0.9, 0.1], np.float32), likeliest, of))
             grid = np.full((4, 5), -1, np.int8)
@@ -168,6 +172,39 @@ def test_with_labels_masks_that_cannot_be_compared_fail_and_say_why(
     new = write_run(tmp_path / 'new', **changes)
     check = by_name(compare_runs(base, new, LABEL))[name]
     assert not check.passed and told in check.told
+
+
+def test_a_run_whose_classes_nobody_names_is_refused(base: Path, tmp_path: Path) -> None:
+    nameless = write_run(tmp_path / 'nameless', named=False)
+    for pair in ((base, nameless), (nameless, base)):
+        with pytest.raises(BagError, match='nameless: nothing names the classes of'):
+            compare_runs(*pair)
+
+
+def test_labels_of_other_classes_give_no_figure_by_their_numbers(
+    base: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / 'labels'
+    folder.mkdir()
+    for number in range(FRAMES):
+        cv2.imwrite(str(folder / f'{number}.png'), truth(number) + 2)  # 2, 3 and 4
+    with pytest.raises(DataError, match=r'labels: has ids up to 4, the model has 3 classes; exp'):
+        compare_runs(base, base, str(folder))
+    with pytest.raises(DataError, match=r'has ids up to 4'):
+        measure(read_results(base), str(folder))
+
+
+def test_classes_that_differ_are_told(base: Path, tmp_path: Path) -> None:
+    new = write_run(
+        tmp_path / 'new', names=('road', 'van', 'sky'), first='gravel', other='mud', thing='van'
+    )
+    checks = by_name(compare_runs(base, new))
+    told = checks['masks: agreement'].told
+    assert told.endswith("; their classes differ: compared by name, without 'van'")
+    apart = "; no class is in both, 'car' and 'van': are the models for the same ones?"
+    assert checks['boxes: agreement'].told.endswith(apart)
+    assert "both, 'grass, road' and 'gravel, mud'" in checks['classes: agreement'].told
+    assert 'classes differ' not in by_name(compare_runs(base, base))['masks: agreement'].told
 
 
 def test_labels_from_a_folder_or_another_bag(base: Path, tmp_path: Path) -> None:

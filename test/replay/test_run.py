@@ -35,11 +35,13 @@ from mnv2_perception.bags.read import BagReader, TopicQos
 from mnv2_perception.bags.result_file import ResultFile
 from mnv2_perception.bags.results import read_grids
 from mnv2_perception.bags.write import BagWriter, compressed_image_cdr, image_cdr
+from mnv2_perception.cli.main import main
 from mnv2_perception.engines.fake import FakeEngine
 from mnv2_perception.errors import BagError, EngineError
 from mnv2_perception.replay.frames import open_source
 from mnv2_perception.replay.models import open_tasks
 from mnv2_perception.replay.run import Run
+from mnv2_perception.scenes.bag import draw_bag
 
 ROOT = Path(__file__).parents[2]
 
@@ -318,6 +320,17 @@ def test_copied_topics_keep_bytes_times_types_and_qos(tmp_path: Path) -> None:
         assert messages(out, topic) == messages(bag, topic)
 
 
+def test_labels_are_taken_along_with_what_names_their_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag, out, label = tmp_path / 'street', tmp_path / 'out.mcap', '/camera/label/compressed'
+    draw_bag(bag, duration_s=0.2, height=64, width=96)
+    assert run(bag, out, '--copy', label) == 0
+    assert messages(out, '/camera/label_info') == messages(bag, '/camera/label_info') != []
+    assert main(['bag', 'compare', str(out), str(out), '--labels', label]) == 0
+    assert "compared        by name, 'road' as floor" in capsys.readouterr().out
+
+
 def test_copying_what_is_not_there_or_what_is_written_anyway_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -439,8 +452,6 @@ def test_real_frames_are_as_good_as_the_files_and_the_same_each_time(
     tmp_path: Path, mnv2_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
-    from mnv2_perception.cli.main import main
-
     bag, label = mnv2_data / 'bags/camvid_val_15hz', '/camera/label/compressed'
     model = 'unet_mobilenetv2_camvid_fast'
     for name in ('a.mcap', 'b.mcap'):
