@@ -234,7 +234,7 @@ def joins_channels(node: Any) -> bool:
         return False
     whole = node.output(0)
     return all(
-        depends_on_input(value) and rank(value) == 4 and side(value, 1) is not None
+        depends_on_input(value) and rank(value) == 4 and bool(side(value, 1))
         and all(side(value, axis) == side(whole, axis) for axis in (0, 2, 3))
         for value in node.input_values()
     )

@@ -86,11 +86,12 @@ def write_parts(
     In whole numbers that int8 holds, so that every runtime computes the same.
     """
     rng = np.random.default_rng(2)
-    channels = 3 * (len(names.split()) if axis == 1 else 1)
+    channels = 3 * (len(names.split()) - names.count('nothing') if axis == 1 else 1)
     numbers = {
         'whole': np.float32(1), 'none': np.int8(0), 'low': np.float32(0), 'high': np.float32(6),
         'scales': np.array([1, 1, 2, 2], np.float32), 'roi': np.zeros(0, np.float32),
-        'sizes': np.array([1, 3, 4, 4]), 'fixed': np.ones((1, 3, 4, 4), np.float32),
+        'first': np.array([0]), 'second': np.array([1]), 'sizes': np.array([1, 3, 4, 4]),
+        'fixed': np.ones((1, 3, 4, 4), np.float32),
         'spots': rng.integers(-2, 3, spots).astype(np.float32), 'middle': np.int8(middle),
         'square': np.array([channels * depth, 1, 3, 3]),
         'depthwise_q': rng.integers(-1, 2, (channels * depth, 1, 3, 3), np.int8).reshape(
@@ -108,6 +109,7 @@ def write_parts(
     return write(path, [
         ('MaxPool', 'image', 'small', {'kernel_shape': [2, 2], 'strides': [2, 2]}),
         ('Resize', resize, 'large', {'mode': mode}),
+        ('Slice', 'image first first second', 'nothing', {}),
         ('Concat', names, 'parts', {'axis': axis}),
         ('Cast', 'parts', 'numbers', {'to': onnx.TensorProto.FLOAT}),
         ('Add', 'numbers spots', 'concat', {}),
@@ -203,7 +205,7 @@ def test_only_an_image_that_becomes_planes_is_scaled_by_rows(
         ({'zero': 1}, 0), ({'depth': 2}, 0), ({'shared': True}, 0), ({'axis': 0}, 0),
         ({'shape': ['n', 'c', 'h', 'w']}, 0), ({'spots': (1, 6, 4, 4)}, 2), ({'spots': [4]}, 2),
         ({'dtype': 'UINT8'}, 2), ({'along': 1}, 0), ({'flat': True}, 0), ({'stride': 2}, 0),
-        ({'names': 'large fixed'}, 0), ({'middle': 1}, 0),
+        ({'names': 'large fixed'}, 0), ({'names': 'large image nothing'}, 0), ({'middle': 1}, 0),
         ({'resize': 'small roi  sizes', 'shape': ['n', 3, 'h', 'w']}, 0),
     ],
 )
