@@ -1,14 +1,16 @@
 """What OpenVINO computes faster in another form, with the same results."""
 
 from functools import reduce
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 2  # of what is done here: compiled models are kept
+VERSION = 3  # of what is done here: compiled models are kept
 # What gives each element by itself, from one of the input and constants.
 EACH = ('Add', 'Convert', 'FakeQuantize', 'Maximum', 'Minimum', 'Multiply', 'Subtract')
+MOST_PLANES = 256  # ids are uint8. OpenVINO compiles a thousand for seven seconds
 
 
 def rewrite(network: Any, of_floats: str) -> None:
@@ -65,11 +67,11 @@ def take_share(of_floats: str) -> tuple[Any, Any]:
             return False
         keep = nodes[total].get_node().get_attributes()['keep_dims']
         classes = side(nodes[scores], int(axis[0]))
-        if of_floats != 'fp32' and classes is not None:
+        if of_floats != 'fp32' and classes and classes <= MOST_PLANES:
             planes = opset13.split(nodes[scores], axis[0], classes).outputs()
             greatest = reduce(opset13.maximum, planes)
             powers = [opset13.exp(opset13.subtract(plane, greatest)) for plane in planes]
-            found = opset13.divide(np.float32(1.0), reduce(opset13.add, powers))
+            found = opset13.divide(nodes[one], reduce(opset13.add, powers))
             found = found if keep else opset13.squeeze(found, axis)
         else:
             found = opset13.reduce_max(opset13.softmax(nodes[scores], axis[0]), axis, keep)
@@ -94,10 +96,11 @@ def scale_rows() -> tuple[Any, Any]:
 
     def scale_rows(found: Any) -> bool:
         nodes = found.get_pattern_value_map()
-        sides = nodes[image].get_partial_shape()
-        if len(sides) != 4 or any(side.is_dynamic for side in list(sides)[1:]):
+        if rank(nodes[image]) != 4:
             return False
-        height, width, channels = (side.get_length() for side in list(sides)[1:])
+        height, width, channels = (side(nodes[image], axis) for axis in (1, 2, 3))
+        if None in (height, width, channels):
+            return False
         shapes = [list(nodes[each].get_shape()) for each in (mean, scale)]
         as_planes = list(nodes[order].get_node().get_vector()) == [0, 3, 1, 2]
         if not as_planes or shapes != [[1, channels, 1, 1]] * 2:
@@ -132,14 +135,16 @@ def part_concat() -> tuple[Any, Any]:
         if depthwise.get_type_name() != 'GroupConvolution':
             return False
         above, concat = walk_up(depthwise)
-        if concat.get_type_name() != 'Concat' or concat.get_attributes()['axis'] != 1:
+        if not joins_channels(concat):
             return False
         kernel, sums = int8_kernel(depthwise), int8_kernel(last)
         sides = [side(value, 1) for value in concat.input_values()]
         if (
-            kernel is None or sums is None or sums[0].shape[2:] != (1, 1)
-            or None in sides or kernel[0].shape[:2] != (sum(sides), 1)
+            kernel is None or sums is None
+            or set(last.get_attributes()['strides']) != {1}  # others may not compile as a sum
+            or kernel[0].shape[:2] != (sum(sides), 1) or sums[0].shape[1:] != (sum(sides), 1, 1)
             or not any(node.get_type_name() == 'FakeQuantize' for node in above)
+            or not is_symmetric(above + below)
             or any(users(node) > 1 for node in (concat, *above, depthwise, *below))
         ):
             return False
@@ -147,7 +152,7 @@ def part_concat() -> tuple[Any, Any]:
         for value, size in zip(concat.input_values(), sides, strict=True):
             part = slice(first, first := first + size)
             node = value.get_node()
-            if is_enlarged(node):
+            if is_enlarged(node) and is_everywhere_alike(above):
                 small = on_part(above, node.input_value(0), part)
                 node.input(0).replace_source_output(small)
             else:
@@ -182,11 +187,32 @@ def is_constant(value: Any) -> bool:
     return bool(static and origin(value).get_type_name() == 'Constant')
 
 
-def origin(value: Any) -> Any:
-    """Return the node that a value is of, before it got another type or shape."""
+def depends_on_input(value: Any) -> bool:
+    """Tell whether a value is of an input of the graph; OpenVINO folds others, and fails at it."""
+    seen, left = set(), [value.get_node()]
+    while left:
+        node = left.pop()
+        if node.get_type_name() == 'Parameter':
+            return True
+        if node.get_type_name() != 'ShapeOf' and node.get_friendly_name() not in seen:
+            seen.add(node.get_friendly_name())
+            left += [each.get_node() for each in node.input_values()]
+    return False
+
+
+def origin(value: Any, types: tuple[str, ...] = ()) -> Any:
+    """Return the node that a value is of, before it got another shape, or type of those named."""
     while (node := value.get_node()).get_type_name() in ('Convert', 'Reshape'):
+        if types and value.get_element_type().to_string() not in types:
+            break
         value = node.input_value(0)
     return node
+
+
+def rank(value: Any) -> Any:
+    """Return the number of a value's sides; None if that is open."""
+    found = value.get_partial_shape().rank
+    return found.get_length() if found.is_static else None
 
 
 def side(value: Any, axis: int) -> Any:
@@ -202,12 +228,44 @@ def users(node: Any) -> int:
     return sum(each.get_node().get_type_name() != 'ShapeOf' for each in taken)
 
 
+def joins_channels(node: Any) -> bool:
+    """Tell whether a node concatenates the channels of what is (N, C, H, W), alike but in C."""
+    if node.get_type_name() != 'Concat' or node.get_attributes()['axis'] != 1:
+        return False
+    whole = node.output(0)
+    return all(
+        depends_on_input(value) and rank(value) == 4 and bool(side(value, 1))
+        and all(side(value, axis) == side(whole, axis) for axis in (0, 2, 3))
+        for value in node.input_values()
+    )
+
+
 def is_enlarged(node: Any) -> bool:
     """Tell whether a node repeats pixels, for one user alone."""
     if node.get_type_name() != 'Interpolate' or users(node) > 1:
         return False
     same = side(node.input_value(0), 1) == side(node.output(0), 1)
     return bool(same and node.get_attributes()['mode'] == 'nearest')
+
+
+def is_symmetric(nodes: list[Any]) -> bool:
+    """Tell whether nodes of EACH dequantise with zero point 0: not all others compile as sums."""
+    zeros = [
+        origin(value) for node in nodes if node.get_type_name() == 'Subtract'
+        for value in node.input_values() if is_constant(value)
+    ]
+    return not any(zero.get_data().any() for zero in zeros)
+
+
+def is_everywhere_alike(nodes: list[Any]) -> bool:
+    """Tell whether nodes of EACH do the same to each pixel, and keep its type."""
+    constants = [
+        list(each.get_shape()) for node in nodes for each in node.input_values()
+        if is_constant(each)
+    ]
+    types = {node.output(0).get_element_type() for node in nodes}
+    types |= {node.input_value(0).get_element_type() for node in nodes}
+    return len(types) == 1 and all(prod(sides) in (1, *sides[-3:-2]) for sides in constants)
 
 
 def on_part(nodes: list[Any], value: Any, part: slice) -> Any:
@@ -234,18 +292,30 @@ def on_part(nodes: list[Any], value: Any, part: slice) -> Any:
 
 def int8_kernel(layer: Any) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """Return a layer's weights (O, I, H, W) in int8, and their scale (O, 1, 1, 1)."""
-    product = origin(layer.input_value(1))
-    if product.get_type_name() != 'Multiply':
+    value = layer.input_value(1)
+    product = origin(value, ('f32',))
+    if product.get_type_name() != 'Multiply' or len(layer.get_attributes()['strides']) != 2:
         return None
-    nodes = [origin(value) for value in product.input_values()]
+    nodes = [origin(each, ('i8', 'f32')) for each in product.input_values()]
     if nodes[0].get_type_name() == 'Subtract':
-        nodes[:1] = [origin(value) for value in nodes[0].input_values()]
-    if any(node.get_type_name() != 'Constant' for node in nodes):
+        nodes[:1] = [origin(each, ('i8', 'f32')) for each in nodes[0].input_values()]
+    sized = (value, product.output(0), product.input_value(1))
+    if (
+        any(node.get_type_name() != 'Constant' for node in nodes)
+        or any(each.get_partial_shape().is_dynamic for each in sized)
+    ):
         return None
     weights, *zeros, scale = (node.get_data() for node in nodes)
-    if weights.dtype != np.int8 or weights.ndim != 4 or any(zero.any() for zero in zeros):
+    shape = tuple(value.get_shape())
+    if (
+        weights.dtype != np.int8 or scale.dtype != np.float32 or weights.ndim != 4
+        or weights.shape[1:] != shape[-3:] or any(zero.any() for zero in zeros)
+    ):
         return None
-    return weights, np.broadcast_to(scale.reshape(-1, 1, 1, 1), (len(weights), 1, 1, 1))
+    scale = scale.reshape(product.input_value(1).get_shape())
+    scale = np.broadcast_to(scale, product.get_output_shape(0)).reshape(weights.shape)
+    each = scale[:, :1, :1, :1]
+    return (weights, each) if (scale == each).all() else None
 
 
 def dequantised(weights: NDArray[Any], scale: NDArray[Any]) -> Any:
