@@ -258,14 +258,16 @@ def is_symmetric(nodes: list[Any]) -> bool:
 
 
 def is_everywhere_alike(nodes: list[Any]) -> bool:
-    """Tell whether nodes of EACH do the same to each pixel, and keep its type."""
+    """Tell whether nodes of EACH do the same to each pixel, and end in the type of the first."""
     constants = [
         list(each.get_shape()) for node in nodes for each in node.input_values()
         if is_constant(each)
     ]
-    types = {node.output(0).get_element_type() for node in nodes}
-    types |= {node.input_value(0).get_element_type() for node in nodes}
-    return len(types) == 1 and all(prod(sides) in (1, *sides[-3:-2]) for sides in constants)
+    begin, = {
+        each.get_element_type() for each in nodes[0].input_values() if not is_constant(each)
+    }
+    same = begin == nodes[-1].output(0).get_element_type()
+    return same and all(prod(sides) in (1, *sides[-3:-2]) for sides in constants)
 
 
 def on_part(nodes: list[Any], value: Any, part: slice) -> Any:

@@ -219,6 +219,15 @@ def test_only_what_is_convolved_channel_by_channel_is_parted(
     assert found.count('Convolution') == max(parted, 1)
 
 
+def test_what_is_enlarged_is_quantised_before_that(tmp_path: Path) -> None:
+    network = openvino.Core().read_model(str(write_parts(tmp_path / 'parts.onnx')))
+    rewrite(network, 'fp32')
+    enlarged, = (
+        node for node in network.get_ordered_ops() if node.get_type_name() == 'Interpolate'
+    )
+    assert enlarged.input_value(0).get_node().get_type_name() == 'Multiply'  # dequantised
+
+
 @pytest.mark.parametrize(('precision', 'layers'), [('fp32', 33), ('int8', 36)])
 def test_a_shipped_model_is_rewritten_before_it_is_compiled(
     precision: str, layers: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
