@@ -144,8 +144,8 @@ class Pipeline(ABC, Generic[Result]):
         """
         if scores.size >= 16 and scores.min() >= 0.0 and abs(scores.sum(0) - 1.0).max() < 0.01:
             raise ModelError(
-                f'{self.engine.model}: its scores for this image are none below 0 and sum up to 1, '
-                f'as after a softmax, and the spec says logits; correct it (probabilities)'
+                f'{self.engine.model}: its scores for this image are none below 0 and sum up to '
+                f'1, as after a softmax, and the spec says logits; correct it (probabilities)'
             )
 
     def close(self) -> None:

@@ -143,7 +143,7 @@ def test_logits_that_the_spec_takes_for_probabilities_reject_the_image(
         classifier.finish(plain(1, 2, 3), [np.array([scores], np.float32)])  # all were 1.0
 
 
-@pytest.mark.parametrize(('classes', 'told'), [(16, True), (3, False)])  # three may do so by chance
+@pytest.mark.parametrize(('classes', 'told'), [(16, True), (3, False)])  # 3 may by chance
 def test_probabilities_that_the_spec_takes_for_logits_reject_the_image(
     tmp_path: Path, classes: int, told: bool
 ) -> None:
