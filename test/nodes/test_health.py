@@ -384,10 +384,25 @@ def test_a_slow_rate_is_no_fault(graph: Graph) -> None:
     assert levels == {OK}
 
 
+def test_a_node_that_falls_behind_says_so_until_less_is_asked_of_it(
+    graph: Graph, tmp_path: Path
+) -> None:
+    reports = reports_of(graph)
+    slow = write_fake(tmp_path / 'slow.yaml', identity_spec(HEIGHT, WIDTH), latency_ms=400.0)
+    node = graph.start(model=str(slow), min_rate_hz=5.0)
+    with Camera(graph, 'image', image):
+        eventually(lambda: 'expected 5 (min_rate_hz): take a faster' in last(
+            reports, 'segmentation_node')[1], 20.0)
+        assert last(reports, 'segmentation_node')[0] == WARN
+        node.set_parameters([Parameter('min_rate_hz', value=1.0)])
+        eventually(lambda: last(reports, 'segmentation_node') == (OK, 'working'), 20.0)
+
+
 # Parameters
 
 
 CONTRADICTIONS = [
+    ({'min_rate_hz': 5.0, 'max_rate_hz': 4.0}, 'min_rate_hz is 5 and max_rate_hz is 4'),
     ({'min_height_m': 1.0, 'max_height_m': 0.5}, 'min_height_m'),
     ({'scan_angle_min_rad': 1.0, 'scan_angle_max_rad': -1.0}, 'scan_angle'),
     ({'traversable_classes': ['floor', 'stairs']}, "'stairs' is 2 times in traversable_classes"),
