@@ -364,6 +364,8 @@ PAGE = """\
 
 Set them in a copy of a file in [config/](../config), by node name (`/**/segmentation_node:`,
 `/front/costmap_node:`), and give it to `perception.launch.py` as `params_file:=robot.yaml`.
+Where several sections fit a node the last one in the file counts: one camera's stands below
+`/**/…`. Doubles have a point: `4.0`, not `4`, which ROS takes for an integer and refuses.
 A parameter that is *live* can be set while the node runs (`ros2 param set`). Any other is read
 when the node is configured: set it before, or after `cleanup`. Those of `perception` and of the
 bag nodes are fixed once the process runs.

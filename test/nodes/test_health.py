@@ -43,6 +43,7 @@ from vision_msgs.msg import LabelInfo
 from mnv2_perception.nodes.classification_node import ClassificationNode
 from mnv2_perception.nodes.costmap_node import CostmapNode
 from mnv2_perception.nodes.messages import label_info_to_msg, mask_to_msg, rgb_to_msg
+from mnv2_perception.nodes.overrides import check_params_files
 from mnv2_perception.nodes.process import Executor, turn
 from mnv2_perception.nodes.qos import LATCHED_QOS
 from mnv2_perception.nodes.worker import Turns
@@ -520,6 +521,23 @@ def test_a_section_that_is_nearly_a_node_s_ends_the_start(
     assert process.process.wait(20.0) == 1
     process.end(signal.SIGKILL)
     assert any(told in line and 'robot.yaml' in line for line in process.lines)
+
+
+@pytest.mark.parametrize('below', [True, False])
+def test_a_camera_s_section_above_the_one_for_all_is_told_for_that_one_wins(
+    graph: Graph, tmp_path: Path, below: bool
+) -> None:
+    node = graph.start('-r', '__ns:=/front')
+    one, every = '/front/segmentation_node', '/**/segmentation_node'
+    file = tmp_path / 'robot.yaml'
+    file.write_text(yaml.safe_dump({
+        name: {'ros__parameters': {'max_rate_hz': 5.0}}
+        for name in ([every, one] if below else [one, every])
+    }, sort_keys=False))
+    told = check_params_files(['--params-file', str(file)], [node])
+    assert told == ([] if below else [
+        f'{file}: {every} stands below {one} and wins, for max_rate_hz; write {one} below it'
+    ])
 
 
 def test_sections_of_others_are_left_alone_and_a_wrong_namespace_is_told(tmp_path: Path) -> None:
