@@ -97,7 +97,7 @@ def add(commands: 'Commands') -> None:
     quantize.add_argument(
         '--tolerance', type=Number(float, 0.0), default=TOLERANCE,
         help='how much the layers in int8 may err in all, as a share of the variance of what the '
-             'network gives (%(default)s); those that err most stay in float, at most a tenth of them',
+             'network gives (%(default)s); those that err most stay in float, at most a tenth',
     )
     quantize.add_argument(
         '--small', action='store_true',
