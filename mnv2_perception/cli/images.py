@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from mnv2_perception.cli.options import (
     add_command,
     add_force,
+    add_label_classes,
     add_model_options,
     check_output,
     check_rosbags,
-    classes_of,
     FRACTION,
+    label_classes,
     table,
 )
 from mnv2_perception.errors import command_name, ImageError, SetupError
@@ -56,22 +57,13 @@ def add(commands: 'Commands') -> None:
         help="measure the files of each prefix of their names apart too; END is what ends it: '_' "
         'makes one place of hall_0012.jpg and hall_0013.jpg',
     )
-    evaluate.add_argument(
-        '--map', nargs='+', default=[], metavar='LABEL=CLASSES',
-        help='compare a class of the labels with classes of the model: floor=road,pavement. Of '
-        'the others those of one name belong together; the rest counts as one class that is wrong '
-        'for all of them and has no share in a mean',
-    )
+    add_label_classes(evaluate)
     evaluate.add_argument(
         '--labels', default='', metavar='TOPIC',
         help="of a bag's labels (default: what looks like them)",
     )
     evaluate.add_argument(
         '--topic', default='', help="of a bag's images (default: what looks like its camera)"
-    )
-    evaluate.add_argument(
-        '--spec', metavar='FILE|MODEL',
-        help="YAML, or model, whose classes are the labels' (default: those of the model)",
     )
     evaluate.add_argument(
         '--out', type=Path, metavar='FOLDER',
@@ -145,7 +137,7 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     from mnv2_perception.evaluation.evaluate import evaluate_model, WIDE
     from mnv2_perception.tasks.models import opening
 
-    out, labels = arguments.out, classes_of(arguments.spec) if arguments.spec is not None else ()
+    out, labels = arguments.out, label_classes(arguments)
     if is_bag(arguments.data):
         check_rosbags()
     if out:

@@ -13,8 +13,10 @@ from mnv2_perception.cli import verify
 from mnv2_perception.cli.options import (
     add_command,
     add_force,
+    add_label_classes,
     AT_LEAST_ONE,
     check_output,
+    label_classes,
     MODEL_HELP,
     Number,
     PIXELS,
@@ -81,6 +83,7 @@ def add(commands: 'Commands') -> None:
         '--labels', type=Path, metavar='DATA',
         help='measure on them before and after, as `evaluate` does',
     )
+    add_label_classes(quantize)
     quantize.add_argument(
         '--topic', default='', help="of a bag's images (default: what looks like its camera)"
     )
@@ -94,7 +97,7 @@ def add(commands: 'Commands') -> None:
     quantize.add_argument(
         '--tolerance', type=Number(float, 0.0), default=TOLERANCE,
         help='how much the layers in int8 may err in all, as a share of the variance of what the '
-             'network gives (%(default)s); those that err most stay in float',
+             'network gives (%(default)s); those that err most stay in float, at most a tenth',
     )
     quantize.add_argument(
         '--small', action='store_true',
@@ -234,6 +237,9 @@ def quantize_command(arguments: argparse.Namespace) -> None:
     given = with_home(arguments.model)
     out = arguments.out or int8_beside(given if given.is_file() else Path(path.name))
     check_output(out, arguments.force, [path], ['.onnx'])
+    if (arguments.map or arguments.spec is not None) and not arguments.labels:
+        raise SetupError('--spec and --map are about the classes of --labels DATA; give that too')
+    labels = label_classes(arguments)
 
     def show(what: str, done: int, of: int) -> None:
         print(f'{what}: {done} of {of}', end='\n' if done == of else '\r', file=sys.stderr)
@@ -259,7 +265,9 @@ def quantize_command(arguments: argparse.Namespace) -> None:
     if arguments.labels:
         for name, model in (('before', path), ('after', out)):
             with opening(model, precision='fp32') as (engine, spec):
-                result = evaluate_model(engine, spec, arguments.labels)
+                result = evaluate_model(
+                    engine, spec, arguments.labels, '', arguments.map, labels
+                )
             engine.close()
             facts[name] = {
                 key: value for key, value in result.items() if key in HEADLINE.values()

@@ -111,6 +111,25 @@ def add_masks_spec(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_label_classes(parser: argparse.ArgumentParser) -> None:
+    """Add what says which classes labels have, and which of the model's these are."""
+    parser.add_argument(
+        '--spec', metavar='FILE|MODEL',
+        help="YAML, or model, whose classes are the labels' (default: those of the model)",
+    )
+    parser.add_argument(
+        '--map', nargs='+', default=[], metavar='LABEL=CLASSES',
+        help='compare a class of the labels with classes of the model: floor=road,pavement. Of '
+        'the others those of one name belong together; the rest counts as one class that is wrong '
+        'for all of them and has no share in a mean',
+    )
+
+
+def label_classes(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Return the classes of the labels that `--spec` tells; none where it is not given."""
+    return classes_of(arguments.spec) if arguments.spec is not None else ()
+
+
 def classes_of(spec: str) -> tuple[str, ...]:
     """Return the classes of a YAML file, or of a model by its path or name."""
     from mnv2_perception.model_spec import ModelSpec

@@ -10,7 +10,9 @@ from typing import Any, TYPE_CHECKING
 from mnv2_perception.cli.options import (
     add_command,
     add_force,
+    add_label_classes,
     check_output,
+    label_classes,
     MODEL_HELP,
     table,
     THREADS,
@@ -20,6 +22,7 @@ from mnv2_perception.errors import command_name, DataError, SetupError, with_hom
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
 
+LEAST = 0.05  # of a figure, below which a loss of MOST_LOST is much of what there is
 LACKS = {
     'bf16': 'this CPU does not compute in bf16 by itself (AVX-512 BF16, AMX)',
     'int8': 'this CPU does not compute in int8 by itself (VNNI, AMX)',
@@ -36,6 +39,7 @@ def add(commands: 'Commands') -> None:
     )
     verify.add_argument('model', help=f'{MODEL_HELP}; an .onnx')
     verify.add_argument('data', type=Path, help='labelled, as for `evaluate`')
+    add_label_classes(verify)
     verify.add_argument('--threads', type=THREADS, default=0, help='0: one for each core')
     verify.add_argument(
         '--out', type=Path, help='a new file instead (default: the model itself)'
@@ -77,6 +81,7 @@ def verify_command(arguments: argparse.Namespace) -> None:
             f'{path}: is the int8 file of {exact_file.name}, which knows it by its sha256 and '
             f'would take it no more; verify {exact_file}, which measures both'
         )
+    labels = label_classes(arguments)
     read_onnx(path)  # what the figures cannot be written into is refused before they are measured
     with opening(path, 'openvino', threads, precision='fp32') as (engine, spec):
         assert isinstance(engine, OpenVINOEngine)
@@ -88,15 +93,16 @@ def verify_command(arguments: argparse.Namespace) -> None:
                 f'{path}: nothing can be measured beside fp32: {"; ".join(lacks.values())}; '
                 f'verify it on a computer like those that will run it'
             )
-        result = evaluate_model(engine, spec, data)
+        result = evaluate_model(engine, spec, data, '', arguments.map, labels)
     engine.close()
     # Of a segmentation model boxes measure the objects in its masks.
     figure = next(name for name in (HEADLINE[spec.task], HEADLINE['detection']) if name in result)
-    exact = result[figure]
-    if not exact:
+    exact = result[figure] or 0.0  # None: there is nothing to find
+    if exact < LEAST:
         raise DataError(
-            f'{path}: its {figure} on {data} is 0 in fp32: it finds nothing of what is '
-            f'labelled there, if anything is, so nothing can be lost in bf16 or int8; see '
+            f'{path}: its {figure} on {data} is {exact:.4f} in fp32, expected {LEAST} or more: of '
+            f'a model that finds next to nothing there, nothing can be lost in bf16 or int8. '
+            f'Where labels have other classes than the model, --spec and --map tell which; see '
             f'{command_name()} evaluate {path} {data}'
         )
     precisions = ['fp32'] if 'bf16' in lacks else ['fp32', 'bf16']
@@ -107,7 +113,8 @@ def verify_command(arguments: argparse.Namespace) -> None:
             if (file, precision) in values:
                 continue
             with opening(file, 'openvino', threads, precision=precision) as (engine, other):
-                values[file, precision] = evaluate_model(engine, other, data)[figure]
+                measured = evaluate_model(engine, other, data, '', arguments.map, labels)
+                values[file, precision] = measured[figure]
             engine.close()
             if replace(other, name=spec.name, description=spec.description) != spec:
                 raise SetupError(

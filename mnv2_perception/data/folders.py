@@ -218,7 +218,7 @@ def read_folder(folder: Path, classes: Sequence[str]) -> list[Sample]:
         counts.add(label)
         label[label >= len(classes)] = UNLABELLED
         samples.append((image, label))
-    counts.check(folder)
+    counts.check(f'{folder}/labels')
     return samples
 
 
@@ -245,8 +245,11 @@ class LabelCounts:
             'absent': [name for name, count in zip(self.classes, known, strict=True) if not count],
         }
 
-    def check(self, folder: Path) -> None:
-        """Tell in the log what a person would want to know of a folder's labels.
+    def check(self, labels: str) -> None:
+        """Tell in the log what a person would want to know of labels.
+
+        Args:
+            labels: where they are.
 
         Raises:
             DataError: no pixel has a class, or the labels are black and white.
@@ -254,25 +257,25 @@ class LabelCounts:
         occurring = np.flatnonzero(self.pixels).tolist()
         if occurring == [0, 255] and len(self.classes) > 1:
             raise DataError(
-                f'{folder}/labels: has the ids 0 and 255 only, and 255 means unlabelled; write 1 '
+                f'{labels}: has the ids 0 and 255 only, and 255 means unlabelled; write 1 '
                 f'instead of 255 for {self.classes[1]}'
             )
         if not self.pixels[: len(self.classes)].any():
             raise DataError(
-                f'{folder}/labels: no pixel has an id below {len(self.classes)}, the number of '
+                f'{labels}: no pixel has an id below {len(self.classes)}, the number of '
                 f'classes ({", ".join(self.classes[:5])} …); are these the labels of them?'
             )
         facts = self.facts()
         unknown = [index for index in occurring if len(self.classes) <= index < UNLABELLED]
         if unknown:
             logger.warning(
-                '%s/labels: the ids %s are no class of %d and count as unlabelled', folder,
+                '%s: the ids %s are no class of %d and count as unlabelled', labels,
                 ', '.join(map(str, unknown)), len(self.classes),
             )
         if facts['unlabelled'] > 0.0:
-            logger.info('%s/labels: %.1f %% unlabelled', folder, 100.0 * facts['unlabelled'])
+            logger.info('%s: %.1f %% unlabelled', labels, 100.0 * facts['unlabelled'])
         if facts['absent']:
-            logger.warning('%s/labels: no pixel of %s', folder, ', '.join(facts['absent']))
+            logger.warning('%s: no pixel of %s', labels, ', '.join(facts['absent']))
 
 
 def hash_list(pairs: Iterable[tuple[Path, Path | int | str]]) -> str:

@@ -64,7 +64,7 @@ def quantize_model(
     An error here is the mean squared difference of the network's outputs (before decoding) to
     those in float, relative to their variance. Each layer is tried alone in int8; those that err
     most stay float until what the others err alone sums to `tolerance`, but at most MOST_FLOAT of
-    them all.
+    them all, or one of fewer than ten.
 
     Args:
         model: path of the .onnx file, in fp32.
@@ -333,7 +333,8 @@ def choose_kept(alone: Mapping[str, float], tolerance: float) -> list[str]:
     worst = sorted(alone, key=lambda layer: alone[layer], reverse=True)
     kept: list[str] = []
     rest = sum(alone.values())
-    while rest > tolerance and len(kept) < int(MOST_FLOAT * len(alone)):
+    most = max(min(1, len(alone) - 1), int(MOST_FLOAT * len(alone)))
+    while rest > tolerance and len(kept) < most:
         layer = worst[len(kept)]
         kept.append(layer)
         rest -= alone[layer]

@@ -202,7 +202,7 @@ def evaluate_segmentation(
             worst.append({**names, 'miou': one.miou()})
         prefix = prefix_of(Path(names['image']), by_prefix)
         parts.setdefault(prefix, MaskTally(classes, calibrated)).merge(one)
-    counts.check(folder)
+    counts.check(f'{folder}: labels' if is_bag(folder) else f'{folder}/labels')
     whole = MaskTally(classes, calibrated)
     for part in parts.values():
         whole.merge(part)

@@ -24,13 +24,14 @@ def wrong_type(node: Node, topic: str, msg_type: Any) -> str:
     return f'{topic} brings {quoted(", ".join(sorted(found)))}, expected {expected}; remap it'
 
 
-def wrong_topic(node: Node, topic: str, compressed: bool) -> str:
+def wrong_topic(node: Node, topic: str, compressed: bool, heard: bool = False) -> str:
     """Say which topic or transport is the camera's, where `topic` can bring no image of it.
 
     Args:
         node: that listens.
         topic: resolved; of the compressed transport, with its suffix.
         compressed: whether it expects CompressedImage.
+        heard: whether images have come on it.
 
     Returns:
         A sentence, empty where a publisher of the right type is there.
@@ -62,4 +63,6 @@ def wrong_topic(node: Node, topic: str, compressed: bool) -> str:
         return (
             f'{topic} has no publisher, but {topic}{SUFFIX} has; set image_transport to compressed'
         )
+    if heard:
+        return f'{topic} has no publisher any more: look whether the camera and its driver run'
     return f"{topic} has no publisher; remap image to the camera's topic"

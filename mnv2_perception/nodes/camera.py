@@ -339,7 +339,8 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
 
     def explain_silence(self) -> str:
         topic = self._camera.topic_name
-        wrong = wrong_topic(self, topic, self.parameters.image_transport == 'compressed')
+        compressed = self.parameters.image_transport == 'compressed'
+        wrong = wrong_topic(self, topic, compressed, self.counts['received'] > 0)
         now_s = time.monotonic()
         if wrong:
             self._publisher_since_s = now_s

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, Image
 from vision_msgs.msg import LabelInfo
 
+from mnv2_perception.errors import ParameterError
 from mnv2_perception.model_spec import UNLABELLED
 from mnv2_perception.nodes.measurements import max_age_s, Measurements, RAISE
 from mnv2_perception.nodes.messages import pinhole_to_msg, stamp_to_ns
@@ -18,7 +19,12 @@ from mnv2_perception.nodes.worker import Frame
 from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.ground_view import GroundView
 from mnv2_perception.vision.pose import Pose
-from mnv2_perception.vision.roles import misspelt_classes, roles_of, topics_of_classes
+from mnv2_perception.vision.roles import (
+    describe_roles,
+    misspelt_classes,
+    roles_of,
+    topics_of_classes,
+)
 
 NO_CONFIDENCE = f"segmentation/confidence of a mask's stamp; {RAISE}"
 
@@ -94,6 +100,13 @@ class CostmapInputs(Measurements):
             values.obstacle_classes, values.ignored_classes,
         )
 
+    def describe_classes(self, values: CostmapParameters) -> str:
+        """Return what the lists make of each class; empty where they fit no mask."""
+        try:
+            return f'of the classes are {describe_roles(self.roles(values), self.id_of)}'
+        except ParameterError:
+            return ''  # each mask is rejected with the reason
+
     def semantic_size(
         self, ids: NDArray[np.uint8], values: CostmapParameters
     ) -> tuple[int, int]:
@@ -120,12 +133,20 @@ class CostmapInputs(Measurements):
         )
 
     def absent_classes(self, values: CostmapParameters) -> str:
-        """Return which of cloud_classes the masks cannot show, empty before that is known."""
-        topics = topics_of_classes(values.cloud_classes)
-        return '; '.join(
+        """Return which classes that block the masks cannot show, empty before that is known."""
+        if not self.label_info:
+            return ''
+        known, obstacles = self.id_of, values.obstacle_classes
+        told = [
             f'the masks have no class {name!r} of cloud_classes: obstacles/{topic} is silent'
-            for name, topic in topics.items() if self.label_info and name not in self.id_of
-        )
+            for name, topic in topics_of_classes(values.cloud_classes).items() if name not in known
+        ]
+        if obstacles and not set(obstacles) & set(known):
+            told.append(
+                f'obstacle_classes is {list(obstacles)}, of which the masks have none: nothing is '
+                f'an obstacle; name some of {str(sorted(known))[:1000]}, or none for all others'
+            )
+        return '; '.join(told)
 
     def calibration(self, values: CostmapParameters) -> str:
         """Return where the calibration of the mask's camera comes from, empty if there is none."""

@@ -77,6 +77,8 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
         """Take the names of the classes, and pass them on at once where they are new."""
         if self.inputs.take_label_info(msg):
             self.greeting.announce()
+            if told := self.inputs.describe_classes(self.parameters):
+                self.get_logger().info(told)
 
     def on_camera_info(self, msg: CameraInfo) -> None:
         if self.inputs.camera_info.put(msg) and self.parameters.horizontal_fov_rad:

@@ -43,6 +43,7 @@ class Health:
         busy_s: how long its worker has been at one frame, or at opening or closing the model.
         builds: whether opening may take minutes.
         max_rate_hz: frames a second that it processes at most; 0 where it takes all.
+        min_rate_hz: results a second that it is to publish at least; 0 where it need not.
         silence: why no frame may come, and what to do.
         off: whether `~/enable` has switched it off.
     """
@@ -61,8 +62,14 @@ class Health:
     busy_s: float = 0.0
     builds: bool = False
     max_rate_hz: float = 0.0
+    min_rate_hz: float = 0.0
     silence: str = ''
     off: bool = False
+
+    @property
+    def window_s(self) -> float:
+        """Seconds after which a rate can be judged: three frames of the lowest that is set."""
+        return max([WINDOW_S, *(3.0 / hz for hz in (self.max_rate_hz, self.min_rate_hz) if hz)])
 
     @property
     def silent(self) -> bool:
@@ -104,12 +111,20 @@ def judge(health: Health, new: Mapping[str, int], over_s: float) -> tuple[bytes,
         health.passing if new['passed_over'] and health.passing not in health.waiting else '',
     ]
     reason = '; '.join(text for text in reasons if text)
-    due_s = max(WINDOW_S, 3.0 / health.max_rate_hz if health.max_rate_hz else 0.0)
-    if received and not published and over_s > due_s - PERIOD_S / 2.0:
+    judged = over_s > health.window_s - PERIOD_S / 2.0
+    if received and not published and judged:
         text = f'no result of {received} images in {over_s:.0f} s'
         return DiagnosticStatus.ERROR, f'{text}: {reason or "none has been processed"}'
     if health.waiting or rejected or (health.passing and new['passed_over']):
         return DiagnosticStatus.WARN, f'{published} results of {received} images: {reason}'
+    due = health.min_rate_hz * over_s - 1.0  # one may be due just now
+    if judged and published <= due:
+        few = received <= due
+        return DiagnosticStatus.WARN, (
+            f'{published / over_s:.1f} results of {received / over_s:.1f} images a second, '
+            f'expected {health.min_rate_hz:g} (min_rate_hz): '
+            f'{"too few come" if few else "take a faster model, or let less run beside it"}'
+        )
     if health.warning:
         return DiagnosticStatus.WARN, health.warning
     return DiagnosticStatus.OK, 'working'
@@ -137,8 +152,8 @@ class Diagnostics:
         if health.active and not self._was_active:
             self._reported = deque([self._reported[-1]])  # how it fares since then
         self._was_active = health.active
-        window_s = max(WINDOW_S, 3.0 / health.max_rate_hz if health.max_rate_hz else 0.0)
-        while len(self._reported) > 1 and now_s - self._reported[1][0] > window_s - PERIOD_S / 2.0:
+        enough_s = health.window_s - PERIOD_S / 2.0
+        while len(self._reported) > 1 and now_s - self._reported[1][0] > enough_s:
             self._reported.popleft()
         before_s, before = self._reported[0]
         new = {name: counts.get(name, 0) - before.get(name, 0) for name in COUNTS}

@@ -360,7 +360,8 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
                 dict(self.counts), list(self.latencies_ms), fault, waiting, self._rejection,
                 self._passing, worker.busy_s if worker and self.turns() else 0.0,
                 bool(getattr(values, 'build_engine', False)),
-                values.max_rate_hz if values else 0.0, off=not self._switch.on,
+                values.max_rate_hz if values else 0.0, values.min_rate_hz if values else 0.0,
+                off=not self._switch.on,
             )
         if health.silent and (why := self.explain_silence()):
             health = replace(health, silence=why)

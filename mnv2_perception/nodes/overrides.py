@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 import re
 from typing import Any
@@ -75,7 +75,8 @@ def check_params_files(args: Sequence[str], nodes: Sequence[Node]) -> list[str]:
         nodes: of the process.
 
     Returns:
-        What is to be warned of: sections of nodes of this process under another namespace.
+        What is to be warned of: sections of nodes of this process under another namespace, or
+        before one for all of their kind, which ROS, going from top to bottom, lets win.
 
     Raises:
         ParameterError: a section's name is nearly that of one of our nodes, or one of ours has a
@@ -86,6 +87,14 @@ def check_params_files(args: Sequence[str], nodes: Sequence[Node]) -> list[str]:
         sections = list(read_sections(file))
         for name, values in sections:
             check_section(file, name, values)
+        names = [node.get_fully_qualified_name() for node in nodes]
+        for (name, values), (later, others) in combinations(sections, 2):
+            lost = sorted({*values} & {*others}) if '*' in later and '*' not in name else []
+            if lost and any(matches(name, full) and matches(later, full) for full in names):
+                warnings.append(
+                    f'{file}: {later} stands below {name} and wins, for {", ".join(lost)}; write '
+                    f'{name} below it'
+                )
         for kind in {node.get_name() for node in nodes} & set(PARAMETERS):
             ours = [node.get_fully_qualified_name() for node in nodes if node.get_name() == kind]
             own = [name for name, _ in sections if name.rpartition('/')[2] == kind]

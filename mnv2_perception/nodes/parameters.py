@@ -10,7 +10,12 @@ from typing import Any, Protocol
 
 from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes.declare import describe_range, parameter, ros_default
-from mnv2_perception.nodes.placing_parameters import Detection3DParameters, PlacingParameters
+from mnv2_perception.nodes.placing_parameters import (
+    Detection3DParameters,
+    PlacingParameters,
+    require_order,
+    require_rates,
+)
 from mnv2_perception.tasks import models
 from mnv2_perception.vision.roles import require_marked, topics_of_classes
 
@@ -23,20 +28,15 @@ class LifecycleParameters(Protocol):
         """Frames a second that are processed at most; 0 takes all."""
 
     @property
+    def min_rate_hz(self) -> float:
+        """Results a second below which `/diagnostics` warns; 0 never."""
+
+    @property
     def autostart(self) -> bool:
         """Whether the node configures and activates itself."""
 
 
 MAX_CELLS = 4_000_000  # 100 m in cells of 5 cm; more takes longer than a frame
-
-
-def require_order(low: float, low_name: str, high: float, high_name: str) -> None:
-    """Raise ParameterError unless the one is below the other."""
-    if not low < high:
-        raise ParameterError(
-            f'{low_name} is {low:g} and {high_name} is {high:g}, expected the first below the '
-            f'second'
-        )
 
 
 def require_each_once(lists: dict[str, tuple[str, ...]]) -> None:
@@ -81,11 +81,19 @@ class CameraParameters:
     max_rate_hz: float = parameter(
         0.0, 'Process at most so many images a second; 0 takes all it can.', 0.0, 1000.0, live=True
     )
+    min_rate_hz: float = parameter(
+        0.0, 'Warn in /diagnostics when fewer results a second come; 0 never does.', 0.0, 1000.0,
+        live=True,
+    )
     rotate: int = parameter(
         0, 'Degrees clockwise that set the image of a tilted camera upright for the network.',
         choices=(0, 90, 180, 270),
     )
     autostart: bool = parameter(True, 'Configure and activate without a lifecycle manager.')
+
+    def check(self) -> None:
+        """Raise ParameterError if values contradict each other."""
+        require_rates(self.min_rate_hz, self.max_rate_hz)
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,7 @@ class SegmentationParameters(CameraParameters):
 
     def check(self) -> None:
         """Raise ParameterError if values contradict each other."""
+        super().check()
         require_each_once({'detection_classes': self.detection_classes})
 
 
@@ -134,6 +143,7 @@ class ClassificationParameters(CameraParameters):
 
     def check(self) -> None:
         """Raise ParameterError if values contradict each other."""
+        super().check()
         if len(self.region) != 4:
             raise ParameterError(
                 f'region is {list(self.region)}, expected four numbers: x1, y1, x2, y2'
@@ -354,6 +364,8 @@ PAGE = """\
 
 Set them in a copy of a file in [config/](../config), by node name (`/**/segmentation_node:`,
 `/front/costmap_node:`), and give it to `perception.launch.py` as `params_file:=robot.yaml`.
+Where several sections fit a node the last one in the file counts: one camera's stands below
+`/**/…`. Doubles have a point: `4.0`, not `4`, which ROS takes for an integer and refuses.
 A parameter that is *live* can be set while the node runs (`ros2 param set`). Any other is read
 when the node is configured: set it before, or after `cleanup`. Those of `perception` and of the
 bag nodes are fixed once the process runs.

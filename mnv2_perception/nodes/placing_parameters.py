@@ -6,6 +6,21 @@ from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes.declare import parameter
 
 
+def require_order(low: float, low_name: str, high: float, high_name: str) -> None:
+    """Raise ParameterError unless the one is below the other."""
+    if not low < high:
+        raise ParameterError(
+            f'{low_name} is {low:g} and {high_name} is {high:g}, expected the first below the '
+            f'second'
+        )
+
+
+def require_rates(min_rate_hz: float, max_rate_hz: float) -> None:
+    """Raise ParameterError unless the one is below the other, where both are set."""
+    if min_rate_hz and max_rate_hz:
+        require_order(min_rate_hz, 'min_rate_hz', max_rate_hz, 'max_rate_hz')
+
+
 @dataclass(frozen=True)
 class PlacingParameters:
     """What the nodes that place a camera's pixels share; each has choices of `source` itself."""
@@ -41,10 +56,15 @@ class PlacingParameters:
     max_rate_hz: float = parameter(
         0.0, 'Process at most so many images a second; 0 takes all it can.', 0.0, 1000.0, live=True
     )
+    min_rate_hz: float = parameter(
+        0.0, 'Warn in /diagnostics when fewer results a second come; 0 never does.', 0.0, 1000.0,
+        live=True,
+    )
     autostart: bool = parameter(True, 'Configure and activate without a lifecycle manager.')
 
     def check(self) -> None:
         """Raise ParameterError if values contradict each other."""
+        require_rates(self.min_rate_hz, self.max_rate_hz)
         if self.pose_source != 'tf' and self.camera_z_m <= 0.0:
             raise ParameterError(
                 f'camera_z_m is {self.camera_z_m}, expected more than 0: the camera is above the '

@@ -62,6 +62,8 @@ class Classifier(Pipeline[Classification]):
         scores = outputs[0].reshape(-1).astype(np.float32, copy=False)
         if self.spec.output != 'logits':
             self.require_probabilities(scores)
+        else:
+            self.require_logits(scores)
         probabilities = class_probabilities(scores, self.spec.output)
         self.require_finite(np.isfinite(probabilities))
         if self.spec.background:

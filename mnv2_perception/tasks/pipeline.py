@@ -136,6 +136,18 @@ class Pipeline(ABC, Generic[Result]):
                 'sigmoid' + ', or correct the spec (logits?)' * (self.spec.task != 'detection')
             )
 
+    def require_logits(self, scores: NDArray[Any]) -> None:
+        """Raise ModelError if scores are those of a softmax: of another their confidence is wrong.
+
+        Args:
+            scores: (C, …); some pixels are enough. Fewer than 16 numbers do not tell.
+        """
+        if scores.size >= 16 and scores.min() >= 0.0 and abs(scores.sum(0) - 1.0).max() < 0.01:
+            raise ModelError(
+                f'{self.engine.model}: its scores for this image are none below 0 and sum up to '
+                f'1, as after a softmax, and the spec says logits; correct it (probabilities)'
+            )
+
     def close(self) -> None:
         """Close the engine."""
         self.engine.close()

@@ -131,6 +131,9 @@ class Segmenter(Pipeline[Segmentation]):
             scores = planes.astype(np.float32, copy=False)
             if spec.output != 'logits':
                 self.require_probabilities(scores)
+            else:
+                _, rows, columns = scores.shape
+                self.require_logits(scores[:, :: 1 + rows // 8, :: 1 + columns // 8])
             ids, confidence = ids_and_confidence(scores, spec.output)
         if spec.background:
             ids -= np.uint8(1)  # wraps: the network's 0 becomes 255, "no class"

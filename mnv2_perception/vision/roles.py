@@ -79,6 +79,26 @@ def roles_of(
     return roles
 
 
+ROLES = {TRAVERSABLE: 'free', FORBIDDEN: 'forbidden', OBSTACLE: 'obstacles', UNKNOWN: 'neither'}
+
+
+def describe_roles(roles: NDArray[np.uint8], id_of: Mapping[str, int]) -> str:
+    """Return which of a mask's classes have which role, as one line for people.
+
+    Args:
+        roles: (256,) uint8, see `roles_of`.
+        id_of: class name to id, below 256, of the mask.
+    """
+    groups = {
+        text: [name for name, number in id_of.items() if roles[number] == role]
+        for role, text in ROLES.items()
+    }
+    return ', '.join(
+        f'{text} {quoted(", ".join(names), 1000) if names else "none"}'
+        for text, names in groups.items()
+    )
+
+
 def topics_of_classes(names: Sequence[str]) -> dict[str, str]:
     """Return the last part of a topic's name for each class.
 

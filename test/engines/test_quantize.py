@@ -89,6 +89,11 @@ def test_no_more_layers_stay_float_than_may() -> None:
     assert choose_kept(alone, 210.0) == []
 
 
+def test_of_a_small_network_the_worst_layer_stays_float_but_not_its_only_one() -> None:
+    assert choose_kept({'a': 1.0, 'b': 3.0, 'c': 2.0}, 0.0) == ['b']
+    assert choose_kept({'a': 1.0}, 0.0) == []
+
+
 @pytest.mark.parametrize('name', ['onnx_runtime', 'openvino'])
 def test_it_computes_what_the_float_model_does(
     name: str, model: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,6 +1,6 @@
 """`mnv2 verify` and `precision: auto`: the faster arithmetic, where it was measured."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 import json
 from pathlib import Path
 import sys
@@ -10,6 +10,7 @@ from identity_network import identity_spec, write_onnx
 import numpy as np
 from onnx_graphs import node, write_graph
 import pytest
+import yaml
 
 onnx = pytest.importorskip('onnx', reason='no onnx: run make setup-train')
 openvino = pytest.importorskip('openvino', reason='no openvino: run make setup-train')
@@ -200,8 +201,32 @@ def test_a_model_that_finds_nothing_is_not_verified(
     model = write_onnx(tmp_path / 'm.onnx', identity_spec(64, 64))
     before = model.read_bytes()
     assert main(['verify', str(model), str(tmp_path / 'coco.json')]) == 1
-    told = 'coco.json is 0 in fp32: it finds nothing of what is labelled there'
+    told = 'coco.json is 0.0000 in fp32, expected 0.05 or more: of a model that finds'
     assert told in capsys.readouterr().err and model.read_bytes() == before
+
+
+@needs_bf16
+def test_a_model_is_verified_on_labels_of_other_classes_once_it_is_told_which(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = identity_spec(64, 64, classes=['road', 'sky'])  # ids are the red channel
+    model = write_onnx(tmp_path / 'm.onnx', spec)
+    before = model.read_bytes()
+    ids = np.zeros((64, 64), np.uint8)
+    ids[:32] = 1
+    for kind in ('images', 'labels'):
+        (tmp_path / 'val' / kind).mkdir(parents=True)
+    write_image(tmp_path / 'val/images/a.png', np.dstack([ids] * 3))
+    write_image(tmp_path / 'val/labels/a.png', 1 - ids)
+    labels = tmp_path / 'labels.yaml'
+    labels.write_text(yaml.safe_dump(asdict(replace(spec, classes=('heaven', 'asphalt')))))
+    command = ['verify', str(model), str(tmp_path / 'val')]
+    assert main(command) == 1
+    assert 'expected 0.05 or more' in (told := capsys.readouterr().err) and '--spec' in told
+    assert model.read_bytes() == before
+    which = ['--spec', str(labels), '--map', 'heaven=sky', 'asphalt=road']
+    assert main([*command, *which]) == 0
+    assert 'bf16  miou 1.0000, in fp32 1.0000' in capsys.readouterr().out
 
 
 @needs_bf16

@@ -1,6 +1,7 @@
 """Masks and labels are compared by the names of their classes, or it is said why not."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import cv2
 from identity_network import identity_spec, write_fake
 import numpy as np
 import pytest
+import yaml
 
 from mnv2_perception.bags.write import BagWriter, compressed_image_cdr, image_cdr
 from mnv2_perception.cli.main import main
@@ -123,6 +125,19 @@ def write_labelled(path: Path) -> Path:
         extra = image_cdr(image, 4, 'camera')
         bag.write('/camera/image_raw', 4, extra)  # without a label
     return path
+
+
+def test_what_is_told_of_a_bag_s_labels_names_no_folder_that_is_not_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = str(write_fake(tmp_path / 'model.yaml', identity_spec(8, 12, classes=['road', 'sky'])))
+    bag = write_labelled(tmp_path / 'bag')
+    labels = tmp_path / 'labels.yaml'
+    labels.write_text(yaml.safe_dump(asdict(identity_spec(8, 12, classes=['road']))))
+    line = ['evaluate', model, str(bag), '--engine', 'fake', '--spec', str(labels)]
+    assert main([*line, '--labels', LABEL, '--topic', '/camera/image_raw']) == 0
+    assert f'{bag}: labels: the ids 1 are no class of 1' in caplog.text
+    assert f'{bag}/labels' not in caplog.text
 
 
 def test_a_model_is_measured_on_a_bag(

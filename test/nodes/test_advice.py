@@ -8,12 +8,13 @@ import pytest
 
 pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
 
-from ros_graph import eventually, Graph
+from ros_graph import eventually, Graph, header
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
-from test_segmentation_node import fake_model
+from test_segmentation_node import fake_model, picture
 
 from mnv2_perception.nodes import camera
 from mnv2_perception.nodes.advice import types_on, wrong_topic, wrong_type
+from mnv2_perception.nodes.messages import rgb_to_msg
 from mnv2_perception.nodes.segmentation_node import SegmentationNode
 
 pytestmark = pytest.mark.ros
@@ -65,6 +66,22 @@ def test_the_topic_and_the_transport_that_fit_are_named(
     graph.peer.create_publisher(*published, 5)
     eventually(lambda: types_on(graph.peer, published[1]))
     assert wrong_topic(graph.peer, topic, compressed) == told
+
+
+def test_of_a_camera_that_has_gone_no_other_topic_is_asked_for(
+    graph: Graph, tmp_path: Path
+) -> None:
+    node = graph.start(model=fake_model(tmp_path), engine='fake')
+    driver = graph.peer.create_publisher(Image, '/image', 5)
+
+    def publish() -> bool:
+        driver.publish(rgb_to_msg(picture(), header(1)))
+        return bool(node.counts['received'])
+
+    eventually(publish)
+    graph.peer.destroy_publisher(driver)
+    eventually(lambda: 'no publisher any more' in (told := node.explain_silence())
+               and 'remap' not in told)
 
 
 def test_a_topic_of_another_type_is_named_with_the_type_that_is_expected(graph: Graph) -> None:

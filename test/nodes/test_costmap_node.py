@@ -499,6 +499,26 @@ def test_a_class_that_the_masks_lack_is_silent_and_told(scene: Scene) -> None:
     assert clouds == []  # an empty one would say that none is there
 
 
+def test_what_the_lists_make_of_each_class_is_logged_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, told = scene.start(), []
+    monkeypatch.setattr(node.get_logger(), 'info', lambda text, **_: told.append(text))
+    scene.name_classes(node)
+    node.on_label_info(node.inputs.label_info)
+    roles = "free 'road', forbidden none, obstacles 'box', neither 'sky'"
+    assert told == [f'of the classes are {roles}']
+
+
+def test_obstacle_classes_of_which_the_masks_have_none_are_a_warning(scene: Scene) -> None:
+    node = scene.start(obstacle_classes=['human'])
+    assert node.warning() == ''  # nobody has named the classes yet
+    scene.name_classes(node)
+    assert "of which the masks have none: nothing is an obstacle; name some of ['box'" in (
+        node.warning()
+    )
+
+
 def test_a_misspelt_class_of_a_cloud_is_an_error_that_names_the_nearest(scene: Scene) -> None:
     node = scene.start(cloud_classes=['boxx'], obstacle_classes=['box', 'boxx'])
     scene.name_classes(node)

@@ -47,6 +47,12 @@ STATES = [
     (replace(WELL, max_rate_hz=0.1), NONE, 'OK', 'working'),
     (REASON, REJECTED, 'WARN', '8 results of 10 images: 2 rejected, the last: no transform'),
     (WAITING, QUIET, 'WARN', 'it waits for /camera_info'),
+    (replace(WELL, min_rate_hz=3.0), {**SOME, 'received': 75}, 'WARN',
+     '2.0 results of 15.0 images a second, expected 3 (min_rate_hz): take a faster model'),
+    (replace(WELL, min_rate_hz=3.0), SOME, 'WARN', '(min_rate_hz): too few come'),
+    (replace(WELL, min_rate_hz=2.0), SOME, 'OK', 'working'),
+    (replace(WELL, min_rate_hz=2.1), SOME, 'OK', 'working'),  # the eleventh may be due just now
+    (replace(WELL, min_rate_hz=0.1), SOME, 'OK', 'working'),
     (replace(WELL, warning='no tf2'), SOME, 'WARN', 'no tf2'),
     (WELL, SOME, 'OK', 'working'),
 ]
@@ -58,6 +64,11 @@ def test_each_state_has_its_level(
 ) -> None:
     found, message = judge(health, new, 5.0)
     assert (found, text in message) == (getattr(DiagnosticStatus, level), True), message
+
+
+@pytest.mark.parametrize(('over_s', 'level'), [(5.0, b'\x00'), (15.0, b'\x01')])
+def test_a_low_rate_is_judged_over_three_results(over_s: float, level: bytes) -> None:
+    assert judge(replace(WELL, min_rate_hz=0.2), {**SOME, 'published': 1}, over_s)[0] == level
 
 
 def test_what_a_node_waits_for_is_told_once() -> None:

@@ -43,6 +43,7 @@ from vision_msgs.msg import LabelInfo
 from mnv2_perception.nodes.classification_node import ClassificationNode
 from mnv2_perception.nodes.costmap_node import CostmapNode
 from mnv2_perception.nodes.messages import label_info_to_msg, mask_to_msg, rgb_to_msg
+from mnv2_perception.nodes.overrides import check_params_files
 from mnv2_perception.nodes.process import Executor, turn
 from mnv2_perception.nodes.qos import LATCHED_QOS
 from mnv2_perception.nodes.worker import Turns
@@ -384,10 +385,25 @@ def test_a_slow_rate_is_no_fault(graph: Graph) -> None:
     assert levels == {OK}
 
 
+def test_a_node_that_falls_behind_says_so_until_less_is_asked_of_it(
+    graph: Graph, tmp_path: Path
+) -> None:
+    reports = reports_of(graph)
+    slow = write_fake(tmp_path / 'slow.yaml', identity_spec(HEIGHT, WIDTH), latency_ms=400.0)
+    node = graph.start(model=str(slow), min_rate_hz=5.0)
+    with Camera(graph, 'image', image):
+        eventually(lambda: 'expected 5 (min_rate_hz): take a faster' in last(
+            reports, 'segmentation_node')[1], 20.0)
+        assert last(reports, 'segmentation_node')[0] == WARN
+        node.set_parameters([Parameter('min_rate_hz', value=1.0)])
+        eventually(lambda: last(reports, 'segmentation_node') == (OK, 'working'), 20.0)
+
+
 # Parameters
 
 
 CONTRADICTIONS = [
+    ({'min_rate_hz': 5.0, 'max_rate_hz': 4.0}, 'min_rate_hz is 5 and max_rate_hz is 4'),
     ({'min_height_m': 1.0, 'max_height_m': 0.5}, 'min_height_m'),
     ({'scan_angle_min_rad': 1.0, 'scan_angle_max_rad': -1.0}, 'scan_angle'),
     ({'traversable_classes': ['floor', 'stairs']}, "'stairs' is 2 times in traversable_classes"),
@@ -505,6 +521,23 @@ def test_a_section_that_is_nearly_a_node_s_ends_the_start(
     assert process.process.wait(20.0) == 1
     process.end(signal.SIGKILL)
     assert any(told in line and 'robot.yaml' in line for line in process.lines)
+
+
+@pytest.mark.parametrize('below', [True, False])
+def test_a_camera_s_section_above_the_one_for_all_is_told_for_that_one_wins(
+    graph: Graph, tmp_path: Path, below: bool
+) -> None:
+    node = graph.start('-r', '__ns:=/front')
+    one, every = '/front/segmentation_node', '/**/segmentation_node'
+    file = tmp_path / 'robot.yaml'
+    file.write_text(yaml.safe_dump({
+        name: {'ros__parameters': {'max_rate_hz': 5.0}}
+        for name in ([every, one] if below else [one, every])
+    }, sort_keys=False))
+    told = check_params_files(['--params-file', str(file)], [node])
+    assert told == ([] if below else [
+        f'{file}: {every} stands below {one} and wins, for max_rate_hz; write {one} below it'
+    ])
 
 
 def test_sections_of_others_are_left_alone_and_a_wrong_namespace_is_told(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Classifier: the likeliest classes of an image, best first; and their accuracy."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,16 @@ def test_logits_that_the_spec_takes_for_probabilities_reject_the_image(
     classifier = Classifier.open(write_mean_colour(tmp_path / 'm.onnx', output='probabilities'))
     with pytest.raises(ModelError, match=r'scores .* go from .*, expected 0 to 1.*logits\?'):
         classifier.finish(plain(1, 2, 3), [np.array([scores], np.float32)])  # all were 1.0
+
+
+@pytest.mark.parametrize(('classes', 'told'), [(16, True), (3, False)])  # 3 may by chance
+def test_probabilities_that_the_spec_takes_for_logits_reject_the_image(
+    tmp_path: Path, classes: int, told: bool
+) -> None:
+    classifier = Classifier.open(write_mean_colour(tmp_path / 'm.onnx', output='logits'))
+    scores = np.full((1, classes), 1.0 / classes, np.float16)
+    with pytest.raises(ModelError, match='the spec says logits') if told else nullcontext():
+        classifier.finish(plain(1, 2, 3), [scores])
 
 
 def test_a_model_for_another_task_is_refused(tmp_path: Path) -> None:

@@ -406,6 +406,15 @@ def test_logits_that_the_spec_takes_for_probabilities_reject_the_image(
         Segmenter.open(float_model(tmp_path / 'm.onnx', spec))(np.full((6, 8, 3), 112, np.uint8))
 
 
+def test_probabilities_that_the_spec_takes_for_logits_reject_the_image(tmp_path: Path) -> None:
+    segmenter = Segmenter.open(float_model(tmp_path / 'm.onnx', float_spec('logits')))
+    logits = np.random.default_rng(0).normal(0.0, 2.0, (1, 3, 6, 8)).astype(np.float32)
+    softmax = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    segmenter.finish(noise(6, 8), [logits])
+    with pytest.raises(ModelError, match=r'sum up to 1, .*the spec says logits; .*probabilities'):
+        segmenter.finish(noise(6, 8), [softmax])  # classes were right, no confidence above 0.58
+
+
 def test_a_uint8_network_gets_its_channel_order(make_model: MakeModel) -> None:
     image = noise(6, 8)
     result = Segmenter.open(*make_model(6, 8, channel_order='bgr'))(image)
