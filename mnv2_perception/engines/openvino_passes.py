@@ -1,5 +1,6 @@
 """What OpenVINO computes faster in another form, with the same results."""
 
+from collections.abc import Sequence
 from functools import reduce
 from math import prod
 from typing import Any
@@ -8,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 VERSION = 3  # of what is done here: compiled models are kept
-# What gives each element by itself, from one of the input and constants.
-EACH = ('Add', 'Convert', 'FakeQuantize', 'Maximum', 'Minimum', 'Multiply', 'Subtract')
+# How OpenVINO reads Q/DQ, and a bias with ReLU6 before it.
+QDQ = ('FakeQuantize', 'Convert', 'Convert', 'Subtract', 'Multiply')
+ACTIVATED = ('Add', 'Maximum', 'Minimum', *QDQ)
 MOST_PLANES = 256  # ids are uint8. OpenVINO compiles a thousand for seven seconds
 
 
@@ -96,10 +98,9 @@ def scale_rows() -> tuple[Any, Any]:
 
     def scale_rows(found: Any) -> bool:
         nodes = found.get_pattern_value_map()
-        if rank(nodes[image]) != 4:
-            return False
+        rank = nodes[image].get_partial_shape().rank
         height, width, channels = (side(nodes[image], axis) for axis in (1, 2, 3))
-        if None in (height, width, channels):
+        if rank != 4 or None in (height, width, channels):
             return False
         shapes = [list(nodes[each].get_shape()) for each in (mean, scale)]
         as_planes = list(nodes[order].get_node().get_vector()) == [0, 3, 1, 2]
@@ -131,28 +132,24 @@ def part_concat() -> tuple[Any, Any]:
 
     def part_concat(found: Any) -> bool:
         last = found.get_pattern_value_map()[pointwise].get_node()
-        below, depthwise = walk_up(last)
-        if depthwise.get_type_name() != 'GroupConvolution':
-            return False
-        above, concat = walk_up(depthwise)
-        if not joins_channels(concat):
+        below, depthwise = walk_up(last, ACTIVATED)
+        above, concat = walk_up(depthwise, QDQ)
+        if not below or not above or not joins_channels(concat) or users(depthwise) > 1:
             return False
         kernel, sums = int8_kernel(depthwise), int8_kernel(last)
         sides = [side(value, 1) for value in concat.input_values()]
+        channels = sum(sides)
         if (
-            kernel is None or sums is None
+            kernel is None or kernel[0].shape[:2] != (channels, 1)
+            or sums is None or sums[0].shape[1:] != (channels, 1, 1)
             or set(last.get_attributes()['strides']) != {1}  # others may not compile as a sum
-            or kernel[0].shape[:2] != (sum(sides), 1) or sums[0].shape[1:] != (sum(sides), 1, 1)
-            or not any(node.get_type_name() == 'FakeQuantize' for node in above)
-            or not is_symmetric(above + below)
-            or any(users(node) > 1 for node in (concat, *above, depthwise, *below))
         ):
             return False
         results, first = [], 0
         for value, size in zip(concat.input_values(), sides, strict=True):
             part = slice(first, first := first + size)
             node = value.get_node()
-            if is_enlarged(node) and is_everywhere_alike(above):
+            if is_enlarged(node):
                 small = on_part(above, node.input_value(0), part)
                 node.input(0).replace_source_output(small)
             else:
@@ -168,23 +165,70 @@ def part_concat() -> tuple[Any, Any]:
     return pointwise, part_concat
 
 
-def walk_up(node: Any) -> tuple[list[Any], Any]:
-    """Return what gives each element by itself above a node, top first, and what is above that."""
+def walk_up(node: Any, kinds: Sequence[str]) -> tuple[list[Any], Any]:
+    """Return the nodes of these kinds above a node, top first, and what is above them.
+
+    None of them unless all are there, one after the other and for each other alone, and do the
+    same to all that a channel holds, in fp32 and with zero point 0.
+    """
     passed: list[Any] = []
-    value = node.input_value(0)
-    while (node := value.get_node()).get_type_name() in EACH:
+    value = node.input_value(0) if node.get_input_size() else None
+    for kind in reversed(kinds):
+        if value is None or value.get_node().get_type_name() != kind:
+            return [], node
+        node = value.get_node()
         values = [each for each in node.input_values() if not is_constant(each)]
-        if len(values) != 1:
-            break
+        constants = [each for each in node.input_values() if is_constant(each)]
+        shapes = [list(each.get_shape()) for each in constants]
+        if (
+            len(values) != 1 or users(node) > 1
+            or (kind == 'Subtract' and origin(constants[0]).get_data().any())
+            or (kind == 'Add' and shapes != [[1, side(values[0], 1), 1, 1]])
+            or (kind != 'Add' and any(prod(shape) != 1 for shape in shapes))
+        ):
+            return [], node
         passed.insert(0, node)
         value, = values
-    return passed, node
+    types = {each.get_element_type().to_string() for each in (value, passed[-1].output(0))}
+    return passed if types == {'f32'} else [], value.get_node()
 
 
 def is_constant(value: Any) -> bool:
     """Tell whether it is, in whatever type and shape."""
     static = value.get_partial_shape().is_static
     return bool(static and origin(value).get_type_name() == 'Constant')
+
+
+def origin(value: Any) -> Any:
+    """Return the node that a value is of, before it got another type or shape."""
+    while (node := value.get_node()).get_type_name() in ('Convert', 'Reshape'):
+        value = node.input_value(0)
+    return node
+
+
+def side(value: Any, axis: int) -> Any:
+    """Return the length of a value's side; None if that is open."""
+    shape = value.get_partial_shape()
+    fixed = shape.rank.is_static and axis < len(shape) and shape[axis].is_static
+    return shape[axis].get_length() if fixed else None
+
+
+def users(node: Any) -> int:
+    """Return how many take a node's result, besides those that only ask for its shape."""
+    taken = node.output(0).get_target_inputs()
+    return sum(each.get_node().get_type_name() != 'ShapeOf' for each in taken)
+
+
+def joins_channels(node: Any) -> bool:
+    """Tell whether a node, for one user, concatenates (N, C, H, W) that differ in C alone."""
+    if node.get_type_name() != 'Concat' or node.get_attributes()['axis'] != 1 or users(node) > 1:
+        return False
+    whole = node.output(0)
+    return all(
+        depends_on_input(value) and value.get_partial_shape().rank == whole.partial_shape.rank
+        and side(value, 1) and all(side(value, axis) == side(whole, axis) for axis in (0, 2, 3))
+        for value in node.input_values()
+    )
 
 
 def depends_on_input(value: Any) -> bool:
@@ -200,46 +244,6 @@ def depends_on_input(value: Any) -> bool:
     return False
 
 
-def origin(value: Any, types: tuple[str, ...] = ()) -> Any:
-    """Return the node that a value is of, before it got another shape, or type of those named."""
-    while (node := value.get_node()).get_type_name() in ('Convert', 'Reshape'):
-        if types and value.get_element_type().to_string() not in types:
-            break
-        value = node.input_value(0)
-    return node
-
-
-def rank(value: Any) -> Any:
-    """Return the number of a value's sides; None if that is open."""
-    found = value.get_partial_shape().rank
-    return found.get_length() if found.is_static else None
-
-
-def side(value: Any, axis: int) -> Any:
-    """Return the length of a value's side; None if that is open."""
-    shape = value.get_partial_shape()
-    fixed = shape.rank.is_static and shape[axis].is_static
-    return shape[axis].get_length() if fixed else None
-
-
-def users(node: Any) -> int:
-    """Return how many take a node's result, besides those that only ask for its shape."""
-    taken = node.output(0).get_target_inputs()
-    return sum(each.get_node().get_type_name() != 'ShapeOf' for each in taken)
-
-
-def joins_channels(node: Any) -> bool:
-    """Tell whether a node concatenates the channels of what is (N, C, H, W), alike but in C."""
-    if node.get_type_name() != 'Concat' or node.get_attributes()['axis'] != 1:
-        return False
-    whole = node.output(0)
-    return all(
-        depends_on_input(value) and rank(value) == 4 and bool(side(value, 1))
-        and all(side(value, axis) == side(whole, axis) for axis in (0, 2, 3))
-        for value in node.input_values()
-    )
-
-
 def is_enlarged(node: Any) -> bool:
     """Tell whether a node repeats pixels, for one user alone."""
     if node.get_type_name() != 'Interpolate' or users(node) > 1:
@@ -248,44 +252,20 @@ def is_enlarged(node: Any) -> bool:
     return bool(same and node.get_attributes()['mode'] == 'nearest')
 
 
-def is_symmetric(nodes: list[Any]) -> bool:
-    """Tell whether nodes of EACH dequantise with zero point 0: not all others compile as sums."""
-    zeros = [
-        origin(value) for node in nodes if node.get_type_name() == 'Subtract'
-        for value in node.input_values() if is_constant(value)
-    ]
-    return not any(zero.get_data().any() for zero in zeros)
-
-
-def is_everywhere_alike(nodes: list[Any]) -> bool:
-    """Tell whether nodes of EACH do the same to each pixel, and end in the type of the first."""
-    constants = [
-        list(each.get_shape()) for node in nodes for each in node.input_values()
-        if is_constant(each)
-    ]
-    begin, = {
-        each.get_element_type() for each in nodes[0].input_values() if not is_constant(each)
-    }
-    same = begin == nodes[-1].output(0).get_element_type()
-    return same and all(prod(sides) in (1, *sides[-3:-2]) for sides in constants)
-
-
 def on_part(nodes: list[Any], value: Any, part: slice) -> Any:
-    """Do what nodes of EACH do, to a part of the channels (N, C, H, W)."""
+    """Do what nodes of ACTIVATED do, to a part of the channels (N, C, H, W)."""
     from openvino import opset13
 
     for node in nodes:
         kind, attributes = node.get_type_name(), node.get_attributes()
-        values = [
-            value if not is_constant(each)
-            else opset13.slice(each, [part.start], [part.stop], [1], [-3]).output(0)
-            if list(each.get_shape())[-3:-2] not in ([], [1]) else each
-            for each in node.input_values()
-        ]
+        values = [each if is_constant(each) else value for each in node.input_values()]
         if kind == 'FakeQuantize':
             result = opset13.fake_quantize(*values, attributes['levels'])
         elif kind == 'Convert':
             result = opset13.convert(*values, attributes['destination_type'])
+        elif kind == 'Add':
+            bias, = (each for each in node.input_values() if is_constant(each))
+            result = opset13.add(value, opset13.slice(bias, [part.start], [part.stop], [1], [1]))
         else:
             result = getattr(opset13, kind.lower())(*values)
         value = result.output(0)
@@ -295,29 +275,27 @@ def on_part(nodes: list[Any], value: Any, part: slice) -> Any:
 def int8_kernel(layer: Any) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """Return a layer's weights (O, I, H, W) in int8, and their scale (O, 1, 1, 1)."""
     value = layer.input_value(1)
-    product = origin(value, ('f32',))
-    if product.get_type_name() != 'Multiply' or len(layer.get_attributes()['strides']) != 2:
+    product = value.get_node()
+    if product.get_type_name() == 'Reshape':  # for depthwise, by (O, 1, I, H, W)
+        product = product.input_value(0).get_node()
+    if product.get_type_name() != 'Multiply':
         return None
-    nodes = [origin(each, ('i8', 'f32')) for each in product.input_values()]
-    if nodes[0].get_type_name() == 'Subtract':
-        nodes[:1] = [origin(each, ('i8', 'f32')) for each in nodes[0].input_values()]
-    sized = (value, product.output(0), product.input_value(1))
+    difference, scale = product.input_values()
+    if difference.get_node().get_type_name() != 'Subtract' or not is_constant(scale):
+        return None
+    floats, zero = difference.get_node().input_values()
+    integers = floats.get_node().input_value(0) if is_constant(floats) else floats
+    if integers.get_node().get_type_name() != 'Constant' or not is_constant(zero):
+        return None
+    weights, scales = integers.get_node().get_data(), origin(scale).get_data()
     if (
-        any(node.get_type_name() != 'Constant' for node in nodes)
-        or any(each.get_partial_shape().is_dynamic for each in sized)
+        weights.dtype != np.int8 or weights.ndim != 4 or origin(zero).get_data().any()
+        or not value.get_partial_shape().is_static
+        or tuple(value.get_shape())[-3:] != weights.shape[1:]
+        or scales.dtype != np.float32 or tuple(scale.get_shape()) != (len(weights), 1, 1, 1)
     ):
         return None
-    weights, *zeros, scale = (node.get_data() for node in nodes)
-    shape = tuple(value.get_shape())
-    if (
-        weights.dtype != np.int8 or scale.dtype != np.float32 or weights.ndim != 4
-        or weights.shape[1:] != shape[-3:] or any(zero.any() for zero in zeros)
-    ):
-        return None
-    scale = scale.reshape(product.input_value(1).get_shape())
-    scale = np.broadcast_to(scale, product.get_output_shape(0)).reshape(weights.shape)
-    each = scale[:, :1, :1, :1]
-    return (weights, each) if (scale == each).all() else None
+    return weights, scales.reshape(-1, 1, 1, 1)
 
 
 def dequantised(weights: NDArray[Any], scale: NDArray[Any]) -> Any:

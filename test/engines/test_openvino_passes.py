@@ -78,8 +78,7 @@ def write_parts(
     path: Path, shape: Sequence[int | str] = (1, 3, 4, 4), names: str = 'large image',
     axis: int = 1, mode: str = 'nearest', quantised: bool = True, shared: bool = False,
     side: int = 1, depth: int = 1, zero: int = 0, middle: int = 0, stride: int = 1,
-    along: int = 0, flat: bool = False, resize: str = 'small roi scales', dtype: str = 'FLOAT',
-    spots: Sequence[int] = (),
+    along: int = 0, flat: bool = False, resize: str = 'small roi scales',
 ) -> Path:
     """Write an image beside itself, made smaller and large again, depthwise, then pointwise.
 
@@ -91,8 +90,7 @@ def write_parts(
         'whole': np.float32(1), 'none': np.int8(0), 'low': np.float32(0), 'high': np.float32(6),
         'scales': np.array([1, 1, 2, 2], np.float32), 'roi': np.zeros(0, np.float32),
         'first': np.array([0]), 'second': np.array([1]), 'sizes': np.array([1, 3, 4, 4]),
-        'fixed': np.ones((1, 3, 4, 4), np.float32),
-        'spots': rng.integers(-2, 3, spots).astype(np.float32), 'middle': np.int8(middle),
+        'fixed': np.ones((1, 3, 4, 4), np.float32), 'middle': np.int8(middle),
         'square': np.array([channels * depth, 1, 3, 3]),
         'depthwise_q': rng.integers(-1, 2, (channels * depth, 1, 3, 3), np.int8).reshape(
             (channels * depth, 1, 1, 9) if flat else (channels * depth, 1, 3, 3)
@@ -105,19 +103,18 @@ def write_parts(
         'nones': np.zeros(channels if along else 4, np.int8),
     }
     concat = 'concat_dq' if quantised else 'concat'
+    kernel = 'reshaped' if flat else 'depthwise'
     used = 'concat_dq' if shared else 'none_dq'
     return write(path, [
         ('MaxPool', 'image', 'small', {'kernel_shape': [2, 2], 'strides': [2, 2]}),
         ('Resize', resize, 'large', {'mode': mode}),
         ('Slice', 'image first first second', 'nothing', {}),
-        ('Concat', names, 'parts', {'axis': axis}),
-        ('Cast', 'parts', 'numbers', {'to': onnx.TensorProto.FLOAT}),
-        ('Add', 'numbers spots', 'concat', {}),
+        ('Concat', names, 'concat', {'axis': axis}),
         ('QuantizeLinear', 'concat whole none', 'concat_q', {}),
         ('DequantizeLinear', 'concat_q whole none', 'concat_dq', {}),
-        ('DequantizeLinear', 'depthwise_q ones zeros', 'depthwise_w', {'axis': 0}),
-        ('Reshape', 'depthwise_w square', 'depthwise', {}),
-        ('Conv', f'{concat} depthwise bias', 'seen', {'group': channels, 'pads': [1] * 4}),
+        ('DequantizeLinear', 'depthwise_q ones zeros', 'depthwise', {'axis': 0}),
+        ('Reshape', 'depthwise square', 'reshaped', {}),
+        ('Conv', f'{concat} {kernel} bias', 'seen', {'group': channels, 'pads': [1] * 4}),
         ('Clip', 'seen low high', 'clipped', {}),
         ('QuantizeLinear', 'clipped whole middle', 'clipped_q', {}),
         ('DequantizeLinear', 'clipped_q whole middle', 'clipped_dq', {}),
@@ -126,7 +123,7 @@ def write_parts(
         ('DequantizeLinear', 'none whole none', 'none_dq', {}),
         ('ReduceMax', used, 'most', {'keepdims': 0}),
         ('Add', 'sums most', 'result', {}),
-    ], shape, dtype, numbers)
+    ], shape, 'FLOAT', numbers)
 
 
 def operations(network: Any) -> list[str]:
@@ -203,9 +200,9 @@ def test_only_an_image_that_becomes_planes_is_scaled_by_rows(
         ({}, 2), ({'mode': 'linear'}, 2), ({'names': 'image large image large'}, 4),
         ({'shape': ['n', 3, 'h', 'w']}, 2), ({'quantised': False}, 0), ({'side': 3}, 0),
         ({'zero': 1}, 0), ({'depth': 2}, 0), ({'shared': True}, 0), ({'axis': 0}, 0),
-        ({'shape': ['n', 'c', 'h', 'w']}, 0), ({'spots': (1, 6, 4, 4)}, 2), ({'spots': [4]}, 2),
-        ({'dtype': 'UINT8'}, 2), ({'along': 1}, 0), ({'flat': True}, 0), ({'stride': 2}, 0),
-        ({'names': 'large fixed'}, 0), ({'names': 'large image nothing'}, 0), ({'middle': 1}, 0),
+        ({'shape': ['n', 'c', 'h', 'w']}, 0), ({'along': 1}, 0), ({'flat': True}, 0),
+        ({'stride': 2}, 0), ({'names': 'large fixed'}, 0), ({'names': 'large image nothing'}, 0),
+        ({'middle': 1}, 0),
         ({'resize': 'small roi  sizes', 'shape': ['n', 3, 'h', 'w']}, 0),
     ],
 )
@@ -213,8 +210,6 @@ def test_only_what_is_convolved_channel_by_channel_is_parted(
     changes: dict[str, Any], parted: int, tmp_path: Path
 ) -> None:
     image = np.random.default_rng(0).integers(-4, 5, (1, 3, 4, 4)).astype(np.float32)
-    if changes.get('dtype') == 'UINT8':
-        image = np.abs(image).astype(np.uint8)
     found = check(write_parts(tmp_path / 'parts.onnx', **changes), image)
     assert found.count('Convolution') == max(parted, 1)
 
