@@ -78,7 +78,7 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
         if self.inputs.take_label_info(msg):
             self.greeting.announce()
             if told := self.inputs.describe_classes(self.parameters):
-                self.get_logger().info(told)
+                self.get_logger().info(told, throttle_duration_sec=LOG_PERIOD_S)
 
     def on_camera_info(self, msg: CameraInfo) -> None:
         if self.inputs.camera_info.put(msg) and self.parameters.horizontal_fov_rad:
