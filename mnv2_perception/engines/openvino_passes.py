@@ -172,9 +172,11 @@ def walk_up(node: Any, kinds: Sequence[str]) -> tuple[list[Any], Any]:
     same to all that a channel holds, in fp32 and with zero point 0.
     """
     passed: list[Any] = []
-    value = node.input_value(0) if node.get_input_size() else None
+    if not node.get_input_size():
+        return [], node
+    value = node.input_value(0)
     for kind in reversed(kinds):
-        if value is None or value.get_node().get_type_name() != kind:
+        if value.get_node().get_type_name() != kind:
             return [], node
         node = value.get_node()
         values = [each for each in node.input_values() if not is_constant(each)]
