@@ -1,8 +1,10 @@
 """`mnv2`: everything that needs no ROS graph, and the way to the nodes that do."""
 
 import argparse
+from importlib import metadata
 import io
 import os
+import platform
 import sys
 
 from mnv2_perception.cli import bags, camera_pose, data, demo, embed, images, models, training
@@ -38,11 +40,21 @@ def tell(error: str) -> int:
     return 1
 
 
+def installed_version() -> str:
+    """Return the package's version, with Python's: what a report of a fault should tell."""
+    try:
+        version = metadata.version('mnv2_perception')
+    except metadata.PackageNotFoundError:  # run from a folder of sources
+        version = 'of no installed package'
+    return f'mnv2_perception {version}, Python {platform.python_version()}'
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog=command_name(), description='Camera perception with the MobileNetV2 family.'
     )
+    parser.add_argument('--version', action='version', version=installed_version())
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
     for group in (demo, models, images, embed, camera_pose, data, bags, training):
         group.add(commands)

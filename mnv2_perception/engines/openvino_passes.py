@@ -73,11 +73,11 @@ def take_share(of_floats: str) -> tuple[Any, Any]:
             planes = opset13.split(nodes[scores], axis[0], classes).outputs()
             greatest = reduce(opset13.maximum, planes)
             powers = [opset13.exp(opset13.subtract(plane, greatest)) for plane in planes]
-            found = opset13.divide(nodes[one], reduce(opset13.add, powers))
-            found = found if keep else opset13.squeeze(found, axis)
+            share = opset13.divide(nodes[one], reduce(opset13.add, powers))
+            share = share if keep else opset13.squeeze(share, axis)
         else:
-            found = opset13.reduce_max(opset13.softmax(nodes[scores], axis[0]), axis, keep)
-        nodes[confidence].replace(found.output(0))
+            share = opset13.reduce_max(opset13.softmax(nodes[scores], axis[0]), axis, keep)
+        nodes[confidence].replace(share.output(0))
         return True
 
     return confidence, take_share

@@ -7,6 +7,7 @@ from pathlib import Path
 import re
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import cv2
 from fixed_detector import write_detector
@@ -421,6 +422,17 @@ def test_wrong_usage_is_exit_code_2(args: list[str], capsys: pytest.CaptureFixtu
         cli.main(args)
     assert stop.value.code == 2
     assert 'usage: ' in capsys.readouterr().err
+
+
+def test_version_tells_what_a_report_of_a_fault_should(
+    capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(['--version'])
+    assert exit_info.value.code == 0
+    version = ElementTree.parse(ROOT / 'package.xml').findtext('version')
+    python = '.'.join(map(str, sys.version_info[:3]))
+    assert capsys.readouterr().out == f'mnv2_perception {version}, Python {python}\n'
 
 
 @pytest.mark.parametrize(
