@@ -80,7 +80,7 @@ class Greeting:
     def _subscribers(self) -> set[tuple[int, ...]]:
         """Who listens; their number alone would hide one that comes as another goes."""
         return {
-            tuple(info.endpoint_gid) for mask in self._masks
+            tuple(info.endpoint_gid) for mask in self._masks if mask.count_elsewhere()
             for info in self._node.get_subscriptions_info_by_topic(mask.topic_name)
         }
 
