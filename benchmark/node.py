@@ -18,7 +18,8 @@ Closed loop: the next image is sent when the mask has come. Fixed rate: an image
 whatever comes back; what has no mask in the end is lost. Flooded: half as many images more a
 second as it made masks one after the other, so that the next one is always there. Latency is from
 before the image is published until its mask is here. The floor is the bare call: ONNX Runtime in
-this process on the network alone, with a scaled float image, measured in each turn.
+this process on the network alone, with a scaled float image, opened in each round and measured in
+each turn.
 
 Writes results/node.json and docs/node.png; prints a table. Ten minutes a model.
 """
@@ -250,7 +251,7 @@ def bare_ms(engine: Engine, runs: int) -> float:
 
 
 def measure_round(
-    lines: dict[str, list[str]], engine: Engine, arguments: argparse.Namespace, number: int
+    lines: dict[str, list[str]], network: Path, arguments: argparse.Namespace, number: int
 ) -> dict[str, Any]:
     """Start the nodes, let them take turns, and return what each start and each turn took."""
     images, found = arguments.images, {way: {} for way in lines}
@@ -259,6 +260,8 @@ def measure_round(
     rclpy.init()
     cameras = {way: Camera(namespace(way)) for way in lines}
     with ExitStack() as stack:
+        # Opened anew, as the nodes are: how fast a session is also hangs on where its memory lies.
+        engine = stack.enter_context(open_engine(network, 'onnx_runtime', arguments.threads))
         pids = {}
         for way in order(WAYS, number):
             started = stack.enter_context(running(lines[way]))
@@ -298,16 +301,15 @@ def measure_model(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         network = Path(folder) / 'network.onnx'
         cut_network(model, network)
         lines = {way: command(way, model, network, arguments.threads) for way in WAYS}
-        with open_engine(network, 'onnx_runtime', arguments.threads) as engine:
-            for number in range(arguments.rounds):
-                found = measure_round(lines, engine, arguments, number)
-                bare += found['bare_ms']
-                for way in WAYS:
-                    once[way].append(found['ways'][way])
-                    turns[way] += found['turns'][way]
-                    print(name, number, way,
-                          json.dumps({**found['turns'][way][-1], **found['ways'][way]}),
-                          file=sys.stderr, flush=True)
+        for number in range(arguments.rounds):
+            found = measure_round(lines, network, arguments, number)
+            bare += found['bare_ms']
+            for way in WAYS:
+                once[way].append(found['ways'][way])
+                turns[way] += found['turns'][way]
+                print(name, number, way,
+                      json.dumps({**found['turns'][way][-1], **found['ways'][way]}),
+                      file=sys.stderr, flush=True)
 
     def medians(each: list[dict[str, Any]]) -> dict[str, float | None]:
         return {
