@@ -1,5 +1,9 @@
 """From a camera's image to a network's input."""
 
+import os
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -207,3 +211,37 @@ def test_a_region_is_of_the_images_width_and_height(
 def test_a_region_that_is_none_is_refused(region: tuple[float, ...]) -> None:
     with pytest.raises(ImageError, match=r'region is \[.*x1 < x2 and y1 < y2'):
         check_region(region)
+
+
+RESIZED_AGAIN_AND_AGAIN = """
+import time
+import mnv2_perception
+import cv2
+import numpy
+image = numpy.zeros((480, 640), numpy.uint8)
+begun_s = time.process_time()
+for _ in range(200):
+    cv2.resize(image, (480, 352))
+    time.sleep(0.002)
+print(time.process_time() - begun_s)
+"""
+
+
+@pytest.mark.skipif(
+    cv2.getNumThreads() < 2 or 'Parallel framework:            pthreads'
+    not in cv2.getBuildInformation(),
+    reason='needs two cores, and OpenCV with threads of its own, as its wheels have',
+)
+def test_opencvs_idle_threads_take_no_cpu_time() -> None:
+    name = 'OPENCV_THREAD_POOL_ACTIVE_WAIT_WORKER'
+    environment = {key: value for key, value in os.environ.items() if key != name}
+
+    def cpu_s(**added: str) -> float:
+        done = subprocess.run(
+            [sys.executable, '-c', RESIZED_AGAIN_AND_AGAIN], env={**environment, **added},
+            check=True, capture_output=True, text=True,
+        )
+        return float(done.stdout)
+
+    as_opencv_has_it = cpu_s(**{name: '2000'})  # who sets it has it
+    assert cpu_s() < 0.92 * as_opencv_has_it
