@@ -54,8 +54,8 @@ def open_engine(
 
     Raises:
         EngineError: the name is unknown; the file is a Git LFS pointer, a web page, a
-            checkpoint or a YAML, or its weights are not beside it; the runtime is missing, refuses the model or has no such
-            precision.
+            checkpoint or a YAML, or its weights are not beside it; the runtime is missing, refuses
+            the model or has no such precision.
     """
     if not 0 <= threads <= MAX_THREADS:
         raise EngineError(f'threads is {threads}, expected 0 (one for each core) to {MAX_THREADS}')
