@@ -55,16 +55,10 @@ def answer_failure(request: Any, response: Any, reason: str) -> Any:
 
 
 class ToughNode(Node):
-    """A node that no service request ends, and nobody who subscribes or publishes.
+    """A node that no service request ends.
 
     What rclpy raises in a service's callback leaves spin, and with it ends the process.
     """
-
-    def create_publisher(self, *args: Any, **kwargs: Any) -> Any:
-        return super().create_publisher(*args, **kwargs, **_no_events('publisher'))
-
-    def create_subscription(self, *args: Any, **kwargs: Any) -> Any:
-        return super().create_subscription(*args, **{**_no_events('subscription'), **kwargs})
 
     def create_service(
         self, srv_type: Any, srv_name: str, callback: Callable[[Any, Any], Any], **kwargs: Any
@@ -125,7 +119,17 @@ def _is_same(node: Node, given: Parameter) -> bool:
     return list(known.value) == list(given.value)
 
 
-class TolerantLifecycleNode(ToughNode, LifecycleNode):
+class UneventfulNode(ToughNode):
+    """A node whose topics come and go: nobody who subscribes or publishes meanwhile ends it."""
+
+    def create_publisher(self, *args: Any, **kwargs: Any) -> Any:
+        return super().create_publisher(*args, **kwargs, **_no_events('publisher'))
+
+    def create_subscription(self, *args: Any, **kwargs: Any) -> Any:
+        return super().create_subscription(*args, **{**_no_events('subscription'), **kwargs})
+
+
+class TolerantLifecycleNode(UneventfulNode, LifecycleNode):
     """A lifecycle node that survives transitions which do not start from its present state."""
 
     @property
