@@ -380,7 +380,7 @@ def test_an_mcap_of_another_kind_is_called_that_and_not_damaged(tmp_path: Path) 
     (whole,) = (tmp_path / 'bag').glob('*.mcap')
     other = tmp_path / 'other.mcap'
     other.write_bytes(whole.read_bytes().replace(b'ros2', b'ros1', 1))
-    with pytest.raises(BagError, match='another kind than ROS 2 records, .*expected the profile'):
+    with pytest.raises(BagError, match=r'another kind than ROS 2 records, .*expected the profile'):
         BagReader(other)
 
 
