@@ -25,12 +25,13 @@ from rclpy.parameter import Parameter
 
 try:
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+try:
     from rclpy.experimental import EventsExecutor  # noqa: F401 (it is what `process` spins with)
 
     EVENTS_ARE_SAFE = False
 except ImportError:
-    from rclpy.qos_event import SubscriptionEventCallbacks  # Humble
-
     EVENTS_ARE_SAFE = True
 
 TYPES = range(ParameterType.PARAMETER_NOT_SET, ParameterType.PARAMETER_STRING_ARRAY + 1)
