@@ -2,7 +2,8 @@
 
 What it restates: transforms are interpolated and never extrapolated; what is older than the newest
 by more than 10 s is refused (TF_OLD_DATA); `clear` keeps static transforms; a buffer made with
-`node=` clears itself when that node's clock jumps back by a second, and one without does not.
+`node=` clears itself when that node's clock jumps back by a second, and one without does not; the
+slash before a frame's name is stripped from transforms, and who asks with one is refused.
 """
 
 from bisect import insort
@@ -34,6 +35,10 @@ class ExtrapolationException(Exception):
     """A time before the oldest transform or after the newest."""
 
 
+class InvalidArgumentException(Exception):
+    """A frame with a slash before its name."""
+
+
 class Buffer:
     """tf2_ros.Buffer."""
 
@@ -53,7 +58,8 @@ class Buffer:
         self._moving = {}
 
     def set_transform(self, msg: TransformStamped, authority: str) -> None:
-        known = self._moving.setdefault(msg.child_frame_id, [])
+        parent, child = msg.header.frame_id.lstrip('/'), msg.child_frame_id.lstrip('/')
+        known = self._moving.setdefault(child, [])
         stamp_ns = stamp_to_ns(msg.header.stamp)
         if known and stamp_ns < known[-1][0] - CACHE_NS:
             self.refused += 1
@@ -61,25 +67,29 @@ class Buffer:
                 f'TF_OLD_DATA ignoring data from the past for frame {msg.child_frame_id}'
             )
             return
-        insort(known, (stamp_ns, msg.header.frame_id, _values(msg)))
+        insort(known, (stamp_ns, parent, _values(msg)))
         while known[0][0] < known[-1][0] - CACHE_NS:
             del known[0]
 
     def set_transform_static(self, msg: TransformStamped, authority: str) -> None:
-        self._static[msg.child_frame_id] = msg.header.frame_id, _values(msg)
+        parent, child = msg.header.frame_id.lstrip('/'), msg.child_frame_id.lstrip('/')
+        self._static[child] = parent, _values(msg)
 
     def can_transform(
         self, target_frame: str, source_frame: str, time: Time
     ) -> bool:
         try:
             self.lookup_transform(target_frame, source_frame, time)
-        except (LookupException, ExtrapolationException):
+        except (LookupException, ExtrapolationException, InvalidArgumentException):
             return False
         return True
 
     def lookup_transform(
         self, target_frame: str, source_frame: str, time: Time
     ) -> TransformStamped:
+        for name in (target_frame, source_frame):
+            if name.startswith('/'):
+                raise InvalidArgumentException(f'"{name}": frame_ids cannot start with a slash')
         # Of the frames that are asked for here, each is above the other.
         pose = Pose.from_rpy(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         frame = source_frame

@@ -281,6 +281,12 @@ def _bag_errors(path: Path) -> Iterator[None]:
         raise BagError(f'{path}: cannot be read ({exc}); check the path and its rights') from exc
     except Exception as exc:  # On a damaged file the parsers fail in whatever way its bytes lead.
         files = [path] if path.is_file() else sorted(path.iterdir())
+        if 'Profile is not ros2' in str(exc):
+            raise BagError(
+                f'{path}: is an MCAP of another kind than ROS 2 records, such as one of '
+                f"Foxglove's SDK or of a converted ROS 1 bag; expected the profile ros2, as "
+                f'`ros2 bag record` writes it; give the ROS 1 bag itself, or convert it'
+            ) from exc
         if any(file.suffix == '.bag' for file in files):
             recover = "'rosbag reindex IN.bag' where ROS 1 is installed"
         elif any(file.suffix == '.mcap' for file in files):

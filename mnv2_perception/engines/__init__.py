@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from mnv2_perception.engines.base import cores, Engine, Opening, PRECISIONS, TensorSpec
 from mnv2_perception.engines.registry import ENGINES, find_engine, REGISTRY
+from mnv2_perception.engines.weights import lacks_weights
 from mnv2_perception.errors import command_name, EngineError, stand_in
 
 __all__ = ['ENGINES', 'PRECISIONS', 'Engine', 'TensorSpec', 'open_engine']
@@ -53,13 +54,13 @@ def open_engine(
 
     Raises:
         EngineError: the name is unknown; the file is a Git LFS pointer, a web page, a
-            checkpoint or a YAML; the runtime is missing, refuses the model or has no such
-            precision.
+            checkpoint or a YAML, or its weights are not beside it; the runtime is missing, refuses
+            the model or has no such precision.
     """
     if not 0 <= threads <= MAX_THREADS:
         raise EngineError(f'threads is {threads}, expected 0 (one for each core) to {MAX_THREADS}')
-    if other := stand_in(model):
-        raise EngineError(f'{model}: {other}')
+    if wrong := stand_in(model) or lacks_weights(model):
+        raise EngineError(f'{model}: {wrong}')
     if model.suffix in CHECKPOINTS and model.is_file():
         raise EngineError(
             f'{model}: is a checkpoint, expected a model such as an .onnx; write one of what '

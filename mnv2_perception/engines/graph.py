@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mnv2_perception.engines.weights import lacks_weights
 from mnv2_perception.errors import EngineError, ModelError, stand_in
 
 WEIGHTED = {'Conv', 'ConvTranspose', 'Gemm', 'MatMul'}
@@ -43,7 +44,9 @@ def read_onnx(model: Path) -> Any:
         onnx.checker.check_model(proto)
     except Exception as exc:  # protobuf's and the checker's share no base but Exception
         raise ModelError(
-            f'{model}: ' + (stand_in(model) or f'is no ONNX model: {exc}')
+            f'{model}: ' + (
+                stand_in(model) or lacks_weights(model) or f'is no ONNX model: {exc}'
+            )
         ) from exc
     return proto
 

@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mnv2_perception.engines.weights import weights_beside
 from mnv2_perception.errors import command_name, EngineError, with_home
 
 NO_HOME = Path('/nonexistent')  # as Debian calls it
@@ -119,8 +120,19 @@ def build_command(
 
 
 def sha256(path: Path) -> str:
-    """Return a file's sha256 in hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Return a file's sha256 in hexadecimal digits; of an ONNX file, that of its weights with it.
+
+    Those may lie in files beside it, whose names alone it holds: after a training that changed
+    nothing else it is the same, byte for byte.
+    """
+    content = path.read_bytes()
+    digest = hashlib.sha256(content)
+    for file in weights_beside(path, content):
+        if file.is_file():
+            with file.open('rb') as part:
+                while block := part.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
 
 
 def read_plan(path: Path) -> Plan:

@@ -1,10 +1,12 @@
 """What to do about a topic from which nothing comes."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rclpy.node import Node
 
 from mnv2_perception.errors import quoted
+from mnv2_perception.nodes.topics import Publisher, Subscription
 
 RAW, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 SUFFIX = '/compressed'
@@ -22,6 +24,43 @@ def wrong_type(node: Node, topic: str, msg_type: Any) -> str:
     if not found or expected in found:
         return ''
     return f'{topic} brings {quoted(", ".join(sorted(found)))}, expected {expected}; remap it'
+
+
+def incompatible_qos(
+    node: Node, publishers: Iterable[Publisher], subscriptions: Iterable[Subscription]
+) -> Iterator[str]:
+    """Say of each topic whose other side has a QoS that brings nothing why that is so.
+
+    Args:
+        node: whose they are, and exist.
+        publishers: of its results.
+        subscriptions: of it; only those that ask for what is kept can be refused.
+    """
+    pairs: list[tuple[str, Any, Any, Any, str]] = []
+    for each in publishers:
+        if node.count_subscribers(each.topic_name) > each.count_elsewhere():
+            found = node.get_subscriptions_info_by_topic(each.topic_name)
+            ours = each.publisher.qos_profile
+            pairs += [
+                (each.topic_name, info, ours, info.qos_profile, 'subscribes to') for info in found
+            ]
+    for listener in subscriptions:
+        if listener.latched:
+            found = node.get_publishers_info_by_topic(listener.topic_name)
+            pairs += [
+                (listener.topic_name, info, info.qos_profile, listener.qos, 'publishes')
+                for info in found
+            ]
+    for topic, info, offered, asked, does in pairs:
+        wanted = [what for what, has, needs in (
+            ('reliable', offered.reliability, asked.reliability),
+            ('transient_local', offered.durability, asked.durability),
+        ) if needs.name.lower() == what != has.name.lower()]
+        if wanted:
+            yield (
+                f'{quoted(info.node_name)} {does} {topic} with an incompatible QoS, so nothing '
+                f'comes through: {" and ".join(wanted)} is asked for and not offered'
+            )
 
 
 def wrong_topic(node: Node, topic: str, compressed: bool, heard: bool = False) -> str:

@@ -10,7 +10,7 @@ from std_msgs.msg import Header
 from mnv2_perception.errors import CalibrationError
 from mnv2_perception.nodes.messages import stamp_to_ns
 from mnv2_perception.nodes.sync import StampedQueue
-from mnv2_perception.vision.camera import Camera
+from mnv2_perception.vision.camera import Camera, oddity
 
 KEPT = 300  # 10 s of a camera: a mask comes as late as its inference takes
 # A camera sends one with each image if so many of so many images had theirs: more than of one
@@ -42,7 +42,7 @@ class Calibrations:
     Args:
         name: of the topic.
         rectified: what `Camera.from_info` takes.
-        tell: called with why one is unusable.
+        tell: called with why one is unusable, or looks wrong.
 
     Attributes:
         name: of the topic.
@@ -58,7 +58,7 @@ class Calibrations:
         self._kept: StampedQueue[Calibration] = StampedQueue(KEPT)
         self._last: Calibration | None = None
         self._had_own: dict[int, bool] = {}  # by stamp, of the latest images
-        self.refusal = ''
+        self.refusal = self._odd = ''
         self.usable = False
 
     def __bool__(self) -> bool:
@@ -67,9 +67,11 @@ class Calibrations:
     def put(self, msg: CameraInfo) -> bool:
         """Take a camera_info; return whether it is the first usable one."""
         header, stamp_ns = Header(stamp=msg.header.stamp), stamp_to_ns(msg.header.stamp)
+        odd = refusal = ''
         try:
-            taken = Calibration(header, msg, Camera.from_info(msg, self._rectified))
-            refusal = ''
+            camera = Camera.from_info(msg, self._rectified)
+            taken = Calibration(header, msg, camera)
+            odd = oddity(msg, camera).removeprefix('camera_info: ')
         except CalibrationError as exc:
             refusal = f'{self.name}: {str(exc).removeprefix("camera_info: ")}'
             taken = Calibration(header, None, CalibrationError(refusal))
@@ -84,6 +86,9 @@ class Calibrations:
                 self._had_own[stamp_ns] = True
         if refusal not in ('', before):
             self._tell(refusal)
+        before, self._odd = self._odd, odd
+        if odd not in ('', before):
+            self._tell(f'{self.name}: {odd}')
         return self.usable and not was_usable
 
     def of(self, stamp_ns: int, arrived_s: float) -> tuple[Camera, CameraInfo] | None:

@@ -25,7 +25,7 @@ from mnv2_perception.errors import BagError, PerceptionError, SetupError
 from mnv2_perception.nodes.bag_topics import LARGE_TYPES, message_class, offered_qos, profile
 from mnv2_perception.nodes.foxglove_server import FoxgloveServer
 from mnv2_perception.nodes.process import ros, tell, turn
-from mnv2_perception.nodes.rclpy_private import ToughNode
+from mnv2_perception.nodes.rclpy_private import UneventfulNode
 
 PERIOD_S = 0.1
 DISCOVERY_PERIODS = 5
@@ -49,7 +49,7 @@ class Heard(NamedTuple):
     greeted: int
 
 
-class FoxgloveBridge(ToughNode):
+class FoxgloveBridge(UneventfulNode):
     """Offers each topic that has a publisher, and subscribes to those that a viewer watches.
 
     As a publisher offers it: asked for best effort, images larger than the transport's shared

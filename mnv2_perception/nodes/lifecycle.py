@@ -24,6 +24,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from mnv2_perception.errors import PerceptionError
 from mnv2_perception.nodes import declare
+from mnv2_perception.nodes.advice import incompatible_qos
 from mnv2_perception.nodes.diagnostics import Diagnostics, Health, TICK_S
 from mnv2_perception.nodes.hooks import Hooks
 from mnv2_perception.nodes.messages import stamp_to_ns
@@ -88,6 +89,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         self._failure = ''
         self._rejection = ''
         self._passing = ''
+        self._told_qos: set[str] = set()
         self._abandoned = False
         # Of what the diagnostics' thread reads and transitions take away.
         self._facts_lock = threading.Lock()
@@ -343,8 +345,18 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
             if self.active:
                 self.greet()
 
+    def _tell_incompatible_qos(self) -> None:
+        with self._facts_lock:
+            if self.active:
+                told, self._told_qos = self._told_qos, set(incompatible_qos(
+                    self, tuple(self._result_publishers), tuple(self._camera_subscriptions)
+                ))
+                for text in self._told_qos - told:
+                    self.get_logger().warning(text)
+
     def publish_diagnostics(self) -> None:
         """Publish one status: state, counts, rate, latency, and the node's own facts."""
+        self._tell_incompatible_qos()
         with self._facts_lock:
             values, worker = self._values, self._worker
             acquired = values is not None and self.state_label in ('active', 'inactive')

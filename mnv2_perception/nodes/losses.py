@@ -14,8 +14,9 @@ class Losses:
     """Counts the messages that a subscription over DDS missed, from the first that arrived.
 
     Each publisher numbers its messages. Where one publisher alone is heard, a gap is what was
-    lost on the way, overwritten in this process's queue, or could not be read. Where there are
-    several, or the middleware has no numbers (Humble), it tells only what was lost on the way.
+    lost on the way, overwritten in this process's queue, or could not be read. Where the
+    middleware has no numbers (Humble), it tells only what was lost on the way; of several
+    publishers with numbers nothing is counted, for that event is left out, see `rclpy_private`.
 
     Args:
         on_lost: called with each number of messages.

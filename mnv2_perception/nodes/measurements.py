@@ -9,7 +9,7 @@ from sensor_msgs.msg import Image, PointCloud2
 from mnv2_perception.nodes.calibrations import Calibrations
 from mnv2_perception.nodes.messages import depth_from_msg, points_from_msg, stamp_to_ns
 from mnv2_perception.nodes.placing_parameters import PlacingParameters
-from mnv2_perception.nodes.poses import Poses
+from mnv2_perception.nodes.poses import in_tf2, Poses
 from mnv2_perception.nodes.sync import StampedQueue, StampWatch
 from mnv2_perception.nodes.waiting import Lack
 from mnv2_perception.nodes.worker import Frame
@@ -123,7 +123,7 @@ class Measurements:
             return placed
         found = self.depth_info.of(stamp_to_ns(measured.header.stamp), frame.received_s)
         assert camera and found
-        elsewhere = frame_id != header.frame_id
+        elsewhere = in_tf2(frame_id) != in_tf2(header.frame_id)
         return points_of_depth(
             depth_from_msg(measured), found[0], camera, size,
             poses.base_from_camera(header.frame_id, header),

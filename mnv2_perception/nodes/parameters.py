@@ -13,6 +13,7 @@ from mnv2_perception.nodes.declare import describe_range, parameter, ros_default
 from mnv2_perception.nodes.placing_parameters import (
     Detection3DParameters,
     PlacingParameters,
+    require_frame,
     require_order,
     require_rates,
 )
@@ -241,8 +242,7 @@ class CostmapParameters(PlacingParameters):
             (*self.obstacle_classes, *self.forbidden_classes) if self.obstacle_classes else None,
         )
         topics_of_classes(self.cloud_classes)
-        if not self.grid_frame.strip('/ '):
-            raise ParameterError('grid_frame is empty, expected the name of a frame')
+        require_frame('grid_frame', self.grid_frame)
         cells = (self.grid_size_m / self.grid_resolution_m) ** 2
         if not 1.0 <= cells <= MAX_CELLS:
             raise ParameterError(

@@ -70,8 +70,18 @@ class PlacingParameters:
                 f'camera_z_m is {self.camera_z_m}, expected more than 0: the camera is above the '
                 f'ground, on which base_frame has its origin; or set pose_source: tf'
             )
-        if not self.base_frame.strip('/ '):
-            raise ParameterError('base_frame is empty, expected the name of a frame')
+        require_frame('base_frame', self.base_frame)
+
+
+def require_frame(name: str, value: str) -> None:
+    """Raise ParameterError unless a parameter's value is the name of a frame of tf2."""
+    if not value.strip('/ '):
+        raise ParameterError(f'{name} is empty, expected the name of a frame')
+    if value.startswith('/'):
+        raise ParameterError(
+            f'{name} is {value!r}, and tf2 has no frame with a slash before its name: nobody '
+            f'could place what lies in it; set {value.lstrip("/")}'
+        )
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,14 @@ NO_TF2 = (
 )
 
 
+def in_tf2(frame_id: str) -> str:
+    """Return a frame's name without the slash before it that ROS 1 had.
+
+    tf2 strips it from transforms, and refuses whoever asks for a frame with it.
+    """
+    return frame_id.lstrip('/')
+
+
 class Poses:
     """The poses that a node which places pixels asks for.
 
@@ -99,7 +107,8 @@ class Poses:
         """
         base, grid = self.values.base_frame, self._grid_frame
         pairs = [(grid, base)] if grid != base else []
-        pairs += [(base, name) for name in dict.fromkeys([header.frame_id, frame_id])]
+        names = dict.fromkeys([in_tf2(header.frame_id), in_tf2(frame_id)])
+        pairs += [(base, name) for name in names]
         if self._buffer is None:
             return ''
         stamp = Time.from_msg(header.stamp)
@@ -125,8 +134,8 @@ class Poses:
         """
         values = self.values
         if self._buffer is not None:
-            return self._look_up(values.base_frame, frame_id, header)
-        if frame_id != header.frame_id:
+            return self._look_up(values.base_frame, in_tf2(frame_id), header)
+        if in_tf2(frame_id) != in_tf2(header.frame_id):
             raise CalibrationError(
                 f'{quoted(frame_id)} is not the frame of the image ({quoted(header.frame_id)}), '
                 f'and without tf2 nobody knows where it is; install tf2_ros and set '

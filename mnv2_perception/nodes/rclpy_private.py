@@ -6,6 +6,11 @@ service's callback and with it out of spin; Kilted answers with an error. Both g
 LifecycleNodeMixin.__change_state, for services and for trigger_...() alike.
 
 Nor does it tell which values of a node's start nobody declared: `_parameter_overrides` holds all.
+
+Its EventsExecutor dies, with a segmentation fault or InvalidHandle, of an event of a publisher or
+subscription that is destroyed meanwhile (https://github.com/ros2/rclpy/issues/1644). Every one has
+such events unless told otherwise, for the warning of an incompatible QoS, so any stranger that
+subscribes while a node is cleaned up could end the process.
 """
 
 from collections.abc import Callable
@@ -17,6 +22,17 @@ from rcl_interfaces.msg import ParameterType, SetParametersResult
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+
+try:
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+try:
+    from rclpy.experimental import EventsExecutor  # noqa: F401 (it is what `process` spins with)
+
+    EVENTS_ARE_SAFE = False
+except ImportError:
+    EVENTS_ARE_SAFE = True
 
 TYPES = range(ParameterType.PARAMETER_NOT_SET, ParameterType.PARAMETER_STRING_ARRAY + 1)
 
@@ -80,6 +96,21 @@ class ToughNode(Node):
         return super().set_parameters_atomically(changes)
 
 
+def _no_events(kind: str) -> dict[str, Any]:
+    """Return the arguments that a publisher or subscription without events is made with."""
+    if EVENTS_ARE_SAFE:
+        return {}
+    made = PublisherEventCallbacks if kind == 'publisher' else SubscriptionEventCallbacks
+    return {'event_callbacks': made(use_default_callbacks=False)}
+
+
+def telling_losses(callback: Callable[[Any], None]) -> dict[str, Any]:
+    """Return the arguments of a subscription that tells what it lost, where that is safe."""
+    if EVENTS_ARE_SAFE:
+        return {'event_callbacks': SubscriptionEventCallbacks(message_lost=callback)}
+    return {}
+
+
 def _is_same(node: Node, given: Parameter) -> bool:
     known = node.get_parameter_or(given.name, Parameter(given.name))
     if known.type_ != given.type_:
@@ -89,13 +120,26 @@ def _is_same(node: Node, given: Parameter) -> bool:
     return list(known.value) == list(given.value)
 
 
-class TolerantLifecycleNode(ToughNode, LifecycleNode):
+class UneventfulNode(ToughNode):
+    """A node whose topics come and go: nobody who subscribes or publishes meanwhile ends it."""
+
+    def create_publisher(self, *args: Any, **kwargs: Any) -> Any:
+        return super().create_publisher(*args, **kwargs, **_no_events('publisher'))
+
+    def create_subscription(self, *args: Any, **kwargs: Any) -> Any:
+        return super().create_subscription(*args, **{**_no_events('subscription'), **kwargs})
+
+
+class TolerantLifecycleNode(UneventfulNode, LifecycleNode):
     """A lifecycle node that survives transitions which do not start from its present state."""
 
     @property
     def state_label(self) -> str:
         """The present state, such as `inactive`."""
         return str(self._state_machine.current_state[1])
+
+    def create_lifecycle_publisher(self, *args: Any, **kwargs: Any) -> Any:
+        return super().create_lifecycle_publisher(*args, **kwargs, **_no_events('publisher'))
 
     def _LifecycleNodeMixin__change_state(
         self, transition_id: int

@@ -16,12 +16,12 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription as DdsSubscription
 
 try:
-    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+    from rclpy.event_handler import UnsupportedEventTypeError
 except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+    from rclpy.qos_event import UnsupportedEventTypeError
 
 from mnv2_perception.nodes.losses import Losses
-from mnv2_perception.nodes.rclpy_private import WithMessageInfo
+from mnv2_perception.nodes.rclpy_private import telling_losses, WithMessageInfo
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,9 +219,7 @@ class Topics:
         overriding = QoSOverridingOptions.with_default_policies()
         try:
             return listener.node.create_subscription(
-                *arguments,
-                qos_overriding_options=overriding,
-                event_callbacks=SubscriptionEventCallbacks(message_lost=losses.on_event),
+                *arguments, qos_overriding_options=overriding, **telling_losses(losses.on_event)
             )
         except UnsupportedEventTypeError:  # not every middleware tells what it lost
             return listener.node.create_subscription(

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from mnv2_perception.bags.messages import (
 )
 from mnv2_perception.bags.read import TopicQos
 from mnv2_perception.bags.results import RESULTS
+from mnv2_perception.engines.plans import sha256
 from mnv2_perception.errors import SetupError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.tasks.classifier import Classifier
@@ -48,7 +48,7 @@ class Task(ABC):
         self.topics = {f'/{name}': RESULTS[self.node][name] for name in self.names}
         self.facts = {
             'name': model.spec.name, 'task': model.spec.task, 'file': path.name,
-            'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
+            'sha256': sha256(path),
             'engine': model.engine.name, 'precision': model.engine.precision,
             'licence': model.spec.licence, 'attribution': model.spec.attribution,
             'colours': dict(zip(model.spec.classes, model.spec.colours, strict=True)),

@@ -30,6 +30,7 @@ _FISHEYE = ('equidistant', 'fisheye')
 MAX_PIXELS = 16_000_000  # each takes up to 200 bytes while the geometry is worked out
 _ROUND_TRIP_PX = 0.1
 _MAX_FOCAL_RATIO = 4.0  # of fx and fy: no lens squeezes more
+_MIDDLE = 0.2, 0.8  # of the image's sides: there lies the principal point of a lens
 _MIN_FOCAL_SHARE = 0.01  # of the image's width: a pinhole of 178°, no fisheye
 _LONGEST = 100  # coefficients of a lens, and letters of its model's name
 
@@ -320,6 +321,23 @@ def image_size(info: CameraInfoFields) -> tuple[int, int]:
             f'megapixels; have the driver publish smaller images'
         )
     return int(height), int(width)
+
+
+def oddity(info: CameraInfoFields, camera: Camera) -> str:
+    """Return what looks wrong in a camera_info that is usable as it stands; empty if nothing does.
+
+    Drivers that scale or bin their images, and leave the matrix as it was, place everything
+    wrong. A region of interest may lie anywhere; one that nobody tells of cannot be told apart.
+    """
+    shares = camera.cx / camera.width, camera.cy / camera.height
+    if info.roi.height or info.roi.width or all(_MIDDLE[0] < x < _MIDDLE[1] for x in shares):
+        return ''
+    return (
+        f'camera_info: the principal point is ({camera.cx:.0f}, {camera.cy:.0f}) in an image of '
+        f'{camera.height} × {camera.width}, expected it near the middle: was the camera '
+        f'calibrated at another size, or does the driver bin or crop? All distances may be '
+        f'wrong; calibrate at this size, or correct the driver'
+    )
 
 
 def scaled_matrices(info: CameraInfoFields, height: int, width: int) -> tuple[Doubles, Doubles]:

@@ -174,6 +174,7 @@ def labels_from_compressed_msg(msg: CompressedImageFields) -> NDArray[np.uint8]:
         raise ImageError(f'{described}: {exc}') from exc
 
 
+FARTHEST_M = 100.0  # that the nearest of what a depth camera measured may be
 _DEPTH = {'16UC1': ('u2', 0.001), 'mono16': ('u2', 0.001), '32FC1': ('f4', 1.0)}
 
 
@@ -185,7 +186,7 @@ def depth_from_msg(msg: ImageFields) -> NDArray[np.float32]:
         caller.
 
     Raises:
-        ImageError: Another encoding, or size, step and data contradict each other.
+        ImageError: Another encoding or unit, or size, step and data contradict each other.
     """
     if msg.encoding not in _DEPTH:
         raise ImageError(
@@ -205,7 +206,17 @@ def depth_from_msg(msg: ImageFields) -> NDArray[np.float32]:
     shape = (msg.height, msg.width)
     stored: NDArray[Any] = np.ndarray(shape, dtype, msg.data, strides=strides)
     depth_m: NDArray[np.float32] = stored.astype(np.float32) * np.float32(unit_m)
-    depth_m[~((depth_m > 0) & (depth_m < np.inf))] = np.nan
+    valid = (depth_m > 0) & (depth_m < np.inf)
+    depth_m[~valid] = np.nan
+    # Of many: a few that are far may be noise in front of the sky. 16 bits reach 66 m.
+    if unit_m == 1.0 and 10 * np.count_nonzero(valid) > valid.size:
+        nearest_m = float(np.nanmin(depth_m))
+        if nearest_m > FARTHEST_M:
+            raise ImageError(
+                f'{_described(msg)}: the nearest depth is {nearest_m:.0f} m, expected less than '
+                f'{FARTHEST_M:.0f}: 32FC1 holds metres (REP 118); does the driver send '
+                'millimetres? Those are 16UC1'
+            )
     return depth_m
 
 

@@ -375,6 +375,15 @@ def test_what_a_killed_recorder_left_in_sqlite_s_journals_is_taken_in(
     assert counts_in(killed) == list(range(10)) + ([99] * 50 if mode == 'WAL' else [])
 
 
+def test_an_mcap_of_another_kind_is_called_that_and_not_damaged(tmp_path: Path) -> None:
+    write_counts(tmp_path / 'bag')
+    (whole,) = (tmp_path / 'bag').glob('*.mcap')
+    other = tmp_path / 'other.mcap'
+    other.write_bytes(whole.read_bytes().replace(b'ros2', b'ros1', 1))
+    with pytest.raises(BagError, match=r'another kind than ROS 2 records, .*expected the profile'):
+        BagReader(other)
+
+
 def test_a_message_too_short_for_a_header_has_no_stamp() -> None:
     for cdr in (b'', b'\0', b'\x00\x01\x00\x00\x01'):
         with pytest.raises(BagError, match=f'a message of {len(cdr)} bytes has no header'):

@@ -11,10 +11,13 @@ pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS d
 from ros_graph import eventually, Graph, header
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from test_segmentation_node import fake_model, picture
+from vision_msgs.msg import LabelInfo
 
 from mnv2_perception.nodes import camera
 from mnv2_perception.nodes.advice import types_on, wrong_topic, wrong_type
+from mnv2_perception.nodes.costmap_node import CostmapNode
 from mnv2_perception.nodes.messages import rgb_to_msg
+from mnv2_perception.nodes.qos import LATCHED_QOS
 from mnv2_perception.nodes.segmentation_node import SegmentationNode
 
 pytestmark = pytest.mark.ros
@@ -114,3 +117,25 @@ def test_image_slash_compressed_can_be_remapped_as_advised(graph: Graph, tmp_pat
     )
     publisher = graph.peer.create_publisher(CompressedImage, '/c/jpeg', 5)
     eventually(publisher.get_subscription_count)
+
+
+def test_who_asks_a_result_for_what_is_not_kept_is_named_once(
+    graph: Graph, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    node = graph.start(model=fake_model(tmp_path), engine='fake')
+    graph.subscribe(Image, 'segmentation/mask')
+    graph.subscribe(Image, 'segmentation/mask', LATCHED_QOS)
+    eventually(lambda: node._told_qos)
+    node.publish_diagnostics()
+    told = "'peer' subscribes to /segmentation/mask with an incompatible QoS"
+    assert capfd.readouterr().err.count(told) == 1
+
+
+def test_a_label_info_that_is_not_kept_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    graph = Graph(CostmapNode)
+    node = graph.start()
+    graph.peer.create_publisher(LabelInfo, 'segmentation/label_info', 1)
+    eventually(lambda: node._told_qos)
+    graph.close()
+    told = "'peer' publishes /segmentation/label_info with an incompatible QoS"
+    assert capfd.readouterr().err.count(told) == 1

@@ -91,6 +91,17 @@ def test_an_unusable_camera_info_displaces_none_and_is_told_once() -> None:
     assert infos.refusal == ''
 
 
+def test_a_camera_info_of_another_image_size_is_told_once_and_used() -> None:
+    told: list[str] = []
+    infos = Calibrations('depth/camera_info', False, told.append)
+    twice = Camera(CAMERA.height, CAMERA.width, 500.0, 500.0, 320.0, 238.0)
+    for number in (1, 2, 3):
+        infos.put(info_of(number, twice))
+    assert found(infos, 3) == twice
+    assert len(told) == 1
+    assert told[0].startswith('depth/camera_info: the principal point is (320, 238) in an image')
+
+
 @pytest.mark.parametrize(('sends', 'waits'), [
     (lambda number: True, True),
     (lambda number: number % 12 != 5, True),  # some are lost

@@ -193,6 +193,30 @@ def test_masks_whose_transform_nobody_tells_are_an_error_that_names_it(
     assert "transform from 'base_link' to 'map': nobody has told it; publish it" in text
 
 
+@pytest.mark.parametrize('source', ['ground', 'depth'])
+def test_masks_whose_frame_begins_with_a_slash_as_in_ros_1_are_placed(
+    scene: Scene, tree: Tree, source: str
+) -> None:
+    node = scene.start(pose_source='tf', grid_frame='base_link', source=source)
+    scene.calibrate(node)
+    tree.wait()
+    msg = mask(1000 * 10**9)
+    msg.header.frame_id = '/camera_optical'
+    if source == 'depth':
+        depth = scene.peer.create_publisher(Image, 'depth/image', 1)
+        infos = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
+        scene.heard(depth)
+        scene.heard(infos)
+        infos.publish(camera_info())
+        eventually(lambda: node.inputs.depth_info)
+        _, depth_m = draw_box(CAMERA, POSE, *BOX_AT)
+        depth.publish(depth_msg(depth_m, Header(stamp=msg.header.stamp, frame_id='camera_optical'),
+                                '32FC1'))
+    scene.camera.publish(msg)
+    eventually(lambda: scene.results['obstacles'] or node.counts['rejected'])
+    assert node.counts['rejected'] == 0, node._rejection
+
+
 def test_a_frame_of_a_megabyte_is_cut_and_cannot_forge_a_line_of_the_log(
     scene: Scene, tree: Tree
 ) -> None:

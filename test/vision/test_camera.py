@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mnv2_perception.errors import CalibrationError
-from mnv2_perception.vision.camera import Camera, scaled_matrices
+from mnv2_perception.vision.camera import Camera, oddity, scaled_matrices
 from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 
 
@@ -239,3 +239,28 @@ def test_inverse_and_product_of_poses() -> None:
     np.testing.assert_allclose((a @ b).apply(point), a.apply(b.apply(point)))
     assert (a @ a.inverse()).is_close(Pose.from_rpy(0, 0, 0, 0, 0, 0))
     assert not a.is_close(b)
+
+
+@pytest.mark.parametrize('changes', [
+    {'k': (900.0, 0.0, 640.0, 0.0, 900.0, 360.0, 0.0, 0.0, 1.0)},  # of 720 × 1280
+    {'k': (300.0, 0.0, 321.0, 0.0, 300.0, 238.0, 0.0, 0.0, 1.0),  # of what was binned already
+     'height': 1920, 'width': 2560, 'binning_x': 4, 'binning_y': 4},
+    {'k': (1500.0, 0.0, 963.0, 0.0, 1500.0, 714.0, 0.0, 0.0, 1.0)},  # scaled twice
+    {'k': (500.0, 0.0, 321.0, 0.0, 505.0, -2.0, 0.0, 0.0, 1.0)},  # cropped without a word
+])
+def test_a_matrix_of_another_image_size_is_told(changes: dict[str, Any]) -> None:
+    info = Info(**changes)
+    told = oddity(info, Camera.from_info(info))
+    assert 'camera_info: the principal point is (' in told
+    assert 'was the camera calibrated at another size' in told
+
+
+@pytest.mark.parametrize('changes', [
+    {},
+    {'k': (500.0, 0.0, 420.0, 0.0, 505.0, 180.0, 0.0, 0.0, 1.0)},  # a lens off its middle
+    {'binning_x': 2, 'binning_y': 2},
+    {'roi': Roi(0, 240, 240, 640)},  # the lower half, whose matrix moves with it
+])
+def test_of_a_matrix_that_may_be_right_nothing_is_told(changes: dict[str, Any]) -> None:
+    info = Info(**changes)
+    assert oddity(info, Camera.from_info(info)) == ''

@@ -90,6 +90,17 @@ def test_depth_comes_in_metres_and_nan_from_millimetres_and_metres(big: int, pad
     np.testing.assert_array_equal(depth_m, [[np.nan, 1.5], [np.nan, np.nan]])
 
 
+def test_millimetres_as_32fc1_are_refused_and_a_few_far_points_are_not() -> None:
+    depth_mm = np.full((8, 8), 543.0, '<f4')
+    with pytest.raises(ImageError, match=r'nearest depth is 543 m.* does the driver send milli'):
+        encodings.depth_from_msg(fields('32FC1', depth_mm))
+    far = np.full((8, 8), np.nan, '<f4')
+    far[0, :3] = 150.0
+    assert np.nanmin(encodings.depth_from_msg(fields('32FC1', far))) == 150.0
+    depth_mm[0, 0] = 2.0
+    assert encodings.depth_from_msg(fields('32FC1', depth_mm))[0, 0] == 2.0
+
+
 @pytest.mark.parametrize(
     ('change', 'told'),
     [

@@ -1,0 +1,48 @@
+"""Weights that lie in files beside an ONNX file, as torch's exporter and large models have them.
+
+Read without onnx, which a robot need not have: the names are entries `location` of protobuf's
+TensorProto.external_data, field 1 the key and field 2 the value.
+"""
+
+from pathlib import Path, PurePosixPath
+import re
+
+from mnv2_perception.errors import stand_in
+
+_LOCATION = re.compile(rb'\x0a\x08location\x12([\x01-\x7f])(?=(.{1,127}))', re.DOTALL)
+
+
+def weights_beside(model: Path, content: bytes) -> list[Path]:
+    """Return the files in which an ONNX file says that its weights lie, sorted.
+
+    Args:
+        model: its path.
+        content: its bytes.
+    """
+    if model.suffix != '.onnx':
+        return []
+    names = {
+        found[2][:found[1][0]].decode(errors='replace') for found in _LOCATION.finditer(content)
+    }
+    inside = {PurePosixPath(name) for name in names}  # runtimes refuse all others
+    return sorted(
+        model.parent / name for name in inside
+        if not name.is_absolute() and '..' not in name.parts
+    )
+
+
+def lacks_weights(model: Path) -> str:
+    """Return which weights of an ONNX file are not beside it, and the cure; empty if none."""
+    try:
+        files = weights_beside(model, model.read_bytes())
+    except OSError:
+        return ''
+    for file in files:
+        if other := stand_in(file):
+            return f'its weights lie in {file.name}, which is {other}'
+        if not file.exists():
+            return (
+                f'its weights lie in {file.relative_to(model.parent)}, which is not beside it; '
+                f'copy that file there, too'
+            )
+    return ''
