@@ -72,7 +72,10 @@ def start_player(context: LaunchContext) -> list[Any]:
     bag, image, cameras = Path(arguments['bag']), arguments['image'], split(arguments['cameras'])
     if '{camera}' in image and not cameras:
         raise ValueError(f'image is {image}, but no camera has a name; give their names (cameras)')
-    found = [find_camera(bag, image.replace('{camera}', name)) for name in cameras or ('',)]
+    found = [
+        find_camera(bag, image.replace('{camera}', name), 'image:=…')
+        for name in cameras or ('',)
+    ]
     # What the nodes publish they would otherwise hear twice, of then and of now.
     spaces = [f'/{arguments.get("namespace", "")}/{name}' for name in cameras or ('',)]
     own = own_results(bag, split(arguments.get('nodes', '')) or tuple(RESULTS), spaces)
