@@ -170,6 +170,12 @@ def test_launch_file_uses_only_described_arguments(path: Path) -> None:
     assert used <= declared
 
 
+@pytest.mark.parametrize('name', ['Dockerfile', 'Dockerfile.jetson'])
+def test_a_container_that_is_stopped_ends_its_nodes_too(name: str) -> None:
+    # launch that gets SIGTERM, docker's own, ends and leaves its nodes to be killed.
+    assert '\nSTOPSIGNAL SIGINT\n' in (ROOT / name).read_text(encoding='utf-8')
+
+
 # The install
 
 
