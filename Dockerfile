@@ -17,4 +17,6 @@ RUN apt-get update \
 RUN . "/opt/ros/${ROS_DISTRO}/setup.bash" \
     && colcon build --packages-select mnv2_perception \
     && sed -i 's|^exec|source /ws/install/setup.bash\nexec|' /ros_entrypoint.sh
+# ros2 launch leaves its nodes to be killed when it gets SIGTERM.
+STOPSIGNAL SIGINT
 CMD ["ros2", "launch", "mnv2_perception", "perception.launch.py", "image:=/camera/image_raw"]

@@ -16,6 +16,7 @@ from ament_index_python.packages import (
 )
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, GroupAction, OpaqueFunction
+from launch.logging import get_logger
 from launch_ros.actions import Node
 from launch_ros.utilities import make_namespace_absolute, prefix_namespace
 
@@ -35,7 +36,7 @@ PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES
 
 def generate_launch_description() -> LaunchDescription:
     """Declare the arguments and start the nodes."""
-    return LaunchDescription([
+    arguments = [
         DeclareLaunchArgument(
             'nodes', default_value='',
             description=f'Which of {", ".join(launching.NODES)}, with commas; empty: as in '
@@ -119,13 +120,16 @@ def generate_launch_description() -> LaunchDescription:
             'log_level', default_value='info', choices=LOG_LEVELS,
             description='Of the nodes and what lies below them.',
         ),
-        GroupAction([OpaqueFunction(function=start_nodes)]),  # what it sets ends with it
-    ])
+    ]
+    start = OpaqueFunction(function=start_nodes, args=[[each.name for each in arguments]])
+    return LaunchDescription([*arguments, GroupAction([start])])  # what it sets ends with it
 
 
-def start_nodes(context: LaunchContext) -> list[Node]:
-    """Return the processes that the arguments ask for."""
+def start_nodes(context: LaunchContext, known: list[str]) -> list[Node]:
+    """Return the processes that the arguments ask for, all of whose names are known."""
     arguments = context.launch_configurations
+    for warning in launching.misspelt(arguments, known):  # launch takes any argument
+        get_logger('perception.launch.py').warning(warning)
     # Of a missing file launch_ros and Fast DDS only complain, and go on with their defaults.
     for name in ('params_file', 'fastdds_profile'):
         if arguments[name] and not Path(arguments[name]).is_file():

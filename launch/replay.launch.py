@@ -17,9 +17,10 @@ from launch.actions import (
 )
 from launch.event_handlers import OnProcessExit
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.logging import get_logger
 from launch_ros.actions import Node
 
-from mnv2_perception.nodes.launching import split
+from mnv2_perception.nodes.launching import misspelt, split
 
 PACKAGE = 'mnv2_perception'
 PERCEPTION = f'{get_package_share_directory(PACKAGE)}/launch/perception.launch.py'
@@ -66,10 +67,15 @@ def start_player(context: LaunchContext) -> list[Any]:
     from mnv2_perception.bags.results import own_results, RESULTS
 
     arguments = context.launch_configurations
+    for warning in misspelt(arguments, ('bag', 'rate', 'loop')):  # else perception.launch.py
+        get_logger('replay.launch.py').warning(warning)
     bag, image, cameras = Path(arguments['bag']), arguments['image'], split(arguments['cameras'])
     if '{camera}' in image and not cameras:
         raise ValueError(f'image is {image}, but no camera has a name; give their names (cameras)')
-    found = [find_camera(bag, image.replace('{camera}', name)) for name in cameras or ('',)]
+    found = [
+        find_camera(bag, image.replace('{camera}', name), 'image:=…')
+        for name in cameras or ('',)
+    ]
     # What the nodes publish they would otherwise hear twice, of then and of now.
     spaces = [f'/{arguments.get("namespace", "")}/{name}' for name in cameras or ('',)]
     own = own_results(bag, split(arguments.get('nodes', '')) or tuple(RESULTS), spaces)

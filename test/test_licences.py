@@ -64,7 +64,8 @@ def test_a_robot_that_sets_no_parameter_runs_models_that_may_be_sold() -> None:
 
     nodes = PerceptionParameters().nodes
     file = ROOT / 'config/perception.yaml'  # the launch file's
-    launched = yaml.safe_load(file.read_text('utf-8'))['/**']['ros__parameters']['nodes']
+    section = yaml.safe_load(file.read_text('utf-8'))['/**/perception']
+    launched = section['ros__parameters']['nodes']
     assert launched == list(nodes) == ['segmentation', 'costmap']
     for name in ('segmentation', 'classification', 'detection'):  # costmap has no model
         values: Any = SHARING_NODES[name]()

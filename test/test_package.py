@@ -142,7 +142,11 @@ def test_parameter_file_holds_the_defaults(path: Path) -> None:
 
     declared = fields(getattr(parameters, f'{path.stem.title().replace("_", "")}Parameters'))
     text = path.read_text(encoding='utf-8')
-    given = yaml.safe_load(text)['/**']['ros__parameters']
+    # Not of every node: values of costmap_node's file would be those of segmentation_node too.
+    node = path.stem if path.stem == 'perception' else f'{path.stem}_node'
+    (section, content), = yaml.safe_load(text).items()
+    given = content['ros__parameters']
+    assert section == f'/**/{node}'
     assert {name: (type(value), value) for name, value in given.items()} == {
         item.name: (type(default), default)
         for item in declared for default in [parameters.ros_default(item)]
@@ -164,6 +168,12 @@ def test_launch_file_uses_only_described_arguments(path: Path) -> None:
                 used.add(name)
     assert declared and used
     assert used <= declared
+
+
+@pytest.mark.parametrize('name', ['Dockerfile', 'Dockerfile.jetson'])
+def test_a_container_that_is_stopped_ends_its_nodes_too(name: str) -> None:
+    # launch that gets SIGTERM, docker's own, ends and leaves its nodes to be killed.
+    assert '\nSTOPSIGNAL SIGINT\n' in (ROOT / name).read_text(encoding='utf-8')
 
 
 # The install

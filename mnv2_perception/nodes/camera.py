@@ -266,7 +266,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             return
         if loading := self._loader.loading:
             raise ModelError(
-                f'{loading} is being opened; set model again when that has ended, or to '
+                f'another is being opened, {loading}; set model again when that has ended, or to '
                 f'{self._in_use} to call it off'
             )
         path = find_model(name)

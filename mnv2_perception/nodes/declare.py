@@ -70,8 +70,10 @@ def declare(node: Node, cls: type[Any], read_only: bool = False) -> None:
         try:
             node.declare_parameter(item.name, ros_default(item), descriptor)
         except ParameterException as exc:
+            point = '; a double has a point: 4.0, not 4' if isinstance(item.default, float) else ''
             raise ParameterError(
-                f'parameter {item.name}: {exc}; {meta["meaning"]} {describe_range(item)}'
+                f'{node.get_name()}, parameter {item.name}: {exc}{point}; '
+                f'{meta["meaning"]} {describe_range(item)}'
             ) from exc
 
 

@@ -157,6 +157,8 @@ class Diagnostics:
             self._reported.popleft()
         before_s, before = self._reported[0]
         new = {name: counts.get(name, 0) - before.get(name, 0) for name in COUNTS}
+        if not new['received']:
+            self._reported.clear()  # seconds are counted from the first image
         self._reported.append((now_s, counts))
         level, message = judge(health, new, now_s - before_s)
         values: dict[str, object] = {name: counts.get(name, 0) for name in COUNTS}

@@ -1,6 +1,8 @@
 """What a launch file has to know before there is a node: which ones, on which topics."""
 
+from collections.abc import Iterable
 from dataclasses import fields
+from difflib import get_close_matches
 import json
 import re
 from tempfile import NamedTemporaryFile
@@ -20,11 +22,28 @@ TOPICS = {
     'image': 'image', 'camera_info': 'camera_info', 'depth_image': 'depth/image',
     'depth_camera_info': 'depth/camera_info', 'points': 'points',
 }
+# Of rcl's rules: another one ends each process that has it, and respawn starts that again.
+TOPIC_NAME = re.compile('(~?/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
 
 
 def split(names: str) -> tuple[str, ...]:
     """Return the names between commas."""
     return tuple(name.strip() for name in names.split(',') if name.strip())
+
+
+def misspelt(given: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Return a sentence for each argument that launch hands on and that is nearly one of these.
+
+    What an including file declares for itself is there too: so nothing else is told of.
+    """
+    known = list(known)
+    close = {
+        name: get_close_matches(name, known, 1, 0.85) for name in given if name not in known
+    }
+    return [
+        f'{name} is no argument here and has no effect; did you mean {found[0]}?'
+        for name, found in close.items() if found
+    ]
 
 
 def chosen(
@@ -88,7 +107,8 @@ def camera_remappings(given: dict[str, str], spaces: dict[str, str]) -> list[tup
         spaces: namespace of each camera's nodes, by its name.
 
     Raises:
-        ParameterError: cameras would share a topic, or have no name to put into it.
+        ParameterError: cameras would share a topic, or have no name to put into it, or it is no
+            topic's name.
     """
     topics = {name: given[name] for name in TOPICS if given[name]}
     for image, info in (('image', 'camera_info'), ('depth_image', 'depth_camera_info')):
@@ -105,6 +125,7 @@ def camera_remappings(given: dict[str, str], spaces: dict[str, str]) -> list[tup
                 f'{name} is {topic} for each of the cameras {", ".join(spaces)}; write '
                 f'{{camera}} where their names come, as in /{{camera}}{topic}'
             )
+        check_topic(name, topic.replace('{camera}', 'camera'))
     return [
         (f'{space}/{TOPICS[name]}', topic.replace('{camera}', camera))
         for name, topic in topics.items() for camera, space in spaces.items()
@@ -123,8 +144,12 @@ def tf_remappings(
         tf: topic of tf, to which tf_static lies beside; empty: as the rules have it.
         namespace: of the robot, absolute; '' is the root.
         rules: from outside, as launch_ros's SetRemap keeps them.
+
+    Raises:
+        ParameterError: tf is no topic's name.
     """
     if tf:
+        check_topic('tf', tf)
         own = [('/tf', tf), ('/tf_static', beside(tf, 'tf_static'))]
         rules = [*own, *rules]  # the first that fits counts
     return [
@@ -132,6 +157,16 @@ def tf_remappings(
         if name in ('/tf', '/tf_static') and not topic.startswith('/') else (name, topic)
         for name, topic in rules
     ]
+
+
+def check_topic(argument: str, topic: str) -> None:
+    """Raise ParameterError unless an argument is a topic's name, absolute or relative."""
+    if not TOPIC_NAME.fullmatch(topic):
+        raise ParameterError(
+            f'{argument} is {topic!r}, which cannot be the name of a topic; expected names of '
+            f'letters, digits and _ that begin with no digit, with a / between them, as in '
+            f'/camera/image_raw'
+        )
 
 
 def beside(topic: str, name: str) -> str:

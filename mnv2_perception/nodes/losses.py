@@ -36,6 +36,7 @@ class Losses:
         self._find_publishers = find_publishers
         self._publishers: Set[Any] = frozenset()
         self._last: int | None = None
+        self._told = False
 
     def on_message(self, info: dict[str, Any]) -> None:
         """Take what the middleware tells of a message; the executor's thread only."""
@@ -47,8 +48,11 @@ class Losses:
             return
         known, self._publishers = self._publishers, self._find_publishers()
         if self._publishers != known:
-            if len(self._publishers) > 1:
+            self._told = False
+        elif len(self._publishers) > 1:
+            if not self._told:  # of one that was killed nothing comes, but it is known for a while
                 self._on_mixed(len(self._publishers))
+            self._told = True
         elif self._counts and last is not None and number > last:
             self._on_lost(number - last - 1)
 

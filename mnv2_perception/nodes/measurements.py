@@ -17,6 +17,8 @@ from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.marks import points_of_depth, require_one_image
 
 RAISE = 'raise sync_tolerance_s, sync_queue or sync_wait_s'
+START = 'start what publishes it, or remap it'
+SILENT_S = 10.0  # no tolerance of stamps helps then
 
 
 class Measurements:
@@ -79,12 +81,12 @@ class Measurements:
         if values.source != 'ground':
             measured = self.measured_of(frame, values, stamps)
             if measured is None:
-                what = {'depth': 'depth/image', 'points': 'points'}[values.source]
-                return Lack(
-                    f"{what} within {values.sync_tolerance_s} s of the image's stamp; "
-                    f'{stamps.warning or RAISE}',
-                    values.sync_wait_s,
-                )
+                topic = {'depth': 'depth/image', 'points': 'points'}[values.source]
+                cure = stamps.warning or RAISE
+                what = f" within {values.sync_tolerance_s} s of the image's stamp; {cure}"
+                if self.measured.silent_s() > SILENT_S:
+                    what = f', which brings nothing: {START}'
+                return Lack(what, values.sync_wait_s, topic)
             places = measured
         if what := poses.lack(frame.msg.header, places.header.frame_id):
             return Lack(what, poses.wait_s)

@@ -10,7 +10,7 @@ from vision_msgs.msg import Detection2DArray
 from mnv2_perception.nodes.advice import wrong_type
 from mnv2_perception.nodes.fetching import Fetching
 from mnv2_perception.nodes.lifecycle import LOG_PERIOD_S, PerceptionNode
-from mnv2_perception.nodes.measurements import Measurements
+from mnv2_perception.nodes.measurements import Measurements, START
 from mnv2_perception.nodes.messages import stamp_to_ns
 from mnv2_perception.nodes.placing_parameters import PlacingParameters
 from mnv2_perception.nodes.poses import Poses
@@ -121,10 +121,14 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
             with self.rejecting(each):
                 done = self.active and self._present.has(each)
                 if done:
-                    self._lack = lack.what if lack else ''
+                    self._lack = self._words(lack) if lack else ''
                     done = self.place(each)
                 outcome = 'published' if done else 'passed_over'
                 self.count(each, outcome, '' if done else self.missing())
+
+    def _words(self, lack: Lack) -> str:
+        topic = self.resolve_topic_name(lack.topic) if lack.topic else ''
+        return f'{topic}{lack.what}'
 
     def _find_lack(self, frame: Frame) -> Lack | None:
         self.poses.values = self.parameters
@@ -167,7 +171,7 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
             wrong_type(self, each.topic_name, each.msg_type)
             for each in tuple(self._camera_subscriptions)
         )))
-        start = bool(self.inputs.missing(self.parameters)) * 'start what publishes it, or remap it'
+        start = bool(self.inputs.missing(self.parameters)) * START
         return ': '.join(filter(None, [missing, wrong or start]))
 
     def warning(self) -> str:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+import math
 import threading
 import time
 from typing import Any, Generic, Protocol, TypeVar
@@ -50,6 +51,11 @@ class StampedQueue(Generic[Stamped]):
         """Keep a message."""
         with self._lock:
             self._messages.append((stamp_to_ns(msg.header.stamp), time.monotonic(), msg))
+
+    def silent_s(self) -> float:
+        """Return how long nothing has come; infinite where nothing of this time ever has."""
+        with self._lock:
+            return time.monotonic() - self._messages[-1][1] if self._messages else math.inf
 
     def is_empty(self) -> bool:
         """Tell whether nothing has come."""

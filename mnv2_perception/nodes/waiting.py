@@ -18,10 +18,12 @@ class Lack:
     Attributes:
         what: it is, and the cure.
         wait_s: how long after its arrival a frame may wait for that.
+        topic: where it comes from, with `what` behind it; empty where `what` says it all.
     """
 
     what: str
     wait_s: float
+    topic: str = ''
 
 
 class WaitingRoom:

@@ -259,6 +259,8 @@ def test_a_process_that_died_is_started_again(
         (['one_process:=perhaps'], '"one_process" provided value "perhaps" is not valid'),
         (['image:=/{camera}/image'], 'image is /{camera}/image, but no camera has a name'),
         (['cameras:=front,rear', 'image:=/image'], 'write {camera} where their names come'),
+        (['image:=/camera//image'], "image is '/camera//image', which cannot be the name of a"),
+        (['tf:=my-tf'], "tf is 'my-tf', which cannot be the name of a topic"),
     ],
 )
 def test_wrong_arguments_end_the_launch_with_a_cure(
@@ -267,6 +269,29 @@ def test_wrong_arguments_end_the_launch_with_a_cure(
     printed = launch('perception', *arguments).error()
     assert message in printed
     assert 'process started' not in printed
+
+
+def test_a_misspelt_argument_is_told_with_the_nearest(launch: Callable[..., Launched]) -> None:
+    launched = launch('perception', 'imag:=/camera/image', 'nodes:=costmap', 'namespace:=robot')
+    launched.wait_until_active('/robot/costmap_node')
+    said = [line for line in launched.interrupt().splitlines() if 'no argument here' in line]
+    assert said == [
+        '[WARNING] [perception.launch.py]: imag is no argument here and has no effect; did you '
+        'mean image?'
+    ]
+
+
+@one_or_more_processes
+@pytest.mark.parametrize('name', ['perception', 'costmap', 'segmentation', 'detection'])
+def test_a_shipped_params_file_warns_of_nothing_and_stops_no_other_node(
+    launch: Callable[..., Launched], share: Path, name: str, one_process: str
+) -> None:
+    launched = launch(
+        'perception', f'params_file:={share}/config/{name}.yaml', f'one_process:={one_process}'
+    )
+    launched.wait_until_active('/segmentation_node', '/costmap_node')
+    printed = launched.interrupt()
+    assert 'parameter of other nodes' not in printed and 'failed' not in printed
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,16 @@ def test_the_chosen_nodes_share_one_process(
     launched = launch('replay', f'bag:={drive}', f'params_file:={params_file}')
     scans = collect(launched, LaserScan, '/scan')
     launched.wait_until_subscribed('/camera/camera_info', '/costmap_node')
-    spin_until_ended(launched)
+    assert 'image:=… names another' in spin_until_ended(launched)  # beside its labels
     assert scans
+
+
+def test_a_misspelt_argument_of_the_replay_is_told_with_the_nearest(
+    launch: Callable[..., Launched], drive: Path
+) -> None:
+    printed = spin_until_ended(launch('replay', f'bag:={drive}', 'rat:=8.0', *SEGMENTATION))
+    assert 'rat is no argument here and has no effect; did you mean rate?' in printed
+    assert printed.count('no argument here') == 1
 
 
 @pytest.mark.parametrize('topic', ['/front/image/compressed', '/front/picture'])

@@ -158,11 +158,23 @@ def test_detections_whose_depth_was_lost_are_counted_and_not_guessed(
     detector.detect(header(1))
     eventually(lambda: node.counts['unpaired'] == 1)
     assert node.counts['published'] == 0 and not detector.results
-    assert "detections wait for depth/image within 0.02 s of the image's stamp" in (
+    assert "detections wait for /depth/image within 0.02 s of the image's stamp" in (
         capfd.readouterr().err
     )
     detector.detect(header(5))
     check(detector.wait_for(header(5)).detections[0])
+
+
+@pytest.mark.parametrize(('source', 'topic'), [('depth', '/depth/image'), ('points', '/points')])
+def test_depth_or_a_cloud_that_nobody_sends_is_named_and_no_tolerance_is_blamed(
+    detector: Detector, source: str, topic: str
+) -> None:
+    node = detector.start(source=source, sync_wait_s=0.1)
+    detector.calibrate(node)
+    detector.detect(header(1))
+    eventually(lambda: node.counts['unpaired'] == 1)
+    lack = f'{topic}, which brings nothing: start what publishes it, or remap it'
+    assert node.describe()['waiting_for'] == node.waiting() == lack
 
 
 def test_what_has_not_been_heard_is_named(detector: Detector) -> None:

@@ -11,6 +11,7 @@ pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS d
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from ros_graph import eventually, Graph
 
+from mnv2_perception.nodes import diagnostics
 from mnv2_perception.nodes.diagnostics import Diagnostics, Health, judge
 from mnv2_perception.nodes.parameters import SHARING_NODES
 
@@ -69,6 +70,27 @@ def test_each_state_has_its_level(
 @pytest.mark.parametrize(('over_s', 'level'), [(5.0, b'\x00'), (15.0, b'\x01')])
 def test_a_low_rate_is_judged_over_three_results(over_s: float, level: bytes) -> None:
     assert judge(replace(WELL, min_rate_hz=0.2), {**SOME, 'published': 1}, over_s)[0] == level
+
+
+def test_seconds_without_a_result_are_counted_from_the_first_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph = Graph()
+    try:
+        publisher = Diagnostics(graph.peer)
+        said = []
+        monkeypatch.setattr(publisher._publisher, 'publish', said.append)
+        now_s = [0.0]
+        monkeypatch.setattr(diagnostics.time, 'monotonic', lambda: now_s[0])
+        publisher._reported[0] = (0.0, {})
+        levels = []
+        for received in (0, 0, 0, 0, 0, 0, 1, 11, 21, 31, 41, 51, 61):
+            now_s[0] += 1.0
+            publisher.publish(replace(WELL, counts={'received': received}), {})
+            levels.append(said[-1].status[0].level)
+    finally:
+        graph.close()
+    assert levels == [DiagnosticStatus.OK] * 10 + [DiagnosticStatus.ERROR] * 3
 
 
 def test_what_a_node_waits_for_is_told_once() -> None:

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.ros
 
 SHIPPED = str(Path(__file__).resolve().parents[2] / 'config/perception.yaml')
 NO_TOPICS = dict.fromkeys(launching.TOPICS, '')
+FRONT = {'front': '/robot/front'}
 ONE, TWO = {'': '/robot'}, {'front': '/robot/front', 'rear': '/robot/rear'}
 
 
@@ -102,8 +103,22 @@ def test_a_file_that_holds_no_parameters_is_refused_with_its_name(
 def test_a_list_that_is_none_is_refused_with_its_name(tmp_path: Path) -> None:
     path = tmp_path / 'robot.yaml'
     path.write_text('/**: {ros__parameters: {nodes: 3}}')
-    with pytest.raises(ParameterError, match='parameter nodes'):
+    with pytest.raises(ParameterError, match='perception, parameter nodes'):
         launching.chosen('', '', str(path), '')
+
+
+def test_a_double_without_its_point_is_refused_with_node_and_cure(tmp_path: Path) -> None:
+    path = tmp_path / 'robot.yaml'
+    path.write_text('/**/detection_node: {ros__parameters: {max_rate_hz: 5}}')
+    context = rclpy.Context()
+    rclpy.init(args=['--ros-args', '--params-file', str(path)], context=context)
+    try:
+        with pytest.raises(ParameterError, match=(
+            r'detection_node, parameter max_rate_hz: .* a double has a point: 4\.0, not 4'
+        )):
+            NODES['detection'](context=context)
+    finally:
+        rclpy.shutdown(context=context)
 
 
 @pytest.mark.parametrize(
@@ -209,3 +224,25 @@ def test_a_node_gets_only_what_it_has() -> None:
         '/a/segmentation_node': {'image_transport', 'use_sim_time', 'autostart'},
         '/a/costmap_node': {'use_sim_time', 'autostart'}, '/a/perception': {'use_sim_time'},
     }
+
+
+def test_an_argument_that_is_nearly_one_is_told_and_what_an_including_file_has_is_not() -> None:
+    known = ['image', 'cameras', 'namespace', 'params_file']
+    given = ['image', 'imag', 'param_file', 'ros_namespace', 'use_rviz', 'map']
+    told = launching.misspelt(given, known)
+    assert [text.rpartition(' ')[2] for text in told] == ['image?', 'params_file?']
+
+
+@pytest.mark.parametrize(
+    'topic', ['/camera//image', 'image-raw', '/camera/image ', '/image/', '/{cam}/image', '/1/a']
+)
+def test_a_topic_that_rcl_would_refuse_at_each_start_is_refused_before(topic: str) -> None:
+    with pytest.raises(ParameterError, match=r'image is .* cannot be the name of a topic'):
+        launching.camera_remappings(NO_TOPICS | {'image': topic}, FRONT)
+    with pytest.raises(ParameterError, match=r'tf is .* cannot be the name of a topic'):
+        launching.tf_remappings(topic, '', [])
+
+
+@pytest.mark.parametrize('topic', ['image', '/a/b_1', '~/image', '{camera}/i', '/{camera}_2/i'])
+def test_a_topic_as_rcl_takes_it_is_taken(topic: str) -> None:
+    assert launching.camera_remappings(NO_TOPICS | {'image': topic}, FRONT)

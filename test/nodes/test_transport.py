@@ -17,6 +17,7 @@ pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS d
 
 from mnv2_perception.bags.read import TopicQos
 from mnv2_perception.bags.write import BagWriter, image_cdr
+from mnv2_perception.nodes.losses import Losses
 
 pytestmark = pytest.mark.ros
 
@@ -104,3 +105,20 @@ def test_a_process_with_the_profile_announces_itself_each_second() -> None:
             process.send_signal(signal.SIGINT)
             process.wait(20.0)
     assert max(np.diff(heard_s)) < 2.0
+
+
+def test_a_killed_publisher_that_is_still_listed_does_not_pass_for_a_second_one() -> None:
+    listed = {1}
+    mixed: list[int] = []
+    losses = Losses(lambda count: None, mixed.append, lambda: set(listed))
+
+    def hear(*numbers: int) -> None:
+        for number in numbers:
+            losses.on_message({'publication_sequence_number': number})
+
+    hear(7, 8, 9)
+    listed.add(2)
+    hear(1, 2, 3, 4, 5)  # the one that was started in its place
+    assert mixed == []
+    hear(10, 6, 11, 7)
+    assert mixed == [2]
