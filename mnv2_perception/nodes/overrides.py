@@ -75,8 +75,8 @@ def check_params_files(args: Sequence[str], nodes: Sequence[Node]) -> list[str]:
         nodes: of the process.
 
     Returns:
-        What is to be warned of: sections of nodes of this process under another namespace, or
-        before one for all of their kind, which ROS, going from top to bottom, lets win.
+        What is to be warned of: sections of nodes of this process under another name, or before
+        one for all of their kind, which ROS, going from top to bottom, lets win.
 
     Raises:
         ParameterError: a section's name is nearly that of one of our nodes, or one of ours has a
@@ -95,15 +95,23 @@ def check_params_files(args: Sequence[str], nodes: Sequence[Node]) -> list[str]:
                     f'{file}: {later} stands below {name} and wins, for {", ".join(lost)}; write '
                     f'{name} below it'
                 )
-        for kind in {node.get_name() for node in nodes} & set(PARAMETERS):
-            ours = [node.get_fully_qualified_name() for node in nodes if node.get_name() == kind]
-            own = [name for name, _ in sections if name.rpartition('/')[2] == kind]
-            if own and not any(matches(name, full) for name in own for full in ours):
+        for kind in PARAMETERS:
+            ours = [node for node in nodes if kind_of(node) == kind]
+            known = {kind, *(node.get_name() for node in ours)}
+            own = [name for name, _ in sections if name.rpartition('/')[2] in known]
+            full = [node.get_fully_qualified_name() for node in ours]
+            if full and own and not any(matches(name, each) for name in own for each in full):
                 warnings.append(
-                    f'{file}: {", ".join(own)} is none of {", ".join(ours)}, which start with '
-                    f'their defaults; write /**/{kind}, or the namespace too'
+                    f'{file}: {", ".join(own)} is none of {", ".join(full)}, which start '
+                    f'with their defaults; write /**/{ours[0].get_name()}, or the namespace too'
                 )
     return warnings
+
+
+def kind_of(node: Node) -> str:
+    """Return the name that a node has unless it is given another (`__node`)."""
+    cls = getattr(node, 'Parameters', None)
+    return next((name for name, each in NODES.items() if each is cls), node.get_name())
 
 
 def check_section(file: str, name: str, values: Iterable[str]) -> None:

@@ -542,6 +542,18 @@ def test_a_camera_s_section_above_the_one_for_all_is_told_for_that_one_wins(
     ])
 
 
+def test_a_section_of_the_name_that_a_node_had_before_is_told(
+    graph: Graph, tmp_path: Path
+) -> None:
+    node = graph.start('-r', '__node:=front_seg')
+    shipped = ROOT / 'config/segmentation.yaml'
+    (told,) = check_params_files(['--params-file', str(shipped)], [node])
+    assert '/**/segmentation_node is none of /front_seg' in told and 'write /**/front_seg' in told
+    copy = tmp_path / 'copy.yaml'
+    copy.write_text(shipped.read_text().replace('/**/segmentation_node:', '/**/front_seg:'))
+    assert not check_params_files(['--params-file', str(copy)], [node])
+
+
 def test_sections_of_others_are_left_alone_and_a_wrong_namespace_is_told(tmp_path: Path) -> None:
     file = tmp_path / 'robot.yaml'
     file.write_text(yaml.safe_dump({
