@@ -155,7 +155,7 @@ def info_command(arguments: argparse.Namespace) -> None:
             'runs here': f'{engine.model}, in {engine.name} {engine.precision}',
             **{
                 f'in {precision}': str(measured)
-                for precision, measured in read_verified(engine.metadata, path.name).items()
+                for precision, measured in read_verified(engine.metadata, path).items()
             },
         }
         try:
