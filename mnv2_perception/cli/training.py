@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import fields
+import errno
 import importlib
 from pathlib import Path
 import sys
@@ -21,6 +22,7 @@ TASKS = (
      'camvid_surface.yaml'),
     ('detection', 'Train an SSDLite.', "boxes in COCO's JSON", 'camvid_boxes.yaml'),
 )
+NO_MEMORY = ("can't allocate memory", 'out of memory')  # as torch says it, on CPU and GPU
 WEIGHTS_HELP = """what the network starts from: a name of `mnv2 fetch` (mobilenet_v2) or of a
 shipped model, torchvision's ImageNet weights (.pth), a checkpoint (.pt) or an exported model
 (.onnx) of the family; of its head, what fits"""
@@ -172,18 +174,38 @@ def train_command(arguments: argparse.Namespace) -> None:
     if told := licence_of_start(weights, spec):
         print(f'{arguments.spec}: {told}', file=sys.stderr)
     last = arguments.out / 'last.pt'
+
+    def how_on() -> str:
+        if last.exists():
+            return f'{last} has what is done: the same command with --resume goes on from there'
+        return 'no epoch was done'
+
     try:
         best = task.train(
             arguments.data, arguments.out, spec, recipe, weights, arguments.val,
             arguments.resume, arguments.workers,
         )
     except KeyboardInterrupt:
-        how = f'{last} has what is done: the same command with --resume goes on from there'
-        print(f'\nstopped; {how if last.exists() else "no epoch was done"}', file=sys.stderr)
+        print(f'\nstopped; {how_on()}', file=sys.stderr)
         raise
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise SetupError(
+            f'{arguments.out}: cannot be written: {exc.strerror}; make room; {how_on()}'
+        ) from exc
+    except (MemoryError, RuntimeError) as exc:
+        told = str(exc)
+        if not isinstance(exc, MemoryError) and not any(text in told for text in NO_MEMORY):
+            raise
+        crops = ' or smaller crops' if hasattr(recipe, 'crop_height') else ''
+        raise SetupError(
+            f'the memory does not suffice: {told.splitlines()[0] if told else "nothing is left"}; '
+            f'give a smaller --batch than {recipe.batch}{crops}, or smaller pictures'
+        ) from exc
     if arguments.val:
         print(f'best on {arguments.val}: {best:.3f}')
-    checkpoint = arguments.out / ('best.pt' if arguments.val else 'last.pt')
+    checkpoint = arguments.out / 'best.pt' if arguments.val else last
     if arguments.val:
         report_run(checkpoint, arguments.val, arguments.out)
     print(f'{command_name()} export {checkpoint} {spec.name}.onnx')

@@ -360,7 +360,8 @@ def test_verify_measures_int8_on_a_cpu_without_bf16(
     assert 'bf16  not measured: this CPU does not compute in bf16 by itself' in told
     assert 'auto  int8, where the CPU has it' in told
     with open_engine(model, 'openvino') as engine:
-        assert engine.precision == 'int8' and set(read_verified(engine.metadata, Path('model.onnx'))) == {'int8'}
+        assert engine.precision == 'int8'
+        assert set(read_verified(engine.metadata, Path('model.onnx'))) == {'int8'}
 
 
 @needs_bf16
