@@ -446,6 +446,9 @@ def test_what_is_quantised_without_out_is_what_verify_measures(
 def test_info_says_what_runs_here(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['info', str(model)]) == 0
     assert 'model_int8.onnx, in openvino int8' in capsys.readouterr().out
+    int8_beside(model).unlink()
+    assert main(['info', str(model)]) == 0
+    assert 'model_int8.onnx, which that is of, is not beside it' in capsys.readouterr().out
 
 
 # The shipped files

@@ -478,6 +478,34 @@ def test_weights_are_taken_from_a_shipped_model_by_its_name(
     assert told.count('\n') == 1 and name in told and 'mobilenet_v2,' in told
 
 
+def test_what_a_checkpoint_that_is_started_from_asks_for_is_told(
+    run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = tmp_path / 'spec.yaml'
+    values = json.loads(SPEC.to_metadata()[METADATA_KEY])
+    classes = values['classes']
+    spec.write_text(yaml.safe_dump({
+        **values, 'licence': 'MIT', 'classes': [classes[1], classes[0], *classes[2:]],
+    }))
+    line = command(folder, tmp_path / 'run', '--weights', str(run / 'best.pt'))
+    line[line.index('--spec') + 1] = str(spec)
+    assert main([*line, '--width-mult', '0.35']) == 0
+    told = capsys.readouterr().err
+    assert 'but drawn is started from, which asks for CC0-1.0' in told
+    assert 'the head that is taken of drawn knows sky, building' in told
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+def test_an_export_beside_an_older_int8_file_tells_of_that(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('onnx', reason='no onnx: run make setup-train')
+    (tmp_path / 'm_int8.onnx').write_bytes(b'of the model before')
+    assert main(['export', str(run / 'best.pt'), str(tmp_path / 'm.onnx')]) == 0
+    assert 'm_int8.onnx: is of an earlier m.onnx; make it again' in capsys.readouterr().err
+
+
 def test_weights_of_a_command_that_failed_are_one_line(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
