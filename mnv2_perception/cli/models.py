@@ -139,7 +139,7 @@ def info_command(arguments: argparse.Namespace) -> None:
 
     from mnv2_perception.engines import open_engine
     from mnv2_perception.engines.encoder import FEATURES
-    from mnv2_perception.engines.verified import read_verified
+    from mnv2_perception.engines.verified import int8_beside, read_verified
     from mnv2_perception.errors import ModelError
     from mnv2_perception.model_spec import METADATA_KEY, ModelSpec, TO_FILL_IN
     from mnv2_perception.tasks.contract import check_input, check_model
@@ -155,9 +155,11 @@ def info_command(arguments: argparse.Namespace) -> None:
             'runs here': f'{engine.model}, in {engine.name} {engine.precision}',
             **{
                 f'in {precision}': str(measured)
-                for precision, measured in read_verified(engine.metadata, path.name).items()
+                for precision, measured in read_verified(engine.metadata, path).items()
             },
         }
+        if 'in int8' in facts and not (int8 := int8_beside(path)).is_file():
+            facts['in int8'] += f'; {int8.name}, which that is of, is not beside it'
         try:
             spec = ModelSpec.from_metadata(engine.metadata, path)
             if [tensor.name for tensor in engine.outputs] == [FEATURES]:

@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import fields
+import errno
 import importlib
 from pathlib import Path
 import sys
@@ -21,6 +22,7 @@ TASKS = (
      'camvid_surface.yaml'),
     ('detection', 'Train an SSDLite.', "boxes in COCO's JSON", 'camvid_boxes.yaml'),
 )
+NO_MEMORY = ("can't allocate memory", 'out of memory')  # as torch says it, on CPU and GPU
 WEIGHTS_HELP = """what the network starts from: a name of `mnv2 fetch` (mobilenet_v2) or of a
 shipped model, torchvision's ImageNet weights (.pth), a checkpoint (.pt) or an exported model
 (.onnx) of the family; of its head, what fits"""
@@ -110,16 +112,21 @@ def find_weights(name: str) -> Path:
         ) from exc
 
 
-def licence_of_start(weights: Path | None, spec: 'ModelSpec') -> str:
-    """Return what the licence of a model that is started from asks for, empty where it is met."""
+def spec_of_start(weights: Path) -> 'ModelSpec | None':
+    """Return the spec of a model or checkpoint that is started from, None of published weights."""
     from mnv2_perception.errors import ModelError
+    from mnv2_perception.nets.checkpoint import load_checkpoint
     from mnv2_perception.tasks.onnx_spec import read_spec
 
     try:
-        start = read_spec(weights) if weights else None
+        return read_spec(weights) if weights.suffix == '.onnx' else load_checkpoint(weights).spec
     except ModelError:  # of another program, which says nothing of itself
-        start = None
-    if start is None or (start.licence, start.attribution) in (
+        return None
+
+
+def licence_of_start(start: 'ModelSpec', spec: 'ModelSpec') -> str:
+    """Return what the licence of a model that is started from asks for, empty where it is met."""
+    if (start.licence, start.attribution) in (
         (spec.licence, spec.attribution), (spec.licence, '')
     ):
         return ''
@@ -127,6 +134,18 @@ def licence_of_start(weights: Path | None, spec: 'ModelSpec') -> str:
     return (
         f'says licence {spec.licence}, but {start.name} is started from, which asks for '
         f'{start.licence}{names}; write that there, or tell why it is otherwise'
+    )
+
+
+def classes_of_start(start: 'ModelSpec', spec: 'ModelSpec') -> str:
+    """Return how the classes differ whose head is taken, for there are as many; else empty."""
+    alike = start.task == spec.task and len(start.classes) == len(spec.classes)
+    if not alike or start.classes == spec.classes:
+        return ''
+    return (
+        f'has the classes {", ".join(spec.classes)}, but the head that is taken of {start.name} '
+        f'knows {", ".join(start.classes)}: each begins as the one in its place; where both have '
+        f'the same names, keep their order'
     )
 
 
@@ -169,21 +188,43 @@ def train_command(arguments: argparse.Namespace) -> None:
         **{item.name: getattr(arguments, item.name) for item in fields(recipe_type)}
     )
     weights = None if arguments.weights is None else find_weights(arguments.weights)
-    if told := licence_of_start(weights, spec):
-        print(f'{arguments.spec}: {told}', file=sys.stderr)
+    start = spec_of_start(weights) if weights else None
+    for told in (licence_of_start(start, spec), classes_of_start(start, spec)) if start else ():
+        if told:
+            print(f'{arguments.spec}: {told}', file=sys.stderr)
     last = arguments.out / 'last.pt'
+
+    def how_on() -> str:
+        if last.exists():
+            return f'{last} has what is done: the same command with --resume goes on from there'
+        return 'no epoch was done'
+
     try:
         best = task.train(
             arguments.data, arguments.out, spec, recipe, weights, arguments.val,
             arguments.resume, arguments.workers,
         )
     except KeyboardInterrupt:
-        how = f'{last} has what is done: the same command with --resume goes on from there'
-        print(f'\nstopped; {how if last.exists() else "no epoch was done"}', file=sys.stderr)
+        print(f'\nstopped; {how_on()}', file=sys.stderr)
         raise
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise SetupError(
+            f'{arguments.out}: cannot be written: {exc.strerror}; make room; {how_on()}'
+        ) from exc
+    except (MemoryError, RuntimeError) as exc:
+        told = str(exc)
+        if not isinstance(exc, MemoryError) and not any(text in told for text in NO_MEMORY):
+            raise
+        crops = ' or smaller crops' if hasattr(recipe, 'crop_height') else ''
+        raise SetupError(
+            f'the memory does not suffice: {told.splitlines()[0] if told else "nothing is left"}; '
+            f'give a smaller --batch than {recipe.batch}{crops}, or smaller pictures'
+        ) from exc
     if arguments.val:
         print(f'best on {arguments.val}: {best:.3f}')
-    checkpoint = arguments.out / ('best.pt' if arguments.val else 'last.pt')
+    checkpoint = arguments.out / 'best.pt' if arguments.val else last
     if arguments.val:
         report_run(checkpoint, arguments.val, arguments.out)
     print(f'{command_name()} export {checkpoint} {spec.name}.onnx')
@@ -221,5 +262,13 @@ def export_command(arguments: argparse.Namespace) -> None:
     except ImportError as exc:
         raise SetupError(f'export needs torch and onnx ({exc}): run `make setup-train`') from exc
 
+    from mnv2_perception.engines.verified import int8_beside
+
     check_output(arguments.model, arguments.force, [arguments.checkpoint], ['.onnx', '.pt2'])
     print(f'{arguments.model}: {export_model(arguments.checkpoint, arguments.model)}')
+    int8 = int8_beside(arguments.model)
+    if arguments.model.suffix == '.onnx' and int8.is_file():
+        print(
+            f'{int8}: is of an earlier {arguments.model.name}; make it again: {command_name()} '
+            f'quantize {arguments.model} --calibrate IMAGES --force', file=sys.stderr,
+        )

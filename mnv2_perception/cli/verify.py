@@ -59,9 +59,11 @@ def verify_command(arguments: argparse.Namespace) -> None:
         MOST_LOST,
         Verified,
         write_verified,
+        yaml_digest,
     )
     from mnv2_perception.evaluation.benchmark import benchmark
     from mnv2_perception.evaluation.evaluate import evaluate_model, HEADLINE
+    from mnv2_perception.model_spec import METADATA_KEY as SPEC_KEY
     from mnv2_perception.scenes.street import draw_scene
     from mnv2_perception.tasks.models import find_model, opening
 
@@ -93,6 +95,7 @@ def verify_command(arguments: argparse.Namespace) -> None:
                 f'{path}: nothing can be measured beside fp32: {"; ".join(lacks.values())}; '
                 f'verify it on a computer like those that will run it'
             )
+        yaml_sha256 = '' if SPEC_KEY in engine.metadata else yaml_digest(path)
         result = evaluate_model(engine, spec, data, '', arguments.map, labels)
     engine.close()
     # Of a segmentation model boxes measure the objects in its masks.
@@ -132,6 +135,7 @@ def verify_command(arguments: argparse.Namespace) -> None:
             figure, exact, min(values[file, precision] for precision in among), result['images'],
             '/'.join(data.absolute().parts[-2:]), '' if file == path else sha256(file),
             times_ms[path, 'fp32'] / times_ms[file, precisions[-1]],
+            yaml_sha256 if in_place else '',
         )
 
     found = {}

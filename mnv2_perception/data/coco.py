@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from mnv2_perception.data.files import replacing
 from mnv2_perception.data.images import is_file, read_bytes, read_image
 from mnv2_perception.errors import DataError, stand_in
 from mnv2_perception.vision.image_files import encoded_size, exif_orientation
+
+logger = logging.getLogger(__name__)
+ROUNDED = 1.02  # of an image's side: how far labelling programs let a box reach
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,10 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
     Raises:
         DataError: the file cannot be read, contradicts itself, or an image is missing.
     """
+    if path.is_dir():
+        raise DataError(
+            f"{path}: is a folder, expected COCO's JSON in a file; `mnv2 boxes` makes it of masks"
+        )
     try:
         values = json.loads(path.read_text(encoding='utf-8'))
         categories = sorted(values['categories'], key=lambda category: category['id'])
@@ -80,7 +88,7 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
             f'name of its own'
         )
     id_from_category = {category['id']: index for index, category in enumerate(categories)}
-    samples = []
+    samples, outside = [], []
     for image_id, name in images.items():
         rows = []
         for bbox, category, crowd in annotations[image_id]:
@@ -98,12 +106,19 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
         image = find_image(path, name)
         if image_id in sizes:
             _check_size(path, image, sizes[image_id])
+            if (table[:, 2:4] > ROUNDED * np.array(sizes[image_id])[::-1]).any():
+                outside.append(name)
         samples.append(BoxSample(image, boxes[~crowds], ids[~crowds], boxes[crowds], ids[crowds]))
     reach = [sample.boxes.max() for sample in samples if len(sample.boxes)]
     if reach and max(reach) <= 1.0:
         raise DataError(
             f"{path}: all its boxes lie within an image's first pixel; COCO's are in pixels, so "
             f'multiply them by width and height'
+        )
+    if outside:
+        logger.warning(
+            "%s: boxes of %d of %d images end outside of them, such as of %s; COCO's are x, y, "
+            'width, height, not two corners', path, len(outside), len(samples), outside[0],
         )
     return classes, samples
 

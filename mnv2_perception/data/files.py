@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+import fcntl
 import os
 from pathlib import Path
+
+from mnv2_perception.errors import DataError
 
 
 @contextmanager
@@ -22,3 +25,23 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Let no other process into a block of the same folder; the system lets go of a killed one's.
+
+    Raises:
+        DataError: another one is there.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise DataError(
+                f'{folder}: another process trains there; wait for it, or choose another --out'
+            ) from exc
+        yield
+    finally:
+        os.close(descriptor)

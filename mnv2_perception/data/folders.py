@@ -6,7 +6,6 @@ a folder for each class, `DIR/CLASS/*.jpg`, or a table of files and labels (TSV)
 
 from collections.abc import Iterable, Sequence
 from functools import cache
-import glob
 import hashlib
 import logging
 from pathlib import Path
@@ -49,17 +48,38 @@ def list_pairs(folder: Path) -> list[tuple[Path, Path]]:
              for image in images]
     missing = [label for _, label in pairs if not label.is_file()]
     if missing:
-        pattern = f'{glob.escape(missing[0].stem)}.*'
-        others = [path.name for path in missing[0].parent.glob(pattern)]
         raise DataError(
             f'{folder}/labels: {len(missing)} of {len(pairs)} labels are missing, '
-            f'the first is {missing[0].name}; ' + (
-                f'{others[0]} is there, but a label is a PNG, written from the ids themselves '
-                f'(JPEG changes them)' if others
-                else 'each image needs a label of the same name'
-            )
+            f'the first is {missing[0].name}; {_instead_of(missing[0])}'
         )
+    spare = sorted(set(written) - set(stems))
+    if spare:
+        _tell_spare(folder / 'labels', len(spare), len(written), written[spare[0]].name)
     return pairs
+
+
+@cache
+def _tell_spare(labels: Path, count: int, total: int, first: str) -> None:
+    logger.warning(
+        '%s: %d of %d are left out, for no image has their name, such as %s', labels, count,
+        total, first,
+    )
+
+
+def _instead_of(missing: Path) -> str:
+    """Return what lies in a missing label's place, and the cure."""
+    stem = missing.stem.lower()
+    others = sorted(
+        path for path in missing.parent.glob('*') if path.stem.lower().startswith(stem)
+    )
+    same = [path for path in others if path.stem == missing.stem]
+    if same:
+        return (
+            f'{same[0].name} is there, but a label is a PNG, written from the ids themselves '
+            f'(JPEG changes them)'
+        )
+    there = f'{others[0].name} is there; ' if others else ''
+    return f'{there}each image needs a label of the same name, in capital letters as in small ones'
 
 
 def list_labels(folder: Path) -> list[Path]:

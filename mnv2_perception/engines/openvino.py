@@ -112,7 +112,7 @@ class OpenVINOEngine(Engine):
         """
         if asked in HINTS:
             return asked, asked, model
-        found = read_verified(self.metadata, str(model))
+        found = read_verified(self.metadata, model)
         native = self.native()
         # Where bf16 was not measured, it was not in the int8 file either.
         of_floats = 'bf16' if native['bf16'] and 'bf16' in found else 'fp32'

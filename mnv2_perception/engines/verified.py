@@ -6,7 +6,9 @@ second file, MODEL_int8.onnx beside MODEL.onnx, known by its sha256.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 import json
+import logging
 from pathlib import Path
 
 from mnv2_perception.engines.graph import read_onnx
@@ -14,6 +16,7 @@ from mnv2_perception.engines.plans import sha256
 from mnv2_perception.errors import command_name, EngineError, ModelError, quoted
 
 METADATA_KEY = 'mnv2_perception.verified'
+logger = logging.getLogger(__name__)
 MOST_LOST = 0.005  # of the task's figure, 0 to 1, for what is taken without asking
 # Labelled images from which on a loss is told about as finely as MOST_LOST. Its standard deviation
 # over sets of 100, drawn from ground/val with replacement: 0.006 mIoU for the fast segmenter in
@@ -34,6 +37,8 @@ class Verified:
         data: name of the data.
         sha256: of the file that was measured, in hexadecimal digits; empty: the model itself.
         speed: times that of fp32 in OpenVINO, on the machine that measured; 0: nobody timed it.
+        yaml_sha256: of the YAML beside the model, by which it was measured; empty: by its own
+            metadata.
     """
 
     figure: str
@@ -43,6 +48,7 @@ class Verified:
     data: str
     sha256: str = ''
     speed: float = 0.0
+    yaml_sha256: str = ''
 
     def __post_init__(self) -> None:
         for name in ('fp32', 'value', 'speed'):  # a file's metadata may hold anything
@@ -100,23 +106,53 @@ def verified_int8(model: Path, found: Verified | None) -> Path:
     return file
 
 
-def read_verified(metadata: Mapping[str, str], model: str) -> dict[str, Verified]:
+def yaml_beside(model: Path) -> Path:
+    """Return where the YAML of somebody else's model lies, if there is one."""
+    beside = model.with_suffix('.yaml')
+    return beside if beside.is_file() else model.with_suffix('.yml')
+
+
+def yaml_digest(model: Path) -> str:
+    """Return the sha256 of the YAML beside a model; empty where there is none."""
+    beside = yaml_beside(model)
+    return sha256(beside) if beside.is_file() else ''
+
+
+def read_verified(metadata: Mapping[str, str], model: Path) -> dict[str, Verified]:
     """Return what was measured, by precision; nothing where nothing was.
+
+    What was measured by another YAML than lies beside the model now does not count, which the log
+    tells.
 
     Args:
         metadata: of the model.
-        model: its name, for errors.
+        model: its path.
 
     Raises:
         EngineError: the entry is not as `write_verified` leaves it.
     """
     try:
         found = json.loads(metadata.get(METADATA_KEY, '{}'))
-        return {str(precision): Verified(**facts) for precision, facts in found.items()}
+        measured = {str(precision): Verified(**facts) for precision, facts in found.items()}
     except (ValueError, TypeError, AttributeError) as exc:
         raise EngineError(
             f'{model}: metadata {METADATA_KEY} cannot be used: {exc}; run `mnv2 verify` again'
         ) from exc
+    digest = yaml_digest(model)
+    still = {
+        name: each for name, each in measured.items() if each.yaml_sha256 in ('', digest)
+    }
+    if len(still) < len(measured):
+        _tell_changed(model)
+    return still
+
+
+@cache
+def _tell_changed(model: Path) -> None:
+    logger.warning(
+        '%s: what was measured in bf16 and int8 does not count, for %s has changed since; run '
+        '%s verify %s DATA', model, yaml_beside(model).name, command_name(), model,
+    )
 
 
 def write_verified(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,12 +69,18 @@ def read_weights(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: it is missing, damaged, or would run code when loaded.
     """
+    if path.is_dir():
+        raise ModelError(f'{path}: is a folder, expected a checkpoint such as {path}/best.pt')
+    if path.suffix == '.onnx':
+        raise ModelError(f'{path}: is a model already, expected a checkpoint such as best.pt')
     try:
         values = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError as exc:
         raise ModelError(f'{path}: no such checkpoint') from exc
     except Exception as exc:  # a damaged file fails in whatever way its bytes lead
         reason = (str(exc) or type(exc).__name__).splitlines()[0]
+        if reason.startswith('Weights only load failed'):  # it goes on with dangerous advice
+            reason = 'it is of something else, or would run code when loaded'
         raise ModelError(f'{path}: ' + (
             stand_in(path)
             or f'is no checkpoint of plain tensors ({reason}); save a state_dict'
@@ -218,9 +225,14 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write atomically: a killed run leaves the previous epoch's checkpoint."""
     values = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}
     values['spec'] = asdict(checkpoint.spec)
+    data = io.BytesIO()  # of a full disk torch itself tells by an internal error
+    torch.save(values, data)
     partial = path.with_suffix('.partial')
-    torch.save(values, partial)
-    partial.replace(path)
+    try:
+        partial.write_bytes(data.getbuffer())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

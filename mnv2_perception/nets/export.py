@@ -155,7 +155,7 @@ def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
 
     Raises:
         ModelError: the spec asks for what is not written here, its size is not divisible by 32,
-            or the folder of `model_path` does not exist.
+            the folder of `model_path` does not exist, or it cannot be written.
     """
     if not model_path.parent.is_dir():
         raise ModelError(f'{model_path}: its folder does not exist; make it first')
@@ -166,6 +166,8 @@ def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
     try:
         write(assemble(net, spec), spec, partial)
         partial.replace(model_path)
+    except OSError as exc:
+        raise ModelError(f'{model_path}: cannot be written: {exc.strerror}') from exc
     finally:
         partial.unlink(missing_ok=True)
 

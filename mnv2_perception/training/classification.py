@@ -45,6 +45,8 @@ class ClassificationTask(Task):
         data.check_disjoint(
             [path for path, _ in self.images], [path for path, _ in self.val_images]
         )
+        for path, _ in self.val_images:  # a damaged one is told now, not after the first epochs
+            read_image(path)
         counts = np.bincount([label for _, label in self.images], minlength=len(spec.classes))
         if not counts.all():
             missing = [spec.classes[label] for label in np.flatnonzero(counts == 0)]

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from mnv2_perception.data.files import replacing
+
 
 def draw_curves(log: Path, picture: Path) -> None:
     """Draw the loss and the validation metric of a `log.jsonl` over the epochs, as PNG."""
@@ -10,7 +12,6 @@ def draw_curves(log: Path, picture: Path) -> None:
     from matplotlib.figure import Figure
 
     lines = log.read_text(encoding='utf-8').splitlines()
-    # By epoch: a run that was killed between its log and its checkpoint logs an epoch twice.
     entries = {entry['epoch']: entry for entry in map(json.loads, lines)}
     figure = Figure(figsize=(7, 4), layout='constrained')
     FigureCanvasAgg(figure)
@@ -23,3 +24,22 @@ def draw_curves(log: Path, picture: Path) -> None:
         right.set_ylabel(metric)
         right.plot(list(measured), list(measured.values()), color='tab:orange', marker='.')
     figure.savefig(picture, dpi=120)
+
+
+def cut_log(log: Path, epochs: int) -> None:
+    """Leave in a `log.jsonl` the epochs that a run has behind it.
+
+    A later one has no checkpoint, and a full disk cuts a line short.
+    """
+    if not log.is_file():
+        return
+    kept = []
+    for line in log.read_text(encoding='utf-8').splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if entry['epoch'] <= epochs:
+            kept.append(f'{line}\n')
+    with replacing(log) as partial:
+        partial.write_text(''.join(kept), encoding='utf-8')

@@ -1,6 +1,7 @@
 """Train an SSDLite for detection."""
 
 import hashlib
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from mnv2_perception.vision.preprocess import normalise, place_image
 
 NMS_IOU = 0.5
 LAST_STRIDE = 64
+logger = logging.getLogger(__name__)
 
 
 class DetectionTask(Task):
@@ -59,6 +61,11 @@ class DetectionTask(Task):
             [sample.image for sample in self.samples],
             [sample.image for sample in self.val_samples],
         )
+        check_boxes(path, self.samples, spec)
+        if val:  # what is wrong with it is told now, not after the first epochs
+            check_boxes(val, self.val_samples, spec)
+            for sample in self.val_samples:
+                read_image(sample.image)
         count = (LAST_STRIDE // recipe.finest_stride).bit_length()
         strides = tuple(recipe.finest_stride << level for level in range(count))
         self.anchors = make_anchors(recipe.crop_height, recipe.crop_width, strides)
@@ -137,6 +144,20 @@ def read_boxes(path: Path, spec: ModelSpec) -> list[BoxSample]:
             f'{", ".join(spec.classes)}; give a --spec with those of the file, in its order'
         )
     return samples
+
+
+def check_boxes(path: Path, samples: list[BoxSample], spec: ModelSpec) -> None:
+    """Tell in the log which classes have no box.
+
+    Raises:
+        DataError: none has any.
+    """
+    occurring = {int(class_id) for sample in samples for class_id in sample.class_ids}
+    absent = [name for index, name in enumerate(spec.classes) if index not in occurring]
+    if not occurring:
+        raise DataError(f'{path}: has no box of {", ".join(absent)} that is not to be ignored')
+    if absent:
+        logger.warning('%s: no box of %s', path, ', '.join(absent))
 
 
 def train(

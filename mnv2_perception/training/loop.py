@@ -17,6 +17,7 @@ import torch
 from torch import nn, Tensor
 from tqdm import tqdm
 
+from mnv2_perception.data.files import alone_in
 from mnv2_perception.errors import DataError, ModelError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.checkpoint import (
@@ -33,7 +34,7 @@ from mnv2_perception.training.batch_norm import (
     reestimate,
     unfold,
 )
-from mnv2_perception.training.curves import draw_curves
+from mnv2_perception.training.curves import cut_log, draw_curves
 from mnv2_perception.training.events import Events
 from mnv2_perception.training.recipe import Recipe
 from mnv2_perception.training.task import Samples, split, Task
@@ -73,12 +74,29 @@ def fit(
         The best metric on the validation images, NaN without any.
 
     Raises:
-        DataError: `out` holds another run.
+        DataError: `out` holds another run, or another process trains there.
         ModelError: the weights cannot be loaded.
     """
     check_spec(task.spec)
     if weights and not weights.is_file():
         raise ModelError(f'{weights}: no such file; --weights mobilenet_v2, say')
+    if resume and not out.is_dir():
+        raise ModelError(f'{out}: no such run; resume with the --out that it had')
+    out.mkdir(parents=True, exist_ok=True)
+    with alone_in(out):
+        return run(task, out, recipe, facts, weights, resume, workers)
+
+
+def run(
+    task: Task,
+    out: Path,
+    recipe: Recipe,
+    facts: dict[str, Any],
+    weights: Path | None,
+    resume: bool,
+    workers: int,
+) -> float:
+    """Train in a folder that is nobody else's; see `fit`."""
     last, kept = out / 'last.pt', out / 'best.pt'
     results = ('log.jsonl', 'curves.png', 'results.json', 'confusion.png')
     for path in () if resume else (last, kept, *(out / name for name in results)):
@@ -137,7 +155,7 @@ def fit(
         worse = checkpoint.training['worse']
         if not math.isnan(best) and not kept.exists():
             raise DataError(f'{kept} is missing, which belongs to {last}; put both there')
-    out.mkdir(parents=True, exist_ok=True)
+        cut_log(out / 'log.jsonl', first_epoch)
     events = Events(out, first_epoch)
     start_s = time.monotonic()
     for epoch in range(first_epoch, recipe.epochs):
@@ -168,9 +186,10 @@ def fit(
             total += loss.item()
             progress.set_postfix(loss=f'{total / (step + 1):.3f}')
         if not math.isfinite(total):
+            elsewhere = f' with another --out; {last} is of the epoch before'
             raise DataError(
-                f'epoch {epoch + 1}: the loss is {total}; lower --learning-rate and go on with '
-                f'another --out, {last} is of the epoch before'
+                f'epoch {epoch + 1}: the loss is {total}; lower --learning-rate '
+                f'({recipe.learning_rate:g}) and begin again{elsewhere if epoch else ""}'
             )
         entry: dict[str, Any] = {
             'epoch': epoch + 1, 'loss': total / steps,

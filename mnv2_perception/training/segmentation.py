@@ -8,7 +8,13 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
-from mnv2_perception.data.folders import hash_list, list_pairs, read_folder, read_pair
+from mnv2_perception.data.folders import (
+    hash_list,
+    LabelCounts,
+    list_pairs,
+    read_folder,
+    read_pair,
+)
 from mnv2_perception.errors import DataError
 from mnv2_perception.evaluation.metrics import by_class, ConfusionMatrix
 from mnv2_perception.model_spec import ModelSpec, UNLABELLED
@@ -62,6 +68,11 @@ class SegmentationTask(Task):
         data.check_disjoint(
             [image for image, _ in self.pairs], [image for image, _ in self.val_pairs]
         )
+        if val:  # what is wrong with it is told now, not after the first epochs
+            val_counts = LabelCounts(spec.classes)
+            for pair in self.val_pairs:
+                val_counts.add(read_pair(*pair)[1])
+            val_counts.check(f'{val}/labels')
         counts = np.zeros(256, np.int64)
         for _, label in self.samples:
             counts += np.bincount(label.ravel(), minlength=256)

@@ -18,7 +18,7 @@ import pytest
 
 from mnv2_perception.bags.read import BagReader
 from mnv2_perception.cli import main as cli
-from mnv2_perception.cli.training import licence_of_start
+from mnv2_perception.cli.training import classes_of_start, licence_of_start
 from mnv2_perception.tasks.models import find_model
 from mnv2_perception.tasks.onnx_spec import read_spec
 
@@ -481,9 +481,18 @@ def test_training_tells_the_licence_of_the_model_that_it_starts_from() -> None:
     start = read_spec(weights)
     assert start
     mine = replace(start, licence='CC0-1.0', attribution='')
-    told = licence_of_start(weights, mine)
+    told = licence_of_start(start, mine)
     assert 'asks for CC-BY-4.0, and to name "' in told and 'by buinghia3101' in told
-    assert licence_of_start(weights, start) == licence_of_start(None, mine) == ''
+    assert licence_of_start(start, start) == ''
+
+
+def test_training_tells_where_a_head_of_other_classes_is_taken() -> None:
+    start = read_spec(find_model('unet_mobilenetv2_ground_fast'))
+    assert start and classes_of_start(start, start) == ''
+    told = classes_of_start(start, replace(start, classes=start.classes[::-1]))
+    assert 'has the classes background, obstacle, stairs' in told and 'keep their order' in told
+    fewer = replace(start, classes=start.classes[1:], colours=start.colours[1:])
+    assert classes_of_start(start, fewer) == ''  # the head begins anew
 
 
 def test_the_classes_of_masks_may_be_those_of_a_shipped_model(

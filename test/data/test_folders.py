@@ -147,6 +147,22 @@ def test_a_missing_label_is_named_and_counted(folder: Path) -> None:
         list_pairs(folder)
 
 
+@pytest.mark.parametrize('name', ['B.png', 'b_mask.png'])
+def test_a_label_of_nearly_the_same_name_is_named(folder: Path, name: str) -> None:
+    (folder / 'labels/b.png').rename(folder / 'labels' / name)
+    with pytest.raises(DataError, match=rf'first is b\.png; {name} is there; .* the same name'):
+        list_pairs(folder)
+
+
+def test_labels_without_an_image_are_told_once(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / 'images/b.png').unlink()
+    list_pairs(folder)
+    list_pairs(folder)
+    assert caplog.text.count('labels: 1 of 2 are left out, for no image has their name') == 1
+
+
 @pytest.mark.parametrize(
     ('label', 'told'),
     [
@@ -228,6 +244,22 @@ def test_boxes_are_read_from_coco(folder: Path) -> None:
     assert samples[0].ignored.tolist() == [[0, 0, 6, 4]]  # a crowd
     assert samples[0].ignored_ids.tolist() == [0]
     assert samples[1].boxes.shape == samples[1].ignored.shape == (0, 4)
+
+
+def test_boxes_that_end_outside_their_image_are_told(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = [{'id': 20, 'file_name': 'b.png', 'height': 4, 'width': 6}]
+    for bbox, told in (([2, 1, 4, 3], False), ([2, 1, 6, 4], True)):
+        boxes = [{'id': 1, 'image_id': 20, 'category_id': 7, 'bbox': bbox}]
+        values = coco(images=images, annotations=boxes)
+        read_coco(write_json(folder / 'coco.json', values))
+        assert ('boxes of 1 of 1 images end outside of them' in caplog.text) == told
+
+
+def test_a_folder_in_the_place_of_a_coco_file_is_told_with_the_cure(folder: Path) -> None:
+    with pytest.raises(DataError, match="is a folder, expected COCO's JSON in a file"):
+        read_coco(folder)
 
 
 def test_images_may_lie_beside_the_file(folder: Path) -> None:

@@ -323,7 +323,7 @@ def test_verify_measures_the_int8_file_and_writes_which_it_was(
             cv2.imwrite(str(data / f'labels/{seed}.png'), ids)
     assert main(['verify', str(model), str(data)]) == 0
     with open_engine(model, 'openvino', precision='fp32') as engine:
-        found = read_verified(engine.metadata, 'model.onnx')
+        found = read_verified(engine.metadata, Path('model.onnx'))
     assert set(found) == {'bf16', 'int8'}
     int8 = found['int8']
     assert int8.sha256 == sha256(int8_beside(model)) and found['bf16'].sha256 == ''
@@ -360,7 +360,8 @@ def test_verify_measures_int8_on_a_cpu_without_bf16(
     assert 'bf16  not measured: this CPU does not compute in bf16 by itself' in told
     assert 'auto  int8, where the CPU has it' in told
     with open_engine(model, 'openvino') as engine:
-        assert engine.precision == 'int8' and set(read_verified(engine.metadata, '')) == {'int8'}
+        assert engine.precision == 'int8'
+        assert set(read_verified(engine.metadata, Path('model.onnx'))) == {'int8'}
 
 
 @needs_bf16
@@ -445,6 +446,9 @@ def test_what_is_quantised_without_out_is_what_verify_measures(
 def test_info_says_what_runs_here(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['info', str(model)]) == 0
     assert 'model_int8.onnx, in openvino int8' in capsys.readouterr().out
+    int8_beside(model).unlink()
+    assert main(['info', str(model)]) == 0
+    assert 'model_int8.onnx, which that is of, is not beside it' in capsys.readouterr().out
 
 
 # The shipped files
@@ -454,7 +458,7 @@ def test_info_says_what_runs_here(model: Path, capsys: pytest.CaptureFixture[str
 def test_a_shipped_int8_file_is_the_one_that_its_model_was_verified_with(path: Path) -> None:
     model = path.with_name(f'{path.stem.removesuffix("_int8")}.onnx')
     proto = onnx.load(str(model))
-    found = read_verified({pair.key: pair.value for pair in proto.metadata_props}, model.name)
+    found = read_verified({pair.key: pair.value for pair in proto.metadata_props}, model)
     assert found['int8'].sha256 == sha256(path) and found['int8'].good
     assert found['int8'].speed > found['bf16'].speed > 1
     card = model.with_suffix('.md').read_text(encoding='utf-8')

@@ -87,7 +87,7 @@ def test_auto_takes_fp32_on_a_cpu_without_bf16(
 def test_an_entry_that_cannot_be_read_is_named(wrong: dict[str, object]) -> None:
     entry = asdict(Verified('miou', fp32=0.7, value=0.7, images=9, data='val')) | wrong
     with pytest.raises(EngineError, match=r'm\.onnx: metadata .*verified cannot be used'):
-        read_verified({METADATA_KEY: json.dumps({'bf16': entry})}, 'm.onnx')
+        read_verified({METADATA_KEY: json.dumps({'bf16': entry})}, Path('m.onnx'))
 
 
 @needs_bf16
@@ -105,7 +105,7 @@ def test_the_command_measures_and_writes_into_a_copy(
     assert main(['verify', str(model), str(tmp_path / 'street'), '--out', str(out)]) == 0
     assert model.read_bytes() == before
     with open_engine(out, 'openvino') as engine:
-        found = read_verified(engine.metadata, 'out.onnx')['bf16']
+        found = read_verified(engine.metadata, Path('out.onnx'))['bf16']
         assert (found.images, found.data, found.figure) == (
             3, f'{tmp_path.name}/street', 'miou'
         )
@@ -115,26 +115,52 @@ def test_the_command_measures_and_writes_into_a_copy(
     assert str(found) in capsys.readouterr().out
 
 
-@needs_bf16
-def test_the_copy_of_a_foreign_model_says_what_the_yaml_beside_the_model_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    foreign, out = tmp_path / 'foreign.onnx', tmp_path / 'out.onnx'
+def foreign_model(tmp_path: Path) -> tuple[Path, ModelSpec]:
+    """Write a model with a YAML beside it, and a labelled picture, `street`."""
+    foreign = tmp_path / 'foreign.onnx'
     proto = onnx.load(str(unmeasured(tmp_path)))
-    spec = ModelSpec.from_metadata({pair.key: pair.value for pair in proto.metadata_props}, out)
+    pairs = {pair.key: pair.value for pair in proto.metadata_props}
+    spec = ModelSpec.from_metadata(pairs, foreign)
     del proto.metadata_props[:]
     onnx.save(proto, str(foreign))
     foreign.with_suffix('.yaml').write_text(json.dumps(asdict(spec)))  # JSON is YAML
     for kind, value in zip(('images', 'labels'), draw_scene(0, 0.0, 240, 320), strict=True):
         (tmp_path / 'street' / kind).mkdir(parents=True)
         write_image(tmp_path / f'street/{kind}/0.png', value)
+    return foreign, spec
+
+
+@needs_bf16
+def test_the_copy_of_a_foreign_model_says_what_the_yaml_beside_the_model_said(
+    tmp_path: Path,
+) -> None:
+    (foreign, spec), out = foreign_model(tmp_path), tmp_path / 'out.onnx'
     assert main(['verify', str(foreign), str(tmp_path / 'street'), '--out', str(out)]) == 0
     with opening(out, 'openvino') as (engine, found):
-        assert found == spec and set(read_verified(engine.metadata, '')) == {'bf16'}
+        assert found == spec and set(read_verified(engine.metadata, Path('out.onnx'))) == {'bf16'}
     engine.close()
     assert main(['verify', str(foreign), str(tmp_path / 'street')]) == 0  # its YAML counts on
     pairs = {pair.key for pair in onnx.load(str(foreign)).metadata_props}
     assert pairs == {METADATA_KEY}
+
+
+@needs_bf16
+def test_what_was_measured_by_another_yaml_does_not_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    foreign, spec = foreign_model(tmp_path)
+    assert main(['verify', str(foreign), str(tmp_path / 'street')]) == 0
+    with open_engine(foreign, 'openvino') as engine:
+        (found,) = read_verified(engine.metadata, foreign).values()
+    corrected = replace(spec, mean=(0.0, 0.0, 0.0))
+    foreign.with_suffix('.yaml').write_text(json.dumps(asdict(corrected)))
+    with open_engine(foreign, 'openvino') as engine:
+        assert engine.precision == 'fp32' and not read_verified(engine.metadata, foreign)
+    assert 'foreign.yaml has changed since; run mnv2 verify' in caplog.text
+    capsys.readouterr()
+    assert main(['info', str(foreign)]) == 0 and str(found) not in capsys.readouterr().out
+    assert main(['verify', str(foreign), str(tmp_path / 'street')]) == 0
+    assert main(['info', str(foreign)]) == 0 and 'in bf16 ' in capsys.readouterr().out
 
 
 @needs_bf16

@@ -70,9 +70,21 @@ def test_a_checkpoint_comes_back_as_it_was(
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, zipped: bool) -> None:
     path, made = tmp_path / 'evil.pt', tmp_path / 'made'
     torch.save({'weights': RunsCode(made)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ModelError, match=r'evil\.pt: is no checkpoint of plain tensors'):
+    told = r'evil\.pt: is no checkpoint of plain tensors \(it is of something else, or would run'
+    with pytest.raises(ModelError, match=told):
         read_weights(path)
     assert not made.exists()
+
+
+@pytest.mark.parametrize(('name', 'told'), [
+    ('run', r'run: is a folder, expected a checkpoint such as .*run/best\.pt'),
+    ('m.onnx', r'm\.onnx: is a model already, expected a checkpoint'),
+])
+def test_what_is_given_for_a_checkpoint_is_named(tmp_path: Path, name: str, told: str) -> None:
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'm.onnx').write_bytes(b'\x08\x08')
+    with pytest.raises(ModelError, match=told):
+        load_checkpoint(tmp_path / name)
 
 
 @pytest.mark.parametrize('name', ['w.pth', 'w.onnx'])

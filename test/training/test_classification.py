@@ -96,6 +96,16 @@ def test_a_class_without_an_image_is_named(folder: Path, tmp_path: Path) -> None
         train(folder, tmp_path, spec, RECIPE)
 
 
+def test_a_damaged_image_to_measure_on_is_told_before_the_first_epoch(
+    folder: Path, tmp_path: Path
+) -> None:
+    val = write_folders(tmp_path / 'val', 1, seed=7)
+    image = next(val.glob('*/*'))
+    image.write_bytes(image.read_bytes()[:40])
+    with pytest.raises(DataError, match=image.name):
+        ClassificationTask(folder, SPEC, RECIPE, val)
+
+
 def test_an_image_that_is_also_trained_on_is_not_measured_on(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match='is also in the training set'):
         train(folder, tmp_path, SPEC, RECIPE, val=folder)

@@ -199,6 +199,22 @@ def test_categories_that_are_not_the_specs_classes_are_refused(data: Path, tmp_p
         train(data, tmp_path, spec, RECIPE)
 
 
+def test_a_class_without_a_box_is_told_and_no_box_at_all_is_refused(
+    data: Path, val: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = json.loads(data.read_text())
+    fewer = [each for each in values['annotations'] if each['category_id'] != 1]
+    path = data.with_name('fewer.json')
+    path.write_text(json.dumps({**values, 'annotations': fewer}))
+    DetectionTask(path, SPEC, RECIPE, None)
+    assert 'fewer.json: no box of car' in caplog.text
+    values = json.loads(val.read_text())
+    empty = val.with_name('empty.json')
+    empty.write_text(json.dumps({**values, 'annotations': []}))
+    with pytest.raises(DataError, match=r'empty\.json: has no box of car, pedestrian, tree'):
+        DetectionTask(data, SPEC, RECIPE, empty)
+
+
 def test_measuring_on_training_images_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match='is also in the training set'):
         train(data, tmp_path, SPEC, RECIPE, val=data)

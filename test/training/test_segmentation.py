@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 import copy
 from dataclasses import fields, replace
+import errno
 import json
+import os
 from pathlib import Path
 import shutil
 import subprocess
@@ -21,6 +23,7 @@ pytest.importorskip('tqdm', reason='no tqdm: run make setup-train')
 pytest.importorskip('matplotlib', reason='no matplotlib: run make setup-train')
 
 from mnv2_perception.cli.main import main
+from mnv2_perception.data.files import alone_in
 from mnv2_perception.errors import DataError, ModelError
 from mnv2_perception.model_spec import METADATA_KEY, ModelSpec
 from mnv2_perception.nets.checkpoint import load_checkpoint, make_network, save_checkpoint
@@ -376,6 +379,92 @@ def test_a_run_that_the_user_stops_says_how_to_go_on(
     )
 
 
+def test_a_full_disk_keeps_the_epochs_before_and_says_how_to_go_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = command(folder, tmp_path / 'run', '--width-mult', '0.35', '--epochs', '2')
+    write, written = Path.write_bytes, []
+
+    def fill(path: Path, data: Any) -> int:
+        written.append(path)
+        count = write(path, data[:-1] if len(written) == 2 else data)
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return count
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'write_bytes', fill)
+        assert main(line) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f'error: {tmp_path}/run: cannot be written: No space left on device; make room; '
+        f'{tmp_path}/run/last.pt has what is done: the same command with --resume goes on from '
+        f'there'
+    )
+    assert not (tmp_path / 'run/last.partial').exists()
+    with (tmp_path / 'run/log.jsonl').open('a') as log:
+        log.write('{"epoch": 3, "lo')  # what found no room
+    assert main([*line, '--resume']) == 0
+    assert [entry['epoch'] for entry in read_log(tmp_path / 'run')] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate "
+                     'memory: you tried to allocate 402653184 bytes.'),
+        torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB.'),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_names_what_to_lower(
+    error: Exception, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(SegmentationTask, 'loss', fail)
+    assert main(command(folder, tmp_path / 'run', '--width-mult', '0.35')) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith('error: the memory does not suffice: ')
+    assert told.endswith('; give a smaller --batch than 3 or smaller crops, or smaller pictures')
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    with alone_in(tmp_path), pytest.raises(DataError, match='another process trains there; wait'):
+        train(folder, tmp_path, SPEC, RECIPE)
+    with alone_in(tmp_path), pytest.raises(DataError, match='another process trains there'):
+        train(folder, tmp_path, SPEC, RECIPE, resume=True)
+
+
+def test_a_loss_that_is_none_names_a_checkpoint_only_where_there_is_one(
+    folder: Path, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, learning_rate=1e30, drawn=0)
+    with pytest.raises(DataError, match=r'lower --learning-rate \(1e\+30\) and begin again$'):
+        train(folder, tmp_path / 'run', SPEC, recipe)
+
+
+@pytest.mark.parametrize(
+    ('label', 'told'),
+    [
+        (np.full((96, 128), 255, np.uint8), 'no pixel has an id below 11'),
+        (np.full((96, 128, 3), 1, np.uint8) * np.uint8([1, 2, 3]), 'got a PNG of colours'),
+        (np.zeros((48, 64), np.uint8), r'is \(48, 64\), its image is \(96, 128\)'),
+    ],
+)
+def test_labels_to_measure_on_are_looked_at_before_the_first_epoch(
+    label: Any, told: str, folder: Path, tmp_path: Path
+) -> None:
+    val = write_folder(tmp_path / 'val', range(200, 201))
+    cv2.imwrite(str(val / 'labels/200.png'), label)
+    with pytest.raises(DataError, match=told):
+        SegmentationTask(folder, SPEC, replace(RECIPE, drawn=0), val)
+
+
 def test_weights_are_taken_from_a_shipped_model_by_its_name(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -387,6 +476,34 @@ def test_weights_are_taken_from_a_shipped_model_by_its_name(
     assert main(command(folder, tmp_path / 'other', '--weights', 'absent')) == 1
     told = capsys.readouterr().err
     assert told.count('\n') == 1 and name in told and 'mobilenet_v2,' in told
+
+
+def test_what_a_checkpoint_that_is_started_from_asks_for_is_told(
+    run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = tmp_path / 'spec.yaml'
+    values = json.loads(SPEC.to_metadata()[METADATA_KEY])
+    classes = values['classes']
+    spec.write_text(yaml.safe_dump({
+        **values, 'licence': 'MIT', 'classes': [classes[1], classes[0], *classes[2:]],
+    }))
+    line = command(folder, tmp_path / 'run', '--weights', str(run / 'best.pt'))
+    line[line.index('--spec') + 1] = str(spec)
+    assert main([*line, '--width-mult', '0.35']) == 0
+    told = capsys.readouterr().err
+    assert 'but drawn is started from, which asks for CC0-1.0' in told
+    assert 'the head that is taken of drawn knows sky, building' in told
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+def test_an_export_beside_an_older_int8_file_tells_of_that(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('onnx', reason='no onnx: run make setup-train')
+    (tmp_path / 'm_int8.onnx').write_bytes(b'of the model before')
+    assert main(['export', str(run / 'best.pt'), str(tmp_path / 'm.onnx')]) == 0
+    assert 'm_int8.onnx: is of an earlier m.onnx; make it again' in capsys.readouterr().err
 
 
 def test_weights_of_a_command_that_failed_are_one_line(
@@ -416,6 +533,9 @@ def test_an_existing_run_is_not_overwritten(run: Path, folder: Path) -> None:
 def test_there_is_nothing_to_resume_in_an_empty_folder(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r'last\.pt: no such checkpoint'):
         train(folder, tmp_path, SPEC, RECIPE, resume=True)
+    with pytest.raises(ModelError, match='no such run; resume with the --out that it had'):
+        train(folder, tmp_path / 'absent', SPEC, RECIPE, resume=True)
+    assert not (tmp_path / 'absent').exists()
 
 
 def test_an_image_that_is_also_trained_on_is_not_measured_on(folder: Path, tmp_path: Path) -> None:
