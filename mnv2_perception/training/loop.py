@@ -1,14 +1,18 @@
 """The training loop of every task: schedule, mixed precision, running mean, resume, early stop."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 import copy
 from dataclasses import asdict
 import hashlib
 import json
 import math
 from pathlib import Path
+import signal
 import sys
+import threading
 import time
+from types import FrameType
 from typing import Any
 import warnings
 
@@ -83,8 +87,36 @@ def fit(
     if resume and not out.is_dir():
         raise ModelError(f'{out}: no such run; resume with the --out that it had')
     out.mkdir(parents=True, exist_ok=True)
-    with alone_in(out):
-        return run(task, out, recipe, facts, weights, resume, workers)
+    with alone_in(out), heeding_interrupts() as heed:
+        return run(task, out, recipe, facts, weights, resume, workers, heed)
+
+
+@contextmanager
+def heeding_interrupts() -> Iterator[Callable[[], None]]:
+    """Yield what raises KeyboardInterrupt if Ctrl-C was pressed, even where Python swallowed it.
+
+    It does so in destructors, and those of a DataLoader's iterator take long.
+    """
+    came = False
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+        signal.default_int_handler(number, frame)
+
+    def heed() -> None:
+        if came:
+            raise KeyboardInterrupt
+
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield heed
+        return
+    signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield heed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run(
@@ -95,8 +127,9 @@ def run(
     weights: Path | None,
     resume: bool,
     workers: int,
+    heed: Callable[[], None],
 ) -> float:
-    """Train in a folder that is nobody else's; see `fit`."""
+    """Train in a folder that is nobody else's; see `fit`. `heed` is called after each batch."""
     last, kept = out / 'last.pt', out / 'best.pt'
     results = ('log.jsonl', 'curves.png', 'results.json', 'confusion.png')
     for path in () if resume else (last, kept, *(out / name for name in results)):
@@ -185,6 +218,7 @@ def run(
             update_average(average, net, recipe.ema, epoch * steps + step)
             total += loss.item()
             progress.set_postfix(loss=f'{total / (step + 1):.3f}')
+            heed()
         if not math.isfinite(total):
             elsewhere = f' with another --out; {last} is of the epoch before'
             raise DataError(

@@ -1,6 +1,7 @@
 """Training for real, on six drawn scenes: it learns, goes on where it stopped, and exports."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 import copy
 from dataclasses import fields, replace
 import errno
@@ -8,6 +9,7 @@ import json
 import os
 from pathlib import Path
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -438,6 +440,26 @@ def test_a_folder_in_which_another_process_trains_is_refused(
         train(folder, tmp_path, SPEC, RECIPE)
     with alone_in(tmp_path), pytest.raises(DataError, match='another process trains there'):
         train(folder, tmp_path, SPEC, RECIPE, resume=True)
+
+
+def test_an_interrupt_that_a_destructor_swallowed_ends_the_training(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = []
+
+    class Interrupted(loop.tqdm):  # type: ignore[misc]
+        def __iter__(self) -> Iterator[Any]:
+            for batch in super().__iter__():
+                batches.append(batch)
+                with suppress(KeyboardInterrupt):  # as Python does in a destructor
+                    signal.raise_signal(signal.SIGINT)
+                yield batch
+
+    monkeypatch.setattr(loop, 'tqdm', Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, tmp_path / 'run', SPEC, RECIPE)
+    assert len(batches) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_loss_that_is_none_names_a_checkpoint_only_where_there_is_one(
