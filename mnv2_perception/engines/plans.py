@@ -125,13 +125,11 @@ def sha256(path: Path) -> str:
     Those may lie in files beside it, whose names alone it holds: after a training that changed
     nothing else it is the same, byte for byte.
     """
-    content = path.read_bytes()
-    digest = hashlib.sha256(content)
-    for file in weights_beside(path, content):
-        if file.is_file():
-            with file.open('rb') as part:
-                while block := part.read(1 << 20):
-                    digest.update(block)
+    digest = hashlib.sha256()
+    for file in [path, *filter(Path.is_file, weights_beside(path))]:
+        with file.open('rb') as part:
+            while block := part.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 

@@ -4,6 +4,7 @@ Read without onnx, which a robot need not have: the names are entries `location`
 TensorProto.external_data, field 1 the key and field 2 the value.
 """
 
+import mmap
 from pathlib import Path, PurePosixPath
 import re
 
@@ -12,18 +13,19 @@ from mnv2_perception.errors import stand_in
 _LOCATION = re.compile(rb'\x0a\x08location\x12([\x01-\x7f])(?=(.{1,127}))', re.DOTALL)
 
 
-def weights_beside(model: Path, content: bytes) -> list[Path]:
+def weights_beside(model: Path) -> list[Path]:
     """Return the files in which an ONNX file says that its weights lie, sorted.
 
-    Args:
-        model: its path.
-        content: its bytes.
+    Raises:
+        OSError: it cannot be read.
     """
-    if model.suffix != '.onnx':
+    if model.suffix != '.onnx' or not model.stat().st_size:
         return []
-    names = {
-        found[2][:found[1][0]].decode(errors='replace') for found in _LOCATION.finditer(content)
-    }
+    with model.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        names = {
+            found[2][:found[1][0]].decode(errors='replace')
+            for found in _LOCATION.finditer(content)
+        }
     inside = {PurePosixPath(name) for name in names}  # runtimes refuse all others
     return sorted(
         model.parent / name for name in inside
@@ -34,7 +36,7 @@ def weights_beside(model: Path, content: bytes) -> list[Path]:
 def lacks_weights(model: Path) -> str:
     """Return which weights of an ONNX file are not beside it, and the cure; empty if none."""
     try:
-        files = weights_beside(model, model.read_bytes())
+        files = weights_beside(model)
     except OSError:
         return ''
     for file in files:
