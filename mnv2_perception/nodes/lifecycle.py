@@ -40,6 +40,7 @@ from mnv2_perception.nodes.topics import Publisher, Subscription
 from mnv2_perception.nodes.worker import Frame, NewestFrameWorker
 
 LOG_PERIOD_S = 10.0
+QOS_PERIOD_S = 5.0
 LATENCY_WINDOW = 256
 # How long a transition waits for the work under way.
 IDLE_S = 2.0
@@ -100,6 +101,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         self._diagnostics = Diagnostics(self)
         self.shared.heartbeat.add(self.publish_diagnostics)
         self.shared.heartbeat.add(self._greet, TICK_S)
+        self.shared.heartbeat.add(self._tell_incompatible_qos, QOS_PERIOD_S)
         self._autostart_timer: Timer | None = None
         if self.get_parameter('autostart').value:
             # From the executor, so that a lifecycle manager's requests never run beside it.
@@ -262,6 +264,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         return TransitionCallbackReturn.SUCCESS
 
     def destroy_node(self) -> None:
+        self.shared.heartbeat.remove(self._tell_incompatible_qos)
         self.shared.heartbeat.remove(self._greet)
         self.shared.heartbeat.remove(self.publish_diagnostics)
         self._release_all()
@@ -356,7 +359,6 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
 
     def publish_diagnostics(self) -> None:
         """Publish one status: state, counts, rate, latency, and the node's own facts."""
-        self._tell_incompatible_qos()
         with self._facts_lock:
             values, worker = self._values, self._worker
             acquired = values is not None and self.state_label in ('active', 'inactive')
