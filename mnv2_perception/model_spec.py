@@ -40,6 +40,12 @@ BACKGROUND_NAMES = {'background', 'unlabelled', 'unlabeled', 'void', 'ignore', '
 TO_FILL_IN = '???'  # what stands in a drafted YAML for a fact that the graph does not tell
 
 
+def yaml_beside(model: Path) -> Path:
+    """Return where the YAML of somebody else's model lies, or would."""
+    beside, other = model.with_suffix('.yaml'), model.with_suffix('.yml')
+    return other if other.is_file() and not beside.is_file() else beside
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """What a model takes and gives.
@@ -271,9 +277,7 @@ class ModelSpec:
             except json.JSONDecodeError as exc:
                 raise ModelError(f'{model}: metadata {METADATA_KEY} is no JSON: {exc}') from exc
             return cls.from_dict(values, f'{model}: metadata {METADATA_KEY}')
-        beside = model.with_suffix('.yaml')
-        if not beside.is_file() and model.with_suffix('.yml').is_file():
-            beside = model.with_suffix('.yml')
+        beside = yaml_beside(model)
         if not beside.is_file():
             raise ModelError(
                 f'{model.name} does not say how its input is scaled or what its classes are '

@@ -15,6 +15,7 @@ from mnv2_perception.model_spec import (
     METADATA_KEY,
     ModelSpec,
     PALETTE,
+    yaml_beside,
 )
 from mnv2_perception.tasks.onnx_spec import read_spec
 
@@ -255,3 +256,11 @@ def test_the_spec_that_training_starts_from_is_camvids() -> None:
     spec = ModelSpec.from_yaml(path)
     assert (len(spec.classes), spec.classes[3], spec.licence) == (11, 'road', 'CC-BY-NC-4.0')
     assert (spec.height % 32, spec.width % 32) == (0, 0)
+
+
+def test_of_no_yaml_beside_a_model_the_one_to_write_is_named(tmp_path: Path) -> None:
+    assert yaml_beside(tmp_path / 'net.onnx') == tmp_path / 'net.yaml'
+    (tmp_path / 'net.yml').touch()
+    assert yaml_beside(tmp_path / 'net.onnx') == tmp_path / 'net.yml'
+    (tmp_path / 'net.yaml').touch()
+    assert yaml_beside(tmp_path / 'net.onnx') == tmp_path / 'net.yaml'

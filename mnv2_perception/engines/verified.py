@@ -14,6 +14,7 @@ from pathlib import Path
 from mnv2_perception.engines.graph import read_onnx
 from mnv2_perception.engines.plans import sha256
 from mnv2_perception.errors import command_name, EngineError, ModelError, quoted
+from mnv2_perception.model_spec import yaml_beside
 
 METADATA_KEY = 'mnv2_perception.verified'
 logger = logging.getLogger(__name__)
@@ -104,12 +105,6 @@ def verified_int8(model: Path, found: Verified | None) -> Path:
             f'{digest}, expected {found.sha256}; make it again of this model, then {verify}'
         )
     return file
-
-
-def yaml_beside(model: Path) -> Path:
-    """Return where the YAML of somebody else's model lies, if there is one."""
-    beside = model.with_suffix('.yaml')
-    return beside if beside.is_file() else model.with_suffix('.yml')
 
 
 def yaml_digest(model: Path) -> str:
