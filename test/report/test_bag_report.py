@@ -34,9 +34,10 @@ from mnv2_perception.bags.write import BagWriter, compressed_image_cdr
 from mnv2_perception.cli.main import main
 from mnv2_perception.report import report as making
 from mnv2_perception.report.page import digest
-from mnv2_perception.report.pictures import grid_picture, palette_png
+from mnv2_perception.report.pictures import grid_picture
 from mnv2_perception.scenes.bag import draw_bag
 from mnv2_perception.vision.costmap import Grid
+from mnv2_perception.vision.png import indexed_png
 
 HOSTILE = '<script>window.stolen = 1</script>'
 
@@ -368,7 +369,7 @@ def test_where_opencv_cannot_encode_it_is_said(
 
 def test_a_palette_png_is_read_by_others() -> None:
     ids = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    data = np.frombuffer(palette_png(ids, [(255, 0, 0), (0, 255, 0)]), np.uint8)
+    data = np.frombuffer(indexed_png(ids, [(255, 0, 0), (0, 255, 0)], True), np.uint8)
     shown = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     assert shown[0, 0].tolist() == [0, 0, 255, 255] and shown[0, 1].tolist() == [0, 255, 0, 255]
     assert (shown[1:, :, 3] == 0).all()
