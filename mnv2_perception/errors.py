@@ -11,7 +11,8 @@
     ├── DataError        a training or evaluation data set that cannot be used
     ├── BagError         a bag that cannot be read, played or written
     ├── ParameterError   a node's parameter whose value is not possible
-    └── SetupError       something this machine lacks for what was asked
+    ├── SetupError       something this machine lacks for what was asked
+    └── DemoError        the demo ran, and its result is not good enough
 
 A message says what was wrong, what was got, what was expected and how to cure it. Exceptions of
 other libraries are wrapped (``raise ... from exc``), so ``except PerceptionError`` catches all.
@@ -59,6 +60,10 @@ class ParameterError(PerceptionError):
 
 class SetupError(PerceptionError):
     """Something this machine lacks for what was asked."""
+
+
+class DemoError(PerceptionError):
+    """The demo ran, and its result is not good enough."""
 
 
 def quoted(text: object, most: int = 100) -> str:

@@ -212,7 +212,6 @@ def write_report(
 
 def bounded(pictures: list[dict[str, Any]], kept: set[int]) -> list[dict[str, Any]]:
     """Return pictures of at most MOST_BYTES, evenly fewer than came."""
-
     while len(pictures) > 1 + len(kept) and sum(len(str(e)) for e in pictures) > MOST_BYTES:
         pictures = [
             each for i, each in enumerate(pictures) if i % 2 == 0 or each['at'] in kept

@@ -33,6 +33,7 @@ from mnv2_perception.bags.results import CLASSIFICATION, DETECTIONS, IMAGE
 from mnv2_perception.bags.write import BagWriter, compressed_image_cdr
 from mnv2_perception.cli.main import main
 from mnv2_perception.report import report as making
+from mnv2_perception.report.figures import spread
 from mnv2_perception.report.page import digest
 from mnv2_perception.report.pictures import grid_picture
 from mnv2_perception.scenes.bag import draw_bag
@@ -395,3 +396,13 @@ def test_a_grid_of_the_world_does_not_tell_where_the_robot_looks(tmp_path: Path)
     results = write_results(tmp_path / 'results', photos=True, grid_frame='odom')
     data = data_of(report(tmp_path / 'r.html', results))
     assert data['pictures'][0]['runs'][0]['grid']['ahead'] is False
+
+
+@pytest.mark.parametrize(
+    ('count', 'most', 'kept', 'chosen'),
+    [(11, 3, [], [0, 5, 10]), (1, 6, [], [0]), (2, 6, [], [0, 1]), (11, 4, [3], [0, 3, 5, 10])],
+)
+def test_pictures_are_spread_over_the_run(
+    count: int, most: int, kept: list[int], chosen: list[int]
+) -> None:
+    assert spread(count, most, kept) == chosen
