@@ -539,3 +539,17 @@ def test_a_user_without_a_home_works_and_is_told_where_one_is_needed(
         assert cli.main(args) == 1
         assert told in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [model]
+
+
+def test_ctrl_c_while_modules_are_loaded_ends_a_command_quietly() -> None:
+    code = (
+        'import sys\n'
+        'class Pressed:\n'
+        '    def find_spec(self, name, *_):\n'
+        "        if name == 'numpy': raise KeyboardInterrupt\n"
+        'sys.meta_path.insert(0, Pressed())\n'
+        'from mnv2_perception.cli.main import main\n'
+        "sys.exit(main(['info', 'nothing']))\n"
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, '', '')
