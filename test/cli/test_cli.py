@@ -553,3 +553,17 @@ def test_ctrl_c_while_modules_are_loaded_ends_a_command_quietly() -> None:
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, '', '')
+
+
+@pytest.mark.parametrize('line', [
+    'evaluate {model} {folder} --engine fake', 'demo',
+    'patches {folder} --height 8 --width 12 --top 0 --groups way=sky',
+])
+def test_a_file_in_the_place_of_the_folder_of_results_is_told_with_the_cure(
+    model: str, folder: Path, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    (out := folder / 'results').touch()
+    args = [part.format(model=model, folder=folder) for part in line.split()]
+    assert cli.main([*args, '--out', str(out)]) == 1
+    told = f'{out} is a file, expected a folder; choose another --out'
+    assert told in capsys.readouterr().err
