@@ -567,3 +567,17 @@ def test_a_file_in_the_place_of_the_folder_of_results_is_told_with_the_cure(
     assert cli.main([*args, '--out', str(out)]) == 1
     told = f'{out} is a file, expected a folder; choose another --out'
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('line', [
+    'benchmark {}', 'build {}', 'evaluate {} .', 'info {}', 'quantize {} --calibrate .',
+    'verify {} .', 'verify {} . --out new.onnx',
+])
+def test_a_checkpoint_in_the_place_of_a_model_names_the_command_that_makes_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    (checkpoint := tmp_path / 'best.pt').write_bytes(b'PK')
+    assert cli.main(line.format(checkpoint).split()) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f'error: {checkpoint}: is a checkpoint, expected a model such as an')
+    assert told.count(f'mnv2 export {checkpoint} model.onnx') == 1
