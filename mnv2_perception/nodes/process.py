@@ -17,12 +17,8 @@ from rclpy.signals import SignalHandlerOptions
 
 from mnv2_perception.errors import PerceptionError, SetupError
 from mnv2_perception.nodes.overrides import check_params_files
+from mnv2_perception.nodes.rclpy_private import Executor
 from mnv2_perception.nodes.shared_memory import reclaim
-
-try:
-    from rclpy.experimental import EventsExecutor as Executor
-except ImportError:  # Humble; with many nodes it takes a multiple of the CPU time
-    from rclpy.executors import SingleThreadedExecutor as Executor
 
 # launch kills what has not ended 5 s after its signal.
 GRACE_S = 3.0
@@ -108,7 +104,7 @@ def end_now(reason: str) -> None:
     os._exit(1)
 
 
-def turn(node: Node, executor: Executor, stop: threading.Event) -> None:
+def spin_until(stop: threading.Event, node: Node, executor: Executor) -> None:
     """Run a node's callbacks until the event is set; none of them ends the process.
 
     Whoever sets the event wakes the executor with a task that does nothing: a thread that looked
@@ -142,7 +138,8 @@ def spin(create: Callable[[], Node | list[Node]], args: list[str] | None = None)
             executors = [Executor(context=node.context) for node in nodes]
             threads = [
                 threading.Thread(
-                    target=turn, args=(node, executor, stop), name=node.get_name(), daemon=True
+                    target=spin_until, args=(stop, node, executor), name=node.get_name(),
+                    daemon=True,
                 ) for node, executor in zip(nodes, executors, strict=True)
             ]
             try:
