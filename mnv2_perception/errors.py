@@ -66,6 +66,12 @@ class DemoError(PerceptionError):
     """The demo ran, and its result is not good enough."""
 
 
+def describe_error(exc: Exception) -> str:
+    """Return what an exception says; of one that was not raised on purpose, its type too."""
+    kind = '' if isinstance(exc, PerceptionError) else f'unexpected {type(exc).__name__}: '
+    return f'{kind}{exc}'
+
+
 def quoted(text: object, most: int = 100) -> str:
     """Return text of a stranger as a message may hold it: in quotes, one line, cut."""
     shown = text if isinstance(text, bytes) else str(text)

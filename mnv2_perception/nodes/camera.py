@@ -17,7 +17,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
-from mnv2_perception.errors import EngineError, ModelError, PerceptionError
+from mnv2_perception.errors import describe_error, EngineError, ModelError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nodes.advice import wrong_topic
 from mnv2_perception.nodes.lifecycle import PerceptionNode
@@ -311,8 +311,8 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         former.close()
 
     def _on_not_loaded(self, name: str, exc: Exception) -> None:
-        kind = '' if isinstance(exc, PerceptionError) else f'unexpected {type(exc).__name__}: '
-        self._refusal = f'model {name} is not taken, {self._in_use} works on: {kind}{exc}'
+        why = describe_error(exc)
+        self._refusal = f'model {name} is not taken, {self._in_use} works on: {why}'
         self._refused_s = time.monotonic()
         self.get_logger().error(self._refusal)
         with self._setting:
@@ -334,8 +334,8 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         }
 
     def warning(self) -> str:
-        told = time.monotonic() - self._refused_s < TOLD_S
-        return self._refusal if told and self._refusal else self._loader.warning
+        is_new = time.monotonic() - self._refused_s < TOLD_S
+        return self._refusal if is_new and self._refusal else self._loader.warning
 
     def explain_silence(self) -> str:
         topic = self._camera.topic_name

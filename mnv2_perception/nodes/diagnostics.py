@@ -20,6 +20,7 @@ PERIOD_S = 1.0
 TICK_S = 0.25
 SLOW_OPENING_S = 10.0
 HUNG_OPENING_S = 60.0
+RESTART = 'if it stays so, restart the process (a second SIGTERM ends it at once)'
 
 LOGGER = logging.getLogger(__name__)
 
@@ -128,9 +129,6 @@ def judge(health: Health, new: Mapping[str, int], over_s: float) -> tuple[bytes,
     if health.warning:
         return DiagnosticStatus.WARN, health.warning
     return DiagnosticStatus.OK, 'working'
-
-
-RESTART = 'if it stays so, restart the process (a second SIGTERM ends it at once)'
 
 
 class Diagnostics:
