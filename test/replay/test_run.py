@@ -16,6 +16,7 @@ from camera_bags import (
     IMAGE,
     INFO,
     masks,
+    MATRIX,
     messages,
     picture,
     read,
@@ -418,6 +419,19 @@ def test_what_the_grid_rests_on_is_told(
     assert run(bag, out, *options) == 0
     assert told in capsys.readouterr().err
     assert len(messages(out, '/grid')) == grids
+
+
+def test_a_calibration_of_another_image_size_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_twice_the_size = MATRIX * 2.0 - np.diag((0.0, 0.0, 1.0))
+    bag = write_bag(tmp_path / 'bag', matrix=of_twice_the_size)
+    assert run(bag, tmp_path / 'a.mcap', '--camera-height', '1') == 0
+    told = capsys.readouterr().err
+    assert told.count('principal point') == 1
+    assert f'{INFO}: the principal point is (63, 47) in an image of 48 × 64' in told
+    assert run(bag, tmp_path / 'b.mcap', '--no-grid') == 0  # it does not matter there
+    assert 'principal point' not in capsys.readouterr().err
 
 
 def test_ground_that_the_model_does_not_know_is_refused_where_it_was_named(
