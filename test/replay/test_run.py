@@ -32,6 +32,7 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
+from mnv2_perception.bags.messages import header, make, serialised
 from mnv2_perception.bags.read import BagReader, TopicQos
 from mnv2_perception.bags.result_file import ResultFile
 from mnv2_perception.bags.results import read_grids
@@ -356,6 +357,22 @@ def write_jpegs(path: Path) -> Path:
 def test_compressed_images(tmp_path: Path) -> None:
     assert run(write_jpegs(tmp_path / 'bag'), tmp_path / 'out.mcap') == 0
     check_masks(tmp_path / 'out.mcap')
+
+
+def test_a_camera_of_twelve_bits_that_fills_the_lower_ones_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.add_topic('/twelve/image_raw', 'sensor_msgs/msg/Image')
+        for number in range(8):
+            pixels = np.full((HEIGHT, WIDTH), 4095, np.uint16).reshape(-1).view(np.uint8)
+            bag.write('/twelve/image_raw', stamp(number), serialised(make(
+                'sensor_msgs/msg/Image', header=header(stamp(number), 'camera'), height=HEIGHT,
+                width=WIDTH, encoding='mono16', step=2 * WIDTH, data=pixels,
+            )))
+    assert run(tmp_path / 'bag', tmp_path / 'out.mcap') == 0
+    told, = [each for each in caplog.messages if 'nearly black' in each]
+    assert told.startswith('/twelve/image_raw: the first 5 images (mono16) are nearly black')
 
 
 def test_pictures_have_stamps_by_their_index_in_the_order_of_their_names(tmp_path: Path) -> None:
