@@ -12,13 +12,17 @@ import yaml
 from mnv2_perception.cli.bag_run import PARTLY, progress, show_reasons
 from mnv2_perception.cli.options import (
     add_command,
+    add_json,
     add_model_options,
     AT_LEAST_ONE,
     check_rosbags,
     COUNT,
+    FPS_HELP,
     FRACTION,
     Number,
+    RECORDING_HELP,
     table,
+    TOPIC_HELP,
 )
 from mnv2_perception.errors import DataError, SetupError
 from mnv2_perception.replay.choose import WAYS
@@ -33,47 +37,44 @@ def add(commands: 'Commands') -> None:
     """Add the command to those of `mnv2 bag`."""
     frames = add_command(
         commands, 'frames', frames_command,
-        'Write the pictures of a recording that are worth labelling, with the masks of a model '
-        'to correct, as `mnv2 train segmentation` reads them. Exit code 3: done, but part of the '
-        'recording could not be read.',
+        'Select pictures of a recording that are worth labelling.',
+        'Also writes the masks of a model for you to correct. `mnv2 train segmentation` reads the '
+        'resulting folder. Exit code 3: done, but part of the recording could not be read.',
+    )
+    frames.add_argument('recording', type=Path, nargs='+', help=RECORDING_HELP)
+    frames.add_argument(
+        '--out', type=Path, required=True, metavar='FOLDER',
+        help='new folder for images/, labels/, spec.yaml and frames.csv',
     )
     frames.add_argument(
-        'recording', type=Path, nargs='+',
-        help='bags, merged in the order of time; or a folder of pictures; or a video file',
-    )
-    frames.add_argument(
-        '--out', type=Path, required=True,
-        help='new folder for images/, labels/, spec.yaml, frames.csv',
-    )
-    frames.add_argument(
-        '--count', type=AT_LEAST_ONE, default=50, help='pictures, at most (%(default)s)'
+        '--count', type=AT_LEAST_ONE, default=50,
+        help='largest number of pictures (default: %(default)s)',
     )
     frames.add_argument(
         '--by', choices=tuple(WAYS), default='time',
-        help='; '.join(f'{name}: {what}' for name, what in WAYS.items()) + ' (%(default)s)',
+        help='how to select: '
+             + '; '.join(f'{name}: {what}' for name, what in WAYS.items())
+             + ' (default: %(default)s)',
     )
     add_model_options(frames, optional=True)
     frames.add_argument(
         '--min-confidence', type=FRACTION, default=0.0,
-        help='leave less sure pixels unlabelled, 0 to 1 (%(default)s)',
+        help='pixels with a lower confidence stay unlabelled, 0 to 1 (default: %(default)s)',
     )
     frames.add_argument(
         '--spacing', type=COUNT, default=0, metavar='FRAMES',
-        help='of uncertainty: frames from one chosen to the next, of those looked at, at least '
-             '(default: half of what would be even)',
+        help='with --by uncertainty: smallest distance between selected frames, counted in '
+             'examined frames (default: half the distance of evenly spaced ones)',
     )
     frames.add_argument(
         '--every', type=AT_LEAST_ONE, default=1, metavar='N',
-        help='look at every Nth frame only (%(default)s)',
+        help='examine only every Nth frame (default: %(default)s)',
     )
+    frames.add_argument('--topic', default='', help=TOPIC_HELP)
     frames.add_argument(
-        '--topic', default='', help='image topic (default: what looks like the camera)'
+        '--fps', type=Number(float, 0.0, 1000.0, above=True), default=0.0, help=FPS_HELP
     )
-    frames.add_argument(
-        '--fps', type=Number(float, 0.0, 1000.0, above=True), default=0.0,
-        help='of pictures, or of a video that tells another (default: 10, or what it tells)',
-    )
-    frames.add_argument('--json', action='store_true')
+    add_json(frames)
 
 
 def frames_command(arguments: argparse.Namespace) -> int:

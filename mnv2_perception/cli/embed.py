@@ -19,22 +19,28 @@ def add(commands: 'Commands') -> None:
     """Add the command."""
     embed = add_command(
         commands, 'embed', embed_command,
-        "Write what a model's encoder sees of pictures, one vector each: the mean of its last "
-        'features. To find what is alike, unlike, or twice there.',
+        "Write feature vectors of pictures, from a model's encoder.",
+        "Each vector is the mean of the encoder's last feature map. Use them to find pictures "
+        'that are similar, unusual or duplicates. With --onnx, writes the encoder itself.',
     )
     add_model_options(embed, optional=False, precision=False)
-    embed.add_argument('pictures', type=Path, nargs='*', help='files, and folders of them')
     embed.add_argument(
-        '--out', type=Path,
-        help='.npz (features: a float32 row for each picture; files) or .npy (the rows alone)',
+        'pictures', type=Path, nargs='*', help='picture files, or folders of pictures'
     )
     embed.add_argument(
-        '--onnx', type=Path,
-        help='write the encoder: image (1, H, W, 3) uint8 in, features (1, channels) float32 out',
+        '--out', type=Path, metavar='FILE',
+        help='file for the features: .npz (features: one float32 row per picture; files: their '
+        'names) or .npy (only the rows)',
+    )
+    embed.add_argument(
+        '--onnx', type=Path, metavar='FILE',
+        help='write the encoder as a model: input image (1, H, W, 3) uint8, output features '
+        '(1, channels) float32',
     )
     embed.add_argument(
         '--encoder',
-        help='of MODEL, where that is a file of ImageNet weights (.pth) that is not named so',
+        help='network of a file of ImageNet weights (.pth), such as mobilenet_v2 (default: as '
+        'the file name says)',
     )
     add_force(embed)
 

@@ -12,12 +12,14 @@ from typing import Any, TYPE_CHECKING
 from mnv2_perception.cli.options import (
     add_command,
     add_force,
+    add_json,
     add_label_classes,
     check_output,
     label_classes,
     MODEL_HELP,
     table,
     THREADS,
+    THREADS_HELP,
 )
 from mnv2_perception.errors import command_name, DataError, SetupError, with_home
 
@@ -38,18 +40,22 @@ def add(commands: 'Commands') -> None:
     """Add the command."""
     verify = add_command(
         commands, 'verify', verify_command,
-        'Measure a model in bf16, and MODEL_int8.onnx beside it, if it is there, beside fp32; '
-        'write into the model which of them `precision: auto` may take. What this CPU does not '
-        'compute in by itself is not measured: bf16 needs AVX-512 BF16 or AMX, int8 VNNI or AMX.',
+        'Measure a model in bf16 and int8, for `precision: auto`.',
+        'The int8 version is MODEL_int8.onnx beside the model, as `quantize` writes it. Both are '
+        'compared with fp32 on labelled pictures, and the results are written into the model: '
+        '`precision: auto` uses the faster one if it loses almost nothing. Precisions without '
+        'hardware support in this CPU are not measured: bf16 needs AVX-512 BF16 or AMX, int8 '
+        'needs VNNI or AMX.',
     )
-    verify.add_argument('model', help=f'{MODEL_HELP}; an .onnx')
-    verify.add_argument('data', type=Path, help='labelled, as for `evaluate`')
+    verify.add_argument('model', help=f'{MODEL_HELP}; an .onnx file')
+    verify.add_argument('data', type=Path, help='labelled images, as for `evaluate`')
     add_label_classes(verify)
-    verify.add_argument('--threads', type=THREADS, default=0, help='0: one for each core')
+    verify.add_argument('--threads', type=THREADS, default=0, help=THREADS_HELP)
     verify.add_argument(
-        '--out', type=Path, help='a new file instead (default: the model itself)'
+        '--out', type=Path, metavar='FILE',
+        help='write the results into a copy of the model (default: into the model itself)',
     )
-    verify.add_argument('--json', action='store_true')
+    add_json(verify)
     add_force(verify)
 
 

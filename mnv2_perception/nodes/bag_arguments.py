@@ -15,6 +15,8 @@ from mnv2_perception.nodes.parameters import BagPlayerParameters
 
 P = TypeVar('P')
 
+ROS_EPILOG = 'ROS arguments, such as parameters and remappings, go after --ros-args.'
+
 
 def player_arguments(args: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """Parse a command line, sys.argv's when None; what is not given there is None.
@@ -24,31 +26,47 @@ def player_arguments(args: list[str] | None) -> tuple[argparse.Namespace, list[s
     """
     own, ros = split_ros_arguments(sys.argv[1:] if args is None else args)
     parser = argparse.ArgumentParser(
-        prog='mnv2 bag play', description='Play a bag with its original spacing and /clock.'
+        prog='mnv2 bag play', epilog=ROS_EPILOG,
+        description='Play a bag, with /clock and its original timing.'
     )
-    parser.add_argument('bag', nargs='?', metavar='BAG', help='folder, .mcap, .db3 or .bag file')
-    parser.add_argument('--rate', type=float, help='bag seconds per second (1.0)')
+    parser.add_argument(
+        'bag', nargs='?', metavar='BAG', help='bag folder, or a single .mcap, .db3 or .bag file'
+    )
+    parser.add_argument(
+        '--rate', type=float, help='playing speed, bag seconds per second (default: 1.0)'
+    )
     parser.add_argument('--loop', action='store_const', const=True, help='start again at the end')
-    parser.add_argument('--topics', nargs='+', metavar='T', help='play only these')
-    parser.add_argument('--exclude', nargs='+', metavar='T', help='do not play these')
-    parser.add_argument('--remap', nargs='+', metavar='A:=B', help='publish A under the name B')
+    parser.add_argument(
+        '--topics', nargs='+', metavar='TOPIC', help='play only these topics (default: all)'
+    )
+    parser.add_argument('--exclude', nargs='+', metavar='TOPIC', help='do not play these topics')
+    parser.add_argument(
+        '--remap', nargs='+', metavar='A:=B', help='publish topic A under the name B'
+    )
     parser.add_argument(
         '--start-delay', type=float, dest='start_delay_s', metavar='SECONDS',
-        help='time for discovery before the first message (0.5)',
+        help='pause before the first message, for discovery (default: 0.5)',
     )
     parser.add_argument(
         '--wait-for-subscribers', type=float, dest='wait_for_subscribers_s', metavar='SECONDS',
-        help='longest wait until every played topic has a subscriber (0: do not wait)',
+        help='wait at most this long until every played topic has a subscriber; 0: do not wait '
+        '(default: 0)',
     )
     parser.add_argument(
-        '--wait-for-topics', nargs='+', metavar='T', help='wait for subscribers of these only'
+        '--wait-for-topics', nargs='+', metavar='TOPIC',
+        help='wait for subscribers of these topics only (default: of all played topics)',
     )
-    parser.add_argument('--clock-hz', type=float, help='/clock messages per second (100; 0: none)')
+    parser.add_argument(
+        '--clock-hz', type=float, help='/clock messages per second; 0: none (default: 100)'
+    )
     parser.add_argument(
         '--max-gap', type=float, dest='max_gap_s', metavar='SECONDS',
-        help='shorten longer gaps in the recording to 1 s (60; 0: none)',
+        help='shorten longer gaps in the recording to 1 s; 0: keep all gaps (default: 60)',
     )
-    parser.add_argument('--log', metavar='FILE.csv', help='write topic,stamp_ns,published_ns')
+    parser.add_argument(
+        '--log', metavar='FILE.csv',
+        help='also write a CSV file: topic,stamp_ns,published_ns',
+    )
     add_viewer_option(parser)
     return parser.parse_args(own, argparse.Namespace(ros_args=ros)), ros
 
@@ -61,12 +79,17 @@ def recorder_arguments(args: list[str] | None) -> tuple[argparse.Namespace, list
     """
     own, ros = split_ros_arguments(sys.argv[1:] if args is None else args)
     parser = argparse.ArgumentParser(
-        prog='mnv2 bag record', description='Record topics into a ROS 2 bag until Ctrl-C.'
+        prog='mnv2 bag record', epilog=ROS_EPILOG,
+        description='Record topics into a ROS 2 bag until Ctrl-C.'
     )
-    parser.add_argument('topics', nargs='*', metavar='TOPIC')
+    parser.add_argument('topics', nargs='*', metavar='TOPIC', help='topics to record')
     parser.add_argument('--out', metavar='DIR', help="the new bag's folder")
-    parser.add_argument('--storage', choices=['mcap', 'sqlite3'], help='(mcap)')
-    parser.add_argument('--log', metavar='FILE.csv', help='write topic,stamp_ns,received_ns')
+    parser.add_argument(
+        '--storage', choices=['mcap', 'sqlite3'], help='file format of the bag (default: mcap)'
+    )
+    parser.add_argument(
+        '--log', metavar='FILE.csv', help='also write a CSV file: topic,stamp_ns,received_ns'
+    )
     arguments = parser.parse_args(own, argparse.Namespace(ros_args=ros))
     arguments.topics = arguments.topics or None
     return arguments, ros

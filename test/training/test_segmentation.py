@@ -544,7 +544,7 @@ def test_help_says_what_each_option_means(
         main(['train', task, '--help'])
     told = ' '.join(capsys.readouterr().out.split()).replace('- ', '-')
     for item in fields(RECIPES[task]):
-        assert f'{item.metadata["meaning"]} (' in told.replace('-  ', '-'), item.name
+        assert f'{item.metadata["meaning"]} (default: ' in told.replace('-  ', '-'), item.name
 
 
 def test_an_existing_run_is_not_overwritten(run: Path, folder: Path) -> None:
