@@ -23,7 +23,7 @@ def wrong_type(node: Node, topic: str, msg_type: Any) -> str:
     found = types_on(node, topic)
     if not found or expected in found:
         return ''
-    return f'{topic} brings {quoted(", ".join(sorted(found)))}, expected {expected}; remap it'
+    return f'{topic} carries {quoted(", ".join(sorted(found)))}, expected {expected}; remap it'
 
 
 def incompatible_qos(
@@ -58,8 +58,8 @@ def incompatible_qos(
         ) if needs.name.lower() == what != has.name.lower()]
         if wanted:
             yield (
-                f'{quoted(info.node_name)} {does} {topic} with an incompatible QoS, so nothing '
-                f'comes through: {" and ".join(wanted)} is asked for and not offered'
+                f'{quoted(info.node_name)} {does} {topic} with an incompatible QoS, so no '
+                f'message arrives: {" and ".join(wanted)} is required, but not offered'
             )
 
 
@@ -81,7 +81,7 @@ def wrong_topic(node: Node, topic: str, compressed: bool, heard: bool = False) -
         return ''
     base = topic.removesuffix(SUFFIX)
     if other in found:
-        said = f'{topic} brings {other}, expected {expected}'
+        said = f'{topic} carries {other}, expected {expected}'
         if compressed:
             return f'{said}; set image_transport to raw and remap image to {topic}'
         if base != topic:
@@ -92,16 +92,16 @@ def wrong_topic(node: Node, topic: str, compressed: bool, heard: bool = False) -
         )
     if found:
         names = quoted(', '.join(sorted(found)))
-        return f"{topic} brings {names}, expected {expected}; remap image to the camera's topic"
+        return f"{topic} carries {names}, expected {expected}; remap image to the camera's topic"
     if compressed and COMPRESSED in types_on(node, base):
         image = base.removesuffix(SUFFIX)
         return f'{topic} has no publisher, but {base} has; remap image to {image}'
     if compressed and RAW in types_on(node, base):
-        return f'{topic} has no publisher, but {base} brings {RAW}; set image_transport to raw'
+        return f'{topic} has no publisher, but {base} carries {RAW}; set image_transport to raw'
     if not compressed and COMPRESSED in types_on(node, topic + SUFFIX):
         return (
             f'{topic} has no publisher, but {topic}{SUFFIX} has; set image_transport to compressed'
         )
     if heard:
-        return f'{topic} has no publisher any more: look whether the camera and its driver run'
+        return f'{topic} has no publisher any more: check that the camera and its driver run'
     return f"{topic} has no publisher; remap image to the camera's topic"

@@ -105,8 +105,8 @@ class BagPlayerNode(ToughNode):
             message_count += topic.message_count
         if message_count == 0:
             raise BagError(
-                f'{self.settings.bag}: no message can be played; choose topics that have some, '
-                'and install the packages named above'
+                f'{self.settings.bag}: no message can be played; choose topics with messages, and '
+                'install the packages named above'
             )
         # The recorded headers were stamped by a recorded /clock. Reliable: heard by everybody.
         recorded = '/clock' in {name for name, _ in self._publisher_of}
@@ -129,7 +129,9 @@ class BagPlayerNode(ToughNode):
         for turn in itertools.count():
             messages = read_ahead(self.reader.messages(topics))
             if (first := next(messages, None)) is None:
-                raise BagError(f'{self.settings.bag}: no message came; record or copy it again')
+                raise BagError(
+                    f'{self.settings.bag}: no message could be read; record or copy it again'
+                )
             if turn == 0:
                 self._wait_for_listeners(first.stamp_ns)
             self._play_once(itertools.chain([first], messages))
@@ -144,7 +146,7 @@ class BagPlayerNode(ToughNode):
             if self._stop.wait(POLL_S):
                 return
         if lonely and self.settings.wait_for_subscribers_s > 0:
-            self.get_logger().warning(f'nobody subscribes to {", ".join(lonely)}; playing anyway')
+            self.get_logger().warning(f'no subscriber to {", ".join(lonely)}; playing anyway')
         deadline_s = time.monotonic() + self.settings.start_delay_s
         while (left_s := deadline_s - time.monotonic()) > 0:
             self._publish_clock(start_ns)
@@ -160,8 +162,8 @@ class BagPlayerNode(ToughNode):
         for step in schedule(messages, self.settings.rate, clock_hz, self.settings.max_gap_s):
             if step.gap_ns:
                 self.get_logger().warning(
-                    f'{step.gap_ns / 1e9:.0f} s in which nothing was recorded are left out: more '
-                    f'than max_gap_s ({self.settings.max_gap_s:g}); /clock jumps there'
+                    f'skipping {step.gap_ns / 1e9:.0f} s without messages, which is more than '
+                    f'max_gap_s ({self.settings.max_gap_s:g}); /clock jumps there'
                 )
             if self._stop.wait(max(0.0, (begin_ns + step.after_ns - time.monotonic_ns()) / 1e9)):
                 return

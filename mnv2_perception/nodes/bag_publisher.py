@@ -54,7 +54,7 @@ class BagPublisher:
             message = deserialised(cdr, TF)
         except BagError as exc:
             self._node.get_logger().warning(
-                f'{self.ros.topic_name}: a message is damaged ({exc}); played as it is',
+                f'{self.ros.topic_name}: a message is damaged ({exc}); played unchanged',
                 throttle_duration_sec=10.0,
             )
             return cdr

@@ -53,7 +53,7 @@ class BagRecorderNode(ToughNode):
         try:
             self.topics = [self.resolve_topic_name(topic) for topic in settings.topics]
         except Exception as exc:  # rclpy's RCLError is private
-            raise BagError(f'{", ".join(settings.topics)}: no topic name ({exc})') from exc
+            raise BagError(f'{", ".join(settings.topics)}: no valid topic name ({exc})') from exc
         self._log: MessageLog | None = None
         with ExitStack() as files:
             self._writer = files.enter_context(BagWriter(settings.out, settings.storage))

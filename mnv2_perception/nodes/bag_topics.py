@@ -118,7 +118,7 @@ def split_remap(rule: str) -> tuple[str, str]:
     """
     old, separator, new = rule.partition(':=')
     if not (old and separator and new):
-        raise BagError(f"remap {rule!r} is not a rule; expected 'from:=to', as /a:=/b")
+        raise BagError(f"remap {rule!r} is not a rule; expected 'from:=to', such as /a:=/b")
     try:
         validate_full_topic_name(absolute(new))
     except InvalidTopicNameException as exc:
@@ -140,7 +140,7 @@ def open_log(path: str) -> TextIO:
     """
     try:
         if Path(path).is_file() and not _is_log(Path(path)):
-            raise BagError(f'--log: {path} exists and is no log; choose another file')
+            raise BagError(f'--log: {path} exists and is not such a log; choose another file')
         return Path(path).open('w', buffering=1, newline='', encoding='utf-8')
     except OSError as exc:
         raise BagError(f'--log: cannot be written ({exc}); choose another file') from exc
@@ -178,7 +178,8 @@ class MessageLog:
             csv.writer(self._file).writerow(row)
         except OSError as exc:
             self._node.get_logger().error(
-                f'--log: {self._path} cannot be written ({exc}); it ends here, all else goes on'
+                f'--log: {self._path} cannot be written ({exc}); the log ends here, everything '
+                f'else continues'
             )
             self.close()
             self._file = None

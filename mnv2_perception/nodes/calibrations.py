@@ -75,7 +75,7 @@ class Calibrations:
         except CalibrationError as exc:
             refusal = f'{self.name}: {str(exc).removeprefix("camera_info: ")}'
             taken = Calibration(header, None, CalibrationError(refusal))
-            refusal += '; the last usable one counts for images without their own' * self.usable
+            refusal += '; the last usable one is used for images without their own' * self.usable
         with self._lock:
             was_usable, self.usable = self.usable, self.usable or not refusal
             if not refusal or not was_usable:

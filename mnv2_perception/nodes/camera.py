@@ -33,7 +33,7 @@ from mnv2_perception.tasks.models import Engine, find_model
 from mnv2_perception.tasks.onnx_spec import read_spec
 from mnv2_perception.tasks.pipeline import infer_images, Pipeline, require_task
 
-HELD = 'held back until a new subscriber of the results has the names of the classes'
+HELD = 'held back until a new subscriber of the results has received the class names'
 PUBLISHER_BEGINS_S = 10.0  # a bag's player waits for its subscribers first
 TOLD_S = 60.0  # how long a model that was not taken is a warning
 
@@ -121,7 +121,8 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         spec = model.spec
         self.get_logger().info(
             f'{spec.name}: {spec.width}×{spec.height}, {len(spec.classes)} classes, engine '
-            f'{model.engine.name} in {model.engine.precision}, images through {IMAGE_CONVERTER}'
+            f'{model.engine.name} in {model.engine.precision}, images converted by '
+            f'{IMAGE_CONVERTER}'
         )
         by = f'; made by {spec.attribution}' if spec.attribution else ''
         self.get_logger().info(f'licence of the model {spec.name}: {licence_of(spec)}{by}')
@@ -227,7 +228,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             if isinstance(outputs, Exception):
                 raise outputs
             if entry.model is not self._model:
-                raise ModelError('the model was changed while it had this frame')
+                raise ModelError('the model was replaced while it processed this frame')
             done = self.publish_result(entry.image, outputs, entry.frame.msg.header)
             self.count(entry.frame, 'published' if done else 'passed_over', '' if done else HELD)
 
@@ -266,8 +267,8 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             return
         if loading := self._loader.loading:
             raise ModelError(
-                f'another is being opened, {loading}; set model again when that has ended, or to '
-                f'{self._in_use} to call it off'
+                f'another model is being opened, {loading}; set model again when it is ready, or '
+                f'to {self._in_use} to cancel it'
             )
         path = find_model(name)
         if spec := read_spec(path):
@@ -287,12 +288,13 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             if (found := model.engine.name) != engine:
                 model.close()
                 raise EngineError(
-                    f'{name} would run in {found}, and not in {engine} as the model in use; where '
-                    f'its plan is missing, build it (mnv2 build), or clean up and configure'
+                    f'{name} would run in {found}, but the model in use runs in {engine}; if its '
+                    f'TensorRT plan is missing, build it (mnv2 build); otherwise clean up and '
+                    f'configure the node'
                 )
             return model
 
-        self.get_logger().info(f'opening {name}; {self._in_use} works on until it is ready')
+        self.get_logger().info(f'opening {name}; {self._in_use} stays in use until it is ready')
         self._loader.start(name, open_other)
 
     def _on_loaded(self) -> None:
@@ -312,7 +314,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
 
     def _on_not_loaded(self, name: str, exc: Exception) -> None:
         why = describe_error(exc)
-        self._refusal = f'model {name} is not taken, {self._in_use} works on: {why}'
+        self._refusal = f'model {name} was not accepted, {self._in_use} stays in use: {why}'
         self._refused_s = time.monotonic()
         self.get_logger().error(self._refusal)
         with self._setting:
@@ -348,7 +350,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         if now_s - self._publisher_since_s < PUBLISHER_BEGINS_S:
             return ''
         return (
-            f'{topic} has a publisher, but no image arrives: it sends none (ros2 topic hz), or '
-            f'its images need larger transport buffers, see config/fastdds.xml (both sides need '
-            f'it)'
+            f'{topic} has a publisher, but no image arrives: if `ros2 topic hz` shows none, '
+            f'the camera sends none; otherwise its images need larger transport buffers, see '
+            f'config/fastdds.xml (for both sides)'
         )

@@ -26,7 +26,7 @@ from mnv2_perception.vision.roles import (
     topics_of_classes,
 )
 
-NO_CONFIDENCE = f"segmentation/confidence of a mask's stamp; {RAISE}"
+NO_CONFIDENCE = f"segmentation/confidence with the mask's stamp; {RAISE}"
 
 LONGEST_NAME = 1000  # of a class
 
@@ -103,7 +103,8 @@ class CostmapInputs(Measurements):
     def describe_classes(self, values: CostmapParameters) -> str:
         """Return what the lists make of each class; empty where they fit no mask."""
         try:
-            return f'of the classes are {describe_roles(self.roles(values), self.id_of)}'
+            roles = describe_roles(self.roles(values), self.id_of)
+            return f'classes of the masks that are {roles}'
         except ParameterError:
             return ''  # each mask is rejected with the reason
 
@@ -138,13 +139,15 @@ class CostmapInputs(Measurements):
             return ''
         known, obstacles = self.id_of, values.obstacle_classes
         told = [
-            f'the masks have no class {name!r} of cloud_classes: obstacles/{topic} is silent'
+            f'the masks have no class {name!r} of cloud_classes: nothing is published on '
+            f'obstacles/{topic}'
             for name, topic in topics_of_classes(values.cloud_classes).items() if name not in known
         ]
         if obstacles and not set(obstacles) & set(known):
             told.append(
-                f'obstacle_classes is {list(obstacles)}, of which the masks have none: nothing is '
-                f'an obstacle; name some of {str(sorted(known))[:1000]}, or none for all others'
+                f'obstacle_classes is {list(obstacles)}, but the masks have none of these '
+                f'classes, so nothing is an obstacle; name some of {str(sorted(known))[:1000]}, '
+                f'or leave it empty: then every class in no other list is an obstacle'
             )
         return '; '.join(told)
 
@@ -202,8 +205,8 @@ class Views:
         view = GroundView(camera, pose, values.max_range_m, values.max_footprint_m)
         if last is None or last[0] != camera:
             self._tell(
-                f'camera at height {pose.translation[2]:.2f} m sees ground as far as '
-                f'{view.range_max_m:.1f} m'
+                f'the camera, at a height of {pose.translation[2]:.2f} m, sees ground up to '
+                f'{view.range_max_m:.1f} m away'
             )
         self._last = camera, pose, view
         return view

@@ -84,7 +84,7 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
 
     def on_camera_info(self, msg: CameraInfo) -> None:
         if self.inputs.camera_info.put(msg) and self.parameters.horizontal_fov_rad:
-            self.get_logger().info('camera_info came: horizontal_fov_rad counts no longer')
+            self.get_logger().info('camera_info received: horizontal_fov_rad is no longer used')
 
     def _publish_label_info(self) -> None:
         if self.inputs.label_info:

@@ -70,7 +70,8 @@ def declare(node: Node, cls: type[Any], read_only: bool = False) -> None:
         try:
             node.declare_parameter(item.name, ros_default(item), descriptor)
         except ParameterException as exc:
-            point = '; a double has a point: 4.0, not 4' if isinstance(item.default, float) else ''
+            is_double = isinstance(item.default, float)
+            point = '; write a double with a point: 4.0, not 4' if is_double else ''
             raise ParameterError(
                 f'{node.get_name()}, parameter {item.name}: {exc}{point}; '
                 f'{meta["meaning"]} {describe_range(item)}'
@@ -172,7 +173,8 @@ def check_names(parameter: str, names: tuple[str, ...], pattern: str) -> tuple[s
     wrong += [name for name, count in Counter(names).items() if count > 1]
     if wrong:
         raise ParameterError(
-            f'{parameter} has {", ".join(map(repr, wrong))}; expected {pattern}, each once'
+            f'{parameter} has {", ".join(map(repr, wrong))}; expected names that match {pattern}, '
+            f'each once'
         )
     return names
 

@@ -20,7 +20,7 @@ PERIOD_S = 1.0
 TICK_S = 0.25
 SLOW_OPENING_S = 10.0
 HUNG_OPENING_S = 60.0
-RESTART = 'if it stays so, restart the process (a second SIGTERM ends it at once)'
+RESTART = 'if this persists, restart the process (a second SIGTERM ends it at once)'
 
 LOGGER = logging.getLogger(__name__)
 
@@ -115,16 +115,16 @@ def judge(health: Health, new: Mapping[str, int], over_s: float) -> tuple[bytes,
     judged = over_s > health.window_s - PERIOD_S / 2.0
     if received and not published and judged:
         text = f'no result of {received} images in {over_s:.0f} s'
-        return DiagnosticStatus.ERROR, f'{text}: {reason or "none has been processed"}'
+        return DiagnosticStatus.ERROR, f'{text}: {reason or "no image has been processed"}'
     if health.waiting or rejected or (health.passing and new['passed_over']):
         return DiagnosticStatus.WARN, f'{published} results of {received} images: {reason}'
     due = health.min_rate_hz * over_s - 1.0  # one may be due just now
     if judged and published <= due:
         few = received <= due
         return DiagnosticStatus.WARN, (
-            f'{published / over_s:.1f} results of {received / over_s:.1f} images a second, '
+            f'{published / over_s:.1f} results of {received / over_s:.1f} images per second, '
             f'expected {health.min_rate_hz:g} (min_rate_hz): '
-            f'{"too few come" if few else "take a faster model, or let less run beside it"}'
+            f'{"too few images arrive" if few else "use a faster model or free the processor"}'
         )
     if health.warning:
         return DiagnosticStatus.WARN, health.warning

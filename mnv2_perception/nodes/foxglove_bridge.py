@@ -113,7 +113,7 @@ class FoxgloveBridge(UneventfulNode):
                 self._types[name] = type_name
             except BagError as exc:
                 self._refused.add(type_name)
-                self.get_logger().warning(f'Foxglove is not offered {name}: {exc}')
+                self.get_logger().warning(f'{name} is not available in Foxglove: {exc}')
 
     def _subscribe(self, name: str, greeted: int) -> None:
         """Subscribe to a topic, also where that no longer matches each of its publishers.
@@ -160,7 +160,7 @@ def served(address: str) -> Iterator[None]:
         try:
             event = json.loads(process.stdout.readline() or '{"event": "ended"}')
             if event['event'] != 'serving':
-                raise SetupError(event.get('error', f'{address}: the server for Foxglove ended'))
+                raise SetupError(event.get('error', f'{address}: the Foxglove server has ended'))
             yield
         finally:
             process.send_signal(signal.SIGINT)
@@ -186,7 +186,8 @@ def main(args: list[str] | None = None) -> int:
             node = FoxgloveBridge(address)
             tell('serving', url=node.server.url)
             node.get_logger().info(
-                f'watch at {node.server.url}: Foxglove, open connection, Foxglove WebSocket'
+                f'watch at {node.server.url}: in Foxglove choose Open connection, Foxglove '
+                f'WebSocket'
             )
 
             def end_with_parent() -> None:

@@ -41,7 +41,8 @@ class FoxgloveServer:
             from foxglove.websocket import Capability
         except ImportError as exc:  # PyPI has another package whose module has the name
             raise SetupError(
-                f'the module foxglove is not the SDK ({exc}): pip install {FOXGLOVE_SDK}'
+                f'the Python module foxglove is not the Foxglove SDK ({exc}): pip install '
+                f'{FOXGLOVE_SDK}'
             ) from exc
         self._foxglove: Any = foxglove
         self._lock = threading.Lock()
@@ -57,7 +58,7 @@ class FoxgloveServer:
             )
         except RuntimeError as exc:
             raise SetupError(
-                f'nothing can be served at {host}:{port} ({exc}); give a free port, and an '
+                f'Foxglove cannot be served at {host}:{port} ({exc}); give a free port and an '
                 f'address of this machine'
             ) from exc
         self.url = f'ws://{f"[{host}]" if ":" in host else host}:{port}'

@@ -41,7 +41,8 @@ def misspelt(given: Iterable[str], known: Iterable[str]) -> list[str]:
         name: get_close_matches(name, known, 1, 0.85) for name in given if name not in known
     }
     return [
-        f'{name} is no argument here and has no effect; did you mean {found[0]}?'
+        f'{name} is not an argument of this launch file and has no effect; did you mean '
+        f'{found[0]}?'
         for name, found in close.items() if found
     ]
 
@@ -65,7 +66,7 @@ def chosen(
     wanted = check_names('nodes', split(nodes) or values.nodes, '|'.join(NODES))
     if not wanted:
         raise ParameterError(
-            f'nodes is empty in {params_file}; expected some of {", ".join(NODES)}'
+            f'nodes is empty in {params_file}; expected one or more of {", ".join(NODES)}'
         )
     names = check_names('cameras', split(cameras) or values.cameras, CAMERA_NAME)
     return tuple(name for name in NODES if name in wanted), names or ('',)
@@ -91,8 +92,9 @@ def read_file(params_file: str, namespace: str) -> PerceptionParameters:
         return values
     except RuntimeError as exc:  # rcl's
         raise ParameterError(
-            f'params_file: {params_file} is not made of node names, ros__parameters and values, '
-            f'as config/perception.yaml is: {str(exc).splitlines()[0]}'
+            f'params_file: {params_file} is not a file of parameters: '
+            f'{str(exc).splitlines()[0]}; expected node names, ros__parameters and values, as in '
+            f'config/perception.yaml'
         ) from exc
     finally:
         rclpy.shutdown(context=context)
@@ -117,13 +119,13 @@ def camera_remappings(given: dict[str, str], spaces: dict[str, str]) -> list[tup
     for name, topic in topics.items():
         if '{camera}' in topic and '' in spaces:
             raise ParameterError(
-                f'{name} is {topic}, but no camera has a name; give their names (cameras:=…), or '
-                f'a topic without {{camera}}'
+                f'{name} is {topic}, but the cameras have no names; give their names (cameras:=…) '
+                f'or a topic without {{camera}}'
             )
         if '{camera}' not in topic and topic.startswith('/') and len(spaces) > 1:
             raise ParameterError(
-                f'{name} is {topic} for each of the cameras {", ".join(spaces)}; write '
-                f'{{camera}} where their names come, as in /{{camera}}{topic}'
+                f'{name} is {topic} for all cameras, {", ".join(spaces)}; put {{camera}} where '
+                f"the camera's name belongs, as in /{{camera}}{topic}"
             )
         check_topic(name, topic.replace('{camera}', 'camera'))
     return [
@@ -163,8 +165,8 @@ def check_topic(argument: str, topic: str) -> None:
     """Raise ParameterError unless an argument is a topic's name, absolute or relative."""
     if not TOPIC_NAME.fullmatch(topic):
         raise ParameterError(
-            f'{argument} is {topic!r}, which cannot be the name of a topic; expected names of '
-            f'letters, digits and _ that begin with no digit, with a / between them, as in '
+            f'{argument} is {topic!r}, which is not a valid topic name; expected names of '
+            f'letters, digits and _ that do not begin with a digit, separated by /, as in '
             f'/camera/image_raw'
         )
 

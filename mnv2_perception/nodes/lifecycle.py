@@ -209,8 +209,8 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         with self._lock:
             self.counts['lost'] += count
         self.get_logger().warning(
-            f'{self.counts["lost"]} images did not arrive: this process was busy, they cannot be '
-            f'read, or need larger transport buffers, see config/fastdds.xml (for both sides)',
+            f'{self.counts["lost"]} images were lost: this process was busy, they cannot be read, '
+            f'or they need larger transport buffers, see config/fastdds.xml (for both sides)',
             throttle_duration_sec=LOG_PERIOD_S,
         )
 
@@ -240,7 +240,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
             super().on_deactivate(state)
             return TransitionCallbackReturn.FAILURE
         self._failure = ''
-        self.get_logger().info('active' if self._switch.on else 'active, and switched off')
+        self.get_logger().info('active' if self._switch.on else 'active, but switched off')
         tell('active', node=self.get_fully_qualified_name())
         return result
 
@@ -332,7 +332,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         if self.trigger_configure() != success or self.trigger_activate() != success:
             self.get_logger().error(
                 f'the node stays {self.state_label}: correct its parameters, then configure and '
-                f'activate it (`ros2 lifecycle set`), or start it again'
+                f'activate it (`ros2 lifecycle set`), or restart it'
             )
 
     def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:

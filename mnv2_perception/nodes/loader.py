@@ -44,7 +44,7 @@ class Loader(Generic[Model]):
         """What is said of an opening that takes so long that it may never end."""
         loading = self.loading
         slow = loading and time.monotonic() - self._begun_s > SLOW_S
-        return f'opening {loading}; the model in use works on' if slow else ''
+        return f'opening {loading}; the other model stays in use' if slow else ''
 
     def start(self, name: str, open_model: Callable[[], Model]) -> None:
         """Begin to open a model; see `loading` for whether another is being opened."""

@@ -85,16 +85,17 @@ class Measurements:
                 cure = stamps.warning or RAISE
                 what = f" within {values.sync_tolerance_s} s of the image's stamp; {cure}"
                 if self.measured.silent_s() > SILENT_S:
-                    what = f', which brings nothing: {START}'
+                    what = f', on which nothing arrives: {START}'
                 return Lack(what, values.sync_wait_s, topic)
             places = measured
         if what := poses.lack(frame.msg.header, places.header.frame_id):
             return Lack(what, poses.wait_s)
         for infos, image in ((self.camera_info, frame.msg), (self.depth_info, places)):
             if infos.awaits(stamp_to_ns(image.header.stamp), frame.received_s):
-                what = f"{infos.name} of an image's own stamp, such as came with those before"
+                what = f"{infos.name} with the image's own stamp, as earlier images had"
                 return Lack(
-                    f'{what}; meanwhile the last one counts; raise sync_wait_s', values.sync_wait_s
+                    f'{what}; meanwhile the last one is used; raise sync_wait_s',
+                    values.sync_wait_s,
                 )
         return None
 

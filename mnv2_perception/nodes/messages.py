@@ -71,13 +71,13 @@ def _open_cv_bridge() -> tuple[Any, str]:
     try:
         # Built for NumPy 1 and OpenCV 4, it takes the process down beside newer ones.
         if int(np.__version__.split('.')[0]) > 1 or int(cv2.__version__.split('.')[0]) > 4:
-            raise ImportError(f'not tried beside NumPy {np.__version__}, OpenCV {cv2.__version__}')
+            raise ImportError(f'not used with NumPy {np.__version__}, OpenCV {cv2.__version__}')
         from cv_bridge import CvBridge
 
         bridge = CvBridge()
         probe = Image(height=1, width=2, encoding='bgr8', step=6, data=array('B', range(6)))
         if bridge.imgmsg_to_cv2(probe, 'rgb8').tolist() != [[[2, 1, 0], [5, 4, 3]]]:
-            raise ImportError('it mixes up the colours of a probe')
+            raise ImportError('it mixes up colours')
     except Exception as exc:  # a wrong build fails in many ways
         return None, f'numpy and OpenCV (no cv_bridge: {exc})'
     return bridge, 'cv_bridge'
@@ -286,7 +286,7 @@ def points_from_msg(msg: PointCloud2) -> NDArray[np.float32]:
     offset_of = {f.name: f.offset for f in msg.fields if f.datatype == PointField.FLOAT32}
     if msg.height < 2 or not msg.width or not offset_of.keys() >= {'x', 'y', 'z'}:
         raise ImageError(
-            f'{described}: expected an organised cloud (a height of more than 1) with float32 x, '
+            f'{described}: expected an organised cloud (height above 1) with float32 x, '
             'y and z; switch the camera driver to organised clouds'
         )
     offsets = [offset_of[name] for name in 'xyz']
@@ -295,7 +295,7 @@ def points_from_msg(msg: PointCloud2) -> NDArray[np.float32]:
     if not fits or got < msg.height * msg.row_step:
         raise ImageError(
             f'{described}: got {got} bytes, point_step {msg.point_step} and row_step '
-            f'{msg.row_step}, which do not fit; correct the camera driver'
+            f'{msg.row_step}, which contradict each other; correct the camera driver'
         )
     kind = '>f4' if msg.is_bigendian else '<f4'
     dtype = np.dtype(

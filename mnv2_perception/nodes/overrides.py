@@ -60,7 +60,7 @@ def check_overrides(node: Node, cls: type[Any], alone: bool) -> None:
             )
         if alone and name in anywhere:
             node.get_logger().warning(
-                f'{name} is a parameter of other nodes: it has no effect on {node.get_name()}'
+                f'{name} is a parameter of other nodes and has no effect on {node.get_name()}'
             )
 
 
@@ -92,8 +92,8 @@ def check_params_files(args: Sequence[str], nodes: Sequence[Node]) -> list[str]:
             lost = sorted({*values} & {*others}) if '*' in later and '*' not in name else []
             if lost and any(matches(name, full) and matches(later, full) for full in names):
                 warnings.append(
-                    f'{file}: {later} stands below {name} and wins, for {", ".join(lost)}; write '
-                    f'{name} below it'
+                    f'{file}: {later} comes after {name} and overrides its {", ".join(lost)}; '
+                    f'move {name} below it'
                 )
         for kind in PARAMETERS:
             ours = [node for node in nodes if kind_of(node) == kind]
@@ -102,8 +102,8 @@ def check_params_files(args: Sequence[str], nodes: Sequence[Node]) -> list[str]:
             full = [node.get_fully_qualified_name() for node in ours]
             if full and own and not any(matches(name, each) for name in own for each in full):
                 warnings.append(
-                    f'{file}: {", ".join(own)} is none of {", ".join(full)}, which start '
-                    f'with their defaults; write /**/{ours[0].get_name()}, or the namespace too'
+                    f'{file}: {", ".join(own)} matches none of {", ".join(full)}, which start '
+                    f'with their defaults; write /**/{ours[0].get_name()}, or the full namespace'
                 )
     return warnings
 

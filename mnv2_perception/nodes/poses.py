@@ -20,8 +20,8 @@ except ImportError:
 WAIT_S = 0.5  # no newer frame is held up meanwhile
 APART_S = 5.0  # further apart are clocks that differ, or time that has jumped
 NO_TF2 = (
-    "pose_source is 'auto', but tf2_ros is not installed: the camera's pose is that of the "
-    'parameters camera_*; install tf2_ros (its Python module is in tf2_ros_py), or set '
+    "pose_source is 'auto', but tf2_ros is not installed, so the camera's pose is taken from "
+    'the parameters camera_*; install tf2_ros (its Python module is in tf2_ros_py), or set '
     'pose_source: parameters'
 )
 
@@ -138,8 +138,8 @@ class Poses:
         if in_tf2(frame_id) != in_tf2(header.frame_id):
             raise CalibrationError(
                 f'{quoted(frame_id)} is not the frame of the image ({quoted(header.frame_id)}), '
-                f'and without tf2 nobody knows where it is; install tf2_ros and set '
-                f"pose_source: tf, or register depth in the camera's driver"
+                f'and without tf2 its pose is unknown; install tf2_ros and set pose_source: tf, '
+                f"or register depth to the image in the camera's driver"
             )
         body = Pose.from_rpy(
             values.camera_x_m, values.camera_y_m, values.camera_z_m,
@@ -180,7 +180,7 @@ class Poses:
             newest = self._buffer.get_latest_common_time(target, source)
         except Exception:  # tf2's exceptions have no common base
             return (
-                f'{name}: nobody has told it; publish it (robot_state_publisher, odometry), or '
+                f'{name}: tf does not have it; publish it (robot_state_publisher, odometry), or '
                 f'set pose_source: parameters'
             )
         late_s = (stamp.nanoseconds - newest.nanoseconds) * 1e-9
@@ -188,18 +188,18 @@ class Poses:
             if late_s < 0:
                 self.forget()
             return (
-                f"{name} at the image's stamp: its newest is {abs(late_s):.1f} s "
-                f'{"older" if late_s > 0 else "newer"}; let camera and odometry use one clock '
+                f"{name} at the image's stamp: the newest one is {abs(late_s):.1f} s "
+                f'{"older" if late_s > 0 else "newer"}; use one clock for camera and odometry '
                 f'(use_sim_time, time synchronisation)'
             )
         if late_s <= 0:
             return (
-                f"{name} at the image's stamp: its oldest is newer; images come too late, or it "
-                f'has just begun'
+                f"{name} at the image's stamp: the oldest one is newer; the image came too "
+                f'late, or tf has only just started'
             )
         return (
-            f"{name} at the image's stamp: its newest is {late_s:.2f} s older; raise sync_wait_s "
-            f'above that ({self.wait_s} s now), or have it published sooner'
+            f"{name} at the image's stamp: the newest one is {late_s:.2f} s older; raise "
+            f'sync_wait_s above that ({self.wait_s} s now), or publish it earlier'
         )
 
     @property

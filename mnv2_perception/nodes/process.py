@@ -71,10 +71,10 @@ def ros(args: list[str] | None, grace_s: float | None = None) -> Iterator[thread
     except Exception as exc:  # rclpy's RCLError is private
         if 'logging' in str(exc):
             raise SetupError(
-                f'ROS cannot write its log: {str(exc).strip()}; set ROS_LOG_DIR to a folder that '
-                f'can be written'
+                f'ROS cannot write its log: {str(exc).strip()}; set ROS_LOG_DIR '
+                f'to a writable folder'
             ) from exc
-        raise SetupError(f'the ROS arguments cannot be used: {exc}') from exc
+        raise SetupError(f'the ROS arguments are invalid: {exc}') from exc
     stop = threading.Event()
     first_s = 0.0
 
@@ -88,7 +88,7 @@ def ros(args: list[str] | None, grace_s: float | None = None) -> Iterator[thread
                 timer.start()
             stop.set()
         elif grace_s is not None and time.monotonic() - first_s > SECOND_SIGNAL_S:
-            end_now('a second signal came')
+            end_now('a second signal arrived')
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
@@ -117,7 +117,8 @@ def spin_until(stop: threading.Event, node: Node, executor: Executor) -> None:
             executor.spin_once(timeout_sec=1.0)
         except Exception:  # of one callback, such as a service's
             node.get_logger().error(
-                f'unexpected, in a callback: {traceback.format_exc()}', throttle_duration_sec=10.0
+                f'unexpected error in a callback: {traceback.format_exc()}',
+                throttle_duration_sec=10.0
             )
     executor.shutdown()
 

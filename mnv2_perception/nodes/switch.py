@@ -37,17 +37,17 @@ class Switch:
         """Return whether it is so now, and what that means."""
         state, before = self._node.state_label, self.on
         if state == 'finalized':
-            return False, 'the node is finalized: it works no more'
+            return False, 'the node is finalized and cannot be switched'
         self.on = on
         if state != 'active':
             word = 'on' if on else 'off'
-            return True, f'switched {word} from its next activation on: the node is {state}'
+            return True, f'switched {word} from the next activation on, for the node is {state}'
         if not on:
             if self._end():
-                return True, 'switched off: it receives no images, and what it opened stays open'
+                return True, 'switched off: it receives no images; what it opened stays open'
             return True, 'switched off: it receives no images; the engine does not answer'
         if before:
-            return True, 'it is on already'
+            return True, 'it is already on'
         try:
             self._begin()
         except Exception as exc:  # say of a QoS override that was set meanwhile

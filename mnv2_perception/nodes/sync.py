@@ -159,8 +159,8 @@ class StampWatch:
         """What is wrong and the cure, empty if nothing is."""
         if self._standing < STANDING_FRAMES:
             return ''
-        what = f'stand still at {self.newest_ns * 1e-9:.9f}' if self.newest_ns else 'are zero'
+        what = f'stay at {self.newest_ns * 1e-9:.9f}' if self.newest_ns else 'are zero'
         return (
-            f'the stamps of the images {what}: nothing can be paired with them, or placed by tf, '
-            f"for sure; have the camera's driver stamp its images"
+            f'the stamps of the images {what}, so pairing by stamp and tf are unreliable; '
+            f"make the camera's driver stamp its images"
         )

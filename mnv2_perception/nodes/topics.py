@@ -198,8 +198,8 @@ class Topics:
 
         def on_mixed(count: int) -> None:
             listener.node.get_logger().warning(
-                f'{topic_name} has {count} publishers: their messages mix, and not all that are '
-                f'lost can be counted; remap it to one of them'
+                f'{topic_name} has {count} publishers: their messages are mixed, and losses '
+                f'cannot be counted reliably; remap it to a topic with one publisher'
             )
 
         def find_publishers() -> set[tuple[int, ...]]:

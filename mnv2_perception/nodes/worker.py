@@ -176,7 +176,9 @@ class NewestFrameWorker(Generic[Item]):
             found: Result = future.result(timeout_s)
         except FutureTimeoutError:
             if future.cancel() or not future.done():
-                raise TimeoutError(f'the work under way has not ended in {timeout_s} s') from None
+                raise TimeoutError(
+                    f'the work under way did not finish within {timeout_s} s'
+                ) from None
             raise
         return found
 

@@ -62,13 +62,13 @@ def roles_of(
     names = [name for group in given.values() for name in group]
     if not set(traversable) & set(id_of):
         raise ParameterError(
-            f'traversable_classes is {list(traversable)}, expected some of '
-            f'{str(sorted(id_of))[:1000]}: the classes of this mask'
+            f'traversable_classes is {list(traversable)}, expected some of the classes of this '
+            f'mask: {str(sorted(id_of))[:1000]}'
         )
     if len(set(names)) < len(names):
         raise ParameterError(
-            f'{sorted({name for name in names if names.count(name) > 1})} in two lists of '
-            f'classes; leave each in one of them'
+            f'{sorted({name for name in names if names.count(name) > 1})} are in two lists of '
+            f'classes; leave each in only one of them'
         )
     # What nobody named stands in the way unless `obstacles` says what does.
     roles = np.full(256, UNKNOWN, np.uint8)
@@ -93,8 +93,8 @@ def describe_roles(roles: NDArray[np.uint8], id_of: Mapping[str, int]) -> str:
         text: [name for name, number in id_of.items() if roles[number] == role]
         for role, text in ROLES.items()
     }
-    return ', '.join(
-        f'{text} {quoted(", ".join(names), 1000) if names else "none"}'
+    return '; '.join(
+        f'{text}: {quoted(", ".join(names), 1000) if names else "none"}'
         for text, names in groups.items()
     )
 
@@ -115,14 +115,14 @@ def topics_of_classes(names: Sequence[str]) -> dict[str, str]:
         topic = f'class_{topic}' if topic[:1].isdigit() else topic
         if not 0 < len(topic) <= LONGEST_TOPIC:
             raise ParameterError(
-                f'cloud_classes has {quoted(name)}, which gives no name of a topic; expected 1 to '
-                f'{LONGEST_TOPIC} ASCII letters, digits and underscores'
+                f'cloud_classes has {quoted(name)}, which makes no valid topic name; expected 1 '
+                f'to {LONGEST_TOPIC} ASCII letters, digits and underscores'
             )
         if topic in topics.values():
             other = next(each for each, its in topics.items() if its == topic)
             raise ParameterError(
-                f'cloud_classes has {other!r} and {name!r}, which would both be published as '
-                f'obstacles/{topic}; leave one of them out'
+                f'cloud_classes has {other!r} and {name!r}, which would both be published on '
+                f'obstacles/{topic}; remove one of them'
             )
         topics[name] = topic
     return topics
@@ -141,6 +141,6 @@ def require_marked(
     for name in wanted:
         if name in free or (marked is not None and name not in marked):
             raise ParameterError(
-                f'cloud_classes has {name!r}, which never blocks by the other lists of classes; '
-                f'put it into obstacle_classes or forbidden_classes, or leave it out'
+                f'cloud_classes has {name!r}, which the other lists of classes never mark as '
+                f'blocked; add it to obstacle_classes or forbidden_classes, or remove it here'
             )
