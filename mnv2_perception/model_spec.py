@@ -153,7 +153,8 @@ class ModelSpec:
         if not 0.0 < self.crop_ratio <= 1.0 or (self.crop_ratio < 1.0 and self.fit != 'crop'):
             raise ModelError(
                 f'model spec {self.name!r}: crop_ratio is {self.crop_ratio:g} and fit is '
-                f'{self.fit!r}, expected a share above 0, at most 1, and fit: crop if it is below'
+                f'{self.fit!r}, expected a ratio above 0 and at most 1, and fit: crop if it is '
+                f'below 1'
             )
         if len(self.pad) != 3 or not all(0 <= value <= 255 for value in self.pad):
             raise ModelError(
@@ -178,29 +179,30 @@ class ModelSpec:
         for colour in self.colours:
             if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
                 raise ModelError(
-                    f'model spec {self.name!r}: colour {colour} is no (R, G, B) of 0 to 255'
+                    f'model spec {self.name!r}: colour {colour} is not (R, G, B) with values from '
+                    f'0 to 255'
                 )
         if (self.output == 'boxes') != (self.task == 'detection'):
             raise ModelError(
-                f'model spec {self.name!r}: output {self.output} does not go with task '
-                f'{self.task}; detection, and only that, gives boxes'
+                f'model spec {self.name!r}: output {self.output} does not fit task {self.task}; '
+                f'expected output boxes for detection, and for no other task'
             )
         if self.output == 'boxes' and self.background:
             raise ModelError(
-                f'model spec {self.name!r}: background is true, but boxes have classes only; '
-                f'expected false'
+                f'model spec {self.name!r}: background is true, but boxes have no background '
+                f'class; expected false'
             )
         if self.output == 'sigmoid' and len(self.classes) + self.background != 2:
             raise ModelError(
                 f'model spec {self.name!r}: got {len(self.classes)} classes for sigmoid, expected '
-                f'two: the name of what lies below probability 0.5, then that of what lies above '
-                f'(the latter alone with background: true)'
+                f'two: the class below probability 0.5, then the class above it (with background: '
+                f'true only the latter)'
             )
         if self.task != 'classification' and len(set(self.classes)) < len(self.classes):
             twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
             raise ModelError(
-                f'model spec {self.name!r}: classes has {", ".join(twice)} twice; parameters name '
-                f'classes, so give each a name of its own'
+                f'model spec {self.name!r}: classes has {", ".join(twice)} twice; give each class '
+                f'its own name, because parameters refer to classes by name'
             )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ModelError(
@@ -282,7 +284,8 @@ class ModelSpec:
             try:
                 values = json.loads(metadata[METADATA_KEY])
             except json.JSONDecodeError as exc:
-                raise ModelError(f'{model}: metadata {METADATA_KEY} is no JSON: {exc}') from exc
+                raise ModelError(f'{model}: metadata {METADATA_KEY} is not valid JSON: '
+                                 f'{exc}') from exc
             return cls.from_dict(values, f'{model}: metadata {METADATA_KEY}')
         beside = yaml_beside(model)
         if not beside.is_file():
@@ -307,7 +310,7 @@ class ModelSpec:
                 if Path(names).name != names:
                     raise ModelError(
                         f'{path}: classes is {names!r}, expected a list of names, or the name of '
-                        f'a text file in the same folder, one class a line'
+                        f'a text file in the same folder, one class per line'
                     )
                 lines = read_short_text(path.parent / names).splitlines()
                 values['classes'] = [line.strip() for line in lines if line.strip()]

@@ -106,8 +106,8 @@ def _open_auto(model: Path, how: Opening) -> Engine:
         try:
             opened = _open(model, replace(how, engine=info.name))
         except EngineError as exc:
-            logger.warning('%s is passed over: %s', info.name, exc)
-            passed_over.append(f'{info.name} refuses it')
+            logger.warning('%s is skipped: %s', info.name, exc)
+            passed_over.append(f'{info.name} cannot open it')
             refusals.append(str(exc))
             continue
         break

@@ -60,7 +60,8 @@ class Progress:
 
     def __enter__(self) -> 'Progress':
         self._start_s = time.monotonic()
-        logger.info('%s: building a TensorRT plan; on a GPU this takes minutes, once', self._what)
+        logger.info('%s: building a TensorRT plan; on a GPU this takes minutes, but only '
+                    'once', self._what)
         self._thread.start()
         return self
 
@@ -121,11 +122,11 @@ def build_plan(
         text = f'{folder}: {what} ({exc.strerror or exc})'
         if keep:
             raise EngineError(f'{text}; make room there, or choose another with --cache') from exc
-        logger.warning('%s; the plan serves this process only', text)
+        logger.warning('%s; only this process uses the plan', text)
 
     with ExitStack() as stack:
         if plan := built(path, builder, logging.DEBUG):
-            logger.info('%s: is there already', path)
+            logger.info('%s: already exists', path)
             return plan
         writable = True
         try:
@@ -133,7 +134,7 @@ def build_plan(
             stack.enter_context(plans.locked(path))
         except OSError as exc:
             writable = False
-            tell(exc, 'plans cannot be kept there')
+            tell(exc, 'plans cannot be stored there')
         if plan := built(path, builder, logging.WARNING):  # by another process meanwhile
             return plan
         with Progress(f'{model.name} ({precision})') as progress:
@@ -144,7 +145,8 @@ def build_plan(
             try:
                 plans.write_plan(path, plan)
             except OSError as exc:
-                tell(exc, f'the plan of {len(blob) / 1e6:.0f} MB was built, but not kept')
+                tell(exc, f'the plan of {len(blob) / 1e6:.0f} MB was built, but could not be '
+                          f'stored')
         return plan
 
 
@@ -156,9 +158,9 @@ def built(path: Path, builder: PlanBuilder, level: int) -> Plan | None:
         plan = plans.read_plan(path)
         if builder.loads(plan.blob, plan.key.dla):
             return plan
-        logger.log(level, '%s: does not deserialise; it is built again', path)
+        logger.log(level, '%s: cannot be loaded; building it again', path)
     except EngineError as exc:
-        logger.log(level, '%s; it is built again', exc)
+        logger.log(level, '%s; building it again', exc)
     return None
 
 
@@ -178,7 +180,7 @@ def choose_precision(model: Path, given: str, options: Options) -> str:
         raise EngineError(f'precision is {wanted!r}, expected one of {plans.PRECISIONS}')
     if wanted == 'int8' and given != 'int8':
         raise EngineError(
-            f'{model}: has float weights, int8 needs quantised ones; make them first: '
+            f'{model}: has float weights, but int8 needs a quantised model; make one first: '
             f'{command_name()} quantize {model}'
         )
     if options.dla is not None and wanted != 'fp16':
@@ -187,6 +189,7 @@ def choose_precision(model: Path, given: str, options: Options) -> str:
                           f'file with --precision fp16')
     if wanted != given and given != 'fp32':
         raise EngineError(
-            f'{model}: holds {given}, {wanted} was asked for; build the float file it was made of'
+            f'{model}: is {given}, but {wanted} was requested; build the float model it was made '
+            f'from'
         )
     return wanted

@@ -113,8 +113,9 @@ class TensorRTBuilder:
         if key.dla is not None:
             if not 0 <= key.dla < builder.num_DLA_cores:
                 raise EngineError(
-                    f'{self._model}: DLA {key.dla} was asked for, {self.gpu} has '
-                    f'{builder.num_DLA_cores} with TensorRT {self.tensorrt}; leave out --dla'
+                    f'{self._model}: DLA core {key.dla} was requested, but {self.gpu} has '
+                    f'{builder.num_DLA_cores} DLA cores with TensorRT {self.tensorrt}; leave out '
+                    f'--dla'
                 )
             config.default_device_type = trt.DeviceType.DLA
             config.DLA_core = key.dla
@@ -136,7 +137,7 @@ class TensorRTBuilder:
             timings = b''
         timing_cache = config.create_timing_cache(timings)
         if not timing_cache or not config.set_timing_cache(timing_cache, ignore_mismatch=False):
-            logger.info('%s: is of no use here; it starts afresh', self._timing_cache)
+            logger.info('%s: cannot be used here; starting a new one', self._timing_cache)
             timing_cache = config.create_timing_cache(b'')
             config.set_timing_cache(timing_cache, ignore_mismatch=False)
 
@@ -148,7 +149,7 @@ class TensorRTBuilder:
                     self._timing_cache, to_bytes(config.get_timing_cache().serialize())
                 )
         except OSError as exc:
-            logger.info('%s: not kept: %s', self._timing_cache, exc.strerror)
+            logger.info('%s: could not be stored: %s', self._timing_cache, exc.strerror)
 
 
 class RtxBuilder(TensorRTBuilder):
@@ -223,8 +224,8 @@ def check_gpus(model: Path, gpus: Sequence[str]) -> None:
     """
     if unknown := set(gpus) - set(RTX_GPUS):
         raise EngineError(
-            f'{model}: TensorRT for RTX is for {", ".join(RTX_GPUS)}, got '
-            f'{", ".join(sorted(unknown))}; choose engine tensorrt there'
+            f'{model}: TensorRT for RTX supports {", ".join(RTX_GPUS)}, got '
+            f'{", ".join(sorted(unknown))}; use engine tensorrt for the others'
         )
 
 

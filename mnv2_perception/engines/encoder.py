@@ -49,7 +49,8 @@ def cut_encoder(model: Path, spec: Mapping[str, str] = {}) -> bytes:
         ModelError: it cannot be read, or has no such nodes.
     """
     if model.suffix != '.onnx':
-        raise ModelError(f'{model}: features are cut out of .onnx files; give the .onnx of it')
+        raise ModelError(f'{model}: features can only be taken from an .onnx file; give that of '
+                         f'this model')
     try:
         data = model.read_bytes()
         parts = list(_fields(data))
@@ -60,10 +61,10 @@ def cut_encoder(model: Path, spec: Mapping[str, str] = {}) -> bytes:
     except OSError as exc:
         raise ModelError(f'{model}: cannot be read: {exc.strerror}') from exc
     except (ValueError, IndexError) as exc:
-        raise ModelError(f'{model}: is no ONNX file that can be read: {exc}') from exc
+        raise ModelError(f'{model}: is not a readable ONNX file: {exc}') from exc
     if not graph:
         raise ModelError(
-            f'{model}: has no encoder that can be told: no node is named as a layer of '
+            f'{model}: its encoder cannot be found, because no node is named as a layer of '
             f'`features`; give a model of `mnv2 export`, or a shipped one'
         )
     kept = [

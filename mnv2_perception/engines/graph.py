@@ -36,7 +36,8 @@ def read_onnx(model: Path) -> Any:
     try:
         import onnx
     except ImportError as exc:
-        raise EngineError(f'{model}: is read and changed with onnx; pip install onnx') from exc
+        raise EngineError(f'{model}: onnx is needed to read and change it; pip install '
+                          f'onnx') from exc
     if not model.is_file():
         raise ModelError(f'{model}: no such model file')
     try:
@@ -45,7 +46,7 @@ def read_onnx(model: Path) -> Any:
     except Exception as exc:  # protobuf's and the checker's share no base but Exception
         raise ModelError(
             f'{model}: ' + (
-                stand_in(model) or lacks_weights(model) or f'is no ONNX model: {exc}'
+                stand_in(model) or lacks_weights(model) or f'is not an ONNX model: {exc}'
             )
         ) from exc
     return proto
@@ -100,8 +101,8 @@ def fix_batch(proto: Any, batch: int, model: Path) -> tuple[str, ...]:
             raise ModelError(f'{model}: takes {text}; export it with a fixed height and width')
         if lengths[0] != batch:
             raise ModelError(
-                f'{model}: takes {text}, {batch} images in one inference were asked for; export '
-                f'it with that first side, or with an open one'
+                f'{model}: takes {text}, but a batch of {batch} images was requested; export it '
+                f'with this first dimension, or with a dynamic one'
             )
         shapes.append(text)
     return tuple(shapes)
@@ -141,14 +142,14 @@ def to_fp16(proto: Any) -> Any:
         except Exception as exc:  # of C++, with no base of its own
             raise ModelError(
                 f'int8: opset {opset} cannot be raised to {FP16_QDQ_OPSET}: {exc}; export the '
-                f'float model in that one, and quantise it again'
+                f'float model with that opset, and quantise it again'
             ) from exc
     proto = onnx.shape_inference.infer_shapes(proto)
     graph = proto.graph
     for node in graph.node:
         if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
-            raise ModelError(f'fp16: {node.op_type} {node.name!r} holds a graph of its own; '
-                             f'build it with --precision fp32')
+            raise ModelError(f'fp16: {node.op_type} {node.name!r} contains a subgraph; build it '
+                             f'with --precision fp32')
     fold_constants(proto)
     half = between_convolutions(graph.node)
     constants = {tensor.name: tensor for tensor in graph.initializer}

@@ -81,8 +81,8 @@ class OnnxRuntimeEngine(Engine):
             raise EngineError(f'{model}: ONNX Runtime refuses it: {exc}') from exc
         if provider not in self._session.get_providers():  # it falls back without an error
             raise EngineError(
-                f'{model}: ONNX Runtime could not start its {provider}; are the GPU, its driver '
-                f'and the CUDA libraries of this onnxruntime-gpu there?'
+                f'{model}: ONNX Runtime could not start its {provider}; check the GPU, its driver '
+                f'and the CUDA libraries that this onnxruntime-gpu needs'
             )
         self.model = model.name
         self.inputs = tuple(_tensor_spec(model, arg) for arg in self._session.get_inputs())

@@ -87,8 +87,8 @@ class OpenVINOEngine(Engine):
         given = compiled.get_property('INFERENCE_PRECISION_HINT').get_type_name()
         if given != HINTS[of_floats]:
             raise EngineError(
-                f'{model}: this CPU does not compute in {self.precision}, OpenVINO would take '
-                f'{given}; expected precision fp32'
+                f'{model}: this CPU has no hardware support for {self.precision}, so OpenVINO '
+                f'would use {given}; set precision to fp32'
             )
         self.at_once = how.at_once
         self._requests: SimpleQueue[Any] = SimpleQueue()  # those that nobody uses
@@ -119,8 +119,8 @@ class OpenVINOEngine(Engine):
         if asked == 'int8':
             if not native['int8']:
                 raise EngineError(
-                    f'{model}: this CPU does not compute in int8 by itself (VNNI, AMX); expected '
-                    f'precision fp32'
+                    f'{model}: this CPU has no hardware support for int8 (VNNI, AMX); set '
+                    f'precision to fp32'
                 )
             return 'int8', of_floats, verified_int8(model, found.get('int8'))
         names = sorted(
@@ -139,7 +139,8 @@ class OpenVINOEngine(Engine):
                     logger.log(logging.WARNING if wrong else logging.INFO, 'no int8: %s', exc)
                     continue
             logger.info(
-                '%s: in %s: %s; precision fp32 is the exact one', file.name, name, found[name]
+                '%s: runs in %s: %s; precision fp32 gives the exact '
+                'results', file.name, name, found[name]
             )
             return name, of_floats, file
         return 'fp32', 'fp32', model
@@ -171,11 +172,11 @@ class OpenVINOEngine(Engine):
             # It would load damaged weights without suspicion.
             if hashlib.sha256(kept[DIGEST_BYTES:]).digest() == kept[:DIGEST_BYTES]:
                 return self._core.import_model(kept[DIGEST_BYTES:], 'CPU', config)
-            logger.warning('%s: is damaged, and made again', path)
+            logger.warning('%s: is damaged; making it again', path)
         except FileNotFoundError:
             pass
         except (OSError, RuntimeError) as exc:
-            logger.warning('%s: cannot be used, and is made again: %s', path, exc)
+            logger.warning('%s: cannot be used; making it again: %s', path, exc)
         network = self._core.read_model(str(file))
         openvino_passes.rewrite(network, of_floats)
         compiled = self._core.compile_model(network, 'CPU', config)
@@ -189,8 +190,8 @@ class OpenVINOEngine(Engine):
             drop_oldest(path.parent)
         except (OSError, RuntimeError) as exc:
             logger.info(
-                '%s: cannot be kept, so each start compiles it: %s; XDG_CACHE_HOME names another '
-                'folder', path, exc,
+                '%s: cannot be stored, so the model is compiled at each start: %s; set '
+                'XDG_CACHE_HOME to another folder', path, exc,
             )
         return compiled
 

@@ -146,7 +146,7 @@ def read_plan(path: Path) -> Plan:
         raise EngineError(f'{path}: cannot be read: {exc.strerror}') from exc
     # TensorRT reads a damaged plan without suspicion, beyond its end if need be.
     if hashlib.sha256(blob).hexdigest() != facts['plan_sha256']:
-        raise EngineError(f'{path}: is damaged, its sha256 is not that of the JSON beside it')
+        raise EngineError(f'{path}: is damaged: its sha256 is not the one in the JSON beside it')
     return Plan(facts['key'], facts['metadata'], facts['spec'], facts['built'], blob)
 
 

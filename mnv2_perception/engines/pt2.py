@@ -107,6 +107,6 @@ def _strings(value: Any, key: str = '') -> Iterator[tuple[str, str]]:
 
 def _refuse(model: Path, what: str) -> None:
     raise EngineError(
-        f'{model}: has {what}, which no .pt2 file of `mnv2 export` has (torch 2.8 or newer); such '
-        f'files can run code when they are opened, so it is not; export the checkpoint again'
+        f'{model}: has {what}, which no file of `mnv2 export` has (with torch 2.8 or newer); it '
+        f'was not opened, because such files can run code; export the checkpoint again'
     )

@@ -92,16 +92,16 @@ def quantize_model(
     spec = ModelSpec.from_metadata(pairs, model)
     layers = name_layers(proto, model)
     if not out.parent.is_dir():
-        raise ModelError(f'{out}: its folder does not exist; make it first')
+        raise ModelError(f'{out}: its folder does not exist; create it first')
     if not tensors:
-        raise EngineError(f'{model}: got no image to calibrate with, expected some hundred')
+        raise EngineError(f'{model}: got no image to calibrate with, expected about a hundred')
     _, ends = network_ends(proto)
     compared = tensors[:: max(1, len(tensors) // IMAGES_COMPARED)][:IMAGES_COMPARED]
     reference = run_network(proto, ends, compared)
     if not all(np.isfinite(each).all() for each in reference):
         raise ModelError(
-            f'{model}: its output for the images to calibrate with is NaN or infinite in float '
-            f'already, as of a network that was trained or exported broken; export it again'
+            f'{model}: its output for the calibration images is NaN or infinite even in float, so '
+            f'its training or export is broken; export it again'
         )
     with tempfile.TemporaryDirectory() as scratch:
         ranges = calibrate(proto, tensors, Path(scratch), progress)
@@ -114,7 +114,7 @@ def quantize_model(
     alone = {}
     for index, layer in enumerate(layers):
         alone[layer] = error(set(layers) - {layer})
-        progress('layers tried alone', index + 1, len(layers))
+        progress('layers measured', index + 1, len(layers))
     kept = choose_kept(alone, tolerance)
     result = leave_in_float(quantised, kept)
     if small:
@@ -154,7 +154,8 @@ def name_layers(proto: Any, model: Path) -> list[str]:
         names.add(node.name)
     layers = [node.name for node in proto.graph.node if node.op_type in TYPES]
     if not layers:
-        raise ModelError(f'{model}: has no layer to quantise; expected {", ".join(TYPES)}')
+        raise ModelError(f'{model}: has no layer that can be quantised; expected '
+                         f'{", ".join(TYPES)}')
     return layers
 
 
@@ -172,7 +173,7 @@ def calibrate(
             self.done = 0
 
         def get_next(self) -> dict[str, NDArray[Any]] | None:
-            progress('images calibrated with', self.done, len(tensors))
+            progress('images calibrated', self.done, len(tensors))
             if self.done == len(tensors):
                 return None
             self.done += 1

@@ -112,7 +112,7 @@ class TensorRTEngine(Engine):
             trt = self._module
         context = engine.create_execution_context()
         if context is None:
-            raise EngineError(f'{self.model}: TensorRT makes no context: {last_errors()}')
+            raise EngineError(f'{self.model}: TensorRT cannot create a context: {last_errors()}')
         self._context = context
         self._held.callback(self._drop_context)
         self._stream = checked(cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking))
@@ -127,7 +127,7 @@ class TensorRTEngine(Engine):
             name = engine.get_tensor_name(index)
             shape = tuple(engine.get_tensor_shape(name))
             if min(shape, default=0) < 0:  # such as boxes after NMS: no CUDA graph either
-                raise EngineError(f'{self.model}: {name!r} is {shape}, a side is open; export '
+                raise EngineError(f'{self.model}: {name!r} is {shape}, which is not fixed; export '
                                   f'the model with fixed sizes and build it again')
             kind = engine.get_tensor_dtype(name).name
             if kind not in DTYPES:
@@ -138,7 +138,7 @@ class TensorRTEngine(Engine):
             (inputs if is_input else outputs).append(spec)
             self._allocate(spec, shape)
             if not self._context.set_tensor_address(name, self._device[name]):
-                raise EngineError(f'{self.model}: {spec} is refused: {last_errors()}')
+                raise EngineError(f'{self.model}: TensorRT refuses {spec}: {last_errors()}')
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self._graph = self._capture()
 
@@ -212,7 +212,8 @@ class TensorRTEngine(Engine):
                 checked(cudart.cudaGraphDestroy(graph))
         except EngineError as exc:
             cudart.cudaGetLastError()  # or a later check would see this error
-            logger.warning('%s: no CUDA graph (%s); each inference is queued anew', self.model,
+            logger.warning('%s: no CUDA graph (%s); each inference launches its kernels one by '
+                           'one', self.model,
                            exc)
             self._run_once()  # it must work without
             return None
@@ -226,7 +227,7 @@ class TensorRTEngine(Engine):
     def _infer(self, tensors: Tensors) -> Tensors:
         with self._lock:
             if not self._host:
-                raise EngineError(f'{self.model}: the engine was closed meanwhile')
+                raise EngineError(f'{self.model}: the engine was closed during the inference')
             for name, array in tensors.items():
                 np.copyto(self._host[name], array)
             if self._graph is None:

@@ -60,7 +60,7 @@ def load(model: Path, engine: str, building: bool = False, running: bool = True)
             missing.append(exc)
     if missing:
         reasons = ', '.join(map(str, missing))
-        raise EngineError(f'{model}: {TITLES[engine]} cannot be used, for something is not '
+        raise EngineError(f'{model}: {TITLES[engine]} cannot be used, because a package is not '
                           f'installed ({reasons}); {INSTALL[engine]}') from missing[0]
     if running:
         globals().update(cudart=found[1])

@@ -42,7 +42,8 @@ class TorchEngine(Engine):
         if not model.is_file():
             raise EngineError(f'{model}: no such model file')
         if not is_zipfile(model):
-            raise EngineError(f'{model}: is no .pt2 file; torch opens those of `mnv2 export`')
+            raise EngineError(f'{model}: is not a .pt2 file; engine torch opens those of `mnv2 '
+                              f'export`')
         try:
             import torch
         except ImportError as exc:

@@ -106,7 +106,7 @@ def verified_int8(model: Path, found: Verified | None) -> Path:
     if (digest := sha256(file)) != found.sha256:
         raise EngineError(
             f'{file}: is not the int8 file that {model.name} was verified with: its sha256 is '
-            f'{digest}, expected {found.sha256}; make it again of this model, then {verify}'
+            f'{digest}, expected {found.sha256}; make it again from this model, then {verify}'
         )
     return file
 
@@ -164,8 +164,8 @@ def read_verified(metadata: Mapping[str, str], model: Path) -> dict[str, Verifie
 @cache
 def _tell_changed(model: Path) -> None:
     logger.warning(
-        '%s: what was measured in bf16 and int8 does not count, for %s has changed since; run '
-        '%s verify %s DATA', model,
+        '%s: the measurements in bf16 and int8 are ignored, because %s has changed since; run %s '
+        'verify %s DATA', model,
         ' or '.join(file.name for file in _yaml_files(model)) or yaml_beside(model).name,
         command_name(), model,
     )

@@ -41,10 +41,10 @@ def lacks_weights(model: Path) -> str:
         return ''
     for file in files:
         if other := stand_in(file):
-            return f'its weights lie in {file.name}, which is {other}'
+            return f'its weights are in {file.name}, which is {other}'
         if not file.exists():
             return (
-                f'its weights lie in {file.relative_to(model.parent)}, which is not beside it; '
-                f'copy that file there, too'
+                f'its weights are in {file.relative_to(model.parent)}, which is not beside it; '
+                f'copy that file there too'
             )
     return ''

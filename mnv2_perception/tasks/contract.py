@@ -55,7 +55,7 @@ def find_outputs(engine: Engine, spec: ModelSpec) -> list[TensorSpec]:
             f'{engine.model}: gives {len(engine.outputs)} outputs ({names}), but its spec says '
             f'{spec.output}, which is {count}'
             + (f', named {spec.output_name}' if spec.output_name else '')
-            + '; correct the spec (output_name tells which counts) or export again'
+            + '; correct the spec (output_name says which one to use) or export again'
         )
     return found
 
@@ -104,6 +104,6 @@ def check_boxes(engine: Engine, spec: ModelSpec, batch: int | None) -> None:
     ):
         if count is None or out.shape != shape or out.dtype.kind != kind:
             raise ModelError(
-                f'{engine.model}: gives {out}, but boxes are {expected} of one fixed K, in the '
-                f'order boxes, scores, class ids; correct the spec or export again'
+                f'{engine.model}: gives {out}, but output boxes means {expected} with one fixed '
+                f'K, in the order boxes, scores, class ids; correct the spec or export again'
             )

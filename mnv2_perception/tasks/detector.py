@@ -91,9 +91,9 @@ class Detector(Pipeline[Detections]):
         sure = np.abs(candidates[scores >= self.min_score])
         if sure.size and sure.max() > FARTHEST:
             raise ModelError(
-                f'{self.engine.model}: gives a box that reaches to {sure.max():.3g}, expected 0 '
-                f"to 1 of the network's frame; if these are pixels, divide them by width and "
-                f'height in the graph'
+                f'{self.engine.model}: gives a box with a coordinate of {sure.max():.3g}, '
+                f"expected fractions of the network's input, 0 to 1; if these are pixels, divide "
+                f'them by width and height in the graph'
             )
         height, width = image.shape[:2]
         boxes = boxes_on_image(
@@ -107,7 +107,7 @@ class Detector(Pipeline[Detections]):
             raise ModelError(
                 f'{self.engine.model}: gives a box of class id {unknown[0]}, expected 0 to '
                 f'{len(self.spec.classes) - 1}, as it has {len(self.spec.classes)} classes; if '
-                f'its ids count from 1, begin the classes with one called background'
+                f'its ids begin at 1, put a class named background first'
             )
         return Detections(boxes[kept], scores[kept], found)
 

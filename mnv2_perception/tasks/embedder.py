@@ -72,8 +72,8 @@ class Embedder:
         features = np.asarray(outputs[FEATURES][0], np.float32)
         if not np.isfinite(features).all():
             raise ModelError(
-                f'{self.engine.model}: its features of this image are NaN or infinite, as of a '
-                f'network that was exported broken; export it again'
+                f'{self.engine.model}: its features for this image are NaN or infinite, so its '
+                f'export is broken; export it again'
             )
         return features
 

@@ -95,7 +95,7 @@ def _output_facts(
     outputs: tuple[TensorSpec, ...], height: int | None, width: int | None
 ) -> list[Fact]:
     out = outputs[0]
-    names = '[name, ...], or a text file of one name a line'
+    names = '[name, ...], or a text file with one name per line'
     if [(len(each.shape), str(each.dtype)) for each in outputs] == [(3, 'uint8')] * 2:
         return [
             ('task', 'segmentation', ''), ('output', 'ids_confidence', ''),
@@ -111,8 +111,8 @@ def _output_facts(
             *facts, ('task', 'classification', ''),
             ('output', TO_FILL_IN, 'logits or probabilities'), background,
             ('classes', TO_FILL_IN, f'{names}; {sides[0]}, less one with a background'),
-            ('fit', TO_FILL_IN, 'crop, as most are trained (crop_ratio: 0.875 for 224 of 256), '
-             'letterbox or stretch'),
+            ('fit', TO_FILL_IN, 'crop, as most networks are trained (crop_ratio: 0.875 for 224 of '
+             '256), letterbox or stretch'),
         ]
     if len(out.shape) not in (3, 4) or (len(out.shape) == 3 and out.dtype.kind == 'f'):
         return [
@@ -121,7 +121,7 @@ def _output_facts(
             ('classes', TO_FILL_IN, names),
         ]
     facts.append(('task', 'segmentation', ''))
-    facts.append(('fit', 'stretch', 'or letterbox, with pad: what is around the image'))
+    facts.append(('fit', 'stretch', 'or letterbox, with pad: the colour around the image'))
     layout, channels = '', None
     if len(out.shape) == 4:
         layout, channels = _score_sides(out.shape, height, width)

@@ -128,8 +128,8 @@ def find_model(model: str | Path) -> Path:
     # One in int8 belongs to the model that it lies beside.
     names = sorted({file.stem for file in files} - {int8_beside(file).stem for file in files})
     raise ModelError(
-        f'{model}: is neither a model file nor a shipped model; shipped are: '
-        f'{", ".join(names) or "none (was the package installed whole?)"}'
+        f'{model}: is neither a model file nor a shipped model; shipped models: '
+        f'{", ".join(names) or "none (is the installation complete?)"}'
     )
 
 

@@ -28,7 +28,7 @@ def read_spec(model: Path) -> ModelSpec | None:
         with model.open('rb') as file:
             metadata = _metadata(file, model.stat().st_size)
     except (OSError, EOFError, UnicodeDecodeError) as exc:
-        raise ModelError(f'{model}: is no ONNX file that can be read: {exc}') from exc
+        raise ModelError(f'{model}: is not a readable ONNX file: {exc}') from exc
     return ModelSpec.from_metadata(metadata, model)
 
 

@@ -119,8 +119,8 @@ class Pipeline(ABC, Generic[Result]):
             run = f'run it with precision fp32 (now {precision}), or ' * (precision != 'fp32')
             raise ModelError(
                 f'{self.engine.model}: {1.0 - finite.mean():.1%} of its output for this image is '
-                f'NaN or infinite, as of a network that overflows in fp16, or that was trained or '
-                f'exported broken; {run}export it again, in fp32'
+                f'NaN or infinite, because the network overflows in fp16, or its training or '
+                f'export is broken; {run}export it again, in fp32'
             )
 
     def require_probabilities(self, scores: NDArray[Any]) -> None:
@@ -144,8 +144,8 @@ class Pipeline(ABC, Generic[Result]):
         """
         if scores.size >= 16 and scores.min() >= 0.0 and abs(scores.sum(0) - 1.0).max() < 0.01:
             raise ModelError(
-                f'{self.engine.model}: its scores for this image are none below 0 and sum up to '
-                f'1, as after a softmax, and the spec says logits; correct it (probabilities)'
+                f'{self.engine.model}: its scores for this image are not negative and sum to 1, '
+                f'as after a softmax, but the spec says logits; correct it (probabilities)'
             )
 
     def close(self) -> None:

@@ -151,7 +151,9 @@ def read_ignore_mask(path: Path) -> NDArray[np.bool_]:
         check_file(data)
         mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
     except (OSError, ImageError, cv2.error) as exc:
-        raise ImageError(f'{path}: {exc}; give a PNG, white where to ignore') from exc
+        raise ImageError(f'{path}: {exc}; give a PNG that is white where pixels are '
+                         f'ignored') from exc
     if mask is None:
-        raise ImageError(f'{path}: is no readable image; give a PNG, white where to ignore')
+        raise ImageError(f'{path}: is not a readable image; give a PNG that is white where pixels '
+                         f'are ignored')
     return np.asarray(mask > 0)

@@ -108,7 +108,7 @@ class Camera:
         if matrix[0, 0] < _MIN_FOCAL_SHARE * width:
             raise CalibrationError(
                 f'camera_info: {"P" if rectified else "K"} has a focal length of '
-                f'{matrix[0, 0]:.3g} pixels, and the image is {width} wide, which no lens has: '
+                f'{matrix[0, 0]:.3g} pixels in an image {width} pixels wide, which no lens has: '
                 f'the camera is not calibrated (an identity matrix?); calibrate it '
                 f'(camera_calibration) and have the driver load the result'
             )
@@ -153,8 +153,8 @@ class Camera:
         """
         if not 0.0 < horizontal_fov_rad < math.pi:
             raise CalibrationError(
-                f'horizontal field of view of {horizontal_fov_rad} rad, expected one between 0 '
-                f'and π; a wider camera has a lens: calibrate it and give its camera_info'
+                f'horizontal field of view of {horizontal_fov_rad} rad, expected more than 0 and '
+                f'less than π; for a wider camera, calibrate it and give its camera_info'
             )
         focal_px = width / 2 / math.tan(horizontal_fov_rad / 2)
         return cls(height, width, focal_px, focal_px, (width - 1) / 2, (height - 1) / 2)

@@ -129,8 +129,9 @@ def pose_from_board(
     best = min(alike, key=lambda pose: abs(pose.roll_rad))
     if not best.error_px < MAX_ERROR_PX:
         raise CalibrationError(
-            f'the board is {best.error_px:.1f} pixels off a flat one, expected less than '
-            f"{MAX_ERROR_PX:g}; lay it flat, and give this camera's own calibration"
+            f'the corners are {best.error_px:.1f} pixels away from those of a flat board, '
+            f"expected less than {MAX_ERROR_PX:g}; lay it flat, and give this camera's own "
+            f'calibration'
         )
     return best
 
@@ -163,8 +164,8 @@ def pose_from_lines(
         )
     if len(set(distances_m)) < (2 if height_m is None else 1):
         raise CalibrationError(
-            'one line does not tell height and pitch; give a second one at another distance, or '
-            'the height'
+            'one line does not determine height and pitch; give a second line at another '
+            'distance, or the height'
         )
     distances = np.asarray(distances_m, np.float64)
     pixels = np.stack([np.full(len(distances), camera.cx), rows_px], axis=1)
@@ -179,9 +180,9 @@ def pose_from_lines(
     least = int(np.flatnonzero(fits)[0])
     if not errors[least] < MAX_ERROR_PX:
         raise CalibrationError(
-            f'the lines are {errors[least]:.1f} pixels off what one camera sees, expected less '
-            f'than {MAX_ERROR_PX:g}; measure distances along the ground from the point below the '
-            f'camera, and rows from the top of the picture'
+            f'no camera pose fits the lines: they are {errors[least]:.1f} pixels off, expected '
+            f'less than {MAX_ERROR_PX:g}; measure distances along the ground from the point below '
+            f'the camera, and rows from the top of the picture'
         )
     return FloorPose(float(heights[least]), float(pitches[least]), 0.0, float(errors[least]))
 
@@ -230,7 +231,7 @@ def _rays_at(camera: Camera, pixels: NDArray[Any]) -> Doubles:
     )
     if not np.isfinite(found).all():
         raise CalibrationError(
-            'part of what was found lies where the lens model has no inverse; bring it nearer to '
-            "the picture's middle, or calibrate the camera again"
+            'some points lie where the lens model cannot be inverted; bring them nearer to the '
+            "picture's middle, or calibrate the camera again"
         )
     return found

@@ -234,8 +234,8 @@ def data_bytes(data: Any, described: str) -> int:
         return memoryview(data).nbytes
     except (TypeError, BufferError, ValueError) as exc:
         raise ImageError(
-            f'{described}: its data ({type(data).__name__}) does not lie in memory that the CPU '
-            f'can read ({exc}), as GPU buffers do not; let the publisher send plain bytes'
+            f'{described}: its data ({type(data).__name__}) is not in memory that the CPU can '
+            f'read ({exc}), such as a GPU buffer; let the publisher send plain bytes'
         ) from exc
 
 
@@ -321,6 +321,6 @@ def _decoded(msg: CompressedImageFields, max_pixels: int) -> NDArray[Any]:
         return decode(bytes(msg.data), cv2.IMREAD_UNCHANGED, max_pixels)
     except ImageError as exc:
         raise ImageError(
-            f'{described}: {exc}; see whether the publisher sends JPEG or PNG, and whether the '
-            'transport loses data'
+            f'{described}: {exc}; check that the publisher sends JPEG or PNG, and that the '
+            f'transport loses no data'
         ) from exc

@@ -127,8 +127,8 @@ class _Quiet:
                 return
             self._told_s = now_s
         logger.warning(
-            'decoded a damaged image (%s): part of it may be wrong; see what damages it: camera, '
-            'cable or driver', noise[0][:100].decode('ascii', 'replace'),
+            'decoded a damaged image (%s): part of it may be wrong; check camera, cable and '
+            'driver', noise[0][:100].decode('ascii', 'replace'),
         )
 
 

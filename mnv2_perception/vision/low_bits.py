@@ -44,8 +44,8 @@ class LowBits:
             if brightest > _BRIGHTEST or seen + 1 < _IMAGES:
                 return
         logger.warning(
-            '%s: the first %d images (%s) are nearly black, at most %d of 255: 16 bits scale by '
-            'their type, and values of %d and less seem to be 12 bits or fewer; unless it is dark '
-            'there, let the driver shift them up to the highest bits, or publish 8 bits',
+            '%s: the first %d images (%s) are nearly black, at most %d of 255: 16-bit images are '
+            'scaled by their type, and values up to %d look like 12 bits or fewer; unless the '
+            'scene is dark, let the driver shift them to the highest bits, or publish 8 bits',
             topic, _IMAGES, encoding, brightest, 257 * brightest,
         )

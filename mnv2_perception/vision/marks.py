@@ -189,6 +189,6 @@ def require_one_image(cloud: tuple[int, int], mask: tuple[int, int]) -> None:
     """
     if abs(cloud[1] * mask[0] / (cloud[0] * mask[1] or 1) - 1) > 0.02:
         raise ImageError(
-            f'cloud of {cloud[0]} × {cloud[1]}, mask of {mask[0]} × {mask[1]}: not of one image; '
-            f"remap points to this camera's registered, organised cloud"
+            f'cloud of {cloud[0]} × {cloud[1]}, mask of {mask[0]} × {mask[1]}: they do not belong '
+            f"to the same image; remap points to this camera's registered, organised cloud"
         )

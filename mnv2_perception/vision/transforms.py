@@ -65,8 +65,8 @@ class TransformTree:
             missing = next((name for name in (source, target) if name not in known), None)
             raise CalibrationError(
                 f'no transform from {source!r} to {target!r}: '
-                + (f'the bag tells nothing of {missing!r}' if missing is not None
-                   else 'the frames are of two trees')
+                + (f'the bag has no transform of {missing!r}' if missing is not None
+                   else 'the frames are not connected')
                 + f'; it has {", ".join(sorted(known)) or "none"}'
             )
         above_source = self._pose(up[:up.index(shared)], stamp_ns)

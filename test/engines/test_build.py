@@ -218,8 +218,8 @@ def unwritable_folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ('where', 'told'),
-    [('full_folder', 'built, but not kept .*No space left'),
-     ('unwritable_folder', 'cannot be kept there .*Not a directory')],
+    [('full_folder', 'built, but could not be stored .*No space left'),
+     ('unwritable_folder', 'cannot be stored there .*Not a directory')],
 )
 def test_a_folder_that_takes_no_plan_is_told(
     where: str, told: str, model: Path, log: Path, request: pytest.FixtureRequest,
@@ -237,7 +237,7 @@ def test_a_folder_that_takes_no_plan_is_told(
     plan = build_plan(model, Options(), folder, SlowBuilder(log), keep=False)
     assert plan.blob == PLAN
     assert [record.levelname for record in caplog.records if record.levelno > 20] == ['WARNING']
-    assert 'this process only' in caplog.text
+    assert 'only this process uses the plan' in caplog.text
 
 
 # What fits the file

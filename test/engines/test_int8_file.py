@@ -143,7 +143,7 @@ def test_a_user_without_a_home_keeps_nothing(
     monkeypatch.setattr(plans, 'NO_HOME', Path('/dev/null'))  # root could make the other
     with caplog.at_level(logging.INFO), open_engine(model, 'openvino') as engine:
         assert engine.precision == 'int8'
-    assert 'cannot be kept, so each start compiles it' in caplog.text
+    assert 'cannot be stored, so the model is compiled at each start' in caplog.text
 
 
 @pytest.mark.usefixtures('cpu')
@@ -257,7 +257,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
     (tmp_path / 'cache').write_text('a file in its place')
     with caplog.at_level(logging.INFO), open_engine(model, 'openvino') as engine:
         assert engine.precision == 'int8'
-    assert 'cannot be kept, so each start compiles it' in caplog.text
+    assert 'cannot be stored, so the model is compiled at each start' in caplog.text
 
 
 @pytest.mark.usefixtures('cpu')
@@ -276,7 +276,7 @@ def test_nodes_that_start_together_all_keep_what_they_compiled(
     monkeypatch.setattr(os, 'fsync', slow_disk)
     with caplog.at_level(logging.INFO), open_engine(model) as engine:
         assert engine.precision == 'int8' and not others
-    assert 'cannot be kept' not in caplog.text
+    assert 'cannot be stored' not in caplog.text
     kept, = (tmp_path / 'cache/mnv2_perception/openvino').iterdir()
     assert kept.suffix == '.blob'
 

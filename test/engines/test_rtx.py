@@ -381,7 +381,7 @@ def test_a_gpu_that_the_plan_is_not_for_is_told(model: Path, gpu: Cuda) -> None:
 @pytest.mark.usefixtures('gpu')
 @pytest.mark.parametrize('build', [False, True])
 def test_a_gpu_that_the_library_does_not_know_is_told(build: bool, model: Path) -> None:
-    with pytest.raises(EngineError, match=r'is for SM75, .*, got SM87; choose engine tensorrt'):
+    with pytest.raises(EngineError, match=r'supports SM75, .*, got SM87; use engine tensorrt'):
         open_engine(model, 'tensorrt_rtx', build=build)
 
 

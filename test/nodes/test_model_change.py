@@ -174,7 +174,7 @@ def test_what_a_file_tells_of_itself_is_refused_at_once(tmp_path: Path) -> None:
             ('no_such_model', 'is neither a model file nor a shipped model'),
             ('', 'is neither a model file nor a shipped model'),
             ('a' * 10_000, 'too long'),
-            (tmp_path / 'garbage.onnx', 'is no ONNX file that can be read'),
+            (tmp_path / 'garbage.onnx', 'is not a readable ONNX file'),
             (tmp_path / 'detector.onnx', 'is for detection; choose a model for segmentation'),
             (tmp_path / 'others.onnx', 'others has no class class_1'),
         ):

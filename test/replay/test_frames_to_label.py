@@ -145,7 +145,7 @@ def test_diversity_of_a_model_without_an_encoder_is_refused_with_the_cure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert frames(write_bag(tmp_path / 'bag'), tmp_path / 'out', '--by', 'diversity') == 1
-    assert 'features are cut out of .onnx files' in capsys.readouterr().err
+    assert 'features can only be taken from an .onnx file' in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
 
 

@@ -79,7 +79,7 @@ def test_a_box_that_is_not_finite_rejects_the_image(tmp_path: Path, row: Row) ->
 
 
 @pytest.mark.parametrize(('row', 'told'), [
-    ((0.1, 0.1, 0.2, 0.2, 0.9, 2), 'a box of class id 2, expected 0 to 1, .*count from 1, begin'),
+    ((0.1, 0.1, 0.2, 0.2, 0.9, 2), 'a box of class id 2, expected 0 to 1, .*begin at 1, put'),
     ((0.1, 0.1, 0.2, 0.2, 0.9, -1), 'a box of class id -1, expected 0 to 1'),
     ((0.1, 0.1, 0.2, 0.2, 3.0, 0), r'scores for this image go from 0\.9 to 3, expected 0 to 1'),
 ])
@@ -122,7 +122,7 @@ def test_outputs_in_another_order_are_refused(tmp_path: Path) -> None:
     del proto.graph.output[:]
     proto.graph.output.extend(outputs[::-1])
     onnx.save(proto, path)
-    with pytest.raises(ModelError, match=r"gives 'class_ids' .* but boxes are \(1, K, 4\) float"):
+    with pytest.raises(ModelError, match=r"gives 'class_ids' .* but output boxes means \(1, K, 4\) float"):
         Detector.open(path)
 
 
