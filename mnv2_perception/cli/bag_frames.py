@@ -87,10 +87,10 @@ def frames_command(arguments: argparse.Namespace) -> int:
 
     out = arguments.out
     if arguments.spacing and arguments.by != 'uncertainty':
-        raise SetupError(f'--spacing goes with --by uncertainty, got --by {arguments.by}')
+        raise SetupError(f'--spacing needs --by uncertainty, got --by {arguments.by}')
     for recording in arguments.recording:
         if recording.is_dir() and out.resolve().is_relative_to(recording.resolve()):
-            raise SetupError(f'{out}: lies in {recording}, which is read; choose another folder')
+            raise SetupError(f'{out}: is inside {recording}, which is read; choose another folder')
     with ExitStack() as stack:
         source = open_source(
             arguments.recording, stack, arguments.topic, fps=arguments.fps, transforms=False
@@ -111,15 +111,15 @@ def frames_command(arguments: argparse.Namespace) -> int:
         )
     if not found.chosen:
         raise DataError(
-            f'{source.name}: none of {found.frames} frames could be read, {found.lost} more are '
-            f'lost ({"; ".join(found.reasons) or "it is empty"})'
+            f'{source.name}: none of {found.frames} frames could be read, and {found.lost} more '
+            f'are lost ({"; ".join(found.reasons) or "it is empty"})'
         )
     (out / 'spec.yaml').write_text(spec_text(segmenter.spec, out.resolve().name), 'utf-8')
     show(out, found, arguments.count, arguments.json)
     if segmenter.spec.background:
         print(
-            f'{out}/labels: 255, not labelled, is also where {segmenter.spec.name} sees its '
-            f'background; give that a class of its own in labels and spec.yaml', file=sys.stderr,
+            f'{out}/labels: 255 (not labelled) also marks what {segmenter.spec.name} takes for '
+            f'background; give it a class of its own in labels and spec.yaml', file=sys.stderr,
         )
     return 0 if found.whole else PARTLY
 
@@ -151,8 +151,8 @@ def spec_text(spec: 'ModelSpec', name: str) -> str:
     if spec.fit == 'letterbox':
         facts |= {'fit': spec.fit, 'pad': list(spec.pad)}
     return (
-        '# The ids in labels/ are the places in classes, from 0; 255 is not labelled. New classes '
-        'go to the end.\n'
+        '# The ids in labels/ are the positions in classes, from 0; 255 is not labelled. Add new '
+        'classes at the end.\n'
         + yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, default_flow_style=None)
     )
 
@@ -170,8 +170,11 @@ def show(out: Path, found: 'Found', asked: int, as_json: bool) -> None:
         return
     print(table(facts))
     if found.chosen < asked:
-        why = f'so few are {found.spacing} frames apart; give a smaller --spacing' if (
-            found.spacing and found.chosen < found.looked_at
-        ) else 'the others equal them' if found.chosen < found.looked_at else 'there are no more'
+        why = 'there are no more'
+        if found.chosen < found.looked_at:
+            why = (
+                f'no more frames are {found.spacing} frames apart; give a smaller --spacing'
+                if found.spacing else 'the other frames are equal to these'
+            )
         print(f'{found.chosen} of {asked}: {why}', file=sys.stderr)
     show_reasons(found.reasons)

@@ -145,7 +145,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     check_output(out, arguments.force or arguments.resume, arguments.recording, ['.mcap'])
     for recording in arguments.recording:
         if recording.is_dir() and out.resolve().is_relative_to(recording.resolve()):
-            raise SetupError(f'{out}: lies in {recording}, which is read; choose another folder')
+            raise SetupError(f'{out}: is inside {recording}, which is read; choose another folder')
     with ExitStack() as stack:
         source = open_source(
             arguments.recording, stack, arguments.topic, arguments.copy, arguments.fps,
@@ -171,7 +171,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         )
         results = open_results(out, description, arguments.resume)
         if results is None:
-            print(f'{out}: is complete already')
+            print(f'{out}: is already complete')
             return 0
         print(f'{source.name}: {source.count or "?"} frames; grid: {placed}', file=sys.stderr)
         if placer is not None and (odd := odd_calibration(source)):
@@ -195,7 +195,7 @@ def make_placer(
 
     segmenting = next((task for task in tasks if task.model.spec.task == 'segmentation'), None)
     if arguments.no_grid or segmenting is None:
-        return None, 'none' if arguments.no_grid else 'none, without masks'
+        return None, 'none' if arguments.no_grid else 'none: no segmentation model'
     for option in ('base_frame', 'grid_frame'):
         if not getattr(arguments, option).strip('/ '):
             raise SetupError(
@@ -263,7 +263,7 @@ def progress() -> Callable[[int, int, float], None]:
         rate = done / max(1e-9, seconds)
         left = f', {max(0, of - done) / max(1e-9, rate):.0f} s left' if of else ''
         print(
-            f'{done} of {of or "?"} frames, {rate:.1f} a second{left}   ',
+            f'{done} of {of or "?"} frames, {rate:.1f} per second{left}   ',
             end='\r' if sys.stderr.isatty() and not last else '\n', file=sys.stderr, flush=True,
         )
 

@@ -105,7 +105,7 @@ def camera_pose_command(arguments: argparse.Namespace) -> None:
     from mnv2_perception.vision.camera import Camera
 
     if not arguments.image.is_file():
-        raise ImageError(f'{arguments.image}: there is no such file')
+        raise ImageError(f'{arguments.image}: no such file')
     if arguments.out:
         check_output(arguments.out, arguments.force, [arguments.image], ['.png', '.jpg'])
     image = read_image(arguments.image)
@@ -166,8 +166,8 @@ def read_camera(path: Path, rectified: bool) -> 'Camera':
     except (AttributeError, KeyError, OSError, TypeError, ValueError, yaml.YAMLError) as exc:
         reason = f'{type(exc).__name__}: {" ".join(str(exc).split())}'
         raise CalibrationError(
-            f'{path}: is no calibration ({reason}); give the YAML of camera_calibration, or what '
-            f'`ros2 topic echo --once camera_info` prints'
+            f'{path}: is not a calibration ({reason}); give the YAML of camera_calibration, or '
+            f'what `ros2 topic echo --once camera_info` prints'
         ) from exc
     if odd := oddity(info, camera):
         print(f'{path}: {odd.removeprefix("camera_info: ")}', file=sys.stderr)

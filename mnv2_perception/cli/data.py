@@ -85,7 +85,7 @@ def boxes_command(arguments: argparse.Namespace) -> None:
     count, ignored = (sum(map(len, boxes)) for boxes in (
         [sample.boxes for sample in samples], [sample.ignored for sample in samples]
     ))
-    print(f'{arguments.out}: {count} boxes in {len(samples)} images, {ignored} more to ignore')
+    print(f'{arguments.out}: {count} boxes in {len(samples)} images, and {ignored} to be ignored')
 
 
 def patches_command(arguments: argparse.Namespace) -> None:
@@ -98,8 +98,8 @@ def patches_command(arguments: argparse.Namespace) -> None:
         name, equals, parts = group.partition('=')
         if not (name and equals) or name in groups:
             raise DataError(
-                f'--groups {group}: expected CLASS=NAME,NAME such as wall=door,fence, each CLASS '
-                f'once'
+                f'--groups {group}: expected CLASS=NAME,NAME such as wall=door,fence, with each '
+                f'CLASS only once'
             )
         for part in parts.split(','):
             if part not in names:

@@ -52,7 +52,7 @@ def embed_command(arguments: argparse.Namespace) -> None:
     out, onnx = arguments.out, arguments.onnx
     if bool(arguments.pictures) != bool(out) or not (out or onnx):
         raise SetupError(
-            'give pictures and --out for their features, --onnx for the encoder, or all of them'
+            'give pictures and --out for their features, or --onnx for the encoder, or both'
         )
     pictures = list_pictures(arguments.pictures)
     if out:
@@ -84,7 +84,7 @@ def list_pictures(given: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in given:
         if not path.is_dir() and not is_file(path):
-            raise DataError(f'{path}: there is no such file')
+            raise DataError(f'{path}: no such file')
         images = list_images(path) if path.is_dir() else [path]
         if not images and (path / 'images').is_dir():  # a data set
             images = list_images(path / 'images')
@@ -109,13 +109,14 @@ def find_encoder(model: str, encoder: str | None, folder: Path) -> Path:
         licence, path = PUBLISHED[model].licence, fetch(model, cache_folder())
     if path.suffix not in ('.pt', '.pth'):
         if encoder is not None:
-            raise ModelError(f'--encoder goes with weights (.pth); {model} tells what it is')
+            raise ModelError(f'--encoder is only for weights (.pth); {model} says itself which '
+                             f'network it is')
         return find_model(model)
     try:
         from mnv2_perception.nets.export import export_weights
     except ImportError as exc:
         raise SetupError(
-            f'{model}: weights are read by torch and onnx ({exc}): run `make setup-train`, or '
+            f'{model}: reading weights needs torch and onnx ({exc}): run `make setup-train`, or '
             f'give a model (.onnx)'
         ) from exc
     exported = folder / f'{path.stem}.onnx'

@@ -96,12 +96,12 @@ def run_command(arguments: argparse.Namespace) -> None:
     out, mask = arguments.out, arguments.mask
     if arguments.image.is_dir():
         raise ImageError(
-            f'{arguments.image}: is a folder, expected one picture; all of it: '
-            f'{command_name()} bag run {arguments.image} --model {arguments.model} '
-            '--out results.mcap'
+            f'{arguments.image}: is a folder, expected one picture; to run on all of it: '
+            f'{command_name()} bag run {arguments.image} --model {arguments.model} --out '
+            f'results.mcap'
         )
     if not arguments.image.is_file():
-        raise ImageError(f'{arguments.image}: there is no such file')
+        raise ImageError(f'{arguments.image}: no such file')
     check_format(out)
     if mask:  # class ids need a lossless file
         check_output(mask, arguments.force, [arguments.image, out], ['.png'])
@@ -111,7 +111,7 @@ def run_command(arguments: argparse.Namespace) -> None:
     ) as (engine, spec):
         if mask and spec.task != 'segmentation':
             raise ImageError(
-                f'{mask}: {spec.name} is for {spec.task} and makes no mask; leave out --mask'
+                f'{mask}: {spec.name} is for {spec.task} and makes no masks; leave out --mask'
             )
         if spec.task == 'classification':
             classifier = Classifier(engine, spec, min_confidence=arguments.min_confidence)

@@ -189,12 +189,12 @@ def info_command(arguments: argparse.Namespace) -> None:
             },
         }
         if 'in int8' in facts and not (int8 := int8_beside(path)).is_file():
-            facts['in int8'] += f'; {int8.name}, which that is of, is not beside it'
+            facts['in int8'] += f'; its file {int8.name} is missing beside it'
         try:
             spec = ModelSpec.from_metadata(engine.metadata, path)
             if [tensor.name for tensor in engine.outputs] == [FEATURES]:
                 check_input(engine, spec)
-                facts['of'] = f'the encoder alone, of {spec.name}; for `mnv2 embed`'
+                facts['of'] = f'only the encoder of {spec.name}; for `mnv2 embed`'
             else:
                 check_model(engine, spec)
         except ModelError:
@@ -243,7 +243,8 @@ def build_command(arguments: argparse.Namespace) -> None:
     check_file(model)
     folder = (arguments.cache or plans.cache_folder()).absolute()
     if arguments.rtx and (arguments.dla is not None or arguments.timing_cache):
-        raise SetupError('--rtx takes neither --dla nor --timing-cache: it uses no device here')
+        raise SetupError('--rtx cannot be combined with --dla or --timing-cache: it builds '
+                         'without a GPU')
     if arguments.gpu and not arguments.rtx:
         raise SetupError('--gpu is for --rtx; without it the plan is for the GPU of this machine')
     if arguments.timing_cache:
@@ -273,7 +274,8 @@ def quantize_command(arguments: argparse.Namespace) -> None:
     out = arguments.out or int8_beside(given if given.is_file() else Path(path.name))
     check_output(out, arguments.force, [path], ['.onnx'])
     if (arguments.map or arguments.spec is not None) and not arguments.labels:
-        raise SetupError('--spec and --map are about the classes of --labels DATA; give that too')
+        raise SetupError('--spec and --map are for the classes of --labels; give --labels DATA '
+                         'too')
     labels = label_classes(arguments)
 
     def show(what: str, done: int, of: int) -> None:
@@ -309,7 +311,7 @@ def quantize_command(arguments: argparse.Namespace) -> None:
             }
     print(json.dumps(facts, indent=2) if arguments.json else table(facts))
     if out.absolute() == int8_beside(path) and not arguments.json:
-        print(f'taken by `precision: auto` after: {command_name()} verify {arguments.model} DATA')
+        print(f'`precision: auto` uses it after: {command_name()} verify {arguments.model} DATA')
 
 
 def benchmark_command(arguments: argparse.Namespace) -> None:

@@ -122,8 +122,8 @@ def find_weights(name: str) -> Path:
 
     if not name:
         raise SetupError(
-            '--weights is empty; if it was to come from a command in $(...), that has failed: '
-            'see its error above'
+            '--weights is empty; if its value comes from a command in $(...), that command '
+            'failed: see its error above'
         )
     if Path(name).is_file():
         return Path(name)
@@ -133,8 +133,8 @@ def find_weights(name: str) -> Path:
         return find_model(name)
     except ModelError as exc:
         raise ModelError(
-            f'--weights {name}: is no file, no name of `mnv2 fetch` ({", ".join(PUBLISHED)}) and '
-            f'no shipped model ({exc})'
+            f'--weights {name}: is not a file, not a name of `mnv2 fetch` '
+            f'({", ".join(PUBLISHED)}) and not a shipped model ({exc})'
         ) from exc
 
 
@@ -156,10 +156,10 @@ def licence_of_start(start: 'ModelSpec', spec: 'ModelSpec') -> str:
         (spec.licence, spec.attribution), (spec.licence, '')
     ):
         return ''
-    names = f', and to name "{start.attribution}"' if start.attribution else ''
+    names = f', with the attribution "{start.attribution}"' if start.attribution else ''
     return (
-        f'says licence {spec.licence}, but {start.name} is started from, which asks for '
-        f'{start.licence}{names}; write that there, or tell why it is otherwise'
+        f'says licence {spec.licence}, but the run starts from {start.name}, whose licence is '
+        f'{start.licence}{names}; write that into the file, unless you know better'
     )
 
 
@@ -169,9 +169,9 @@ def classes_of_start(start: 'ModelSpec', spec: 'ModelSpec') -> str:
     if not alike or start.classes == spec.classes:
         return ''
     return (
-        f'has the classes {", ".join(spec.classes)}, but the head that is taken of {start.name} '
-        f'knows {", ".join(start.classes)}: each begins as the one in its place; where both have '
-        f'the same names, keep their order'
+        f'has the classes {", ".join(spec.classes)}, but the head of {start.name}, which the run '
+        f'starts from, has {", ".join(start.classes)}: each class starts from the one at its '
+        f'position; if both have the same names, use the same order'
     )
 
 
@@ -245,8 +245,11 @@ def told_how_to_go_on(last: Path, recipe: 'Recipe') -> Iterator[None]:
     """
     def how_on() -> str:
         if last.exists():
-            return f'{last} has what is done: the same command with --resume goes on from there'
-        return 'no epoch was done'
+            return (
+                f'{last} has the finished epochs: the same command with --resume continues from '
+                f'there'
+            )
+        return 'no epoch was finished'
 
     try:
         yield
@@ -257,7 +260,7 @@ def told_how_to_go_on(last: Path, recipe: 'Recipe') -> Iterator[None]:
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise SetupError(
-            f'{last.parent}: cannot be written: {exc.strerror}; make room; {how_on()}'
+            f'{last.parent}: cannot be written: {exc.strerror}; free some space; {how_on()}'
         ) from exc
     except (MemoryError, RuntimeError) as exc:
         told = str(exc)
@@ -265,8 +268,8 @@ def told_how_to_go_on(last: Path, recipe: 'Recipe') -> Iterator[None]:
             raise
         crops = ' or smaller crops' if hasattr(recipe, 'crop_height') else ''
         raise SetupError(
-            f'the memory does not suffice: {told.splitlines()[0] if told else "nothing is left"}; '
-            f'give a smaller --batch than {recipe.batch}{crops}, or smaller pictures'
+            f'not enough memory: {told.splitlines()[0] if told else "nothing is left"}; give a '
+            f'smaller --batch than {recipe.batch}{crops}, or smaller pictures'
         ) from exc
 
 
@@ -290,7 +293,8 @@ def report_run(checkpoint: Path, val: Path, out: Path) -> None:
                 write_report(out, engine, spec, val, evaluate_model(engine, spec, val))
             engine.close()
     except (ImportError, PerceptionError) as exc:
-        print(f'{out}: no confusion matrix and worst pictures: {exc}', file=sys.stderr)
+        print(f'{out}: confusion matrix and worst pictures could not be made: '
+              f'{exc}', file=sys.stderr)
         return
     print(f'{out}: results.json, confusion.png and the worst pictures in worst/')
 
@@ -309,6 +313,7 @@ def export_command(arguments: argparse.Namespace) -> None:
     int8 = int8_beside(arguments.model)
     if arguments.model.suffix == '.onnx' and int8.is_file():
         print(
-            f'{int8}: is of an earlier {arguments.model.name}; make it again: {command_name()} '
-            f'quantize {arguments.model} --calibrate IMAGES --force', file=sys.stderr,
+            f'{int8}: belongs to an earlier {arguments.model.name}; make it again: '
+            f'{command_name()} quantize {arguments.model} --calibrate IMAGES '
+            f'--force', file=sys.stderr,
         )

@@ -348,8 +348,10 @@ def test_the_command_builds_for_the_gpus_it_is_given(
 
 @pytest.mark.parametrize(
     ('words', 'told'),
-    [(['--rtx', '--dla', '0'], '--rtx takes neither'), (['--gpu', 'SM86'], '--gpu is for --rtx'),
-     (['--rtx', '--timing-cache', 'x'], '--rtx takes neither')],
+    [(['--rtx', '--dla', '0'], '--rtx cannot be combined'), (
+        ['--gpu', 'SM86'], '--gpu is for --rtx'
+    ),
+     (['--rtx', '--timing-cache', 'x'], '--rtx cannot be combined')],
 )
 def test_options_that_contradict_each_other_are_refused(
     words: list[str], told: str, model: Path, capsys: pytest.CaptureFixture[str]

@@ -185,7 +185,9 @@ def test_an_exported_model_of_another_encoder_is_refused(tmp_path: Path) -> None
         tmp_path / 'other.onnx',
     )
     net = UNet(2, width_mult=0.35)
-    with pytest.raises(ModelError, match=r'other\.onnx: only the first 5 of its 52 convolutions match'):
+    with pytest.raises(
+        ModelError, match=r'other\.onnx: only the first 5 of its 52 convolutions match'
+    ):
         load_weights(net, net.encoder, tmp_path / 'other.onnx')
 
 @pytest.mark.parametrize(

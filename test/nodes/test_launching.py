@@ -70,7 +70,7 @@ def test_arguments_go_before_the_file_and_nodes_keep_their_order() -> None:
 def test_a_file_that_empties_the_list_of_nodes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / 'robot.yaml'
     path.write_text('/**: {ros__parameters: {nodes: []}}')
-    with pytest.raises(ParameterError, match=r'nodes is empty in .*some of segmentation'):
+    with pytest.raises(ParameterError, match=r'nodes is empty in .*one or more of segmentation'):
         launching.chosen('', '', str(path), '')
 
 
@@ -154,8 +154,10 @@ def test_topics_go_to_each_camera_s_nodes(
 @pytest.mark.parametrize(
     ('spaces', 'given', 'message'),
     [
-        (ONE, {'image': '/{camera}/image'}, 'image is /{camera}/image, but no camera has a name'),
-        (TWO, {'points': '/points'}, 'points is /points for each of the cameras front, rear; wri'),
+        (
+            ONE, {'image': '/{camera}/image'}, 'image is /{camera}/image, but the cameras have no names'
+        ),
+        (TWO, {'points': '/points'}, 'points is /points for all cameras, front, rear'),
     ],
 )
 def test_topics_that_do_not_fit_the_cameras_are_refused(

@@ -420,7 +420,7 @@ def test_a_stamp_that_comes_twice_by_accident_is_no_warning() -> None:
     assert watch.warning == '' and watch.undecided(6) and not watch.undecided(7)
     for _ in range(3):
         watch.take(7)
-    assert 'stand still' in watch.warning
+    assert 'stay at' in watch.warning
     watch.take(8)
     assert watch.warning == ''
 

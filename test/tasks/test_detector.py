@@ -122,7 +122,9 @@ def test_outputs_in_another_order_are_refused(tmp_path: Path) -> None:
     del proto.graph.output[:]
     proto.graph.output.extend(outputs[::-1])
     onnx.save(proto, path)
-    with pytest.raises(ModelError, match=r"gives 'class_ids' .* but output boxes means \(1, K, 4\) float"):
+    with pytest.raises(
+        ModelError, match=r"gives 'class_ids' .* but output boxes means \(1, K, 4\) float"
+    ):
         Detector.open(path)
 
 

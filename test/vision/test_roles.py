@@ -30,12 +30,14 @@ def test_names_that_the_mask_lacks_are_no_matter() -> None:
 
 
 def test_a_mask_without_traversable_class_is_refused_with_its_names() -> None:
-    with pytest.raises(ParameterError, match=r"\['street'\], expected some of \['car', 'pavement"):
+    with pytest.raises(
+        ParameterError, match=r"\['street'\], expected some of the .*\['car', 'pavement"
+    ):
         roles_of(IDS, ['street'], [], [], [])
 
 
 def test_a_name_in_two_lists_is_refused() -> None:
-    with pytest.raises(ParameterError, match=r"\['car', 'road'\] in two lists"):
+    with pytest.raises(ParameterError, match=r"\['car', 'road'\] are in two lists"):
         roles_of(IDS, ['road', 'car'], ['road'], ['car'], [])
 
 
