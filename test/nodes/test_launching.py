@@ -154,9 +154,7 @@ def test_topics_go_to_each_camera_s_nodes(
 @pytest.mark.parametrize(
     ('spaces', 'given', 'message'),
     [
-        (
-            ONE, {'image': '/{camera}/image'}, 'image is /{camera}/image, but the cameras have no names'
-        ),
+        (ONE, {'image': '/{camera}/image'}, 'image is /{camera}/image, but the cameras have no'),
         (TWO, {'points': '/points'}, 'points is /points for all cameras, front, rear'),
     ],
 )
