@@ -176,6 +176,11 @@ class Poses:
         """Return what a transform is that is not there, how late the tree is, and the cure."""
         assert self._buffer is not None
         name = f'transform from {quoted(source)} to {quoted(target)}'
+        if not source:
+            return (
+                f'{name}: the frame_id of the images, or of what measures, is empty; have its '
+                f'driver set it (most have a parameter frame_id), or set pose_source: parameters'
+            )
         try:
             newest = self._buffer.get_latest_common_time(target, source)
         except Exception:  # tf2's exceptions have no common base
