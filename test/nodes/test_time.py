@@ -204,6 +204,21 @@ def test_of_images_without_a_frame_id_that_is_told(scene: Scene, tree: Tree) -> 
     assert 'the frame_id of the images, or of what measures, is empty' in node._rejection
 
 
+def test_a_mask_whose_stamp_is_negative_is_rejected_and_the_next_one_placed(
+    scene: Scene, tree: Tree
+) -> None:
+    node = scene.start(pose_source='tf', grid_frame='base_link')
+    scene.calibrate(node)
+    tree.wait()
+    msg = mask(1000 * 10**9)
+    msg.header.stamp.sec = -1
+    scene.camera.publish(msg)
+    eventually(lambda: node.counts['rejected'] == 1)
+    assert node._rejection.startswith("the image's stamp is -1 s, expected 0 or more")
+    scene.camera.publish(mask(1000 * 10**9))
+    eventually(lambda: node.counts['published'] == 1)
+
+
 def test_depth_of_another_clock_asks_for_one_clock_and_not_for_tolerance(scene: Scene) -> None:
     depth, node = start_with_depth(scene, sync_wait_s=0.05)
     _, depth_m = draw_box(CAMERA, POSE, *BOX_AT)
