@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image, PointCloud2
 
-from mnv2_perception.errors import quoted
+from mnv2_perception.errors import CalibrationError, quoted
 from mnv2_perception.nodes.calibrations import Calibrations
 from mnv2_perception.nodes.messages import depth_from_msg, points_from_msg, stamp_to_ns
 from mnv2_perception.nodes.placing_parameters import PlacingParameters
@@ -124,7 +124,7 @@ class Measurements:
 
         Raises:
             ImageError: the message contradicts itself or the image.
-            CalibrationError: a pose is unknown, or depth and its camera_info differ in size.
+            CalibrationError: a pose is unknown, or depth and its camera_info do not fit.
         """
         header, frame_id = frame.msg.header, measured.header.frame_id
         if isinstance(measured, PointCloud2):
@@ -140,6 +140,16 @@ class Measurements:
         found = self.depth_info.of(stamp_to_ns(measured.header.stamp), frame.received_s)
         assert camera and found
         elsewhere = in_tf2(frame_id) != in_tf2(header.frame_id)
+        of_frame = in_tf2(found[1].header.frame_id)
+        # Where the matrices are the same, only a simulator's names differ.
+        if not elsewhere and of_frame not in ('', in_tf2(frame_id)) and not (
+            found[0].same_matrix(camera)
+        ):
+            raise CalibrationError(
+                f'depth is in {quoted(frame_id)}, as the image, and depth/camera_info in '
+                f'{quoted(of_frame)}, with another matrix: that of depth before it was aligned? '
+                f'Remap depth/camera_info to the one beside the aligned depth'
+            )
         pose = poses.base_from_camera(header.frame_id, header)
         depth_pose = poses.base_from_camera(frame_id, header) if elsewhere else None
         self.not_optical = _not_optical(header.frame_id, pose, poses) or (

@@ -183,11 +183,14 @@ class Camera:
 
         A registered depth image has the colour camera's intrinsics, perhaps at another size.
         """
-        resized = other.resized(self.height, self.width)
-        ours, theirs = self.matrix, resized.matrix
         return (self.distortion, self.fisheye, self.rotation) == (
             other.distortion, other.fisheye, other.rotation
-        ) and bool(np.abs(ours - theirs).max() < 1.0)
+        ) and self.same_matrix(other)
+
+    def same_matrix(self, other: 'Camera') -> bool:
+        """Tell whether they would be, without the lenses."""
+        theirs = other.resized(self.height, self.width).matrix
+        return bool(np.abs(self.matrix - theirs).max() < 1.0)
 
     @property
     def matrix(self) -> Doubles:
