@@ -481,7 +481,7 @@ def test_figures_of_the_node_are_those_that_were_measured() -> None:
     ):
         assert re.search(rf'^\| {row} \| {cells(key, way, digits)}\|$', page, re.M), row
     fast, accurate = (model['masks_per_s_to_tutorial']['default'][1] for model in found)
-    told = f'made {fast:.1f} (accurate model: {accurate:.1f}) times as many masks a second'
+    told = f'{fast:.1f} times as many masks per second (accurate model: {accurate:.1f} times)'
     assert told in read('README.md')
 
 
