@@ -207,11 +207,18 @@ class ModelSpec:
                 f'model spec {self.name!r}: mean and std take three numbers each, std positive; '
                 f'got mean {self.mean} and std {self.std}'
             )
-        if max(self.std) < 1.0:  # one in pixel units would blow noise up
-            mean, std = ([round(255 * each, 3) for each in v] for v in (self.mean, self.std))
+        small_mean = 0.0 < max(self.mean) <= 1.0  # in pixel units no picture is so dark
+        if small_mean or max(self.std) < 1.0:  # one in pixel units would blow noise up
+            small_std = max(self.std) < 1.0 or (small_mean and max(self.std) == 1.0)
+            small = ' and '.join(['mean'] * small_mean + ['std'] * small_std)
+            mean = [round(255 * each, 3) if small_mean else each for each in self.mean]
+            std = [round(255 * each, 3) if small_std else each for each in self.std]
+            what = 'for pixels from 0 to 1'
+            if not small_mean and max(self.std) < 0.05:
+                std, what = [round(1 / each, 3) for each in self.std], 'as a factor'
             raise ModelError(
-                f'model spec {self.name!r}: std is {self.std}, which is of pixels from 0 to 1; '
-                f'here pixels go from 0 to 255: mean {mean}, std {std}'
+                f'model spec {self.name!r}: {small} given {what}: mean {self.mean}, std '
+                f'{self.std}; expected for pixels from 0 to 255: mean {mean}, std {std}'
             )
 
     @property

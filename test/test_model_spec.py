@@ -115,6 +115,14 @@ def test_a_missing_fact_is_named(name: str) -> None:
         ({'name': 'street\n[ERROR] forged'}, r'name is .*expected one printable line'),
         ({'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]},
          r'm.yaml: .*pixels from 0 to 1.*mean \[123.675, 116.28, 103.53\], std \[58.395'),
+        ({'std': [0.229, 0.224, 0.225]}, r': std given for pixels from 0 to 1: .*: mean '
+         r'\[123.675, 116.28, 103.53\], std \[58.395, 57.12, 57.375\]'),
+        ({'mean': [0.485, 0.456, 0.406]}, r': mean given for pixels from 0 to 1: .*: mean '
+         r'\[123.675, 116.28, 103.53\], std \[58.395, 57.12, 57.375\]'),
+        ({'mean': [0.5] * 3, 'std': [1.0] * 3},
+         r': mean and std given.*: mean \[127.5, 127.5, 127.5\], std \[255.0, 255.0, 255.0\]'),
+        ({'mean': [127.0] * 3, 'std': [0.0078431] * 3},
+         r': std given as a factor.*mean \[127.0, .*std \[127.501, 127.501'),
         ({'mean': '???', 'std': '???'}, r'm.yaml: mean, std still \?\?\?; fill it in'),
     ],
 )

@@ -103,7 +103,7 @@ def frames_command(arguments: argparse.Namespace) -> int:
         if arguments.by == 'diversity':
             embedder = Embedder.open(arguments.model, arguments.engine, arguments.threads)
             stack.callback(embedder.close)
-        make_folder(out)
+        make_empty_folder(out)
         found = collect(
             source, segmenter, embedder, out, arguments.by, arguments.count, arguments.spacing,
             arguments.every, progress(),
@@ -123,18 +123,16 @@ def frames_command(arguments: argparse.Namespace) -> int:
     return 0 if found.whole else PARTLY
 
 
-def make_folder(out: Path) -> None:
+def make_empty_folder(out: Path) -> None:
     """Make an empty folder.
 
     Raises:
         SetupError: it cannot be made, or holds something: labels that were edited, perhaps.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        filled = any(out.iterdir())
-    except OSError as exc:
-        raise SetupError(f'{out}: cannot be made: {exc.strerror}; choose another --out') from exc
-    if filled:
+    from mnv2_perception.data.files import make_folder
+
+    make_folder(out)
+    if any(out.iterdir()):
         raise SetupError(f'{out}: is not empty; choose another --out')
 
 

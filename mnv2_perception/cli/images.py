@@ -16,7 +16,7 @@ from mnv2_perception.cli.options import (
     label_classes,
     table,
 )
-from mnv2_perception.errors import command_name, ImageError, SetupError
+from mnv2_perception.errors import command_name, ImageError
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
@@ -172,11 +172,9 @@ def prepare_report(out: Path, force: bool) -> None:
     Raises:
         SetupError: it cannot be made, or has a report that must not be replaced.
     """
+    from mnv2_perception.data.files import make_folder
     from mnv2_perception.evaluation.report import CONFUSION, RESULTS
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise SetupError(f'{out}: cannot be made: {exc.strerror}; choose another --out') from exc
+    make_folder(out)
     for name in (RESULTS, CONFUSION):
         check_output(out / name, force)

@@ -7,7 +7,6 @@ import os
 import platform
 import sys
 
-from mnv2_perception.cli import bags, camera_pose, data, demo, embed, images, models, training
 from mnv2_perception.errors import command_name, PerceptionError
 
 
@@ -17,7 +16,9 @@ def main(args: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal has no letters for
         sys.stdout.reconfigure(errors='backslashreplace')
     try:
-        bags.become_node(args)
+        from mnv2_perception.cli.bags import become_node  # here, so that Ctrl-C may meet it
+
+        become_node(args)
         arguments = build_parser().parse_args(args)
         return arguments.command(arguments) or 0
     except PerceptionError as exc:
@@ -51,6 +52,8 @@ def installed_version() -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
+    from mnv2_perception.cli import bags, camera_pose, data, demo, embed, images, models, training
+
     parser = argparse.ArgumentParser(
         prog=command_name(), description='Camera perception with the MobileNetV2 family.'
     )

@@ -201,7 +201,7 @@ def build_command(arguments: argparse.Namespace) -> None:
     Raises:
         SetupError: options contradict each other.
     """
-    from mnv2_perception.engines import plans
+    from mnv2_perception.engines import check_file, plans
     from mnv2_perception.engines.build import build_plan, Options
     from mnv2_perception.engines.builders import RtxBuilder, TensorRTBuilder
     from mnv2_perception.tasks.models import find_model
@@ -210,6 +210,7 @@ def build_command(arguments: argparse.Namespace) -> None:
     # TensorRT comes back to Python when it is done, minutes later; nothing is left half-written.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     model = find_model(arguments.model)
+    check_file(model)
     folder = (arguments.cache or plans.cache_folder()).absolute()
     if arguments.rtx and (arguments.dla is not None or arguments.timing_cache):
         raise SetupError('--rtx takes neither --dla nor --timing-cache: it uses no device here')
@@ -229,6 +230,7 @@ def build_command(arguments: argparse.Namespace) -> None:
 def quantize_command(arguments: argparse.Namespace) -> None:
     """Write a model in int8; progress goes to stderr."""
     from mnv2_perception.data.images import spread_images
+    from mnv2_perception.engines import check_file
     from mnv2_perception.engines.quantize import quantize_model
     from mnv2_perception.engines.verified import int8_beside
     from mnv2_perception.evaluation.evaluate import evaluate_model, HEADLINE
@@ -236,6 +238,7 @@ def quantize_command(arguments: argparse.Namespace) -> None:
     from mnv2_perception.tasks.pipeline import input_tensor
 
     path = find_model(arguments.model)
+    check_file(path)
     given = with_home(arguments.model)
     out = arguments.out or int8_beside(given if given.is_file() else Path(path.name))
     check_output(out, arguments.force, [path], ['.onnx'])

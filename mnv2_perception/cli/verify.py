@@ -50,6 +50,7 @@ def add(commands: 'Commands') -> None:
 
 def verify_command(arguments: argparse.Namespace) -> None:
     """Measure a model in the precisions that `auto` may take, and write the figures into it."""
+    from mnv2_perception.engines import check_file
     from mnv2_perception.engines.graph import read_onnx
     from mnv2_perception.engines.openvino import OpenVINOEngine
     from mnv2_perception.engines.plans import sha256
@@ -73,6 +74,7 @@ def verify_command(arguments: argparse.Namespace) -> None:
             f'{arguments.model}: is shipped, and its card tells what it holds; name a copy with '
             f'--out'
         )
+    check_file(path)
     out = arguments.out or path
     int8 = int8_beside(path)
     in_place = out.resolve() == path.resolve()

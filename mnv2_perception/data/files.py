@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the folders that they are in."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from mnv2_perception.errors import DataError
+from mnv2_perception.errors import DataError, SetupError
 
 
 @contextmanager
@@ -25,6 +25,26 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder that `--out` names, unless it is there.
+
+    Raises:
+        SetupError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        for path in (folder, *folder.parents):
+            if os.path.lexists(path) and not path.is_dir():
+                raise SetupError(
+                    f'{folder}: cannot be made: {path} is a file, expected a folder; choose '
+                    f'another --out, or move the file away'
+                ) from exc
+        raise SetupError(
+            f'{folder}: cannot be made: {exc.strerror}; choose another --out'
+        ) from exc
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.data.coco import BoxSample
+from mnv2_perception.data.files import make_folder
 from mnv2_perception.data.folders import list_pairs, read_pair
 from mnv2_perception.data.images import read_image
 from mnv2_perception.errors import DataError
@@ -61,6 +62,7 @@ def write_patches(
     Raises:
         DataError: the folder cannot be used, its images are smaller than a window, or `out`
             holds such a file or folder, or cannot be written.
+        SetupError: `out` cannot be made.
     """
     for name in ('labels.tsv', 'images'):
         if (out / name).exists():
@@ -83,7 +85,7 @@ def write_patches(
         )
     rng = np.random.default_rng(seed)
     lines = ['file\tlabel']
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with tempfile.TemporaryDirectory(dir=out) as scratch:  # all of it appears, or nothing
         images = Path(scratch, 'images')
         images.mkdir()

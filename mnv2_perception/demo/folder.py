@@ -4,6 +4,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 import shutil
 
+from mnv2_perception.data.files import make_folder
 from mnv2_perception.errors import BagError, SetupError
 
 LOGS = {'bag_player_node.log', 'bag_recorder_node.log', 'perception.log'}
@@ -24,8 +25,8 @@ def clear(out: Path, bag: Path | None) -> None:
     """
     if bag is not None and bag.resolve().is_relative_to(out.resolve()):
         raise BagError(f'{bag}: lies in {out}, which the demo replaces; choose another --out')
+    make_folder(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         found = {path.name for path in out.iterdir()}
         foreign = sorted(
             name for name in found - RESULTS if not fnmatch(name, 'frame_[0-9][0-9].png')

@@ -12,7 +12,7 @@ from mnv2_perception.engines.registry import ENGINES, find_engine, REGISTRY
 from mnv2_perception.engines.weights import lacks_weights
 from mnv2_perception.errors import command_name, EngineError, stand_in
 
-__all__ = ['ENGINES', 'PRECISIONS', 'Engine', 'TensorSpec', 'open_engine']
+__all__ = ['ENGINES', 'PRECISIONS', 'Engine', 'TensorSpec', 'check_file', 'open_engine']
 
 CHECKPOINTS = ('.pt', '.pth')
 SPECS = ('.yaml', '.yml')
@@ -59,6 +59,18 @@ def open_engine(
     """
     if not 0 <= threads <= MAX_THREADS:
         raise EngineError(f'threads is {threads}, expected 0 (one for each core) to {MAX_THREADS}')
+    check_file(model, engine)
+    how = Opening(engine, threads, build, precision, min(at_once, threads or cores()))
+    return _open_auto(model, how) if engine == 'auto' else _open(model, how)
+
+
+def check_file(model: Path, engine: str = 'auto') -> None:
+    """Refuse a file that no engine opens, and `fake` alone a YAML; open_engine does it too.
+
+    Raises:
+        EngineError: it is a Git LFS pointer, a web page, a checkpoint or a YAML, or its weights
+            are not beside it.
+    """
     if wrong := stand_in(model) or lacks_weights(model):
         raise EngineError(f'{model}: {wrong}')
     if model.suffix in CHECKPOINTS and model.is_file():
@@ -71,8 +83,6 @@ def open_engine(
             f'{model}: is a YAML, expected a model such as an .onnx; name that: a YAML of the '
             'same name beside it is read with it'
         )
-    how = Opening(engine, threads, build, precision, min(at_once, threads or cores()))
-    return _open_auto(model, how) if engine == 'auto' else _open(model, how)
 
 
 def _open(model: Path, how: Opening) -> Engine:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.engines import Engine, ENGINES, open_engine
+from mnv2_perception.engines import check_file, Engine, ENGINES, open_engine
 from mnv2_perception.engines.base import Tensors
 from mnv2_perception.engines.graph import cut_network
 from mnv2_perception.errors import EngineError, ModelError
@@ -101,6 +101,8 @@ def benchmark(
     """
     if runs < 1:
         raise EngineError(f'runs is {runs}, expected 1 or more')
+    for model in models:
+        check_file(model, 'fake' if 'fake' in engines else 'auto')
     not_run: dict[str, str] = {}
     opened: dict[str, Any] = {}
     ways: dict[str, Callable[[], Any]] = {}

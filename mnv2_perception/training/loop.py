@@ -21,7 +21,7 @@ import torch
 from torch import nn, Tensor
 from tqdm import tqdm
 
-from mnv2_perception.data.files import alone_in
+from mnv2_perception.data.files import alone_in, make_folder
 from mnv2_perception.errors import DataError, ModelError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.checkpoint import (
@@ -79,6 +79,7 @@ def fit(
 
     Raises:
         DataError: `out` holds another run, or another process trains there.
+        SetupError: `out` cannot be made.
         ModelError: the weights cannot be loaded.
     """
     check_spec(task.spec)
@@ -86,7 +87,7 @@ def fit(
         raise ModelError(f'{weights}: no such file; --weights mobilenet_v2, say')
     if resume and not out.is_dir():
         raise ModelError(f'{out}: no such run; resume with the --out that it had')
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with alone_in(out), heeding_interrupts() as heed:
         return run(task, out, recipe, facts, weights, resume, workers, heed)
 

@@ -539,3 +539,77 @@ def test_a_user_without_a_home_works_and_is_told_where_one_is_needed(
         assert cli.main(args) == 1
         assert told in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [model]
+
+
+def test_ctrl_c_while_modules_are_loaded_ends_a_command_quietly() -> None:
+    code = (
+        'import sys\n'
+        'class Pressed:\n'
+        '    def find_spec(self, name, *_):\n'
+        "        if name == 'numpy': raise KeyboardInterrupt\n"
+        'sys.meta_path.insert(0, Pressed())\n'
+        'from mnv2_perception.cli.main import main\n'
+        "sys.exit(main(['info', 'nothing']))\n"
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, '', '')
+
+
+@pytest.mark.parametrize('line', [
+    'evaluate {model} {folder} --engine fake', 'demo',
+    'patches {folder} --height 8 --width 12 --top 0 --groups way=sky',
+])
+def test_a_file_in_the_place_of_the_folder_of_results_is_told_with_the_cure(
+    model: str, folder: Path, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    (out := folder / 'results').touch()
+    args = [part.format(model=model, folder=folder) for part in line.split()]
+    assert cli.main([*args, '--out', str(out)]) == 1
+    told = f'{out} is a file, expected a folder; choose another --out'
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('line', [
+    'benchmark {}', 'build {}', 'evaluate {} .', 'info {}', 'quantize {} --calibrate .',
+    'verify {} .', 'verify {} . --out new.onnx',
+])
+def test_a_checkpoint_in_the_place_of_a_model_names_the_command_that_makes_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    (checkpoint := tmp_path / 'best.pt').write_bytes(b'PK')
+    assert cli.main(line.format(checkpoint).split()) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f'error: {checkpoint}: is a checkpoint, expected a model such as an')
+    assert told.count(f'mnv2 export {checkpoint} model.onnx') == 1
+
+
+@pytest.mark.parametrize(('said', 'told'), [
+    ('libtorch_cpu.so: failed to map segment from shared object', 'the memory does not suffice'),
+    ('libtorch_cpu.so: undefined symbol: cudnn', 'is installed and cannot be loaded; install it'),
+])
+@pytest.mark.parametrize(('library', 'args'), [
+    ('torch', ['train', 'segmentation', 'x', '--out', 'y']), ('torch', ['export', 'x.pt', 'y']),
+    ('torch', ['embed', 'x.pth', '--encoder', 'mobilenet_v2', '--onnx', 'y.onnx']),
+    ('openvino', ['evaluate', 'unet_mobilenetv2_camvid', 'x', '--engine', 'openvino']),
+    ('onnxruntime', ['evaluate', 'unet_mobilenetv2_camvid', 'x', '--engine', 'onnx_runtime']),
+    ('onnx', ['verify', 'unet_mobilenetv2_camvid', 'x', '--out', 'y.onnx']),
+    ('onnxruntime.quantization', ['quantize', 'ssdlite_mobilenetv2_ground', '--calibrate',
+                                  'docs', '--out', 'y.onnx']),
+    ('pycocotools', ['evaluate', 'ssdlite_mobilenetv2_ground', 'x.json']),
+])
+def test_a_library_that_cannot_be_loaded_is_told_with_what_the_loader_said(
+    library: str, args: list[str], said: str, told: str
+) -> None:
+    code = (
+        'import sys\n'
+        'class Loader:\n'
+        '    def find_spec(self, name, *_):\n'
+        f'        if name == {library!r}: raise ImportError({said!r})\n'
+        'sys.meta_path.insert(0, Loader())\n'
+        'from mnv2_perception.cli.main import main\n'
+        f'sys.exit(main({args!r}))\n'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and done.stderr.startswith('error: ')
+    assert said in done.stderr and told in done.stderr
+    assert 'not installed' not in done.stderr

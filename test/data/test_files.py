@@ -5,7 +5,8 @@ import stat
 
 import pytest
 
-from mnv2_perception.data.files import replacing
+from mnv2_perception.data.files import make_folder, replacing
+from mnv2_perception.errors import SetupError
 
 
 def test_a_file_is_replaced_when_all_is_written(tmp_path: Path) -> None:
@@ -36,3 +37,18 @@ def test_a_device_is_written_to_and_stays_one() -> None:
     with replacing(Path('/dev/null')) as path:
         path.write_text('gone', encoding='utf-8')
     assert stat.S_ISCHR(Path('/dev/null').stat().st_mode)
+
+
+@pytest.mark.parametrize('name', ['file', 'file/new', 'link'])
+def test_a_file_in_the_place_of_a_folder_is_told_with_what_was_expected_and_the_cure(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / 'file').touch()
+    (tmp_path / 'link').symlink_to('gone')
+    with pytest.raises(SetupError) as told:
+        make_folder(tmp_path / name)
+    there = tmp_path / name.partition('/')[0]
+    assert str(told.value) == (
+        f'{tmp_path / name}: cannot be made: {there} is a file, expected a folder; choose another '
+        f'--out, or move the file away'
+    )
