@@ -29,12 +29,12 @@ def wrong_type(node: Node, topic: str, msg_type: Any) -> str:
 def incompatible_qos(
     node: Node, publishers: Iterable[Publisher], subscriptions: Iterable[Subscription]
 ) -> Iterator[str]:
-    """Say of each topic whose other side has a QoS that brings nothing why that is so.
+    """Yield a warning for each topic whose other side has an incompatible QoS.
 
     Args:
-        node: whose they are, and exist.
+        node: whose publishers and subscriptions these are.
         publishers: of its results.
-        subscriptions: of it; only those that ask for what is kept can be refused.
+        subscriptions: the node's; only latched ones can be refused.
     """
     pairs: list[tuple[str, Any, Any, Any, str]] = []
     for each in publishers:

@@ -135,7 +135,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         Args:
             msg_type: of the topic.
             topic: its name.
-            callback: for what belongs to frames and is none; `on_frame` when None.
+            callback: for messages that are no frames, such as camera_info; `on_frame` when None.
             qos: best effort unless told otherwise.
         """
         subscription = Subscription(

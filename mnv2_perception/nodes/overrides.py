@@ -1,4 +1,4 @@
-"""What a process is told and nobody takes: misspelt parameters, and YAML sections of no node."""
+"""Parameters that no node takes: misspelt names, and sections of a YAML file for no node."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -25,14 +25,14 @@ QOS = 'qos_overrides.'  # declared with their topic
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the advice for a name that nobody knows."""
+    """Return the advice for an unknown name: the nearest known one, else all of them."""
     known = list(known)
     close = get_close_matches(name, known, 1, 0.6)
     return f'did you mean {close[0]!r}?' if close else f'it has {", ".join(known)}'
 
 
 def is_misspelt(name: str, known: Iterable[str]) -> bool:
-    """Tell whether a parameter is none of these, and none that every node has."""
+    """Tell whether a parameter is neither one of these nor one that every node has."""
     return name not in known and name not in OF_ROS and not name.startswith(QOS)
 
 

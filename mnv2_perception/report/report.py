@@ -41,7 +41,7 @@ from mnv2_perception.report.results import (
 MOST_POINTS = 1500  # of a curve
 MOST_BYTES = 24_000_000  # of all pictures
 MOST_REASONS = 12
-MOST_TRIED = 500  # frames without a result, of which it is seen whether they decode
+MOST_TRIED = 500  # frames without a result that are decoded, to see whether they can be
 
 
 @dataclass
