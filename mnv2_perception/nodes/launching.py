@@ -17,7 +17,7 @@ from mnv2_perception.nodes import parameters
 from mnv2_perception.nodes.declare import check_names, declare, read
 from mnv2_perception.nodes.parameters import CAMERA_NAME, PerceptionParameters, SHARING_NODES
 
-NODES = tuple(SHARING_NODES)
+NODE_NAMES = tuple(SHARING_NODES)
 TOPICS = {
     'image': 'image', 'camera_info': 'camera_info', 'depth_image': 'depth/image',
     'depth_camera_info': 'depth/camera_info', 'points': 'points',
@@ -52,7 +52,7 @@ def chosen(
     """Return which nodes run, and the names of the cameras; one without a name is ''.
 
     Args:
-        nodes: out of `NODES`, with commas; empty: those that perception reads from the file.
+        nodes: out of `NODE_NAMES`, with commas; empty: those that perception reads from the file.
         cameras: names with commas; empty: those that perception reads from the file.
         params_file: parameter file, YAML.
         namespace: of perception, absolute; '' is the root.
@@ -62,13 +62,13 @@ def chosen(
             holds no parameters.
     """
     values = read_file(params_file, namespace)
-    wanted = check_names('nodes', split(nodes) or values.nodes, '|'.join(NODES))
+    wanted = check_names('nodes', split(nodes) or values.nodes, '|'.join(NODE_NAMES))
     if not wanted:
         raise ParameterError(
-            f'nodes is empty in {params_file}; expected some of {", ".join(NODES)}'
+            f'nodes is empty in {params_file}; expected some of {", ".join(NODE_NAMES)}'
         )
     names = check_names('cameras', split(cameras) or values.cameras, CAMERA_NAME)
-    return tuple(name for name in NODES if name in wanted), names or ('',)
+    return tuple(name for name in NODE_NAMES if name in wanted), names or ('',)
 
 
 def read_file(params_file: str, namespace: str) -> PerceptionParameters:
