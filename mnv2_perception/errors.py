@@ -18,6 +18,8 @@ A message says what was wrong, what was got, what was expected and how to cure i
 other libraries are wrapped (``raise ... from exc``), so ``except PerceptionError`` catches all.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 import sys
 
@@ -70,6 +72,11 @@ def describe_error(exc: Exception) -> str:
     """Return what an exception says; of one that was not raised on purpose, its type too."""
     kind = '' if isinstance(exc, PerceptionError) else f'unexpected {type(exc).__name__}: '
     return f'{kind}{exc}'
+
+
+def nearest(name: str, known: Iterable[str], likeness: float) -> str:
+    """Return which known name a misspelt one stands for; empty if none is as like (0 to 1)."""
+    return next(iter(get_close_matches(name, list(known), 1, likeness)), '')
 
 
 def quoted(text: object, most: int = 100) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import fields
-from difflib import get_close_matches
 import json
 import re
 from tempfile import NamedTemporaryFile
@@ -12,7 +11,7 @@ import rclpy
 from rclpy.context import Context
 from rclpy.node import Node
 
-from mnv2_perception.errors import ParameterError
+from mnv2_perception.errors import nearest, ParameterError
 from mnv2_perception.nodes import parameters
 from mnv2_perception.nodes.declare import check_names, declare, read
 from mnv2_perception.nodes.parameters import CAMERA_NAME, PerceptionParameters, SHARING_NODES
@@ -37,12 +36,9 @@ def misspelt(given: Iterable[str], known: Iterable[str]) -> list[str]:
     What an including file declares for itself is there too: so nothing else is told of.
     """
     known = list(known)
-    close = {
-        name: get_close_matches(name, known, 1, 0.85) for name in given if name not in known
-    }
     return [
-        f'{name} is no argument here and has no effect; did you mean {found[0]}?'
-        for name, found in close.items() if found
+        f'{name} is no argument here and has no effect; did you mean {close}?'
+        for name in given if name not in known and (close := nearest(name, known, 0.85))
     ]
 
 
