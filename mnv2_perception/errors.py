@@ -104,6 +104,21 @@ def stand_in(path: Path) -> str:
     return ''
 
 
+def not_loaded(exc: ImportError, cure: str) -> str:
+    """Return what the loader said of a library that cannot be imported, and the cure.
+
+    Args:
+        exc: what importing it raised.
+        cure: of one that is not installed.
+    """
+    told = f'({exc})'
+    if isinstance(exc, ModuleNotFoundError):
+        return f'{told}: {cure}'
+    if 'failed to map segment' in str(exc) and 'permitted' not in str(exc):  # on noexec, that
+        return f'{told}: the memory does not suffice to load it; end other programs'
+    return f'{told}: it is installed and cannot be loaded; install it anew: {cure}'
+
+
 def with_home(path: str | Path) -> Path:
     """Return a path with the home folder in the place of its ~, which stays where none is known.
 

@@ -55,7 +55,7 @@ RULES = {
     'engines.tensorrt_api': rule('tensorrt cuda', 'engines', lazy=True),
     'engines.graph': rule('onnx', 'engines', lazy=True),
     'engines.build': rule(own='engines model_spec'),
-    'engines.verified': rule(own='engines model_spec'),
+    'engines.verified': rule('yaml', 'engines model_spec'),
     'engines.builders': rule('tensorrt', 'engines', lazy=True),
     'engines.quantize': rule('onnx onnxruntime', 'engines model_spec', lazy=True),
     'nets': rule('torch onnx', 'nets model_spec'),

@@ -1,6 +1,7 @@
 """What a bag holds, what the nodes could use of it, and what is missing for them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ from mnv2_perception.bags.messages import stamp_ns
 from mnv2_perception.bags.read import BagMessage, BagReader, BagTopic
 from mnv2_perception.bags.transforms import add_transforms
 from mnv2_perception.errors import BagError, CalibrationError, PerceptionError
-from mnv2_perception.vision.camera import Camera
+from mnv2_perception.vision.camera import Camera, oddity
 from mnv2_perception.vision.encodings import image_from_compressed_msg
 from mnv2_perception.vision.transforms import TransformTree
 
@@ -43,9 +44,9 @@ def describe_bag(path: Path) -> dict[str, Any]:
     Returns:
         `bag`, `seconds`, `messages`, `damage` (reasons); `topics`, each with `name`, `type`,
         `count`, and where they can be told `rate_hz`, `gaps` and `longest_gap_s`, `frame_ids`,
-        `zero_stamps`, `stamps_back`, `images` (height × width and encoding), `unreadable`;
-        `frames` (frame: its parent); `nodes`, each with what it could `use` and what is `missing`
-        for it.
+        `zero_stamps`, `stamps_back`, `images` (height × width and encoding), `unreadable`,
+        `odd` (what looks wrong in a camera_info that can be used); `frames` (frame: its parent);
+        `nodes`, each with what it could `use` and what is `missing` for it.
 
     Raises:
         BagError: it cannot be read at all.
@@ -137,6 +138,10 @@ def _topic(topic: BagTopic, seen: _Seen) -> dict[str, Any]:
         facts['images'] = list(seen.images)
     if seen.unreadable:
         facts['unreadable'] = seen.unreadable
+    if seen.calibration is not None:
+        with suppress(CalibrationError):  # told where a node lacks it
+            odd = oddity(seen.calibration, Camera.from_info(seen.calibration))
+            facts |= {'odd': odd.removeprefix('camera_info: ')} if odd else {}
     return facts
 
 
@@ -240,4 +245,5 @@ def _told(topic: Mapping[str, Any]) -> Sequence[str]:
                       ('unreadable', 'unreadable')):
         if topic.get(key):
             told.append(f'{topic[key]} {what}')
+    told += [topic['odd']] if 'odd' in topic else []
     return told

@@ -22,7 +22,7 @@ from mnv2_perception.cli.options import (
     THREADS,
 )
 from mnv2_perception.engines import ENGINES, PRECISIONS
-from mnv2_perception.errors import SetupError
+from mnv2_perception.errors import BagError, CalibrationError, SetupError
 from mnv2_perception.tasks.models import SEGMENTATION_MODEL
 
 if TYPE_CHECKING:
@@ -150,6 +150,8 @@ def run_command(arguments: argparse.Namespace) -> int:
             print(f'{out}: is complete already')
             return 0
         print(f'{source.name}: {source.count or "?"} frames; grid: {placed}', file=sys.stderr)
+        if placer is not None and (odd := odd_calibration(source)):
+            print(f'{source.info}: {odd}', file=sys.stderr)
         of_run = source, tasks, placer, results, description
         if cluster is None:
             run = Run(*of_run)
@@ -204,6 +206,20 @@ def make_placer(
     if ground.grid_frame not in {*tree.frames, *tree.frames.values()}:
         ground = replace(ground, grid_frame=ground.base_frame)
     return Placer(ground, classes, None, tree), f'/tf and camera_info, in {ground.grid_frame}'
+
+
+def odd_calibration(source: 'Source') -> str:
+    """Return what looks wrong in the first calibration; what makes it unusable the run tells."""
+    from mnv2_perception.vision.camera import Camera, oddity
+
+    if source.calibration is None:
+        return ''
+    try:
+        info = source.calibration.read()
+        odd = oddity(info, Camera.from_info(info, source.rectified))
+    except (BagError, CalibrationError):
+        return ''
+    return odd.removeprefix('camera_info: ')
 
 
 def progress() -> Callable[[int, int, float], None]:

@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 import re
+import sys
 from types import SimpleNamespace
 from typing import Any, TYPE_CHECKING
 
@@ -125,13 +126,13 @@ def camera_pose_command(arguments: argparse.Namespace) -> None:
 
 
 def read_camera(path: Path, rectified: bool) -> 'Camera':
-    """Read a calibration that camera_calibration or `ros2 topic echo` wrote.
+    """Read a calibration that camera_calibration or `ros2 topic echo` wrote; tell what is odd.
 
     Raises:
         CalibrationError: it is none.
         ModelError: it is no short text, or has aliases.
     """
-    from mnv2_perception.vision.camera import Camera
+    from mnv2_perception.vision.camera import Camera, oddity
 
     try:
         values: Any = next(yaml.safe_load_all(read_plain_yaml(path)), None)
@@ -148,10 +149,13 @@ def read_camera(path: Path, rectified: bool) -> 'Camera':
             **{name: int(values.get(name, 0)) for name in ('binning_x', 'binning_y')},
             **{name: [float(value) for value in values[name]] for name in MATRICES},
         )
-        return Camera.from_info(info, rectified)
+        camera = Camera.from_info(info, rectified)
     except (AttributeError, KeyError, OSError, TypeError, ValueError, yaml.YAMLError) as exc:
         reason = f'{type(exc).__name__}: {" ".join(str(exc).split())}'
         raise CalibrationError(
             f'{path}: is no calibration ({reason}); give the YAML of camera_calibration, or what '
             f'`ros2 topic echo --once camera_info` prints'
         ) from exc
+    if odd := oddity(info, camera):
+        print(f'{path}: {odd.removeprefix("camera_info: ")}', file=sys.stderr)
+    return camera

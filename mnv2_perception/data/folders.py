@@ -5,9 +5,11 @@ a folder for each class, `DIR/CLASS/*.jpg`, or a table of files and labels (TSV)
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 import hashlib
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -148,13 +150,51 @@ def list_classified(source: Path, classes: Sequence[str]) -> list[tuple[Path, in
     Raises:
         DataError: the source is missing or empty, names an unknown class, or lacks a file.
     """
-    if source.is_dir():
-        return _list_class_folders(source, classes)
-    if source.is_file():
-        return _list_table(source, classes)
-    raise DataError(
-        f'{source}: does not exist; give a folder that holds a folder for each class, or a TSV '
-        f'file of images and labels'
+    if not source.exists():
+        raise DataError(
+            f'{source}: does not exist; give a folder that holds a folder for each class, or a '
+            f'TSV file of images and labels'
+        )
+    found = (_list_class_folders if source.is_dir() else _list_table)(source, classes)
+    if twice := _of_two_classes(found):
+        _tell_twice(source, *twice[0], len(twice) - 1)
+    return found
+
+
+def _of_two_classes(found: Iterable[tuple[Path, int]]) -> list[tuple[Path, Path]]:
+    """Return the pairs of files that are the same byte for byte, and of two classes."""
+    groups = [list(found)]
+    for key in (_size, _end, _digest):  # each reads more, of fewer files
+        apart: dict[tuple[int, Any], list[tuple[Path, int]]] = {}
+        for number, group in enumerate(groups):
+            for path, class_id in group:
+                with suppress(OSError):  # told where it is read
+                    apart.setdefault((number, key(path)), []).append((path, class_id))
+        groups = [group for group in apart.values() if len({of for _, of in group}) > 1]
+    return [
+        (group[0][0], next(path for path, of in group if of != group[0][1])) for group in groups
+    ]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _end(path: Path) -> bytes:
+    with path.open('rb') as file:
+        file.seek(-min(1024, _size(path)), os.SEEK_END)
+        return file.read()
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+@cache
+def _tell_twice(source: Path, first: Path, other: Path, more: int) -> None:
+    logger.warning(
+        '%s: a picture lies in two classes, byte for byte the same: %s and %s (so do %d more); '
+        'leave each in one', source, first, other, more,
     )
 
 

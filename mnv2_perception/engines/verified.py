@@ -5,16 +5,20 @@ second file, MODEL_int8.onnx beside MODEL.onnx, known by its sha256.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
+import hashlib
 import json
 import logging
 from pathlib import Path
 
+import yaml
+
 from mnv2_perception.engines.graph import read_onnx
 from mnv2_perception.engines.plans import sha256
 from mnv2_perception.errors import command_name, EngineError, ModelError, quoted
-from mnv2_perception.model_spec import yaml_beside
+from mnv2_perception.model_spec import read_plain_yaml, yaml_beside
 
 METADATA_KEY = 'mnv2_perception.verified'
 logger = logging.getLogger(__name__)
@@ -38,8 +42,8 @@ class Verified:
         data: name of the data.
         sha256: of the file that was measured, in hexadecimal digits; empty: the model itself.
         speed: times that of fp32 in OpenVINO, on the machine that measured; 0: nobody timed it.
-        yaml_sha256: of the YAML beside the model, by which it was measured; empty: by its own
-            metadata.
+        yaml_sha256: of the YAML beside the model, by which it was measured, see `yaml_digest`;
+            empty: by its own metadata.
     """
 
     figure: str
@@ -108,9 +112,24 @@ def verified_int8(model: Path, found: Verified | None) -> Path:
 
 
 def yaml_digest(model: Path) -> str:
-    """Return the sha256 of the YAML beside a model; empty where there is none."""
+    """Return the sha256 of the YAML beside a model; empty where there is none.
+
+    Where the YAML names a file of class names, it is that of both files' sha256.
+    """
+    digests = [sha256(file) for file in _yaml_files(model)]
+    both = ''.join(digests)
+    return hashlib.sha256(both.encode()).hexdigest() if len(digests) > 1 else both
+
+
+def _yaml_files(model: Path) -> list[Path]:
+    """Return the YAML beside a model and the file of class names that it names, if they exist."""
     beside = yaml_beside(model)
-    return sha256(beside) if beside.is_file() else ''
+    files = [beside]
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, ModelError):  # told by ModelSpec
+        values = yaml.safe_load(read_plain_yaml(beside))
+        if isinstance(values, dict) and isinstance(names := values.get('classes'), str):
+            files.append(beside.parent / Path(names).name)
+    return [file for file in files if file.is_file()]
 
 
 def read_verified(metadata: Mapping[str, str], model: Path) -> dict[str, Verified]:
@@ -146,7 +165,9 @@ def read_verified(metadata: Mapping[str, str], model: Path) -> dict[str, Verifie
 def _tell_changed(model: Path) -> None:
     logger.warning(
         '%s: what was measured in bf16 and int8 does not count, for %s has changed since; run '
-        '%s verify %s DATA', model, yaml_beside(model).name, command_name(), model,
+        '%s verify %s DATA', model,
+        ' or '.join(file.name for file in _yaml_files(model)) or yaml_beside(model).name,
+        command_name(), model,
     )
 
 

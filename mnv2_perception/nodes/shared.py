@@ -11,6 +11,7 @@ from mnv2_perception.nodes.messages import image_from_compressed_msg, image_from
 from mnv2_perception.nodes.topics import Topics
 from mnv2_perception.nodes.worker import Turns
 from mnv2_perception.tasks.models import OpenModels
+from mnv2_perception.vision.low_bits import LowBits
 
 
 class Shared:
@@ -31,6 +32,7 @@ class Shared:
         self.models = OpenModels()
         self.heartbeat = Heartbeat()
         self.model_nodes: list[Any] = []  # CameraNode, which imports this
+        self._low_bits = LowBits()
         self._decoded: dict[str, tuple[Image | CompressedImage, NDArray[uint8]]] = {}
 
     def image_of(
@@ -48,6 +50,7 @@ class Shared:
                 image = image_from_compressed_msg(msg, limit)
             else:
                 image = image_from_msg(msg, limit)
+            self._low_bits.look(topic_name, msg, image)
             self._decoded[topic_name] = msg, image
         return image
 

@@ -29,12 +29,15 @@ from mnv2_perception.data.images import (
 )
 from mnv2_perception.errors import BagError, DataError, stand_in
 from mnv2_perception.vision.encodings import image_from_compressed_msg, image_from_fields
+from mnv2_perception.vision.low_bits import LowBits
 from mnv2_perception.vision.transforms import TransformTree
 
 FPS = 10.0  # of pictures, which do not tell it
 FIRST_NS = 1_000_000_000  # stamp of a picture, for a stamp of zero means none
 FRAME_ID = 'camera'
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg')
+
+_LOW_BITS = LowBits()
 
 
 class Frame(ABC):
@@ -69,9 +72,10 @@ class BagFrame(Frame):
                 f'{COMPRESSED}; record other types under other names'
             )
         msg = self.type.deserialize(message.topic, message.cdr)
-        if message.type_name == COMPRESSED:
-            return msg.header, image_from_compressed_msg(msg)
-        return msg.header, image_from_fields(msg)
+        compressed = message.type_name == COMPRESSED
+        image = image_from_compressed_msg(msg) if compressed else image_from_fields(msg)
+        _LOW_BITS.look(message.topic, msg, image)
+        return msg.header, image
 
     @property
     def size(self) -> int:

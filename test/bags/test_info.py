@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 import pytest
 
 from mnv2_perception.bags.info import describe_bag, info_text
@@ -25,6 +26,7 @@ def transform(parent: str, child: str) -> bytes:
 def write_bag(
     path: Path, stamps: list[int], frame_id: str = 'camera', calibrated: bool = True,
     frames: tuple[tuple[str, str], ...] = (('odom', 'base_link'), ('base_link', 'camera')),
+    matrix: NDArray[np.float64] = MATRIX,
 ) -> Path:
     """Write noise at 10 Hz with a gap of a second behind the fourth image."""
     rng = np.random.default_rng(0)
@@ -37,8 +39,8 @@ def write_bag(
             image = rng.integers(0, 256, (48, 64, 3), np.uint8)
             bag.write(IMAGE, recorded_ns, image_cdr(image, stamp_ns, frame_id))
             if calibrated:
-                matrix = camera_info_cdr(48, 64, MATRIX, stamp_ns, frame_id)
-                bag.write(INFO, recorded_ns, matrix)
+                info = camera_info_cdr(48, 64, matrix, stamp_ns, frame_id)
+                bag.write(INFO, recorded_ns, info)
         for parent, child in frames:
             bag.write('/tf', 10**9, transform(parent, child))
     return path
@@ -80,6 +82,14 @@ def test_what_costmap_node_lacks_is_told_with_the_cure(
 ) -> None:
     facts = describe_bag(write_bag(tmp_path / 'bag', [1, 2, 3], **changes))
     assert any(what.startswith(told) for what in facts['nodes'][1]['missing'])
+
+
+def test_a_calibration_of_another_image_size_is_told_with_its_topic(tmp_path: Path) -> None:
+    of_twice_the_size = MATRIX * 2.0 - np.diag((0.0, 0.0, 1.0))
+    facts = describe_bag(write_bag(tmp_path / 'bag', [1, 2, 3], matrix=of_twice_the_size))
+    assert topic(facts, INFO)['odd'].startswith('the principal point is (63, 47) in an image')
+    assert info_text(facts).count('principal point') == 1
+    assert 'odd' not in topic(describe_bag(write_bag(tmp_path / 'good', [1, 2, 3])), INFO)
 
 
 def test_stamps_that_pair_nothing_are_told(tmp_path: Path) -> None:

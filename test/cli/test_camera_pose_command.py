@@ -105,6 +105,19 @@ def test_a_calibration_of_another_size_is_told(
     assert 'got one of 480 × 640' in capsys.readouterr().err
 
 
+def test_a_calibration_whose_matrix_is_of_another_size_is_told_and_used(
+    picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / 'camera.yaml'
+    k = [1000.0, 0.0, 640.0, 0.0, 1000.0, 480.0, 0.0, 0.0, 1.0]
+    file.write_text(yaml.safe_dump({**FILES['ros2 topic echo'], 'k': k}))
+    lines = ['--floor-line', '365', '2', '--floor-line', '323.33', '3']
+    assert cli.main(['camera-pose', picture, '--camera-info', str(file), *lines, '--json']) == 0
+    told = capsys.readouterr()
+    assert told.err.startswith(f'{file}: the principal point is (640, 480) in an image of 480 ×')
+    assert set(json.loads(told.out)) >= {'height_m', 'pitch_rad'}
+
+
 def test_a_picture_that_was_cut_short_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -408,6 +408,32 @@ def test_a_table_that_cannot_be_used_is_told_with_its_line(
         list_classified(tmp_path / 'labels.tsv', CLASSES)
 
 
+def test_a_picture_in_two_classes_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, other = tmp_path / '0', tmp_path / 'otter, sea otter'
+    for folder, name, content in (
+        (first, 'a.jpg', b'one'), (first, 'b.jpg', b'two'), (first, 'b_again.jpg', b'two'),
+        (other, 'c.jpg', b'six'), (other, 'd.jpg', b'seven'), (first, 'empty.jpg', b''),
+        (first, 'of_one_end.jpg', b'1' + bytes(2000)),
+        (other, 'of_one_end.jpg', b'2' + bytes(2000)),
+    ):
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    assert len(list_classified(tmp_path, CLASSES)) == 8 and not caplog.messages
+    (other / 'of_both.jpg').write_bytes(b'two')
+    for _ in range(2):
+        assert len(list_classified(tmp_path, CLASSES)) == 9
+    told, = caplog.messages
+    assert told == (
+        f'{tmp_path}: a picture lies in two classes, byte for byte the same: {first}/b.jpg and '
+        f'{other}/of_both.jpg (so do 0 more); leave each in one'
+    )
+    (tmp_path / 'list.tsv').write_text('0/a.jpg\t1\n0/b.jpg\t0\n0/a.jpg\t2\n')
+    list_classified(tmp_path / 'list.tsv', CLASSES)
+    assert f'{first}/a.jpg and {first}/a.jpg' in caplog.messages[1]
+
+
 @pytest.mark.parametrize(
     ('names', 'told'),
     [

@@ -164,6 +164,22 @@ def test_what_was_measured_by_another_yaml_does_not_count(
 
 
 @needs_bf16
+def test_what_was_measured_by_another_file_of_class_names_does_not_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    foreign, spec = foreign_model(tmp_path)
+    (names := tmp_path / 'names.txt').write_text('\n'.join(spec.classes))
+    foreign.with_suffix('.yaml').write_text(json.dumps({**asdict(spec), 'classes': names.name}))
+    assert main(['verify', str(foreign), str(tmp_path / 'street')]) == 0
+    with open_engine(foreign, 'openvino') as engine:
+        assert set(read_verified(engine.metadata, foreign)) == {'bf16'}
+    names.write_text('\n'.join(spec.classes[::-1]))
+    with open_engine(foreign, 'openvino') as engine:
+        assert engine.precision == 'fp32' and not read_verified(engine.metadata, foreign)
+    assert 'foreign.yaml or names.txt has changed since; run mnv2 verify' in caplog.text
+
+
+@needs_bf16
 @pytest.mark.parametrize('count', [ENOUGH_IMAGES - 1, ENOUGH_IMAGES])
 def test_verify_says_when_the_labelled_images_are_few(
     count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,5 +1,6 @@
 """perception over real DDS: several nodes in one process, one camera and several."""
 
+from array import array
 from collections.abc import Iterator
 from contextlib import closing, ExitStack
 import os
@@ -38,6 +39,7 @@ from mnv2_perception.nodes.detection_node import DetectionNode
 from mnv2_perception.nodes.messages import label_info_to_msg, mask_to_msg, rgb_to_msg
 from mnv2_perception.nodes.qos import LATCHED_QOS
 from mnv2_perception.nodes.segmentation_node import SegmentationNode
+from mnv2_perception.nodes.shared import Shared
 from mnv2_perception.nodes.worker import NewestFrameWorker, Turns
 
 pytestmark = pytest.mark.ros
@@ -148,6 +150,18 @@ def test_topics_of_other_processes_are_remapped_once_and_have_their_nodes_qos(
         [found] = robot.peer.get_subscriptions_info_by_topic('/mono')
         assert found.node_name == 'segmentation_node'
         assert found.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+
+
+def test_a_camera_of_twelve_bits_that_fills_the_lower_ones_is_told_once(
+    caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = Shared()
+    for _ in range(8):
+        data = array('B', np.full((4, 6), 4095, '<u2').tobytes())
+        msg = Image(height=4, width=6, encoding='mono16', step=12, data=data)
+        shared.image_of(msg, '/camera/image_raw', 1.0)
+    shared.close()
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith('/camera/image_raw: the f')
 
 
 def test_an_image_is_received_once_and_decoded_once(

@@ -51,7 +51,7 @@ def transform_cdr(
 
 def write_bag(
     path: Path, frames: int = 8, storage: str = 'mcap', calibrated: bool = True, tf: bool = False,
-    numbers: Sequence[int] = (),
+    numbers: Sequence[int] = (), matrix: NDArray[np.float64] = MATRIX,
 ) -> Path:
     """Write raw images, their calibration, and the robot's way, if asked for."""
     with BagWriter(path, storage) as bag:
@@ -68,7 +68,7 @@ def write_bag(
         for number in numbers or range(frames):
             if calibrated:
                 bag.write(INFO, stamp(number), camera_info_cdr(
-                    HEIGHT, WIDTH, MATRIX, stamp(number), 'camera'))
+                    HEIGHT, WIDTH, matrix, stamp(number), 'camera'))
             bag.write(IMAGE, stamp(number), image_cdr(picture(number), stamp(number), 'camera'))
             bag.write('/count', stamp(number) + 1, b'\0\1\0\0' + bytes([number, 0, 0, 0]))
             if tf:  # odometry of a robot at 1 m/s comes late

@@ -16,6 +16,7 @@ from camera_bags import (
     IMAGE,
     INFO,
     masks,
+    MATRIX,
     messages,
     picture,
     read,
@@ -31,6 +32,7 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
+from mnv2_perception.bags.messages import header, make, serialised
 from mnv2_perception.bags.read import BagReader, TopicQos
 from mnv2_perception.bags.result_file import ResultFile
 from mnv2_perception.bags.results import read_grids
@@ -357,6 +359,22 @@ def test_compressed_images(tmp_path: Path) -> None:
     check_masks(tmp_path / 'out.mcap')
 
 
+def test_a_camera_of_twelve_bits_that_fills_the_lower_ones_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.add_topic('/twelve/image_raw', 'sensor_msgs/msg/Image')
+        for number in range(8):
+            pixels = np.full((HEIGHT, WIDTH), 4095, np.uint16).reshape(-1).view(np.uint8)
+            bag.write('/twelve/image_raw', stamp(number), serialised(make(
+                'sensor_msgs/msg/Image', header=header(stamp(number), 'camera'), height=HEIGHT,
+                width=WIDTH, encoding='mono16', step=2 * WIDTH, data=pixels,
+            )))
+    assert run(tmp_path / 'bag', tmp_path / 'out.mcap') == 0
+    told, = [each for each in caplog.messages if 'nearly black' in each]
+    assert told.startswith('/twelve/image_raw: the first 5 images (mono16) are nearly black')
+
+
 def test_pictures_have_stamps_by_their_index_in_the_order_of_their_names(tmp_path: Path) -> None:
     folder, out = tmp_path / 'pictures', tmp_path / 'out.mcap'
     folder.mkdir()
@@ -418,6 +436,19 @@ def test_what_the_grid_rests_on_is_told(
     assert run(bag, out, *options) == 0
     assert told in capsys.readouterr().err
     assert len(messages(out, '/grid')) == grids
+
+
+def test_a_calibration_of_another_image_size_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_twice_the_size = MATRIX * 2.0 - np.diag((0.0, 0.0, 1.0))
+    bag = write_bag(tmp_path / 'bag', matrix=of_twice_the_size)
+    assert run(bag, tmp_path / 'a.mcap', '--camera-height', '1') == 0
+    told = capsys.readouterr().err
+    assert told.count('principal point') == 1
+    assert f'{INFO}: the principal point is (63, 47) in an image of 48 × 64' in told
+    assert run(bag, tmp_path / 'b.mcap', '--no-grid') == 0  # it does not matter there
+    assert 'principal point' not in capsys.readouterr().err
 
 
 def test_ground_that_the_model_does_not_know_is_refused_where_it_was_named(
