@@ -132,7 +132,10 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
 
     def _find_lack(self, frame: Frame) -> Lack | None:
         self.poses.values = self.parameters
-        lack = self.lack_of(frame)
+        try:
+            lack = self.lack_of(frame)
+        except Exception:  # placing it meets the same, rejects it, and no other frame waits for it
+            lack = None
         return lack if self._present.has(frame) else None
 
     def lack_of(self, frame: Frame) -> Lack | None:

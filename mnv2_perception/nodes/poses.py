@@ -34,6 +34,16 @@ def in_tf2(frame_id: str) -> str:
     return frame_id.lstrip('/')
 
 
+def _time_of(header: Header) -> Time:
+    try:
+        return Time.from_msg(header.stamp)
+    except ValueError as exc:
+        raise CalibrationError(
+            f"the image's stamp is {header.stamp.sec} s, expected 0 or more, so no transform is of "
+            f"its time; correct the camera's driver or its clock"
+        ) from exc
+
+
 class Poses:
     """The poses that a node which places pixels asks for.
 
@@ -111,7 +121,7 @@ class Poses:
         pairs += [(base, name) for name in names]
         if self._buffer is None:
             return ''
-        stamp = Time.from_msg(header.stamp)
+        stamp = _time_of(header)
         for target, source in pairs:
             if not self._buffer.can_transform(target, source, stamp):
                 return self._explain(target, source, stamp)
@@ -161,7 +171,7 @@ class Poses:
     def _look_up(self, target: str, source: str, header: Header) -> Pose:
         """Look target_from_source up in tf2 at the image's stamp."""
         assert self._buffer is not None
-        stamp = Time.from_msg(header.stamp)
+        stamp = _time_of(header)
         try:
             found = self._buffer.lookup_transform(target, source, stamp)
         except Exception as exc:  # tf2's exceptions have no common base
@@ -176,6 +186,11 @@ class Poses:
         """Return what a transform is that is not there, how late the tree is, and the cure."""
         assert self._buffer is not None
         name = f'transform from {quoted(source)} to {quoted(target)}'
+        if not source:
+            return (
+                f'{name}: the frame_id of the images, or of what measures, is empty; have its '
+                f'driver set it (most have a parameter frame_id), or set pose_source: parameters'
+            )
         try:
             newest = self._buffer.get_latest_common_time(target, source)
         except Exception:  # tf2's exceptions have no common base

@@ -57,6 +57,12 @@ class StampedQueue(Generic[Stamped]):
         with self._lock:
             return time.monotonic() - self._messages[-1][1] if self._messages else math.inf
 
+    def apart_s(self, stamp_ns: int) -> float:
+        """Return how far the nearest is from a stamp; infinite where nothing has come."""
+        with self._lock:
+            apart_ns = [abs(ns - stamp_ns) for ns, _, _ in self._messages]
+        return min(apart_ns, default=math.inf) * 1e-9
+
     def is_empty(self) -> bool:
         """Tell whether nothing has come."""
         return not self._messages

@@ -113,8 +113,9 @@ class Camera:
                 f'(camera_calibration) and have the driver load the result'
             )
         d, r = tuple(map(float, info.d)), tuple(map(float, info.r))
-        if len(d) > 8 and not any(d[8:]):
-            d = d[:8]  # OpenCV's thin prism and tilt, of which ROS has no model
+        longest = max(_LENGTHS_OF_D.get(info.distortion_model, (8,)))
+        if not any(d[longest:]):
+            d = d[:longest]  # thin prism and tilt, say, of which ROS has no model
         if rectified or not any(d):
             d = ()  # the model's name does not matter then, and simulators leave it out
         elif len(d) not in _LENGTHS_OF_D.get(info.distortion_model, ()):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mnv2_perception.errors import CalibrationError
 from mnv2_perception.vision.camera import Camera, Floats
+from mnv2_perception.vision.optical import looks_up, NOT_OPTICAL
 from mnv2_perception.vision.pose import Pose
 
 
@@ -57,11 +58,13 @@ def no_ground(
     base_from_camera: Pose, max_range_m: float, max_footprint_m: float
 ) -> CalibrationError:
     """Return the error of a camera that sees no ground within `ground_points`' limits."""
+    cure = 'correct its pose (a positive pitch looks down) or raise these limits'
+    if looks_up(base_from_camera):
+        cure += f'; in its frame {NOT_OPTICAL}'
     return CalibrationError(
         f'camera at height {base_from_camera.translation[2]:.2f} m, looking along '
         f'{np.round(base_from_camera.rotation[:, 2], 2).tolist()} (x ahead, y left, z up): no '
-        f'pixel sees ground within {max_range_m} m and {max_footprint_m} m a pixel; correct '
-        f'its pose (a positive pitch looks down) or raise these limits'
+        f'pixel sees ground within {max_range_m} m and {max_footprint_m} m a pixel; {cure}'
     )
 
 

@@ -123,6 +123,33 @@ def test_a_box_before_a_wall_is_placed_with_its_class_score_id_and_stamp(
     assert found.results[0].pose.pose == found.bbox.center
 
 
+@pytest.mark.parametrize('source', ['points', 'depth'])
+def test_in_the_frame_of_a_cameras_body_clouds_place_boxes_and_depth_is_told(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setattr(poses, 'tf2_ros', poses.tf2_ros or tf2_stand_in)
+    tree: Any = Tree(detector)  # type: ignore[arg-type]
+    body = POSE @ BODY_FROM_OPTICAL.inverse()
+    tree._static.publish(tf2_stand_in.TFMessage(transforms=[
+        tf2_stand_in.transform('base_link', 'camera_link', body, 0),
+    ]))
+    node = detector.start(source=source, pose_source='tf')
+    detector.calibrate(node)
+    stamp = Header(stamp=header(1).stamp, frame_id='camera_link')
+    if source == 'points':  # as Gazebo's
+        ahead = BODY_FROM_OPTICAL.apply(depth_points(DEPTH_M, CAMERA))
+        detector.points.publish(cloud_to_msg(ahead, stamp))
+    else:
+        detector.measure(stamp)
+    detector.detect(stamp)
+    found = detector.wait_for(stamp).detections
+    if source == 'points':
+        check(found[0])
+        assert node.warning() == ''
+    else:
+        assert node.warning().startswith("in the frame 'camera_link' z points up")
+
+
 def test_a_box_that_was_not_measured_is_left_out_and_counted(detector: Detector) -> None:
     node = detector.start()
     detector.calibrate(node)

@@ -199,9 +199,15 @@ def test_a_camera_without_distortion_needs_no_model() -> None:
     assert Camera.from_info(Info(distortion_model='', d=())).distortion == ()
 
 
-def test_coefficients_that_opencv_pads_with_zeros_are_taken() -> None:
-    info = Info(distortion_model='rational_polynomial', d=RATIONAL + (0.0,) * 6)
-    assert Camera.from_info(info).distortion == RATIONAL
+@pytest.mark.parametrize(('model', 'd'), [
+    ('rational_polynomial', RATIONAL), ('plumb_bob', PLUMB_BOB), ('equidistant', FISHEYE),
+])
+def test_coefficients_that_are_padded_with_zeros_are_taken(
+    model: str, d: tuple[float, ...]
+) -> None:
+    for count in (8, 12, 14):
+        info = Info(distortion_model=model, d=d + (0.0,) * (count - len(d)))
+        assert Camera.from_info(info).distortion == d
 
 
 def test_an_image_of_another_size_is_refused() -> None:
