@@ -592,6 +592,10 @@ def test_a_checkpoint_in_the_place_of_a_model_names_the_command_that_makes_one(
     ('torch', ['embed', 'x.pth', '--encoder', 'mobilenet_v2', '--onnx', 'y.onnx']),
     ('openvino', ['evaluate', 'unet_mobilenetv2_camvid', 'x', '--engine', 'openvino']),
     ('onnxruntime', ['evaluate', 'unet_mobilenetv2_camvid', 'x', '--engine', 'onnx_runtime']),
+    ('onnx', ['verify', 'unet_mobilenetv2_camvid', 'x', '--out', 'y.onnx']),
+    ('onnxruntime.quantization', ['quantize', 'ssdlite_mobilenetv2_ground', '--calibrate',
+                                  'docs', '--out', 'y.onnx']),
+    ('pycocotools', ['evaluate', 'ssdlite_mobilenetv2_ground', 'x.json']),
 ])
 def test_a_library_that_cannot_be_loaded_is_told_with_what_the_loader_said(
     library: str, args: list[str], said: str, told: str
