@@ -42,9 +42,10 @@ fuzz: setup-train ## COUNT damaged messages, files, command lines, from SEED on;
 soak: setup       ## FRAMES through perception with faults; what it held: out/soak
 	@SOAK_FRAMES=$(FRAMES) SOAK_OUT=out/soak $(RUN) pytest -s --timeout 7200 test/soak $(PYTEST_ARGS)
 
-check: setup      ## lint and types
+check: setup      ## lint, types, and whether the documents say what the code does
 	@$(RUN) ruff check .
 	@$(RUN) mypy
+	@$(RUN) pytest -q test/test_documentation.py test/test_import_boundaries.py
 
 clean:            ## remove what the targets above made
 	rm -rf .venv .venv-* out build install log .mypy_cache .ruff_cache .pytest_cache
