@@ -41,14 +41,14 @@ setup(
     entry_points={
         'console_scripts': [
             f'mnv2 = {PACKAGE}.cli.main:main',
-            f'segmentation_node = {PACKAGE}.nodes.start:segmentation_node',
-            f'classification_node = {PACKAGE}.nodes.start:classification_node',
-            f'detection_node = {PACKAGE}.nodes.start:detection_node',
-            f'costmap_node = {PACKAGE}.nodes.start:costmap_node',
-            f'detection3d_node = {PACKAGE}.nodes.start:detection3d_node',
-            f'perception = {PACKAGE}.nodes.start:perception',
-            f'bag_player_node = {PACKAGE}.nodes.start:bag_player_node',
-            f'bag_recorder_node = {PACKAGE}.nodes.start:bag_recorder_node',
+            f'segmentation_node = {PACKAGE}.nodes.segmentation_node:main',
+            f'classification_node = {PACKAGE}.nodes.classification_node:main',
+            f'detection_node = {PACKAGE}.nodes.detection_node:main',
+            f'costmap_node = {PACKAGE}.nodes.costmap_node:main',
+            f'detection3d_node = {PACKAGE}.nodes.detection3d_node:main',
+            f'perception = {PACKAGE}.nodes.perception:main',
+            f'bag_player_node = {PACKAGE}.nodes.bag_player_node:main',
+            f'bag_recorder_node = {PACKAGE}.nodes.bag_recorder_node:main',
         ],
     },
 )

@@ -64,8 +64,8 @@ def become_node(args: list[str]) -> None:
         profile = str(find_shared_file('config/fastdds.xml'))
         for variable in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
             os.environ.setdefault(variable, profile)
-    start = 'mnv2_perception.nodes.start', NODES[args[1]]
-    os.execv(sys.executable, [sys.executable, '-m', *start, *args[2:]])
+    module = f'mnv2_perception.nodes.{NODES[args[1]]}'
+    os.execv(sys.executable, [sys.executable, '-m', module, *args[2:]])
 
 
 def draw_command(arguments: argparse.Namespace) -> None:

@@ -88,8 +88,7 @@ class CameraParameters:
     )
     rotate: int = parameter(
         0, 'Rotate the image clockwise by this many degrees for the network, if the camera is '
-        'mounted tilted.',
-        choices=(0, 90, 180, 270),
+        'mounted tilted.', choices=(0, 90, 180, 270),
     )
     autostart: bool = parameter(True, 'Configure and activate without a lifecycle manager.')
 
@@ -133,8 +132,7 @@ class ClassificationParameters(CameraParameters):
     model: str = parameter(models.CLASSIFICATION_MODEL, MODEL, live=True)
     region: tuple[float, ...] = parameter(
         (0.0, 0.0, 1.0, 1.0), 'Part of the image that is classified: x1, y1, x2, y2 as fractions '
-        'of its width and height.',
-        0.0, 1.0,
+        'of its width and height.', 0.0, 1.0,
     )
     top_k: int = parameter(5, 'Largest number of classes to report.', 1, 1000, live=True)
     min_confidence: float = parameter(
@@ -202,8 +200,7 @@ class CostmapParameters(PlacingParameters):
     )
     horizontal_fov_rad: float = parameter(
         0.0, 'Field of view of a camera without camera_info, taken as an ideal pinhole; 0: wait '
-        'for camera_info.',
-        0.0, 3.1,
+        'for camera_info.', 0.0, 3.1,
     )
     max_range_m: float = parameter(10.0, 'Largest distance of ground and obstacles.', 0.1, 1000.0)
     max_footprint_m: float = parameter(

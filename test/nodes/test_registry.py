@@ -42,7 +42,7 @@ def missing(nodes: set[str], sharing: set[str], entry_points: list[str]) -> list
     told = '\n'.join(path.read_text(encoding='utf-8') for path in documents)
     found = []
     for name in sorted(nodes):
-        if f'{name} = {PACKAGE}.nodes.start:{name}' not in entry_points:
+        if f'{name} = {PACKAGE}.nodes.{name}:main' not in entry_points:
             found.append(f'setup.py has no entry point {name}')
         if f'{name}: parameters' not in told:
             found.append(f'no document has the parameters of {name}')
@@ -81,22 +81,3 @@ def test_each_node_is_a_class_of_its_own_file_with_the_parameters_of_the_table()
     assert files | {'perception'} == set(NODES)
     assert issubclass(bag_player_node.BagPlayerNode, Node)
     assert issubclass(bag_recorder_node.BagRecorderNode, Node)
-
-
-def test_ctrl_c_while_libraries_are_loaded_ends_each_node_quietly(entry_points: list[str]) -> None:
-    for line in entry_points:
-        name, _, where = line.partition(' = ')
-        if f'{PACKAGE}.nodes.' not in where:
-            continue
-        module, _, function = where.partition(':')
-        code = (
-            'import os, signal, sys\n'
-            'class Pressed:\n'
-            '    def find_spec(self, name, *_):\n'
-            "        if name == 'numpy': os.kill(os.getpid(), signal.SIGINT)\n"
-            'sys.meta_path.insert(0, Pressed())\n'
-            f'from {module} import {function}\n'
-            f'sys.exit({function}())\n'
-        )
-        done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True)
-        assert (done.returncode, done.stdout, done.stderr) == (0, b'', b''), name
