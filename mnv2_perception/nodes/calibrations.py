@@ -61,6 +61,11 @@ class Calibrations:
         self.refusal = self._odd = ''
         self.usable = False
 
+    @property
+    def last_info(self) -> CameraInfo | None:
+        """What counts for images without their own; None where that is unusable."""
+        return self._last.info if self._last else None
+
     def __bool__(self) -> bool:
         return self._last is not None
 

@@ -95,6 +95,11 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         assert self._model is not None, 'the node is not configured'
         return self._model
 
+    @property
+    def image_topic(self) -> str:
+        """Where its images come from; of the compressed transport, with its suffix."""
+        return self._camera.topic_name
+
     def turns(self) -> Turns:
         return self.shared.turns
 

@@ -36,7 +36,7 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
     """Places masks on the ground or in space, and publishes what costmap layers take."""
 
     Parameters = CostmapParameters
-    frames = 'masks'
+    frames, frames_topic = 'masks', 'segmentation/mask'
 
     def __init__(self, **kwargs: Any) -> None:
         self.greeting: Greeting

@@ -31,7 +31,7 @@ class Detection3DNode(PlacingNode[Detection3DParameters, Measurements]):
     """
 
     Parameters = Detection3DParameters
-    frames = 'detections'
+    frames = frames_topic = 'detections'
 
     def __init__(self, **kwargs: Any) -> None:
         self._placed: Publisher

@@ -39,7 +39,7 @@ def _time_of(header: Header) -> Time:
         return Time.from_msg(header.stamp)
     except ValueError as exc:
         raise CalibrationError(
-            f"the image's stamp is {header.stamp.sec} s, expected 0 or more, so no transform is of "
+            f"the image's stamp is {header.stamp.sec} s, expected 0 or more: no transform is of "
             f"its time; correct the camera's driver or its clock"
         ) from exc
 

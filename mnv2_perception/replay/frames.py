@@ -28,6 +28,7 @@ from mnv2_perception.data.images import (
     read_bytes,
 )
 from mnv2_perception.errors import BagError, DataError, stand_in
+from mnv2_perception.vision.camera import named_rectified
 from mnv2_perception.vision.encodings import image_from_compressed_msg, image_from_fields
 from mnv2_perception.vision.low_bits import LowBits
 from mnv2_perception.vision.transforms import TransformTree
@@ -318,7 +319,7 @@ def _open_bags(
             if each.name == camera.image),
         lambda: _items(source, readers, camera, wanted),
         {'bags': [path.resolve().name for path in paths], 'topic': camera.image},
-        list(handed_on.values()), info, 'image_rect' in camera.image,
+        list(handed_on.values()), info, named_rectified(camera.image),
         _read_transforms(paths) if transforms else None,
         calibration=_first_calibration(readers, info) if info else None,
     )

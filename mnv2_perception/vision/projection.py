@@ -117,6 +117,26 @@ def register_depth(
     return registered.reshape(camera.height, camera.width)
 
 
+def pixel_offset(points: Floats, camera: Camera, camera_from_points: Pose) -> float:
+    """Find how far the pixels of an organised cloud are from those of a camera's image.
+
+    Args:
+        points: (H, W, 3), NaN where nothing was measured.
+        camera: of the image.
+        camera_from_points: pose of the cloud's frame in the camera's optical frame.
+
+    Returns:
+        The median, as a share of the image's width; 0 where too few points are in the image.
+    """
+    rows, columns = (slice(None, None, max(1, size // 32)) for size in points.shape[:2])
+    at = np.moveaxis(np.mgrid[:points.shape[0], :points.shape[1]], 0, -1)[rows, columns, ::-1]
+    scale = np.array([camera.width / points.shape[1], camera.height / points.shape[0]])
+    pixels = camera.project(camera_from_points.apply(points[rows, columns]))
+    off = np.linalg.norm(pixels - ((at + 0.5) * scale - 0.5), axis=-1)
+    off = off[np.isfinite(off)]
+    return float(np.median(off)) / camera.width if len(off) > 50 else 0.0
+
+
 def points_of(
     points: NDArray[Any], ids: NDArray[np.uint8], wanted: NDArray[np.bool_]
 ) -> Floats:

@@ -1,6 +1,7 @@
 """detection3d_node over real DDS: a box before a wall, and a detector that finds it."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 import threading
 import time
@@ -148,6 +149,27 @@ def test_in_the_frame_of_a_cameras_body_clouds_place_boxes_and_depth_is_told(
         assert node.warning() == ''
     else:
         assert node.warning().startswith("in the frame 'camera_link' z points up")
+
+
+@pytest.mark.parametrize(('focal_px', 'told'), [(250.0, ''), (190.0, "are not the image's")])
+def test_a_cloud_whose_pixels_are_not_the_images_is_told(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch, focal_px: float, told: str
+) -> None:
+    monkeypatch.setattr(poses, 'tf2_ros', poses.tf2_ros or tf2_stand_in)
+    tree: Any = Tree(detector)  # type: ignore[arg-type]
+    tree._static.publish(tf2_stand_in.TFMessage(transforms=[
+        tf2_stand_in.transform('base_link', 'camera_optical', POSE, 0),
+        tf2_stand_in.transform('base_link', 'depth_optical', POSE, 0),
+    ]))
+    node = detector.start(source='points', pose_source='tf')
+    detector.calibrate(node)
+    other = replace(CAMERA, fx=focal_px, fy=focal_px)  # ordered as the depth image
+    depth_m, _ = draw_before_wall(other, POSE, LOW, HIGH, WALL_X)
+    stamp = Header(stamp=header(1).stamp, frame_id='depth_optical')
+    detector.points.publish(cloud_to_msg(depth_points(depth_m, other), stamp))
+    detector.detect(header(1))
+    detector.wait_for(header(1))
+    assert told in node.warning() and bool(told) == bool(node.warning())
 
 
 def test_a_box_that_was_not_measured_is_left_out_and_counted(detector: Detector) -> None:

@@ -1,6 +1,7 @@
 """costmap_node where time is not kind: late transforms, loops, stamps that stand still."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 import itertools
 import threading
 import time
@@ -257,6 +258,25 @@ def test_depth_in_the_frame_of_the_cameras_body_is_refused(scene: Scene, tree: T
     scene.camera.publish(msg)
     eventually(lambda: node.counts['rejected'] == 1)
     assert node._rejection.startswith("in the frame 'camera_link' z points up")
+
+
+def test_aligned_depth_with_the_camera_info_of_the_unaligned_is_refused(scene: Scene) -> None:
+    depth, node = start_with_depth(scene)
+    infos = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
+    scene.heard(infos)
+    _, depth_m = draw_box(CAMERA, POSE, *BOX_AT)
+    before = node.inputs.depth_info.last_info
+    for number, camera in enumerate([CAMERA, replace(CAMERA, fx=200.0, fy=200.0)]):
+        infos.publish(camera_info(camera, 'depth_optical'))
+        eventually(lambda last=before: node.inputs.depth_info.last_info is not last)
+        before = node.inputs.depth_info.last_info
+        msg = mask((1000 + number) * 10**9)
+        depth.publish(depth_msg(depth_m, msg.header, '16UC1'))
+        scene.camera.publish(msg)
+        eventually(lambda count=number + 1: node.counts['published'] + node.counts['rejected']
+                   == count)
+    assert (node.counts['published'], node.counts['rejected']) == (1, 1)
+    assert "depth/camera_info in 'depth_optical', with another matrix" in node._rejection
 
 
 def test_depth_without_a_value_is_told(scene: Scene) -> None:
