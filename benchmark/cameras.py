@@ -29,7 +29,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from mnv2_perception.evaluation.benchmark import cpu_name
-from mnv2_perception.nodes.process import Executor
+from mnv2_perception.nodes.rclpy_private import Executor
 from mnv2_perception.scenes.street import draw_scene
 
 ROOT = Path(__file__).resolve().parents[1]

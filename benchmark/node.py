@@ -56,7 +56,7 @@ from mnv2_perception.engines import Engine, open_engine
 from mnv2_perception.engines.graph import cut_network
 from mnv2_perception.evaluation.benchmark import cpu_name
 from mnv2_perception.nodes.messages import rgb_to_msg
-from mnv2_perception.nodes.process import Executor
+from mnv2_perception.nodes.rclpy_private import Executor
 from mnv2_perception.scenes.street import draw_scene
 from mnv2_perception.tasks.models import find_model
 

@@ -39,7 +39,7 @@ from std_msgs.msg import Header
 
 from mnv2_perception.evaluation.benchmark import cpu_name
 from mnv2_perception.nodes.messages import rgb_to_msg
-from mnv2_perception.nodes.process import Executor
+from mnv2_perception.nodes.rclpy_private import Executor
 from mnv2_perception.scenes.street import draw_scene
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,12 +11,15 @@
     ├── DataError        a training or evaluation data set that cannot be used
     ├── BagError         a bag that cannot be read, played or written
     ├── ParameterError   a node's parameter whose value is not possible
-    └── SetupError       something this machine lacks for what was asked
+    ├── SetupError       something this machine lacks for what was asked
+    └── DemoError        the demo ran, and its result is not good enough
 
 A message says what was wrong, what was got, what was expected and how to cure it. Exceptions of
 other libraries are wrapped (``raise ... from exc``), so ``except PerceptionError`` catches all.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 import sys
 
@@ -59,6 +62,21 @@ class ParameterError(PerceptionError):
 
 class SetupError(PerceptionError):
     """Something this machine lacks for what was asked."""
+
+
+class DemoError(PerceptionError):
+    """The demo ran, and its result is not good enough."""
+
+
+def describe_error(exc: Exception) -> str:
+    """Return what an exception says; of one that was not raised on purpose, its type too."""
+    kind = '' if isinstance(exc, PerceptionError) else f'unexpected {type(exc).__name__}: '
+    return f'{kind}{exc}'
+
+
+def nearest(name: str, known: Iterable[str], likeness: float) -> str:
+    """Return which known name a misspelt one stands for; empty if none is as like (0 to 1)."""
+    return next(iter(get_close_matches(name, list(known), 1, likeness)), '')
 
 
 def quoted(text: object, most: int = 100) -> str:

@@ -73,7 +73,7 @@ class Look(NamedTuple):
     ids: bool = False
 
 
-def find_camera(bag: Path, image: str = '', option: str = '--topic') -> CameraTopics:
+def find_camera(bag: Path, image: str = '') -> CameraTopics:
     """Find the camera's topics by the first image of each: colour before gray, many values first.
 
     Labels, depth, confidences and what this package publishes itself are none. Where there was a
@@ -82,7 +82,6 @@ def find_camera(bag: Path, image: str = '', option: str = '--topic') -> CameraTo
     Args:
         bag: the bag.
         image: the image topic, if it is known.
-        option: by which the user names it.
 
     Raises:
         BagError: the bag has no such topic, or no images of a camera.
@@ -104,7 +103,7 @@ def find_camera(bag: Path, image: str = '', option: str = '--topic') -> CameraTo
     able = [(look.rank, name) for name, look in looks.items() if look.rank is not None]
     if not image and not able:
         advice = (
-            f'it has {_listed(kinds)}; name a topic ({option}) to take it all the same'
+            f'it has {_listed(kinds)}; name a topic (--topic) to take it all the same'
             if kinds else 'it has none at all; record a camera with it'
         )
         raise BagError(
@@ -115,7 +114,7 @@ def find_camera(bag: Path, image: str = '', option: str = '--topic') -> CameraTo
     if not image and (others or min(able)[0] > 1):
         besides = f', not {_listed(others)}' if others else ''
         warn_once(
-            f'{bag}: takes {chosen} for the camera ({kinds[chosen]}){besides}; {option} names '
+            f'{bag}: takes {chosen} for the camera ({kinds[chosen]}){besides}; --topic names '
             'another'
         )
     labels = [name for name, look in looks.items() if look.ids and 'label' in name.split('/')]

@@ -6,7 +6,7 @@ Each bag carries the definitions of its types, so that it can be read where they
 from pathlib import Path
 import sqlite3
 import time
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag2 import StoragePlugin, WriterError
 
-from mnv2_perception.bags.definitions import jazzy_types, typestore_of
+from mnv2_perception.bags.definitions import typestore_of
+from mnv2_perception.bags.messages import header, make, serialised
 from mnv2_perception.bags.read import TopicQos
 from mnv2_perception.bags.storages import SteadyWriter
 from mnv2_perception.errors import BagError, with_home
@@ -64,17 +65,10 @@ def image_cdr(
             f'{encoding} takes uint8 of {channels} channels, got {image.dtype} of shape '
             f'{image.shape}; convert the image or name another encoding'
         )
-    types = jazzy_types().types
-    message = types['sensor_msgs/msg/Image'](
-        header=header_of(stamp_ns, frame_id),
-        height=height,
-        width=width,
-        encoding=encoding,
-        is_bigendian=0,
-        step=width * channels,
-        data=np.ascontiguousarray(image).reshape(-1),
-    )
-    return bytes(jazzy_types().serialize_cdr(message, 'sensor_msgs/msg/Image'))
+    return serialised(make(
+        'sensor_msgs/msg/Image', header=header(stamp_ns, frame_id), height=height, width=width,
+        encoding=encoding, step=width * channels, data=np.ascontiguousarray(image).reshape(-1),
+    ))
 
 
 def compressed_image_cdr(data: bytes, stamp_ns: int, frame_id: str, image_format: str) -> bytes:
@@ -90,12 +84,10 @@ def compressed_image_cdr(data: bytes, stamp_ns: int, frame_id: str, image_format
     Returns:
         The serialised message, encapsulation header included.
     """
-    message = jazzy_types().types['sensor_msgs/msg/CompressedImage'](
-        header=header_of(stamp_ns, frame_id),
-        format=image_format,
-        data=np.frombuffer(data, np.uint8),
-    )
-    return bytes(jazzy_types().serialize_cdr(message, 'sensor_msgs/msg/CompressedImage'))
+    return serialised(make(
+        'sensor_msgs/msg/CompressedImage', header=header(stamp_ns, frame_id),
+        format=image_format, data=np.frombuffer(data, np.uint8),
+    ))
 
 
 def camera_info_cdr(
@@ -113,24 +105,12 @@ def camera_info_cdr(
     Returns:
         The serialised message, encapsulation header included.
     """
-    types = jazzy_types().types
     k = np.asarray(camera_matrix, np.float64)
-    message = types['sensor_msgs/msg/CameraInfo'](
-        header=header_of(stamp_ns, frame_id),
-        height=height,
-        width=width,
-        distortion_model='plumb_bob',
-        d=np.zeros(5),
-        k=k.reshape(-1),
-        r=np.eye(3).reshape(-1),
-        p=np.hstack([k, np.zeros((3, 1))]).reshape(-1),
-        binning_x=0,
-        binning_y=0,
-        roi=types['sensor_msgs/msg/RegionOfInterest'](
-            x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
-        ),
-    )
-    return bytes(jazzy_types().serialize_cdr(message, 'sensor_msgs/msg/CameraInfo'))
+    return serialised(make(
+        'sensor_msgs/msg/CameraInfo', header=header(stamp_ns, frame_id), height=height,
+        width=width, distortion_model='plumb_bob', d=np.zeros(5), k=k.reshape(-1),
+        r=np.eye(3).reshape(-1), p=np.hstack([k, np.zeros((3, 1))]).reshape(-1),
+    ))
 
 
 class BagWriter:
@@ -294,14 +274,8 @@ class BagWriter:
         self._open = False
 
 
-def header_of(stamp_ns: int, frame_id: str) -> Any:
-    types = jazzy_types().types
-    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
-    stamp = types['builtin_interfaces/msg/Time'](sec=seconds, nanosec=nanoseconds)
-    return types['std_msgs/msg/Header'](stamp=stamp, frame_id=frame_id)
-
-
 def offered(qos: TopicQos) -> Qos:
+    """Return the QoS of a topic as rosbags writes it."""
     return Qos(
         history=QosHistory.KEEP_LAST,
         depth=qos.depth or DEFAULT_DEPTH,

@@ -9,7 +9,7 @@ from typing import Any, TYPE_CHECKING
 
 import yaml
 
-from mnv2_perception.cli.bag_run import MOST_REASONS, PARTLY, progress
+from mnv2_perception.cli.bag_run import PARTLY, progress, show_reasons
 from mnv2_perception.cli.options import (
     add_command,
     add_model_options,
@@ -173,7 +173,4 @@ def show(out: Path, found: 'Found', asked: int, as_json: bool) -> None:
             found.spacing and found.chosen < found.looked_at
         ) else 'the others equal them' if found.chosen < found.looked_at else 'there are no more'
         print(f'{found.chosen} of {asked}: {why}', file=sys.stderr)
-    for reason, count in found.reasons.most_common(MOST_REASONS):
-        print(f'{count} × {reason}', file=sys.stderr)
-    if len(found.reasons) > MOST_REASONS:
-        print(f'… {len(found.reasons) - MOST_REASONS} more reasons (--json)', file=sys.stderr)
+    show_reasons(found.reasons)

@@ -1,6 +1,7 @@
 """`mnv2 bag run`."""
 
 import argparse
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -254,7 +255,12 @@ def show(out: Path, summary: 'Summary', as_json: bool) -> None:
         print(json.dumps({**facts, 'reasons': dict(summary.reasons)}, indent=2))
         return
     print(table(facts))
-    for reason, count in summary.reasons.most_common(MOST_REASONS):
+    show_reasons(summary.reasons)
+
+
+def show_reasons(reasons: Counter[str]) -> None:
+    """Print why part of a recording could not be read or processed, the commonest first."""
+    for reason, count in reasons.most_common(MOST_REASONS):
         print(f'{count} × {reason}', file=sys.stderr)
-    if len(summary.reasons) > MOST_REASONS:
-        print(f'… {len(summary.reasons) - MOST_REASONS} more reasons (--json)', file=sys.stderr)
+    if len(reasons) > MOST_REASONS:
+        print(f'… {len(reasons) - MOST_REASONS} more reasons (--json)', file=sys.stderr)

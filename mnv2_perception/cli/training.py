@@ -1,6 +1,8 @@
 """`mnv2 fetch|train|export`: from published weights to a model file."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 import errno
 import importlib
@@ -15,6 +17,7 @@ from mnv2_perception.errors import command_name, not_loaded, SetupError
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
     from mnv2_perception.model_spec import ModelSpec
+    from mnv2_perception.training.recipe import Recipe
 
 TASKS = (
     ('segmentation', 'Train a UNet.', PAIRS_HELP, 'camvid.yaml'),
@@ -194,17 +197,37 @@ def train_command(arguments: argparse.Namespace) -> None:
         if told:
             print(f'{arguments.spec}: {told}', file=sys.stderr)
     last = arguments.out / 'last.pt'
+    with told_how_to_go_on(last, recipe):
+        best = task.train(
+            arguments.data, arguments.out, spec, recipe, weights, arguments.val,
+            arguments.resume, arguments.workers,
+        )
+    if arguments.val:
+        print(f'best on {arguments.val}: {best:.3f}')
+    checkpoint = arguments.out / 'best.pt' if arguments.val else last
+    if arguments.val:
+        report_run(checkpoint, arguments.val, arguments.out)
+    print(f'{command_name()} export {checkpoint} {spec.name}.onnx')
 
+
+@contextmanager
+def told_how_to_go_on(last: Path, recipe: 'Recipe') -> Iterator[None]:
+    """Say of what breaks a training off how to go on: Ctrl-C, a full disk, too little memory.
+
+    Args:
+        last: the checkpoint that a run goes on from, if an epoch was done.
+        recipe: of the run.
+
+    Raises:
+        SetupError: the disk is full, or the memory does not suffice.
+    """
     def how_on() -> str:
         if last.exists():
             return f'{last} has what is done: the same command with --resume goes on from there'
         return 'no epoch was done'
 
     try:
-        best = task.train(
-            arguments.data, arguments.out, spec, recipe, weights, arguments.val,
-            arguments.resume, arguments.workers,
-        )
+        yield
     except KeyboardInterrupt:
         print(f'\nstopped; {how_on()}', file=sys.stderr)
         raise
@@ -212,7 +235,7 @@ def train_command(arguments: argparse.Namespace) -> None:
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise SetupError(
-            f'{arguments.out}: cannot be written: {exc.strerror}; make room; {how_on()}'
+            f'{last.parent}: cannot be written: {exc.strerror}; make room; {how_on()}'
         ) from exc
     except (MemoryError, RuntimeError) as exc:
         told = str(exc)
@@ -223,12 +246,6 @@ def train_command(arguments: argparse.Namespace) -> None:
             f'the memory does not suffice: {told.splitlines()[0] if told else "nothing is left"}; '
             f'give a smaller --batch than {recipe.batch}{crops}, or smaller pictures'
         ) from exc
-    if arguments.val:
-        print(f'best on {arguments.val}: {best:.3f}')
-    checkpoint = arguments.out / 'best.pt' if arguments.val else last
-    if arguments.val:
-        report_run(checkpoint, arguments.val, arguments.out)
-    print(f'{command_name()} export {checkpoint} {spec.name}.onnx')
 
 
 def report_run(checkpoint: Path, val: Path, out: Path) -> None:

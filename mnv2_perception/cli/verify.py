@@ -1,7 +1,9 @@
 """`mnv2 verify`: what a model loses in bf16 and int8, measured and written into it."""
 
 import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 import json
 from pathlib import Path
 import sys
@@ -21,6 +23,9 @@ from mnv2_perception.errors import command_name, DataError, SetupError, with_hom
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
+    from mnv2_perception.engines import Engine
+    from mnv2_perception.engines.verified import Verified
+    from mnv2_perception.model_spec import ModelSpec
 
 LEAST = 0.05  # of a figure, below which a loss of MOST_LOST is much of what there is
 LACKS = {
@@ -50,9 +55,7 @@ def add(commands: 'Commands') -> None:
 
 def verify_command(arguments: argparse.Namespace) -> None:
     """Measure a model in the precisions that `auto` may take, and write the figures into it."""
-    from mnv2_perception.engines import check_file
     from mnv2_perception.engines.graph import read_onnx
-    from mnv2_perception.engines.openvino import OpenVINOEngine
     from mnv2_perception.engines.plans import sha256
     from mnv2_perception.engines.verified import (
         ENOUGH_IMAGES,
@@ -62,75 +65,40 @@ def verify_command(arguments: argparse.Namespace) -> None:
         write_verified,
         yaml_digest,
     )
-    from mnv2_perception.evaluation.benchmark import benchmark
-    from mnv2_perception.evaluation.evaluate import evaluate_model, HEADLINE
+    from mnv2_perception.evaluation.evaluate import evaluate_model
     from mnv2_perception.model_spec import METADATA_KEY as SPEC_KEY
-    from mnv2_perception.scenes.street import draw_scene
     from mnv2_perception.tasks.models import find_model, opening
 
     path, data, threads = find_model(arguments.model), arguments.data, arguments.threads
-    if arguments.out is None and not with_home(arguments.model).is_file():
-        raise SetupError(
-            f'{arguments.model}: is shipped, and its card tells what it holds; name a copy with '
-            f'--out'
-        )
-    check_file(path)
-    out = arguments.out or path
     int8 = int8_beside(path)
+    out = choose_out(arguments, path, int8)
     in_place = out.resolve() == path.resolve()
-    check_output(out, arguments.force or in_place, [int8], ['.onnx'])
-    exact_file = path.with_name(path.name.replace('_int8.onnx', '.onnx'))
-    if in_place and exact_file != path and exact_file.is_file():
-        raise SetupError(
-            f'{path}: is the int8 file of {exact_file.name}, which knows it by its sha256 and '
-            f'would take it no more; verify {exact_file}, which measures both'
-        )
     labels = label_classes(arguments)
+
+    def evaluate(engine: 'Engine', spec: 'ModelSpec') -> dict[str, Any]:
+        return evaluate_model(engine, spec, data, '', arguments.map, labels)
+
     read_onnx(path)  # what the figures cannot be written into is refused before they are measured
     with opening(path, 'openvino', threads, precision='fp32') as (engine, spec):
-        assert isinstance(engine, OpenVINOEngine)
-        lacks = {name: LACKS[name] for name, native in engine.native().items() if not native}
-        if not int8.is_file():
-            lacks['int8'] = f'there is no {int8.name} beside the model'
-        if len(lacks) == len(LACKS):
-            raise SetupError(
-                f'{path}: nothing can be measured beside fp32: {"; ".join(lacks.values())}; '
-                f'verify it on a computer like those that will run it'
-            )
+        lacks = find_lacks(engine, path, int8)
         yaml_sha256 = '' if SPEC_KEY in engine.metadata else yaml_digest(path)
-        result = evaluate_model(engine, spec, data, '', arguments.map, labels)
+        result = evaluate(engine, spec)
     engine.close()
-    # Of a segmentation model boxes measure the objects in its masks.
-    figure = next(name for name in (HEADLINE[spec.task], HEADLINE['detection']) if name in result)
-    exact = result[figure] or 0.0  # None: there is nothing to find
-    if exact < LEAST:
-        raise DataError(
-            f'{path}: its {figure} on {data} is {exact:.4f} in fp32, expected {LEAST} or more: of '
-            f'a model that finds next to nothing there, nothing can be lost in bf16 or int8. '
-            f'Where labels have other classes than the model, --spec and --map tell which; see '
-            f'{command_name()} evaluate {path} {data}'
-        )
+    figure, exact = exact_figure(result, spec, path, data)
     precisions = ['fp32'] if 'bf16' in lacks else ['fp32', 'bf16']
     files = [path] if 'int8' in lacks else [path, int8]
     values = {(path, 'fp32'): exact}
-    for file in files:
-        for precision in precisions:
-            if (file, precision) in values:
-                continue
-            with opening(file, 'openvino', threads, precision=precision) as (engine, other):
-                measured = evaluate_model(engine, other, data, '', arguments.map, labels)
-                values[file, precision] = measured[figure]
-            engine.close()
-            if replace(other, name=spec.name, description=spec.description) != spec:
-                raise SetupError(
-                    f'{int8}: takes or gives something else than {path.name}; quantise that again'
-                )
-    image = draw_scene(7, 0.0, 480, 640)[0]
-    rows = benchmark(files, image, ['openvino'], precisions, threads=threads)['engines']
-    times_ms = dict(zip(
-        [(file, precision) for file in files for precision in precisions],
-        [row['ms'] for row in rows], strict=True,
-    ))
+    for way in product(files, precisions):
+        if way in values:
+            continue
+        with opening(way[0], 'openvino', threads, precision=way[1]) as (engine, other):
+            values[way] = evaluate(engine, other)[figure]
+        engine.close()
+        if replace(other, name=spec.name, description=spec.description) != spec:
+            raise SetupError(
+                f'{int8}: takes or gives something else than {path.name}; quantise that again'
+            )
+    times_ms = time_ways(files, precisions, threads)
 
     def verified(file: Path, among: list[str]) -> Verified:
         return Verified(
@@ -147,20 +115,7 @@ def verify_command(arguments: argparse.Namespace) -> None:
         found['int8'] = verified(int8, precisions)
     # The YAML beside a foreign model stays there.
     write_verified(path, out, found, {} if in_place else spec.to_metadata())
-    good = sorted(
-        (name for name, each in found.items() if each.good),
-        key=lambda name: found[name].speed, reverse=True,
-    )
-    facts: dict[str, Any] = {'file': str(out), **{
-        name: str(found[name]) if name in found else f'not measured: {lacks[name]}'
-        for name in LACKS
-    }}
-    if 'int8' in good and (copy := int8_beside(out.absolute())) != int8:
-        facts['int8'] += f'; taken where {int8.name} lies beside it as {copy.name}'
-    lost = [name for name in found if name not in good]
-    facts['auto'] = f'{", else ".join(good)}, where the CPU has it' if good else 'fp32'
-    if lost:
-        facts['auto'] += f'; {" and ".join(lost)} would lose more than {MOST_LOST}'
+    facts = {'file': str(out), **describe(found, lacks, out, int8)}
     print(json.dumps(facts, indent=2) if arguments.json else table(facts))
     if result['images'] < ENOUGH_IMAGES:
         print(
@@ -168,3 +123,108 @@ def verify_command(arguments: argparse.Namespace) -> None:
             f'by more than the {MOST_LOST} that `auto` may lose; verify with {ENOUGH_IMAGES} or '
             f'more, of all places and lights, or run with precision fp32', file=sys.stderr,
         )
+
+
+def choose_out(arguments: argparse.Namespace, path: Path, int8: Path) -> Path:
+    """Return the file to write: the model itself, unless another was asked for.
+
+    Raises:
+        SetupError: it must not be written, such as a shipped model, or an int8 file that its
+            model knows by its sha256.
+        EngineError: the model is a file that no engine opens.
+    """
+    from mnv2_perception.engines import check_file
+
+    if arguments.out is None and not with_home(arguments.model).is_file():
+        raise SetupError(
+            f'{arguments.model}: is shipped, and its card tells what it holds; name a copy with '
+            f'--out'
+        )
+    check_file(path)
+    out: Path = arguments.out or path
+    in_place = out.resolve() == path.resolve()
+    check_output(out, arguments.force or in_place, [int8], ['.onnx'])
+    exact_file = path.with_name(path.name.replace('_int8.onnx', '.onnx'))
+    if in_place and exact_file != path and exact_file.is_file():
+        raise SetupError(
+            f'{path}: is the int8 file of {exact_file.name}, which knows it by its sha256 and '
+            f'would take it no more; verify {exact_file}, which measures both'
+        )
+    return out
+
+
+def find_lacks(engine: 'Engine', path: Path, int8: Path) -> dict[str, str]:
+    """Return the precisions that cannot be measured here, each with the reason.
+
+    Raises:
+        SetupError: none can.
+    """
+    from mnv2_perception.engines.openvino import OpenVINOEngine
+
+    assert isinstance(engine, OpenVINOEngine)
+    lacks = {name: LACKS[name] for name, native in engine.native().items() if not native}
+    if not int8.is_file():
+        lacks['int8'] = f'there is no {int8.name} beside the model'
+    if len(lacks) == len(LACKS):
+        raise SetupError(
+            f'{path}: nothing can be measured beside fp32: {"; ".join(lacks.values())}; '
+            f'verify it on a computer like those that will run it'
+        )
+    return lacks
+
+
+def exact_figure(
+    result: Mapping[str, Any], spec: 'ModelSpec', path: Path, data: Path
+) -> tuple[str, float]:
+    """Return the figure that precisions are compared by: its name, and its value in fp32.
+
+    Raises:
+        DataError: it is so low that nothing could be lost.
+    """
+    from mnv2_perception.evaluation.evaluate import HEADLINE
+
+    # Of a segmentation model boxes measure the objects in its masks.
+    figure = next(name for name in (HEADLINE[spec.task], HEADLINE['detection']) if name in result)
+    exact = result[figure] or 0.0  # None: there is nothing to find
+    if exact < LEAST:
+        raise DataError(
+            f'{path}: its {figure} on {data} is {exact:.4f} in fp32, expected {LEAST} or more: of '
+            f'a model that finds next to nothing there, nothing can be lost in bf16 or int8. '
+            f'Where labels have other classes than the model, --spec and --map tell which; see '
+            f'{command_name()} evaluate {path} {data}'
+        )
+    return figure, exact
+
+
+def time_ways(
+    files: Sequence[Path], precisions: Sequence[str], threads: int
+) -> dict[tuple[Path, str], float]:
+    """Return the time of one image, ms, for each file in each precision."""
+    from mnv2_perception.evaluation.benchmark import benchmark
+    from mnv2_perception.scenes.street import draw_scene
+
+    image = draw_scene(7, 0.0, 480, 640)[0]
+    rows = benchmark(files, image, ['openvino'], precisions, threads=threads)['engines']
+    return dict(zip(product(files, precisions), [row['ms'] for row in rows], strict=True))
+
+
+def describe(
+    found: 'Mapping[str, Verified]', lacks: Mapping[str, str], out: Path, int8: Path
+) -> dict[str, Any]:
+    """Return what was measured by precision, or why it was not, and what `auto` makes of it."""
+    from mnv2_perception.engines.verified import int8_beside, MOST_LOST
+
+    good = sorted(
+        (name for name, each in found.items() if each.good),
+        key=lambda name: found[name].speed, reverse=True,
+    )
+    facts: dict[str, Any] = {
+        name: str(found[name]) if name in found else f'not measured: {lacks[name]}'
+        for name in LACKS
+    }
+    if 'int8' in good and (copy := int8_beside(out.absolute())) != int8:
+        facts['int8'] += f'; taken where {int8.name} lies beside it as {copy.name}'
+    facts['auto'] = f'{", else ".join(good)}, where the CPU has it' if good else 'fp32'
+    if lost := [name for name in found if name not in good]:
+        facts['auto'] += f'; {" and ".join(lost)} would lose more than {MOST_LOST}'
+    return facts

@@ -19,6 +19,7 @@ from mnv2_perception.bags.results import (
 from mnv2_perception.data.images import write_image
 from mnv2_perception.demo.topics import CLASSIFICATION, DETECTIONS, GRID, MASK
 from mnv2_perception.model_spec import ModelSpec
+from mnv2_perception.report.figures import spread
 from mnv2_perception.vision.costmap import Grid
 from mnv2_perception.vision.overlay import (
     blend_mask,
@@ -30,6 +31,8 @@ from mnv2_perception.vision.overlay import (
     OCCUPIED,
     UNSEEN,
 )
+
+PICTURES = 6
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,8 @@ def draw_pictures(
         {stamp_ns for _, stamp_ns in read_stamps(recording, topic)}
         for topic in (MASK, DETECTIONS, CLASSIFICATION, GRID) if topic in spoke
     ]
-    chosen = spread(sorted(set.intersection(*stamps) or stamps[0]))
+    known = sorted(set.intersection(*stamps) or stamps[0])
+    chosen = {known[index] for index in spread(len(known), PICTURES)}
 
     def read(
         results: Callable[[Path, str], Iterable[tuple[int, Any]]], topic: str
@@ -140,8 +144,3 @@ def draw_pictures(
         picture = draw_results(results, spec, colours)
         write_image(out / f'frame_{drawn:02d}.png', picture)
         drawn += 1
-
-
-def spread(stamps: Sequence[int], count: int = 6) -> set[int]:
-    """Return up to `count` of the stamps, first and last among them, evenly spread."""
-    return {stamps[round(i * (len(stamps) - 1) / max(1, count - 1))] for i in range(count)}

@@ -11,15 +11,11 @@ import threading
 import time
 from typing import Any
 
-from mnv2_perception.errors import PerceptionError
+from mnv2_perception.errors import DemoError
 from mnv2_perception.tasks.models import find_shared_file
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
-
-
-class DemoError(PerceptionError):
-    """The demo ran, and its result is not good enough."""
 
 
 class Process:

@@ -21,7 +21,7 @@ from mnv2_perception.demo.camera import AssumedCamera, choose_roles, place_camer
 from mnv2_perception.demo.folder import clear
 from mnv2_perception.demo.models import choose_models, Chosen
 from mnv2_perception.demo.pictures import draw_pictures
-from mnv2_perception.demo.processes import DemoError, Process
+from mnv2_perception.demo.processes import Process
 from mnv2_perception.demo.summary import measure_bare_inference, rate_hz, summarise
 from mnv2_perception.demo.topics import (
     CLASSIFICATION,
@@ -33,7 +33,7 @@ from mnv2_perception.demo.topics import (
     MASK,
 )
 from mnv2_perception.demo.viewer import serve, wait_for_viewer
-from mnv2_perception.errors import SetupError
+from mnv2_perception.errors import DemoError, SetupError
 from mnv2_perception.evaluation.labels import known_as
 from mnv2_perception.report.report import make_report, write_report
 from mnv2_perception.scenes.bag import draw_bag, IMAGE_TOPIC

@@ -8,9 +8,8 @@ from typing import Any
 
 from mnv2_perception.bags.camera import CameraTopics, read_images, read_stamps
 from mnv2_perception.bags.results import read_last_diagnostics
-from mnv2_perception.demo.processes import DemoError
 from mnv2_perception.demo.topics import DIAGNOSTICS, MASK, NODE
-from mnv2_perception.errors import BagError
+from mnv2_perception.errors import BagError, DemoError
 from mnv2_perception.evaluation.labels import compare, known_as, read_names
 from mnv2_perception.evaluation.recording import account, latencies_ms, percentile
 from mnv2_perception.model_spec import ModelSpec

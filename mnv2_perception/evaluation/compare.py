@@ -1,10 +1,11 @@
 """Two runs of one recording against each other, and against labels: `mnv2 bag compare`."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from mnv2_perception.vision.detections import box_iou
 
 WORST = 5
 SAME_BOX = 0.5  # intersection over union of two boxes that are one object
+Value = TypeVar('Value')
 NODES = 'segmentation_node', 'classification_node', 'detection_node', 'costmap_node'
 
 
@@ -49,7 +51,7 @@ class Check:
     """One thing that was judged.
 
     Attributes:
-        name: of it.
+        name: of what was judged.
         passed: whether it is good enough.
         told: in words, with figures.
         worst: frames, the worst first.
@@ -61,6 +63,76 @@ class Check:
     told: str
     worst: list[Frame] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Both:
+    """A result that two runs have.
+
+    Attributes:
+        base: file or bag of the one.
+        new: of the other.
+        topic: of the result in `base`.
+        other: of the result in `new`.
+        shared: the frames that both have.
+    """
+
+    base: Path
+    new: Path
+    topic: str
+    other: str
+    shared: set[Key]
+
+    def pairs(
+        self, read: Callable[[Path, str], Iterator[tuple[int, Value]]]
+    ) -> Iterator[tuple[Key, Value, Value]]:
+        """Yield each shared frame with what `read` yields of it from either run."""
+        others = Keyed(keyed(read(self.new, self.other)), self.shared)
+        for key, ours in keyed(read(self.base, self.topic)):
+            if key in self.shared and (theirs := others.get(key)) is not None:
+                yield key, ours, theirs
+
+
+@dataclass
+class Agreement:
+    """How often two runs say the same, by class.
+
+    Attributes:
+        same: what both say.
+        every: what either says.
+        named: the classes that occur in each.
+        frames: how each frame fared.
+    """
+
+    same: Counter[str] = field(default_factory=Counter)
+    every: Counter[str] = field(default_factory=Counter)
+    named: tuple[set[str], set[str]] = field(default_factory=lambda: (set(), set()))
+    frames: list[Frame] = field(default_factory=list)
+
+    def add(
+        self, key: Key, same: Counter[str], every: Counter[str], ours: Iterable[str],
+        theirs: Iterable[str],
+    ) -> None:
+        """Count a frame, in which each run names these classes."""
+        self.same += same
+        self.every += every
+        self.named[0].update(ours)
+        self.named[1].update(theirs)
+        self.frames.append(Frame(same.total() / max(1, every.total()) - bool(every), key))
+
+    def check(self, name: str, what: str, max_drop: float) -> Check:
+        """Return whether the share of `every` that is the `same` is large enough."""
+        share = self.same.total() / self.every.total() if self.every else 1.0
+        return Check(
+            name, 1.0 - share <= max_drop,
+            f'{share:.4f} of {what}, expected {1.0 - max_drop:.4f} or more{_apart(self.named)}',
+            _worst(self.frames), {
+                'agreement': share,
+                'agreement_per_class': {
+                    name: self.same[name] / self.every[name] for name in sorted(self.every)
+                },
+            },
+        )
 
 
 def compare_runs(
@@ -81,28 +153,25 @@ def compare_runs(
         BagError: a bag cannot be read, or the two have no results in common.
         DataError: the labels cannot be used.
     """
+    judges = {
+        ('segmentation/mask', IMAGE): partial(_judge_masks, labels=labels, max_drop=max_drop),
+        ('detections', DETECTIONS): partial(_judge_boxes, max_drop=max_drop),
+        ('classification', CLASSIFICATION): partial(_judge_classes, max_drop=max_drop),
+        ('grid', GRID): partial(_judge_grids, max_changed=max_changed_cells),
+    }
     checks: list[Check] = []
-    for name, type_name, judge in (
-        ('segmentation/mask', IMAGE, None), ('detections', DETECTIONS, _judge_boxes),
-        ('classification', CLASSIFICATION, _judge_classes), ('grid', GRID, None),
-    ):
+    for (name, type_name), judge in judges.items():
         topic = find_result(base, name, type_name)
         if topic is None:
             continue
-        if find_result(new, name, type_name) is None:
+        other = find_result(new, name, type_name)
+        if other is None:
             checks.append(Check(name, False, f'{base} has {topic}, {new} has none'))
             continue
-        shared, check = _frames(base, new, topic, _found(new, name, type_name), name)
+        shared, check = _frames(base, new, topic, other, name)
         checks.append(check)
-        if not shared:
-            continue
-        topics = topic, _found(new, name, type_name)
-        if name == 'segmentation/mask':
-            checks.append(_judge_masks(base, new, topics, shared, labels, max_drop))
-        elif name == 'grid':
-            checks.append(_judge_grids(base, new, topics, shared, max_changed_cells))
-        elif judge:
-            checks.append(judge(base, new, topics, shared, max_drop))
+        if shared:
+            checks.append(judge(Both(base, new, topic, other, shared)))
     if not checks:
         raise BagError(f'{base}: has no masks, boxes, classes or grids to compare; run it anew')
     if labels and find_result(base, 'segmentation/mask', IMAGE) is None:
@@ -127,12 +196,6 @@ def find_result(bag: Path, name: str, type_name: str) -> str | None:
     return f'/{name}' if f'/{name}' in found else next(iter(found), None)
 
 
-def _found(bag: Path, name: str, type_name: str) -> str:
-    topic = find_result(bag, name, type_name)
-    assert topic is not None
-    return topic
-
-
 def _frames(base: Path, new: Path, left: str, right: str, name: str) -> tuple[set[Key], Check]:
     """Return the frames that both have, and whether the new run has all."""
     ours, theirs = keys(base, left), keys(new, right)
@@ -150,27 +213,21 @@ def _worst(frames: Iterable[Frame]) -> list[Frame]:
     return sorted(frames)[:WORST]
 
 
-def _judge_masks(
-    base: Path, new: Path, topics: tuple[str, str], shared: set[Key], labels: str,
-    max_drop: float,
-) -> Check:
-    names, others_names = _names(base, topics[0]), _names(new, topics[1])
+def _judge_masks(both: Both, labels: str, max_drop: float) -> Check:
+    base, new = both.base, both.new
+    names, others_names = _names(base, both.topic), _names(new, both.other)
     classes = [names.get(i, f'id {i}') for i in range(max(names) + 1)]
-    table, how = renumbering(topics[1], others_names, classes)
+    table, how = renumbering(both.other, others_names, classes)
     if table is None:
         found = quoted(', '.join(others_names.values()))
         return Check('masks: agreement', False, (
             f'{base} has the classes {quoted(", ".join(classes))}, {new} has {found}, and '
             f'no name is in both; expected two runs of models for the same classes'
         ))
-    truth = Truth(base, new, labels, classes, shared, topics[0]) if labels else None
-    agreement = ConfusionMatrix(len(classes))
-    before, after = ConfusionMatrix(len(classes)), ConfusionMatrix(len(classes))
+    truth = Truth(base, new, labels, classes, both.shared, both.topic) if labels else None
+    agreement, before, after = (ConfusionMatrix(len(classes)) for _ in range(3))
     alike, gained = [], []
-    others = Keyed(keyed(read_ids(new, topics[1])), shared)
-    for key, ids in keyed(read_ids(base, topics[0])):
-        if key not in shared or (stored := others.get(key)) is None:
-            continue
+    for key, ids, stored in both.pairs(read_ids):
         if stored.shape != ids.shape:
             raise BagError(
                 f'at {stamp_text(key[0])} {base} has a mask of {ids.shape}, {new} of '
@@ -203,18 +260,25 @@ def _judge_masks(
     if not gained:
         raise DataError(f'{labels}: no label has the stamp of a mask')
     truth.check()
-    drop = before.miou() - after.miou()
     figures |= {
         'labels': len(gained), 'compared': truth.how,
         'miou_base': json_number(before.miou()), 'miou_new': json_number(after.miou()),
         'per_class_base': by_class(tuple(classes), before.iou()),
         'per_class_new': by_class(tuple(classes), after.iou()),
     }
+    return _judge_accuracy(before.miou(), after.miou(), max_drop, gained, figures)
+
+
+def _judge_accuracy(
+    before: float, after: float, max_drop: float, frames: Iterable[Frame],
+    figures: dict[str, Any],
+) -> Check:
+    """Judge by the labels: mean IoU of either run, and what each frame gained."""
+    drop = before - after
     return Check(
         'accuracy', drop <= max_drop,
-        f'mIoU {before.miou():.4f} before, {after.miou():.4f} now: '
-        f'{"a drop" if drop > 0 else "a gain"} of {abs(drop):.4f}, allowed is a drop of '
-        f'{max_drop:g}', _worst(gained), figures,
+        f'mIoU {before:.4f} before, {after:.4f} now: {"a drop" if drop > 0 else "a gain"} of '
+        f'{abs(drop):.4f}, allowed is a drop of {max_drop:g}', _worst(frames), figures,
     )
 
 
@@ -236,33 +300,11 @@ def _apart(named: tuple[set[str], set[str]]) -> str:
     return f'; no class is in both, {ours} and {theirs}: are the models for the same ones?'
 
 
-def _judge_boxes(
-    base: Path, new: Path, topics: tuple[str, str], shared: set[Key], max_drop: float
-) -> Check:
-    same: Counter[str] = Counter()
-    every: Counter[str] = Counter()
-    named: tuple[set[str], set[str]] = set(), set()
-    alike = []
-    others = Keyed(keyed(read_detections(new, topics[1])), shared)
-    for key, ours in keyed(read_detections(base, topics[0])):
-        if key not in shared or (theirs := others.get(key)) is None:
-            continue
-        matched, all_of = _match(ours, theirs)
-        same += matched
-        every += all_of
-        named[0].update(ours.names)
-        named[1].update(theirs.names)
-        alike.append(Frame(matched.total() / max(1, all_of.total()) - bool(all_of), key))
-    share = same.total() / every.total() if every else 1.0
-    return Check(
-        'boxes: agreement', 1.0 - share <= max_drop,
-        f'{share:.4f} of all boxes are in both runs, expected {1.0 - max_drop:.4f} or more'
-        + _apart(named),
-        _worst(alike), {
-            'agreement': share,
-            'agreement_per_class': {name: same[name] / every[name] for name in sorted(every)},
-        },
-    )
+def _judge_boxes(both: Both, max_drop: float) -> Check:
+    found = Agreement()
+    for key, ours, theirs in both.pairs(read_detections):
+        found.add(key, *_match(ours, theirs), ours.names, theirs.names)
+    return found.check('boxes: agreement', 'all boxes are in both runs', max_drop)
 
 
 def _match(left: NamedBoxes, right: NamedBoxes) -> tuple[Counter[str], Counter[str]]:
@@ -281,43 +323,23 @@ def _match(left: NamedBoxes, right: NamedBoxes) -> tuple[Counter[str], Counter[s
     return same, Counter(left.names) + Counter(right.names) - same
 
 
-def _judge_classes(
-    base: Path, new: Path, topics: tuple[str, str], shared: set[Key], max_drop: float
-) -> Check:
-    same: Counter[str] = Counter()
-    every: Counter[str] = Counter()
-    named: tuple[set[str], set[str]] = set(), set()
-    alike = []
-    others = Keyed(keyed(read_classifications(new, topics[1])), shared)
-    for key, ours in keyed(read_classifications(base, topics[0])):
-        if key not in shared or (theirs := others.get(key)) is None:
-            continue
-        first, other = (found[0][0] if found else 'no class' for found in (ours, theirs))
-        named[0].update(name for name, _ in ours)
-        named[1].update(name for name, _ in theirs)
-        every[first] += 1
-        same[first] += first == other
-        alike.append(Frame(float(first == other) - 1.0, key))
-    share = same.total() / max(1, every.total())
-    return Check(
-        'classes: agreement', 1.0 - share <= max_drop,
-        f'{share:.4f} of the frames have the same first class, expected {1.0 - max_drop:.4f} or '
-        f'more{_apart(named)}', _worst(alike), {
-            'agreement': share,
-            'agreement_per_class': {name: same[name] / every[name] for name in sorted(every)},
-        },
+def _judge_classes(both: Both, max_drop: float) -> Check:
+    found = Agreement()
+    for key, ours, theirs in both.pairs(read_classifications):
+        first, other = (each[0][0] if each else 'no class' for each in (ours, theirs))
+        same = Counter([first] if first == other else [])
+        found.add(
+            key, same, Counter([first]), (name for name, _ in ours), (name for name, _ in theirs)
+        )
+    return found.check(
+        'classes: agreement', 'the frames have the same first class', max_drop
     )
 
 
-def _judge_grids(
-    base: Path, new: Path, topics: tuple[str, str], shared: set[Key], max_changed: float
-) -> Check:
+def _judge_grids(both: Both, max_changed: float) -> Check:
     changed = known = 0
     alike = []
-    others = Keyed(keyed(read_grids(new, topics[1])), shared)
-    for key, ours in keyed(read_grids(base, topics[0])):
-        if key not in shared or (theirs := others.get(key)) is None:
-            continue
+    for key, ours, theirs in both.pairs(read_grids):
         _require_one_place(ours, theirs, key)
         seen = (ours.cells != UNSEEN_CELL) | (theirs.cells != UNSEEN_CELL)
         differ = int((ours.cells != theirs.cells).sum())

@@ -51,12 +51,12 @@ def image_topic_behind(node: Node, topic: str, model_nodes: Iterable[Any]) -> st
 def incompatible_qos(
     node: Node, publishers: Iterable[Publisher], subscriptions: Iterable[Subscription]
 ) -> Iterator[str]:
-    """Say of each topic whose other side has a QoS that brings nothing why that is so.
+    """Yield a warning for each topic whose other side has an incompatible QoS.
 
     Args:
-        node: whose they are, and exist.
+        node: whose publishers and subscriptions these are.
         publishers: of its results.
-        subscriptions: of it; only those that ask for what is kept can be refused.
+        subscriptions: the node's; only latched ones can be refused.
     """
     pairs: list[tuple[str, Any, Any, Any, str]] = []
     for each in publishers:

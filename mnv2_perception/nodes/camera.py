@@ -17,7 +17,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
-from mnv2_perception.errors import EngineError, ModelError, PerceptionError
+from mnv2_perception.errors import describe_error, EngineError, ModelError
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nodes.advice import wrong_topic
 from mnv2_perception.nodes.lifecycle import PerceptionNode
@@ -59,11 +59,11 @@ def warm_up(engine: Engine, spec: ModelSpec) -> None:
 
 
 class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
-    """A node that runs one model on a camera's images and tells the names of its classes.
+    """A node that runs one model on a camera's images and publishes the names of its classes.
 
-    A subclass has its model in `acquire` with `acquire_model`, and implements `open_model`, and
-    `publish_result` instead of `work`. `Parameters` derives from CameraParameters; `threshold`
-    names the one that label_info tells, and sending it again follows each change.
+    A subclass calls `acquire_model` in its `acquire`, and implements `open_model`, and
+    `publish_result` instead of `work`. Its `Parameters` derive from CameraParameters; `threshold`
+    is the name of the one that label_info holds, which is sent again when a parameter changes.
 
     The parameter `model` may be set at any time: the other model is opened beside the one in
     use, in a thread of its own, and takes its place between two frames. Where it cannot, the
@@ -316,8 +316,8 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         former.close()
 
     def _on_not_loaded(self, name: str, exc: Exception) -> None:
-        kind = '' if isinstance(exc, PerceptionError) else f'unexpected {type(exc).__name__}: '
-        self._refusal = f'model {name} is not taken, {self._in_use} works on: {kind}{exc}'
+        why = describe_error(exc)
+        self._refusal = f'model {name} is not taken, {self._in_use} works on: {why}'
         self._refused_s = time.monotonic()
         self.get_logger().error(self._refusal)
         with self._setting:
@@ -339,8 +339,8 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         }
 
     def warning(self) -> str:
-        told = time.monotonic() - self._refused_s < TOLD_S
-        return self._refusal if told and self._refusal else self._loader.warning
+        is_new = time.monotonic() - self._refused_s < TOLD_S
+        return self._refusal if is_new and self._refusal else self._loader.warning
 
     def explain_silence(self) -> str:
         topic = self._camera.topic_name

@@ -5,6 +5,8 @@ from functools import partial
 import sys
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
@@ -143,13 +145,9 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
         )
         unpaired = 0
         if self._has_semantic():
-            found, unusable = inputs.confidence_of(frame, values, self.stamps), ''
-            try:
-                confidence = labels_from_msg(found) if found else None
-            except ImageError as exc:  # of no matter to what went out already
-                confidence, unusable = None, f'a usable segmentation/confidence: {exc}'
+            confidence = self._read_confidence(frame, values)
             if confidence is None:
-                self._lack, unpaired = unusable or NO_CONFIDENCE, 1
+                unpaired = 1
             else:
                 self._results.publish_semantic(
                     ids, confidence, marks.points(), info, size, msg.header, in_base
@@ -157,6 +155,20 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
         if self._lack:
             self.tell_missing(unpaired)
         return True
+
+    def _read_confidence(
+        self, frame: Frame, values: CostmapParameters
+    ) -> NDArray[np.uint8] | None:
+        """Return a mask's confidence (H, W); where there is none to use, it is what is lacking."""
+        found = self.inputs.confidence_of(frame, values, self.stamps)
+        if found is None:
+            self._lack = NO_CONFIDENCE
+            return None
+        try:
+            return labels_from_msg(found)
+        except ImageError as exc:  # of no matter to what went out already
+            self._lack = f'a usable segmentation/confidence: {exc}'
+            return None
 
     def describe(self) -> dict[str, object]:
         return {**super().describe(), 'camera': self.inputs.calibration(self.parameters)}

@@ -1,4 +1,4 @@
-"""What a node tells on /diagnostics: how it fares, what became of its frames, its own facts."""
+"""What a node publishes on /diagnostics: its health, what became of its frames, its own facts."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +20,7 @@ PERIOD_S = 1.0
 TICK_S = 0.25
 SLOW_OPENING_S = 10.0
 HUNG_OPENING_S = 60.0
+RESTART = 'if it stays so, restart the process (a second SIGTERM ends it at once)'
 
 LOGGER = logging.getLogger(__name__)
 
@@ -130,9 +131,6 @@ def judge(health: Health, new: Mapping[str, int], over_s: float) -> tuple[bytes,
     return DiagnosticStatus.OK, 'working'
 
 
-RESTART = 'if it stays so, restart the process (a second SIGTERM ends it at once)'
-
-
 class Diagnostics:
     """Publishes a node's status, and works out what is new since the last one.
 
@@ -211,5 +209,5 @@ class Heartbeat:
                     try:
                         if ticks % every == 0:
                             call()
-                    except Exception:  # of one node; the others are to be heard of
+                    except Exception:  # of one node: the others still report
                         LOGGER.exception('diagnostics')

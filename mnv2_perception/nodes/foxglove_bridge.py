@@ -15,17 +15,12 @@ from typing import NamedTuple
 from rclpy.clock import Clock, ClockType
 from rclpy.subscription import Subscription
 
-try:
-    from rclpy.experimental import EventsExecutor as Executor
-except ImportError:  # Humble
-    from rclpy.executors import SingleThreadedExecutor as Executor
-
 from mnv2_perception.bags.read import TopicQos
 from mnv2_perception.errors import BagError, PerceptionError, SetupError
 from mnv2_perception.nodes.bag_topics import LARGE_TYPES, message_class, offered_qos, profile
 from mnv2_perception.nodes.foxglove_server import FoxgloveServer
-from mnv2_perception.nodes.process import ros, tell, turn
-from mnv2_perception.nodes.rclpy_private import UneventfulNode
+from mnv2_perception.nodes.process import ros, spin_until, tell
+from mnv2_perception.nodes.rclpy_private import Executor, UneventfulNode
 
 PERIOD_S = 0.1
 DISCOVERY_PERIODS = 5
@@ -199,7 +194,7 @@ def main(args: list[str] | None = None) -> int:
                     stop.set()
 
             node.create_timer(1.0, end_with_parent, clock=node.steady_clock)
-            turn(node, Executor(), stop)
+            spin_until(stop, node, Executor())
             node.server.close()
     except PerceptionError as exc:
         tell('failed', error=str(exc))

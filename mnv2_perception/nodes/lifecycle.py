@@ -22,7 +22,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.timer import Timer
 from sensor_msgs.msg import CompressedImage, Image
 
-from mnv2_perception.errors import PerceptionError
+from mnv2_perception.errors import describe_error
 from mnv2_perception.nodes import declare
 from mnv2_perception.nodes.advice import incompatible_qos
 from mnv2_perception.nodes.diagnostics import Diagnostics, Health, TICK_S
@@ -135,7 +135,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         Args:
             msg_type: of the topic.
             topic: its name.
-            callback: for what belongs to frames and is none; `on_frame` when None.
+            callback: for messages that are no frames, such as camera_info; `on_frame` when None.
             qos: best effort unless told otherwise.
         """
         subscription = Subscription(
@@ -189,11 +189,10 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         try:
             yield
         except Exception as exc:
-            kind = '' if isinstance(exc, PerceptionError) else f'unexpected {type(exc).__name__}: '
             self.get_logger().error(
-                f'frame rejected: {kind}{exc}', throttle_duration_sec=LOG_PERIOD_S
+                f'frame rejected: {describe_error(exc)}', throttle_duration_sec=LOG_PERIOD_S
             )
-            self.count(frame, 'rejected', f'{kind}{exc}')
+            self.count(frame, 'rejected', describe_error(exc))
 
     def count(self, frame: Frame, outcome: str, reason: str = '') -> None:
         """Count how a frame ended: published, passed_over or rejected, for the reason."""
@@ -322,8 +321,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
             self._values = None
 
     def _log_failure(self, what: str, exc: Exception) -> None:
-        kind = '' if isinstance(exc, PerceptionError) else f'unexpected {type(exc).__name__}: '
-        self._failure = f'{what} failed: {kind}{exc}'
+        self._failure = f'{what} failed: {describe_error(exc)}'
         self.get_logger().error(self._failure)
 
     def _autostart(self) -> None:
@@ -374,12 +372,14 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         with self._lock:
             silent_s = time.monotonic() - self._last_received_s
             health = Health(
-                self.state_label, self.active, self._failure, warning, silent_s,
-                dict(self.counts), list(self.latencies_ms), fault, waiting, self._rejection,
-                self._passing, worker.busy_s if worker and self.turns() else 0.0,
-                bool(getattr(values, 'build_engine', False)),
-                values.max_rate_hz if values else 0.0, values.min_rate_hz if values else 0.0,
-                off=not self._switch.on,
+                state=self.state_label, active=self.active, off=not self._switch.on,
+                failure=self._failure, fault=fault, waiting=waiting, warning=warning,
+                silent_s=silent_s, rejection=self._rejection, passing=self._passing,
+                counts=dict(self.counts), latencies_ms=list(self.latencies_ms),
+                busy_s=worker.busy_s if worker and self.turns() else 0.0,
+                builds=bool(getattr(values, 'build_engine', False)),
+                max_rate_hz=values.max_rate_hz if values else 0.0,
+                min_rate_hz=values.min_rate_hz if values else 0.0,
             )
         if health.silent and (why := self.explain_silence()):
             health = replace(health, silence=why)

@@ -27,12 +27,12 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
     """A node whose frames wait for what belongs to their stamp, and are then placed.
 
     A subclass implements `place` instead of `work`, calls `acquire` and `subscribe` of this class
-    in its own, and names in `frames` what its frames are, in `frames_topic` where they come from.
-    `lack_of` may know more that they wait for.
+    in its own, and says in `frames` what its frames are called in the log, and in `frames_topic`
+    on which topic they come. It may override `lack_of` where its frames wait for more.
 
     Args:
         name: of the node.
-        make_inputs: class of what it hears.
+        make_inputs: class of what it receives besides frames.
         kwargs: for PerceptionNode.
     """
 
@@ -134,7 +134,7 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
         super().on_frame(msg)
 
     def _forget(self, now_ns: int) -> None:
-        """Forget what was heard of another time: it has jumped back, to now."""
+        """Forget what was received before time jumped back, to now."""
         self._present.begin(now_ns)
         self.inputs.forget(self._present.until_ns)
         if self._poses:

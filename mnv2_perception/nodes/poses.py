@@ -17,8 +17,8 @@ try:
 except ImportError:
     tf2_ros = None
 
-WAIT_S = 0.5  # no newer frame is held up meanwhile
-APART_S = 5.0  # further apart are clocks that differ, or time that has jumped
+WAIT_S = 0.5  # of a frame; newer ones do not wait for it
+APART_S = 5.0  # beyond this, clocks differ or time has jumped
 NO_TF2 = (
     "pose_source is 'auto', but tf2_ros is not installed: the camera's pose is that of the "
     'parameters camera_*; install tf2_ros (its Python module is in tf2_ros_py), or set '
@@ -85,9 +85,9 @@ class Poses:
             self._listener = tf2_ros.TransformListener(self, node)
 
     def set_transform(self, msg: Any, authority: str) -> None:
-        """Take a transform of the listener's, unless it is still of before time jumped back.
+        """Take a transform of the listener's, unless it is a late one from before a jump back.
 
-        With one of those the buffer would refuse all that follow.
+        With such a one the buffer would refuse all that follow.
         """
         if self._buffer and self._present.takes(stamp_to_ns(msg.header.stamp)):
             self._buffer.set_transform(msg, authority)
@@ -98,9 +98,9 @@ class Poses:
             self._buffer.set_transform_static(msg, authority)
 
     def forget(self) -> None:
-        """Forget all transforms but the static ones: time has jumped back, or they are of later.
+        """Forget all transforms but the static ones, for time has jumped back.
 
-        A buffer refuses what is 10 s older than its newest, so it would take no more of them.
+        A buffer refuses what is 10 s older than its newest transform: it would take none any more.
         """
         if self._buffer is not None:
             self._buffer.clear()

@@ -1,6 +1,6 @@
 """A process of nodes: its executor, its signals, its log, and what it tells who started it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 import json
 import logging
@@ -17,12 +17,8 @@ from rclpy.signals import SignalHandlerOptions
 
 from mnv2_perception.errors import PerceptionError, SetupError
 from mnv2_perception.nodes.overrides import check_params_files
+from mnv2_perception.nodes.rclpy_private import Executor
 from mnv2_perception.nodes.shared_memory import reclaim
-
-try:
-    from rclpy.experimental import EventsExecutor as Executor
-except ImportError:  # Humble; with many nodes it takes a multiple of the CPU time
-    from rclpy.executors import SingleThreadedExecutor as Executor
 
 # launch kills what has not ended 5 s after its signal.
 GRACE_S = 3.0
@@ -108,7 +104,7 @@ def end_now(reason: str) -> None:
     os._exit(1)
 
 
-def turn(node: Node, executor: Executor, stop: threading.Event) -> None:
+def spin_until(stop: threading.Event, node: Node, executor: Executor) -> None:
     """Run a node's callbacks until the event is set; none of them ends the process.
 
     Whoever sets the event wakes the executor with a task that does nothing: a thread that looked
@@ -136,29 +132,10 @@ def spin(create: Callable[[], Node | list[Node]], args: list[str] | None = None)
         with ros(args, GRACE_S) as stop:
             created = create()
             nodes = created if isinstance(created, list) else [created]
-            package_logger = logging.getLogger('mnv2_perception')
-            package_logger.setLevel(logging.INFO)
-            package_logger.addHandler(RosLogHandler(nodes[0]))
-            executors = [Executor(context=node.context) for node in nodes]
-            threads = [
-                threading.Thread(
-                    target=turn, args=(node, executor, stop), name=node.get_name(), daemon=True
-                ) for node, executor in zip(nodes, executors, strict=True)
-            ]
+            names = [node.get_name() for node in nodes]  # which a destroyed node has no more
             try:
-                given = sys.argv if args is None else args
-                for warning in check_params_files(given, nodes):
-                    nodes[0].get_logger().warning(warning)
-                for thread in threads:
-                    thread.start()
-                while not stop.is_set():  # wait() has a lock that a signal's set() would wait for
-                    time.sleep(0.25)
-                for executor in executors:
-                    executor.create_task(lambda: None)
-                for thread in threads:
-                    thread.join()  # ended by force if a transition does not end
+                run_nodes(nodes, stop, sys.argv if args is None else args)
             finally:
-                names = [node.get_name() for node in nodes]  # which a destroyed node has no more
                 for node in reversed(nodes):
                     node.destroy_node()
             hung = [
@@ -171,3 +148,35 @@ def spin(create: Callable[[], Node | list[Node]], args: list[str] | None = None)
         print(f'error: {exc}', file=sys.stderr)
         return 1
     return 0
+
+
+def run_nodes(nodes: Sequence[Node], stop: threading.Event, args: Sequence[str]) -> None:
+    """Run the callbacks of nodes, each in a thread of its own, until the event is set.
+
+    Args:
+        nodes: of this process; the first one logs for all.
+        stop: see `ros`.
+        args: of the process, with its parameter files.
+
+    Raises:
+        ParameterError: see `check_params_files`.
+    """
+    package_logger = logging.getLogger('mnv2_perception')
+    package_logger.setLevel(logging.INFO)
+    package_logger.addHandler(RosLogHandler(nodes[0]))
+    for warning in check_params_files(args, nodes):
+        nodes[0].get_logger().warning(warning)
+    executors = [Executor(context=node.context) for node in nodes]
+    threads = [
+        threading.Thread(
+            target=spin_until, args=(stop, node, executor), name=node.get_name(), daemon=True
+        ) for node, executor in zip(nodes, executors, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    while not stop.is_set():  # wait() has a lock that a signal's set() would wait for
+        time.sleep(0.25)
+    for executor in executors:
+        executor.create_task(lambda: None)
+    for thread in threads:
+        thread.join()  # ended by force if a transition does not end

@@ -19,6 +19,7 @@ from typing import Any
 
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.msg import ParameterType, SetParametersResult
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -28,11 +29,11 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 try:
-    from rclpy.experimental import EventsExecutor  # noqa: F401 (it is what `process` spins with)
+    from rclpy.experimental import EventsExecutor
 
-    EVENTS_ARE_SAFE = False
-except ImportError:
-    EVENTS_ARE_SAFE = True
+    Executor, EVENTS_ARE_SAFE = EventsExecutor, False
+except ImportError:  # Humble; with many nodes this one takes a multiple of the CPU time
+    Executor, EVENTS_ARE_SAFE = SingleThreadedExecutor, True
 
 TYPES = range(ParameterType.PARAMETER_NOT_SET, ParameterType.PARAMETER_STRING_ARRAY + 1)
 
@@ -96,12 +97,11 @@ class ToughNode(Node):
         return super().set_parameters_atomically(changes)
 
 
-def _no_events(kind: str) -> dict[str, Any]:
+def _no_events(callbacks: type[Any]) -> dict[str, Any]:
     """Return the arguments that a publisher or subscription without events is made with."""
     if EVENTS_ARE_SAFE:
         return {}
-    made = PublisherEventCallbacks if kind == 'publisher' else SubscriptionEventCallbacks
-    return {'event_callbacks': made(use_default_callbacks=False)}
+    return {'event_callbacks': callbacks(use_default_callbacks=False)}
 
 
 def telling_losses(callback: Callable[[Any], None]) -> dict[str, Any]:
@@ -124,10 +124,12 @@ class UneventfulNode(ToughNode):
     """A node whose topics come and go: nobody who subscribes or publishes meanwhile ends it."""
 
     def create_publisher(self, *args: Any, **kwargs: Any) -> Any:
-        return super().create_publisher(*args, **kwargs, **_no_events('publisher'))
+        return super().create_publisher(*args, **kwargs, **_no_events(PublisherEventCallbacks))
 
     def create_subscription(self, *args: Any, **kwargs: Any) -> Any:
-        return super().create_subscription(*args, **{**_no_events('subscription'), **kwargs})
+        return super().create_subscription(
+            *args, **{**_no_events(SubscriptionEventCallbacks), **kwargs}
+        )
 
 
 class TolerantLifecycleNode(UneventfulNode, LifecycleNode):
@@ -139,7 +141,9 @@ class TolerantLifecycleNode(UneventfulNode, LifecycleNode):
         return str(self._state_machine.current_state[1])
 
     def create_lifecycle_publisher(self, *args: Any, **kwargs: Any) -> Any:
-        return super().create_lifecycle_publisher(*args, **kwargs, **_no_events('publisher'))
+        return super().create_lifecycle_publisher(
+            *args, **kwargs, **_no_events(PublisherEventCallbacks)
+        )
 
     def _LifecycleNodeMixin__change_state(
         self, transition_id: int

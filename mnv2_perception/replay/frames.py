@@ -143,8 +143,8 @@ class Item(NamedTuple):
 
     Attributes:
         stamp_ns: when it was recorded.
-        frame: None where it is none.
-        message: to be copied.
+        frame: of the camera; None for another message.
+        message: to be copied; None otherwise.
         calibration: of the camera, from here on.
         name: of a picture's file, without its suffix; empty of other frames.
     """
@@ -161,10 +161,10 @@ class Source:
     """A recording.
 
     Attributes:
-        name: of it, for people.
+        name: of the recording, for people.
         count: how many frames it promises, 0 where that is not known.
         items: goes through it from its beginning; ends where nothing more can be read.
-        facts: what is to be told of it: its files' names, its topics, its rate.
+        facts: its files' names, its topics, its rate, as they are to be reported.
         copied: topics that are handed on.
         info: topic of the camera's calibration among the items; empty without.
         rectified: whether the topic's name says that images are.

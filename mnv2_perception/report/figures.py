@@ -133,7 +133,7 @@ def own_labels(results: Results, original: Path | None) -> tuple[str, str]:
 def agreement(base: Results, new: Results) -> dict[Key, float]:
     """Return the share of pixels that two runs agree on, of the frames that both have.
 
-    None where they have no class in common, or masks of two sizes.
+    Empty where they have no class in common; without the frames whose masks differ in size.
     """
     table, _ = renumbering(new.mask, dict(enumerate(new.classes)), base.classes)
     if table is None or not (base.mask and new.mask):

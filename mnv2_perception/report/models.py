@@ -9,10 +9,10 @@ from typing import Any
 from mnv2_perception.errors import PerceptionError
 from mnv2_perception.model_spec import default_colours, ModelSpec
 from mnv2_perception.report.results import Results
+from mnv2_perception.tasks.model_info import UNSTATED
 from mnv2_perception.tasks.models import find_shared_file, opening
 
 TOLD = 'name', 'task', 'file', 'sha256', 'engine', 'precision', 'licence', 'attribution'
-UNSTATED = '', 'unknown'
 NODE_TASKS = 'segmentation', 'classification', 'detection'
 
 

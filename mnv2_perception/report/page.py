@@ -15,13 +15,13 @@ from typing import Any
 
 from mnv2_perception.evaluation.parts import NOTHING
 from mnv2_perception.report.results import COUNTS
+from mnv2_perception.tasks.model_info import UNSTATED
 
 HERE = Path(__file__).parent
 NAMES = 'A', 'B'
 LEVELS = 10  # shades of a cell of the confusion matrix
 MOST_ROWS = 40
 MOST_TEXT = 300  # of a stranger's word
-UNSTATED = '', 'unknown'
 RUN_FACTS = (
     ('engine', 'Engine'), ('precision', 'Precision'), ('file', 'File'), ('sha256', 'SHA-256'),
     ('licence', 'Licence of the weights'), ('attribution', 'Attribution'),

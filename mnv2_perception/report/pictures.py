@@ -3,9 +3,7 @@
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-import struct
 from typing import Any
-import zlib
 
 import cv2
 import numpy as np
@@ -20,6 +18,7 @@ from mnv2_perception.report.results import Images, MASK, Results
 from mnv2_perception.vision.costmap import Grid
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.overlay import Colours, FREE, OCCUPIED, UNSEEN
+from mnv2_perception.vision.png import indexed_png
 from mnv2_perception.vision.preprocess import resize_image
 
 SIDE_PX = 640  # longest of a picture
@@ -126,35 +125,7 @@ def uri(kind: str, data: bytes) -> str:
 
 def layer(ids: NDArray[np.uint8], palette: Colours) -> str:
     """Return ids as a picture that is transparent where an id has no colour."""
-    return uri('png', palette_png(ids, palette))
-
-
-def palette_png(ids: NDArray[np.uint8], palette: Colours) -> bytes:
-    """Return a PNG with a palette, of a third of the bytes that one with colours takes.
-
-    Format: https://www.w3.org/TR/png-3/; OpenCV writes no palettes.
-
-    Args:
-        ids: (H, W), not empty.
-        palette: (R, G, B) of each id; others are transparent.
-    """
-    table = [*palette, *[(0, 0, 0)] * (256 - len(palette))]
-    alpha = bytes([255] * len(palette) + [0] * (256 - len(palette)))
-    height, width = ids.shape
-    rows = np.hstack([np.zeros((height, 1), np.uint8), ids])  # filter 0, none, before each
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        check = zlib.crc32(kind + data)
-        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', check)
-
-    return b'\x89PNG\r\n\x1a\n' + b''.join((
-        chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 3, 0, 0, 0)),
-        chunk(b'PLTE', bytes(value for colour in table for value in colour)),
-        chunk(b'tRNS', alpha),
-        # Level 9 takes ten times the time for a quarter less.
-        chunk(b'IDAT', zlib.compress(rows.tobytes(), 6)),
-        chunk(b'IEND', b''),
-    ))
+    return uri('png', indexed_png(ids, palette, transparent=True))
 
 
 def _wrong(said: Said, classes: int, height: int, width: int) -> str | None:

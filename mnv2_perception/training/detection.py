@@ -33,7 +33,7 @@ class DetectionTask(Task):
     """Images to boxes; measured by COCO's average precision.
 
     Args:
-        path: COCO JSON, see `data.folders.read_coco`.
+        path: COCO JSON, see `data.coco.read_coco`.
         spec: the exported model's.
         recipe: see DetectionRecipe.
         val: COCO JSON that is only measured on.
@@ -181,6 +181,7 @@ def train(
         SetupError: `val` is given and pycocotools is missing.
     """
     task = DetectionTask(path, spec, recipe, val)
+
     def hash_boxes(source: Path | None, samples: list[BoxSample]) -> str:
         digest = hashlib.sha256(source.read_bytes() if source else b'').digest()
         return hash_list([(sample.image, digest.hex()) for sample in samples])

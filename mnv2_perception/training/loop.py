@@ -1,20 +1,15 @@
 """The training loop of every task: schedule, mixed precision, running mean, resume, early stop."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 import copy
 from dataclasses import asdict
 import hashlib
 import json
 import math
 from pathlib import Path
-import signal
 import sys
-import threading
 import time
-from types import FrameType
 from typing import Any
-import warnings
 
 import numpy as np
 import torch
@@ -40,7 +35,9 @@ from mnv2_perception.training.batch_norm import (
 )
 from mnv2_perception.training.curves import cut_log, draw_curves
 from mnv2_perception.training.events import Events
+from mnv2_perception.training.interrupts import heeding_interrupts
 from mnv2_perception.training.recipe import Recipe
+from mnv2_perception.training.schedule import make_optimizer, make_schedule
 from mnv2_perception.training.task import Samples, split, Task
 
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -89,180 +86,197 @@ def fit(
         raise ModelError(f'{out}: no such run; resume with the --out that it had')
     make_folder(out)
     with alone_in(out), heeding_interrupts() as heed:
-        return run(task, out, recipe, facts, weights, resume, workers, heed)
+        return Run(task, out, recipe, facts, weights, resume, workers, heed).train()
 
 
-@contextmanager
-def heeding_interrupts() -> Iterator[Callable[[], None]]:
-    """Yield what raises KeyboardInterrupt if Ctrl-C was pressed, even where Python swallowed it.
+class Run:
+    """A run in a folder that is nobody else's: its network, and how far it has come; see `fit`.
 
-    It does so in destructors, and those of a DataLoader's iterator take long.
+    Args:
+        heed: called after each batch; it may raise KeyboardInterrupt.
+
+    Attributes:
+        net: the network that is trained.
+        average: the running mean of its weights, which is measured and exported.
+        epoch: epochs done.
+        best: the best metric so far, NaN without any.
+        worse: measurements since then.
     """
-    came = False
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal came
-        came = True
-        signal.default_int_handler(number, frame)
+    def __init__(
+        self, task: Task, out: Path, recipe: Recipe, facts: dict[str, Any], weights: Path | None,
+        resume: bool, workers: int, heed: Callable[[], None],
+    ) -> None:
+        self._last, self._kept, self._log, self._curves, *others = (
+            out / name for name in
+            ('last.pt', 'best.pt', 'log.jsonl', 'curves.png', 'results.json', 'confusion.png')
+        )
+        for path in (
+            () if resume else (self._last, self._kept, self._log, self._curves, *others)
+        ):
+            if path.exists():
+                raise DataError(f'{path} exists; go on with --resume, or choose another --out')
+        self._task, self._recipe, self._weights = task, recipe, weights
+        self._workers, self._heed = workers, heed
+        self._facts = {
+            'recipe': asdict(recipe),
+            'weights_sha256': (
+                hashlib.sha256(weights.read_bytes()).hexdigest() if weights else ''
+            ),
+            **facts,
+        }
+        self._device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+        self.net = task.net.to(self._device, memory_format=torch.channels_last)
+        if weights and not resume:
+            loaded = load_weights(self.net, task.encoder, weights)
+            tell_loaded(weights, loaded)
+            unfold(self.net, loaded.folded, calibration(task, recipe, self._device))
+        self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
+        stages, frozen = task.encoder.stages(), recipe.frozen_stages if weights else 0
+        self._warming_up = stages[frozen:]
+        for stage in stages[:frozen]:
+            stage.requires_grad_(False)
+        self._optimizer, self._rates = make_optimizer(
+            task, self.net, recipe, weights is not None
+        )
+        self._steps = len(split(list(range(len(task))), recipe.batch))
+        self._schedule = make_schedule(self._optimizer, self._rates, recipe, self._steps)
+        # A larger first scale only skips the first steps of a short run.
+        self._scaler = torch.amp.GradScaler(
+            self._device.type, 1024.0, enabled=recipe.precision == 'fp16'
+        )
+        self.epoch, self.best, self.worse = 0, float('nan'), 0
+        if resume:
+            self._resume()
+        self._events = Events(out, self.epoch)
 
-    def heed() -> None:
-        if came:
-            raise KeyboardInterrupt
+    def train(self) -> float:
+        """Train the epochs that are left; return the best metric."""
+        recipe, first_epoch, start_s = self._recipe, self.epoch, time.monotonic()
+        while self.epoch < recipe.epochs:
+            if recipe.patience and self.worse >= recipe.patience:
+                break
+            entry: dict[str, Any] = {
+                'epoch': self.epoch + 1, 'loss': self._train_epoch(),
+                'learning_rate': self._optimizer.param_groups[-1]['lr'],
+            }
+            with self._autocast():
+                reestimate(
+                    self.average, gathering_layers(self.net),
+                    calibration(self._task, recipe, self._device),
+                )
+            self.epoch += 1
+            due = self.epoch == recipe.epochs or self.epoch % recipe.evaluate_every == 0
+            improved = due and self._measure(entry)
+            self._save(entry, improved)
+            spent_s = time.monotonic() - start_s
+            left_s = spent_s / (self.epoch - first_epoch) * (recipe.epochs - self.epoch)
+            tell_epoch(self._task.metric, entry, improved, left_s)
+        self._events.close()
+        return self.best
 
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not usual or threading.current_thread() is not threading.main_thread():
-        yield heed
-        return
-    signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield heed
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def _state(self) -> dict[str, Any]:
+        """Return what a run goes on with, by its name in the checkpoint."""
+        return {
+            'net': self.net, 'average': self.average, 'optimizer': self._optimizer,
+            'schedule': self._schedule, 'scaler': self._scaler,
+        }
 
-
-def run(
-    task: Task,
-    out: Path,
-    recipe: Recipe,
-    facts: dict[str, Any],
-    weights: Path | None,
-    resume: bool,
-    workers: int,
-    heed: Callable[[], None],
-) -> float:
-    """Train in a folder that is nobody else's; see `fit`. `heed` is called after each batch."""
-    last, kept = out / 'last.pt', out / 'best.pt'
-    results = ('log.jsonl', 'curves.png', 'results.json', 'confusion.png')
-    for path in () if resume else (last, kept, *(out / name for name in results)):
-        if path.exists():
-            raise DataError(f'{path} exists; go on with --resume, or choose another --out')
-    facts = {
-        'recipe': asdict(recipe),
-        'weights_sha256': hashlib.sha256(weights.read_bytes()).hexdigest() if weights else '',
-        **facts,
-    }
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    net = task.net.to(device, memory_format=torch.channels_last)
-    if weights and not resume:
-        loaded = load_weights(net, task.encoder, weights)
-        tell_loaded(weights, loaded)
-        unfold(net, loaded.folded, calibration(task, recipe, device))
-    average = copy.deepcopy(net).eval().requires_grad_(False)
-
-    frozen = recipe.frozen_stages if weights else 0
-    warming_up = task.encoder.stages()[frozen:]
-    for stage in task.encoder.stages()[:frozen]:
-        stage.requires_grad_(False)
-    in_encoder = set(task.encoder.features.parameters())
-    groups = [
-        [parameter for parameter in task.encoder.features.parameters() if parameter.requires_grad],
-        [parameter for parameter in net.parameters() if parameter not in in_encoder],
-    ]
-    rates = [
-        recipe.learning_rate * (recipe.encoder_rate if weights else 1.0), recipe.learning_rate
-    ]
-    optimizer = torch.optim.AdamW(
-        [{'params': group, 'lr': rate} for group, rate in zip(groups, rates, strict=True)],
-        weight_decay=recipe.weight_decay,
-    )
-    steps = len(split(list(range(len(task))), recipe.batch))
-    schedule = make_schedule(optimizer, rates, recipe, steps)
-    precision = PRECISIONS[recipe.precision]
-    # A larger first scale only skips the first steps of a short run.
-    scaler = torch.amp.GradScaler(device.type, 1024.0, enabled=recipe.precision == 'fp16')
-
-    state = {
-        'net': net, 'average': average, 'optimizer': optimizer, 'schedule': schedule,
-        'scaler': scaler,
-    }
-    first_epoch, best, worse = 0, float('nan'), 0
-    if resume:
-        checkpoint = load_run(last, task.spec, facts, asdict(type(recipe)()))
-        first_epoch, best = checkpoint.epoch, checkpoint.training['best']
-        prolonged = checkpoint.facts['recipe']['epochs'] != recipe.epochs
-        for name, part in state.items():
+    def _resume(self) -> None:
+        checkpoint = load_run(
+            self._last, self._task.spec, self._facts, asdict(type(self._recipe)())
+        )
+        prolonged = checkpoint.facts['recipe']['epochs'] != self._recipe.epochs
+        for name, part in self._state().items():
             if not (prolonged and name == 'schedule'):
                 part.load_state_dict(checkpoint.training[name])
+        self.epoch = checkpoint.epoch
+        self.best, self.worse = checkpoint.training['best'], checkpoint.training['worse']
         if prolonged:
-            schedule = make_schedule(optimizer, rates, recipe, steps, first_epoch * steps)
-            state['schedule'] = schedule
-        worse = checkpoint.training['worse']
-        if not math.isnan(best) and not kept.exists():
-            raise DataError(f'{kept} is missing, which belongs to {last}; put both there')
-        cut_log(out / 'log.jsonl', first_epoch)
-    events = Events(out, first_epoch)
-    start_s = time.monotonic()
-    for epoch in range(first_epoch, recipe.epochs):
-        if recipe.patience and worse >= recipe.patience:
-            break
-        net.train()
-        if weights:
+            self._schedule = make_schedule(
+                self._optimizer, self._rates, self._recipe, self._steps, self.epoch * self._steps
+            )
+        if not math.isnan(self.best) and not self._kept.exists():
+            raise DataError(
+                f'{self._kept} is missing, which belongs to {self._last}; put both there'
+            )
+        cut_log(self._log, self.epoch)
+
+    def _autocast(self) -> torch.autocast:
+        precision = self._recipe.precision
+        return torch.autocast(
+            self._device.type, PRECISIONS[precision], enabled=precision != 'fp32'
+        )
+
+    def _train_epoch(self) -> float:
+        """Go through the training images once; return the mean loss.
+
+        Raises:
+            DataError: it is not finite.
+        """
+        task, recipe, epoch = self._task, self._recipe, self.epoch
+        self.net.train()
+        if self._weights:
             freeze_batch_statistics(task.encoder)
-        gathering = gathering_layers(net)
-        for stage in warming_up:
-            stage.requires_grad_(not weights or epoch >= recipe.warm_up)
+        for stage in self._warming_up:
+            stage.requires_grad_(not self._weights or epoch >= recipe.warm_up)
         order = np.random.default_rng((recipe.seed, epoch)).permutation(len(task)).tolist()
         torch.manual_seed(recipe.seed * 100_000 + epoch)  # dropout
-        loader = Samples(task, recipe.seed, epoch).loader(split(order, recipe.batch), workers)
+        batches = split(order, recipe.batch)
+        loader = Samples(task, recipe.seed, epoch).loader(batches, self._workers)
         progress = tqdm(loader, desc=f'epoch {epoch + 1}/{recipe.epochs}', unit='batch')
         total = 0.0
         for step, batch in enumerate(progress):
-            images, *targets = (part.to(device) for part in batch)
-            with torch.autocast(device.type, precision, enabled=recipe.precision != 'fp32'):
-                outputs = infer(net, images, recipe)
+            images, *targets = (part.to(self._device) for part in batch)
+            with self._autocast():
+                outputs = infer(self.net, images, recipe)
             loss = task.loss(outputs, *targets)
-            optimizer.zero_grad()
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            schedule.step()
-            update_average(average, net, recipe.ema, epoch * steps + step)
+            self._optimizer.zero_grad()
+            self._scaler.scale(loss).backward()
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+            self._schedule.step()
+            update_average(self.average, self.net, recipe.ema, epoch * self._steps + step)
             total += loss.item()
             progress.set_postfix(loss=f'{total / (step + 1):.3f}')
-            heed()
+            self._heed()
         if not math.isfinite(total):
-            elsewhere = f' with another --out; {last} is of the epoch before'
+            elsewhere = f' with another --out; {self._last} is of the epoch before'
             raise DataError(
                 f'epoch {epoch + 1}: the loss is {total}; lower --learning-rate '
                 f'({recipe.learning_rate:g}) and begin again{elsewhere if epoch else ""}'
             )
-        entry: dict[str, Any] = {
-            'epoch': epoch + 1, 'loss': total / steps,
-            'learning_rate': optimizer.param_groups[-1]['lr'],
-        }
-        with torch.autocast(device.type, precision, enabled=recipe.precision != 'fp32'):
-            reestimate(average, gathering, calibration(task, recipe, device))
-        final = epoch + 1 == recipe.epochs
-        improved = False
-        if final or (epoch + 1) % recipe.evaluate_every == 0:
-            measured = task.evaluate(average)
-            value = measured.value
-            improved = value > best or (math.isnan(best) and not math.isnan(value))
-            if not math.isnan(value):
-                entry[f'val_{task.metric}'] = value
-                entry.update(
-                    per_class=measured.per_class, false_alarms=measured.false_alarms
-                )
-                worse = 0 if improved else worse + 1
-                best = value if improved else best
+        return total / self._steps
+
+    def _measure(self, entry: dict[str, Any]) -> bool:
+        """Add how good the mean of the weights is to an entry; return whether it is the best."""
+        measured = self._task.evaluate(self.average)
+        if math.isnan(measured.value):
+            return False
+        entry[f'val_{self._task.metric}'] = measured.value
+        entry.update(per_class=measured.per_class, false_alarms=measured.false_alarms)
+        improved = math.isnan(self.best) or measured.value > self.best
+        self.best = measured.value if improved else self.best
+        self.worse = 0 if improved else self.worse + 1
+        return improved
+
+    def _save(self, entry: dict[str, Any], improved: bool) -> None:
+        """Write what an epoch has made; `last.pt` behind its line in the log."""
         checkpoint = Checkpoint(
-            task.spec, task.architecture, average.state_dict(), facts, epoch + 1
+            self._task.spec, self._task.architecture, self.average.state_dict(), self._facts,
+            self.epoch,
         )
         if improved:
-            save_checkpoint(checkpoint, kept)
+            save_checkpoint(checkpoint, self._kept)
         checkpoint.training.update(
-            {name: part.state_dict() for name, part in state.items()}, best=best, worse=worse
+            {name: part.state_dict() for name, part in self._state().items()},
+            best=self.best, worse=self.worse,
         )
-        with (out / 'log.jsonl').open('a', encoding='utf-8') as log:
+        with self._log.open('a', encoding='utf-8') as log:
             log.write(json.dumps(entry) + '\n')
-        events.write(entry)
-        save_checkpoint(checkpoint, last)
-        draw_curves(out / 'log.jsonl', out / 'curves.png')
-        spent_s = time.monotonic() - start_s
-        left_s = spent_s / (epoch + 1 - first_epoch) * (recipe.epochs - epoch - 1)
-        tell_epoch(task.metric, entry, improved, left_s)
-    events.close()
-    return best
+        self._events.write(entry)
+        save_checkpoint(checkpoint, self._last)
+        draw_curves(self._log, self._curves)
 
 
 def infer(net: nn.Module, images: Tensor, recipe: Recipe) -> Any:
@@ -315,28 +329,6 @@ def tell_loaded(weights: Path, loaded: Loaded) -> None:
         more = f' and {len(names) - 4} more' if len(names) > 5 else ''
         listed = ', '.join(names[: 4 if more else 5]) or 'nothing'
         print(f'{weights.name}: {what}: {listed}{more}', file=sys.stderr)
-
-
-def make_schedule(
-    optimizer: torch.optim.Optimizer, rates: list[float], recipe: Recipe, steps: int, done: int = 0
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return the recipe's schedule over all steps of a run, of which some are `done`."""
-    total = recipe.epochs * steps
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group['lr'] = rate
-        group.pop('initial_lr', None)
-    schedule: torch.optim.lr_scheduler.LRScheduler
-    if recipe.schedule == 'cosine':
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-    else:
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, rates, total_steps=total, pct_start=0.15
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', UserWarning)  # that no step was taken before it
-        for _ in range(done):
-            schedule.step()
-    return schedule
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]

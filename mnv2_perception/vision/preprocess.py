@@ -20,7 +20,6 @@ def check_image(image: NDArray[np.uint8]) -> None:
         )
 
 
-
 class Placement(NamedTuple):
     """Where an image lies in the frame that a network sees, pixels.
 

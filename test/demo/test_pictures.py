@@ -2,22 +2,11 @@
 
 from identity_network import identity_spec
 import numpy as np
-import pytest
 
 from mnv2_perception.bags.results import NamedBoxes
-from mnv2_perception.demo.pictures import draw_results, Results, spread
+from mnv2_perception.demo.pictures import draw_results, Results
 from mnv2_perception.vision.costmap import Grid
 from mnv2_perception.vision.overlay import FREE, OCCUPIED
-
-
-@pytest.mark.parametrize(
-    ('stamps', 'count', 'chosen'),
-    [(list(range(0, 101, 10)), 3, {0, 50, 100}), ([7], 6, {7}), ([1, 2], 6, {1, 2})],
-)
-def test_pictures_are_spread_over_the_run(
-    stamps: list[int], count: int, chosen: set[int]
-) -> None:
-    assert spread(stamps, count) == chosen
 
 
 def test_one_picture_shows_mask_boxes_class_time_and_grid() -> None:

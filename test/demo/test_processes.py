@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from mnv2_perception.demo.processes import DemoError, Process, read_event, ros_environment
+from mnv2_perception.demo.processes import Process, read_event, ros_environment
+from mnv2_perception.errors import DemoError
 from mnv2_perception.scenes.bag import draw_bag
 
 

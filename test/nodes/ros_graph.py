@@ -29,8 +29,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from mnv2_perception.nodes.perception import Perception
-from mnv2_perception.nodes.process import Executor
 from mnv2_perception.nodes.qos import RESULT_QOS
+from mnv2_perception.nodes.rclpy_private import Executor
 
 
 def header(number: int) -> Header:

@@ -44,8 +44,9 @@ from mnv2_perception.nodes.classification_node import ClassificationNode
 from mnv2_perception.nodes.costmap_node import CostmapNode
 from mnv2_perception.nodes.messages import label_info_to_msg, mask_to_msg, rgb_to_msg
 from mnv2_perception.nodes.overrides import check_params_files
-from mnv2_perception.nodes.process import Executor, turn
+from mnv2_perception.nodes.process import spin_until
 from mnv2_perception.nodes.qos import LATCHED_QOS
+from mnv2_perception.nodes.rclpy_private import Executor
 from mnv2_perception.nodes.worker import Turns
 from mnv2_perception.scenes.bag import draw_bag
 
@@ -678,7 +679,7 @@ def test_an_exception_in_a_callback_ends_no_process_of_nodes() -> None:
 
     node.create_timer(0.05, fail)
     thread = threading.Thread(
-        target=turn, args=(node, Executor(context=graph.context), stop), daemon=True
+        target=spin_until, args=(stop, node, Executor(context=graph.context)), daemon=True
     )
     thread.start()
     thread.join(10.0)

@@ -18,9 +18,8 @@ from ros_graph import eventually, Graph, Robot
 from vision_msgs.msg import LabelInfo
 
 from mnv2_perception.nodes import rclpy_private
-from mnv2_perception.nodes.process import Executor
 from mnv2_perception.nodes.qos import LATCHED_QOS
-from mnv2_perception.nodes.rclpy_private import TolerantLifecycleNode
+from mnv2_perception.nodes.rclpy_private import Executor, TolerantLifecycleNode
 
 pytestmark = pytest.mark.ros
 

@@ -33,10 +33,12 @@ from mnv2_perception.bags.results import CLASSIFICATION, DETECTIONS, IMAGE
 from mnv2_perception.bags.write import BagWriter, compressed_image_cdr
 from mnv2_perception.cli.main import main
 from mnv2_perception.report import report as making
+from mnv2_perception.report.figures import spread
 from mnv2_perception.report.page import digest
-from mnv2_perception.report.pictures import grid_picture, palette_png
+from mnv2_perception.report.pictures import grid_picture
 from mnv2_perception.scenes.bag import draw_bag
 from mnv2_perception.vision.costmap import Grid
+from mnv2_perception.vision.png import indexed_png
 
 HOSTILE = '<script>window.stolen = 1</script>'
 
@@ -368,7 +370,7 @@ def test_where_opencv_cannot_encode_it_is_said(
 
 def test_a_palette_png_is_read_by_others() -> None:
     ids = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    data = np.frombuffer(palette_png(ids, [(255, 0, 0), (0, 255, 0)]), np.uint8)
+    data = np.frombuffer(indexed_png(ids, [(255, 0, 0), (0, 255, 0)], True), np.uint8)
     shown = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     assert shown[0, 0].tolist() == [0, 0, 255, 255] and shown[0, 1].tolist() == [0, 255, 0, 255]
     assert (shown[1:, :, 3] == 0).all()
@@ -394,3 +396,13 @@ def test_a_grid_of_the_world_does_not_tell_where_the_robot_looks(tmp_path: Path)
     results = write_results(tmp_path / 'results', photos=True, grid_frame='odom')
     data = data_of(report(tmp_path / 'r.html', results))
     assert data['pictures'][0]['runs'][0]['grid']['ahead'] is False
+
+
+@pytest.mark.parametrize(
+    ('count', 'most', 'kept', 'chosen'),
+    [(11, 3, [], [0, 5, 10]), (1, 6, [], [0]), (2, 6, [], [0, 1]), (11, 4, [3], [0, 3, 5, 10])],
+)
+def test_pictures_are_spread_over_the_run(
+    count: int, most: int, kept: list[int], chosen: list[int]
+) -> None:
+    assert spread(count, most, kept) == chosen
