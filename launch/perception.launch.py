@@ -39,7 +39,7 @@ def generate_launch_description() -> LaunchDescription:
     arguments = [
         DeclareLaunchArgument(
             'nodes', default_value='',
-            description=f'Which of {", ".join(launching.NODES)}, with commas; empty: as in '
+            description=f'Which of {", ".join(launching.NODE_NAMES)}, with commas; empty: as in '
             'params_file.',
         ),
         DeclareLaunchArgument(

@@ -18,6 +18,8 @@ A message says what was wrong, what was got, what was expected and how to cure i
 other libraries are wrapped (``raise ... from exc``), so ``except PerceptionError`` catches all.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 import sys
 
@@ -72,6 +74,11 @@ def describe_error(exc: Exception) -> str:
     return f'{kind}{exc}'
 
 
+def nearest(name: str, known: Iterable[str], likeness: float) -> str:
+    """Return which known name a misspelt one stands for; empty if none is as like (0 to 1)."""
+    return next(iter(get_close_matches(name, list(known), 1, likeness)), '')
+
+
 def quoted(text: object, most: int = 100) -> str:
     """Return text of a stranger as a message may hold it: in quotes, one line, cut."""
     shown = text if isinstance(text, bytes) else str(text)
@@ -95,6 +102,21 @@ def stand_in(path: Path) -> str:
     if start.startswith((b'<!doctype html', b'<html')):
         return 'a web page, not the file itself; download that by its raw link'
     return ''
+
+
+def not_loaded(exc: ImportError, cure: str) -> str:
+    """Return what the loader said of a library that cannot be imported, and the cure.
+
+    Args:
+        exc: what importing it raised.
+        cure: of one that is not installed.
+    """
+    told = f'({exc})'
+    if isinstance(exc, ModuleNotFoundError):
+        return f'{told}: {cure}'
+    if 'failed to map segment' in str(exc) and 'permitted' not in str(exc):  # on noexec, that
+        return f'{told}: the memory does not suffice to load it; end other programs'
+    return f'{told}: it is installed and cannot be loaded; install it anew: {cure}'
 
 
 def with_home(path: str | Path) -> Path:

@@ -5,8 +5,9 @@ else exported, a YAML file of the same name beside it (``model.yaml`` for ``mode
 docs/foreign_models.md shows two.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 import json
 from pathlib import Path
 from typing import Any, get_args, get_type_hints, Literal
@@ -114,100 +115,100 @@ class ModelSpec:
     description: str = ''
 
     def __post_init__(self) -> None:
+        wrong = next(chain(
+            self._wrong_values(), self._wrong_fit(), self._wrong_classes(), self._wrong_scaling()
+        ), None)
+        if wrong is not None:
+            raise ModelError(f'model spec {self.name!r}: {wrong}')
+
+    def _wrong_values(self) -> Iterator[str]:
+        """Yield what is wrong with words of a choice, and with the size."""
         hints = get_type_hints(type(self))
         for name in ('task', 'channel_order', 'input', 'output', 'output_layout', 'fit'):
             allowed = get_args(hints[name])
             if getattr(self, name) not in allowed:
-                raise ModelError(
-                    f'model spec {self.name!r}: {name} is {getattr(self, name)!r}, '
-                    f'expected one of {", ".join(allowed)}'
+                yield (
+                    f'{name} is {getattr(self, name)!r}, expected one of {", ".join(allowed)}'
                 )
         if self.height <= 0 or self.width <= 0:
-            raise ModelError(
-                f'model spec {self.name!r}: height and width must be positive, '
-                f'got {self.height} and {self.width}'
-            )
+            yield f'height and width must be positive, got {self.height} and {self.width}'
         if self.height * self.width > MAX_PIXELS:
-            raise ModelError(
-                f'model spec {self.name!r}: height {self.height} and width {self.width} are '
+            yield (
+                f'height {self.height} and width {self.width} are '
                 f'{self.height * self.width / 1e6:.0f} megapixels, expected at most '
                 f'{MAX_PIXELS / 1e6:g}; correct the spec'
             )
+
+    def _wrong_fit(self) -> Iterator[str]:
+        """Yield what does not go with the task, and how an image is fitted."""
         if not self.classes:
-            raise ModelError(f'model spec {self.name!r}: got 0 classes, expected at least one')
+            yield 'got 0 classes, expected at least one'
         if self.task == 'segmentation' and len(self.classes) > UNLABELLED:
-            raise ModelError(
-                f'model spec {self.name!r}: got {len(self.classes)} classes, expected 1 to '
-                f'{UNLABELLED} (a mask has bytes and {UNLABELLED} means "no class")'
+            yield (
+                f'got {len(self.classes)} classes, expected 1 to {UNLABELLED} (a mask has bytes '
+                f'and {UNLABELLED} means "no class")'
             )
         if self.task == 'classification' and self.output in ('ids', 'ids_confidence'):
-            raise ModelError(
-                f'model spec {self.name!r}: output is {self.output!r}, but a classification needs '
-                f'scores: logits, probabilities or sigmoid'
+            yield (
+                f'output is {self.output!r}, but a classification needs scores: logits, '
+                f'probabilities or sigmoid'
             )
         if self.task != 'classification' and self.fit == 'crop':
-            raise ModelError(
-                f"model spec {self.name!r}: fit is 'crop', but {self.task} looks at the whole "
-                f"image; expected 'stretch' or 'letterbox'"
+            yield (
+                f"fit is 'crop', but {self.task} looks at the whole image; expected 'stretch' or "
+                f"'letterbox'"
             )
         if not 0.0 < self.crop_ratio <= 1.0 or (self.crop_ratio < 1.0 and self.fit != 'crop'):
-            raise ModelError(
-                f'model spec {self.name!r}: crop_ratio is {self.crop_ratio:g} and fit is '
-                f'{self.fit!r}, expected a ratio above 0 and at most 1, and fit: crop if it is '
-                f'below 1'
+            yield (
+                f'crop_ratio is {self.crop_ratio:g} and fit is {self.fit!r}, expected a share '
+                f'above 0, at most 1, and fit: crop if it is below'
             )
         if len(self.pad) != 3 or not all(0 <= value <= 255 for value in self.pad):
-            raise ModelError(
-                f'model spec {self.name!r}: pad is {self.pad}, expected one number or '
-                f'(R, G, B), 0 to 255'
-            )
+            yield f'pad is {self.pad}, expected one number or (R, G, B), 0 to 255'
         if self.pad != PAD and self.fit != 'letterbox':
-            raise ModelError(
-                f'model spec {self.name!r}: pad is {self.pad}, but fit is {self.fit!r}; expected '
-                f'fit: letterbox, or no pad'
+            yield (
+                f'pad is {self.pad}, but fit is {self.fit!r}; expected fit: letterbox, or no pad'
             )
-        if not isinstance(self.background, bool):
-            raise ModelError(
-                f'model spec {self.name!r}: background is {self.background!r}, expected true or '
-                f'false'
-            )
+
+    def _wrong_classes(self) -> Iterator[str]:
+        """Yield what is wrong with the classes, and with what the network says of them."""
+        background: object = self.background  # a YAML may hold anything
+        if not isinstance(background, bool):
+            yield f'background is {background!r}, expected true or false'
         if len(self.colours) != len(self.classes):
-            raise ModelError(
-                f'model spec {self.name!r}: got {len(self.colours)} colours for '
-                f'{len(self.classes)} classes; give one (R, G, B) for each class'
+            yield (
+                f'got {len(self.colours)} colours for {len(self.classes)} classes; give one '
+                f'(R, G, B) for each class'
             )
         for colour in self.colours:
             if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
-                raise ModelError(
-                    f'model spec {self.name!r}: colour {colour} is not (R, G, B) with values from '
-                    f'0 to 255'
-                )
+                yield f'colour {colour} is no (R, G, B) of 0 to 255'
         if (self.output == 'boxes') != (self.task == 'detection'):
-            raise ModelError(
-                f'model spec {self.name!r}: output {self.output} does not fit task {self.task}; '
-                f'expected output boxes for detection, and for no other task'
+            yield (
+                f'output {self.output} does not go with task {self.task}; detection, and only '
+                f'that, gives boxes'
             )
         if self.output == 'boxes' and self.background:
-            raise ModelError(
-                f'model spec {self.name!r}: background is true, but boxes have no background '
-                f'class; expected false'
-            )
+            yield 'background is true, but boxes have classes only; expected false'
         if self.output == 'sigmoid' and len(self.classes) + self.background != 2:
-            raise ModelError(
-                f'model spec {self.name!r}: got {len(self.classes)} classes for sigmoid, expected '
-                f'two: the class below probability 0.5, then the class above it (with background: '
-                f'true only the latter)'
+            yield (
+                f'got {len(self.classes)} classes for sigmoid, expected two: the name of what '
+                f'lies below probability 0.5, then that of what lies above (the latter alone '
+                f'with background: true)'
             )
         if self.task != 'classification' and len(set(self.classes)) < len(self.classes):
             twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
-            raise ModelError(
-                f'model spec {self.name!r}: classes has {", ".join(twice)} twice; give each class '
-                f'its own name, because parameters refer to classes by name'
+            yield (
+                f'classes has {", ".join(twice)} twice; parameters name classes, so give each a '
+                f'name of its own'
             )
+
+    def _wrong_scaling(self) -> Iterator[str]:
+        """Yield what is wrong with mean and std; their unit shows in their size."""
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ModelError(
-                f'model spec {self.name!r}: mean and std take three numbers each, std positive; '
-                f'got mean {self.mean} and std {self.std}'
+            yield (
+                f'mean and std take three numbers each, std positive; got mean {self.mean} and '
+                f'std {self.std}'
             )
         small_mean = 0.0 < max(self.mean) <= 1.0  # in pixel units no picture is so dark
         if small_mean or max(self.std) < 1.0:  # one in pixel units would blow noise up
@@ -218,9 +219,9 @@ class ModelSpec:
             what = 'for pixels from 0 to 1'
             if not small_mean and max(self.std) < 0.05:
                 std, what = [round(1 / each, 3) for each in self.std], 'as a factor'
-            raise ModelError(
-                f'model spec {self.name!r}: {small} given {what}: mean {self.mean}, std '
-                f'{self.std}; expected for pixels from 0 to 255: mean {mean}, std {std}'
+            yield (
+                f'{small} given {what}: mean {self.mean}, std {self.std}; expected for pixels '
+                f'from 0 to 255: mean {mean}, std {std}'
             )
 
     @property

@@ -198,7 +198,11 @@ def _read_metadata(file: Path) -> Metadata:
 
 
 def _without_aliases(text: str) -> str:
-    """Return YAML in which nothing stands for something else: that could grow to gigabytes."""
+    """Return YAML unless it has aliases, which could make it grow to gigabytes.
+
+    Raises:
+        ValueError: it has one.
+    """
     if '*' in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
         raise ValueError('it has an alias (*name)')
     return text

@@ -23,7 +23,7 @@ BASE, GRID = 'base_link', 'odom'  # what costmap_node takes unless it is told
 
 @dataclass
 class _Seen:
-    """What went by of one topic."""
+    """What was seen of one topic's messages."""
 
     times_ns: list[int] = field(default_factory=list)
     stamps_ns: list[int] = field(default_factory=list)

@@ -7,7 +7,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from mnv2_perception.cli.options import add_command, add_force, add_model_options, check_output
-from mnv2_perception.errors import DataError, ModelError, SetupError
+from mnv2_perception.errors import DataError, ModelError, not_loaded, SetupError
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
@@ -116,8 +116,8 @@ def find_encoder(model: str, encoder: str | None, folder: Path) -> Path:
         from mnv2_perception.nets.export import export_weights
     except ImportError as exc:
         raise SetupError(
-            f'{model}: reading weights needs torch and onnx ({exc}): run `make setup-train`, or '
-            f'give a model (.onnx)'
+            f'{model}: weights are read by torch and onnx '
+            f'{not_loaded(exc, "run `make setup-train`, or give a model (.onnx)")}'
         ) from exc
     exported = folder / f'{path.stem}.onnx'
     export_weights(path, encoder or '', licence, exported)

@@ -12,7 +12,7 @@ import tempfile
 from typing import get_args, get_type_hints, TYPE_CHECKING
 
 from mnv2_perception.cli.options import add_command, add_force, check_output, Number, PAIRS_HELP
-from mnv2_perception.errors import command_name, SetupError
+from mnv2_perception.errors import command_name, not_loaded, SetupError
 
 if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
@@ -200,7 +200,8 @@ def train_command(arguments: argparse.Namespace) -> None:
         task = importlib.import_module(f'mnv2_perception.training.{arguments.task}')
     except ImportError as exc:
         raise SetupError(
-            f'training needs torch, tqdm and matplotlib ({exc}): run `make setup-train`'
+            'training needs torch, tqdm and matplotlib '
+            + not_loaded(exc, 'run `make setup-train`')
         ) from exc
     from mnv2_perception.model_spec import ModelSpec
 
@@ -304,7 +305,9 @@ def export_command(arguments: argparse.Namespace) -> None:
     try:
         from mnv2_perception.nets.export import export_model
     except ImportError as exc:
-        raise SetupError(f'export needs torch and onnx ({exc}): run `make setup-train`') from exc
+        raise SetupError(
+            'export needs torch and onnx ' + not_loaded(exc, 'run `make setup-train`')
+        ) from exc
 
     from mnv2_perception.engines.verified import int8_beside
 

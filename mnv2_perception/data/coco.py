@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,69 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
     Raises:
         DataError: the file cannot be read, contradicts itself, or an image is missing.
     """
+    file = _load(path)
+    classes, class_id = file.classes, file.class_id
+    if not file.images or not classes:
+        raise DataError(f'{path}: has {len(file.images)} images and {len(classes)} categories')
+    if twice := [name for name, count in Counter(classes).items() if count > 1]:
+        raise DataError(
+            f'{path}: calls several categories {twice[0]}; figures name classes, so give each a '
+            f'name of its own'
+        )
+    samples, outside = [], []
+    for image_id, name in file.images.items():
+        rows = []
+        for bbox, category, crowd in file.annotations[image_id]:
+            if len(bbox) != 4 or not np.isfinite(bbox).all() or category not in class_id:
+                raise DataError(
+                    f'{path}: {name} has a box {bbox} of category {category}; expected x, y, '
+                    f'width, height and one of the categories {sorted(class_id)}'
+                )
+            x, y, width, height = bbox
+            if width > 0 and height > 0:
+                rows.append((x, y, x + width, y + height, class_id[category], crowd))
+        table = np.array(rows, np.float64).reshape(-1, 6)
+        boxes, ids = table[:, :4].astype(np.float32), table[:, 4].astype(np.int64)
+        crowds = table[:, 5] > 0
+        image = find_image(path, name)
+        if image_id in file.sizes:
+            _check_size(path, image, file.sizes[image_id])
+            if (table[:, 2:4] > ROUNDED * np.array(file.sizes[image_id])[::-1]).any():
+                outside.append(name)
+        samples.append(BoxSample(image, boxes[~crowds], ids[~crowds], boxes[crowds], ids[crowds]))
+    reach = [sample.boxes.max() for sample in samples if len(sample.boxes)]
+    if reach and max(reach) <= 1.0:
+        raise DataError(
+            f"{path}: all its boxes lie within an image's first pixel; COCO's are in pixels, so "
+            f'multiply them by width and height'
+        )
+    if outside:
+        logger.warning(
+            "%s: boxes of %d of %d images end outside of them, such as of %s; COCO's are x, y, "
+            'width, height, not two corners', path, len(outside), len(samples), outside[0],
+        )
+    return classes, samples
+
+
+class _File(NamedTuple):
+    """What a COCO JSON file says.
+
+    Attributes:
+        classes: names of the categories, in the order of their ids.
+        class_id: index of each category's name, by its id.
+        images: file names by the images' ids.
+        sizes: height and width by the images' ids, where they are told.
+        annotations: bbox, category id and iscrowd of each object, by its image's id.
+    """
+
+    classes: tuple[str, ...]
+    class_id: dict[Any, int]
+    images: dict[Any, str]
+    sizes: dict[Any, tuple[int, int]]
+    annotations: dict[Any, list[tuple[list[float], Any, bool]]]
+
+
+def _load(path: Path) -> _File:
     if path.is_dir():
         raise DataError(
             f"{path}: is a folder, expected COCO's JSON in a file; `mnv2 boxes` makes it from "
@@ -74,6 +137,8 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
                 bool(annotation.get('iscrowd', 0)),
             ))
         classes = tuple(str(category['name']) for category in categories)
+        class_id = {category['id']: index for index, category in enumerate(categories)}
+        return _File(classes, class_id, images, sizes, annotations)
     except OSError as exc:
         raise DataError(f'{path}: cannot be read: {exc.strerror}') from exc
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
@@ -81,48 +146,6 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
             f'is not a COCO JSON of boxes ({type(exc).__name__}: {exc}); expected images, '
             f'categories and annotations with image_id, category_id and bbox'
         ))) from exc
-    if not images or not classes:
-        raise DataError(f'{path}: has {len(images)} images and {len(classes)} categories')
-    if twice := [name for name, count in Counter(classes).items() if count > 1]:
-        raise DataError(
-            f'{path}: calls several categories {twice[0]}; give each category its own name, '
-            f'because results are listed by name'
-        )
-    id_from_category = {category['id']: index for index, category in enumerate(categories)}
-    samples, outside = [], []
-    for image_id, name in images.items():
-        rows = []
-        for bbox, category, crowd in annotations[image_id]:
-            if len(bbox) != 4 or not np.isfinite(bbox).all() or category not in id_from_category:
-                raise DataError(
-                    f'{path}: {name} has a box {bbox} of category {category}; expected x, y, '
-                    f'width, height and one of the categories {sorted(id_from_category)}'
-                )
-            x, y, width, height = bbox
-            if width > 0 and height > 0:
-                rows.append((x, y, x + width, y + height, id_from_category[category], crowd))
-        table = np.array(rows, np.float64).reshape(-1, 6)
-        boxes, ids = table[:, :4].astype(np.float32), table[:, 4].astype(np.int64)
-        crowds = table[:, 5] > 0
-        image = find_image(path, name)
-        if image_id in sizes:
-            _check_size(path, image, sizes[image_id])
-            if (table[:, 2:4] > ROUNDED * np.array(sizes[image_id])[::-1]).any():
-                outside.append(name)
-        samples.append(BoxSample(image, boxes[~crowds], ids[~crowds], boxes[crowds], ids[crowds]))
-    reach = [sample.boxes.max() for sample in samples if len(sample.boxes)]
-    if reach and max(reach) <= 1.0:
-        raise DataError(
-            f"{path}: all its boxes lie within the first pixel of an image; COCO's boxes are in "
-            f'pixels, so multiply them by width and height'
-        )
-    if outside:
-        logger.warning(
-            "%s: boxes of %d of %d images end outside of their image, for example in %s; COCO's "
-            'boxes are x, y, width, height, not two '
-            'corners', path, len(outside), len(samples), outside[0],
-        )
-    return classes, samples
 
 
 def _check_size(path: Path, image: Path, expected: tuple[int, int]) -> None:

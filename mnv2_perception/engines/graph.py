@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mnv2_perception.engines.weights import lacks_weights
-from mnv2_perception.errors import EngineError, ModelError, stand_in
+from mnv2_perception.errors import EngineError, ModelError, not_loaded, stand_in
 
 WEIGHTED = {'Conv', 'ConvTranspose', 'Gemm', 'MatMul'}
 QDQ = {'QuantizeLinear', 'DequantizeLinear'}
@@ -36,8 +36,9 @@ def read_onnx(model: Path) -> Any:
     try:
         import onnx
     except ImportError as exc:
-        raise EngineError(f'{model}: onnx is needed to read and change it; pip install '
-                          f'onnx') from exc
+        raise EngineError(
+            f'{model}: is read and changed with onnx {not_loaded(exc, "pip install onnx")}'
+        ) from exc
     if not model.is_file():
         raise ModelError(f'{model}: no such model file')
     try:

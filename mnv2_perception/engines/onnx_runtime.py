@@ -13,7 +13,7 @@ from mnv2_perception.engines.base import (
     Tensors,
     TensorSpec,
 )
-from mnv2_perception.errors import EngineError
+from mnv2_perception.errors import EngineError, not_loaded
 
 DTYPES = {
     'tensor(float)': 'float32',
@@ -50,7 +50,7 @@ class OnnxRuntimeEngine(Engine):
             import onnxruntime
         except ImportError as exc:
             raise EngineError(
-                f'{model}: ONNX Runtime is not installed; pip install onnxruntime'
+                f'{model}: needs ONNX Runtime {not_loaded(exc, "pip install onnxruntime")}'
             ) from exc
         if not model.is_file():
             raise EngineError(f'{model}: no such model file')

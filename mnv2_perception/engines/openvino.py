@@ -16,7 +16,7 @@ from mnv2_perception.engines import openvino_passes
 from mnv2_perception.engines.base import check_precision, Engine, Opening, Tensors, TensorSpec
 from mnv2_perception.engines.plans import cache_folder, sha256, write_whole
 from mnv2_perception.engines.verified import int8_beside, read_verified, verified_int8
-from mnv2_perception.errors import EngineError
+from mnv2_perception.errors import EngineError, not_loaded
 
 HINTS = {'fp32': 'f32', 'bf16': 'bf16'}
 # Flags of CPUs that multiply int8 by themselves. Others are slow at it, and sums may overflow.
@@ -56,7 +56,7 @@ class OpenVINOEngine(Engine):
             import openvino
         except ImportError as exc:
             raise EngineError(
-                f'{model}: OpenVINO is not installed; pip install openvino'
+                f'{model}: needs OpenVINO {not_loaded(exc, "pip install openvino")}'
             ) from exc
         if not model.is_file():
             raise EngineError(f'{model}: no such model file')

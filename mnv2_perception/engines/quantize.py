@@ -23,7 +23,7 @@ from mnv2_perception.engines.graph import (
     WEIGHTED,
 )
 from mnv2_perception.engines.verified import METADATA_KEY
-from mnv2_perception.errors import EngineError, ModelError
+from mnv2_perception.errors import EngineError, ModelError, not_loaded
 from mnv2_perception.model_spec import ModelSpec
 
 TYPES = sorted(WEIGHTED - {'ConvTranspose'})
@@ -85,7 +85,8 @@ def quantize_model(
         import onnxruntime.quantization  # noqa: F401  needs onnx and sympy
     except ImportError as exc:
         raise EngineError(
-            f'{model}: quantising needs {exc.name}; pip install onnx onnxruntime'
+            f'{model}: quantising needs onnx and ONNX Runtime '
+            f'{not_loaded(exc, "pip install onnx onnxruntime")}'
         ) from exc
     proto = read_onnx(model)
     pairs = {pair.key: pair.value for pair in proto.metadata_props}

@@ -268,7 +268,7 @@ def open_plan(
     Args:
         model: path of the .onnx or .plan file.
         engine: `tensorrt` or `tensorrt_rtx`.
-        module: of it.
+        module: the engine's, see `load`.
         build: build a plan if none serves.
 
     Raises:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mnv2_perception.engines.base import check_precision, Engine, Opening, Tensors, TensorSpec
 from mnv2_perception.engines.pt2 import checked_program
-from mnv2_perception.errors import EngineError
+from mnv2_perception.errors import EngineError, not_loaded
 
 WARM_UP = 3  # runs before the capture, https://docs.pytorch.org/docs/stable/notes/cuda.html
 
@@ -47,7 +47,9 @@ class TorchEngine(Engine):
         try:
             import torch
         except ImportError as exc:
-            raise EngineError(f'{model}: torch is not installed; pip install torch') from exc
+            raise EngineError(
+                f'{model}: needs torch {not_loaded(exc, "pip install torch")}'
+            ) from exc
         self.on_gpu = torch.cuda.is_available()
         known = ('fp32', 'fp16') if self.on_gpu else ('fp32',)
         self.precision = check_precision(self.name, how.precision, known)

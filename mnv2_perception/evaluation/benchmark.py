@@ -60,12 +60,49 @@ class TimedEngine(Engine):
 
 
 @dataclass
-class Times:
-    """What one way to run the model took in each turn."""
+class Way:
+    """One way to run a model, and what it took in each turn.
 
+    Attributes:
+        model: its file.
+        call: runs it once.
+        pipeline: from the image to the result; None for a bare call.
+        memory_mb: what opening it and warming it up added to the process.
+        total_ms: of each turn.
+        cpu_ms: of each turn, summed over all threads.
+        stages_ms: of each turn and of each of STAGES; empty for a bare call.
+    """
+
+    model: Path
+    call: Callable[[], Any]
+    pipeline: Any = None
+    memory_mb: float = 0.0
     total_ms: list[float] = field(default_factory=list)
     cpu_ms: list[float] = field(default_factory=list)
     stages_ms: list[tuple[float, ...]] = field(default_factory=list)
+
+    def warm_up(self) -> None:
+        """Run it a few times that do not count."""
+        for _ in range(WARM_UP):
+            self.call()
+
+    @property
+    def median_ms(self) -> float:
+        """Median time of a turn."""
+        return float(np.median(self.total_ms))
+
+    def figures(self) -> dict[str, float]:
+        """Return its times, see `benchmark`."""
+        found = {
+            'ms': self.median_ms,
+            'ms_p95': float(np.quantile(self.total_ms, 0.95)),
+            'cpu_ms': float(np.median(self.cpu_ms)),
+            'images_per_s': 1000.0 / self.median_ms,
+        }
+        if self.stages_ms:
+            medians = np.median(self.stages_ms, axis=0).tolist()
+            found |= {f'{name}_ms': ms for name, ms in zip(STAGES, medians, strict=True)}
+        return found
 
 
 def benchmark(
@@ -104,72 +141,33 @@ def benchmark(
     for model in models:
         check_file(model, 'fake' if 'fake' in engines else 'auto')
     not_run: dict[str, str] = {}
-    opened: dict[str, Any] = {}
-    ways: dict[str, Callable[[], Any]] = {}
-    model_of: dict[str, Path] = {}
-    memory_mb: dict[str, float] = {}
-    tried = product(models, engines or [name for name in ENGINES if name != 'fake'], precisions)
     with ExitStack() as stack:
-        for model, name, precision in tried:
-            before_mb = resident_mb()
+        ways = open_ways(models, image, engines, precisions, threads, stack, not_run)
+        bare: dict[Path, Way] = {}
+        for model in dict.fromkeys(way.model for way in ways):
             try:
-                engine = TimedEngine(open_engine(model, name, threads, precision=precision))
-            except EngineError as exc:
-                if engines or precision == precisions[0]:
-                    wanted = '' if precision == 'auto' else f' {precision}'
-                    label = f'{model.name} {name}{wanted}'
-                    not_run[label] = str(exc).removeprefix(f'{model}: ')
-                continue
-            stack.callback(engine.close)
-            key = f'{model} {name} {engine.precision}'
-            spec = ModelSpec.from_metadata(engine.metadata, model)
-            opened[key], model_of[key] = PIPELINES[spec.task](engine, spec), model
-            ways[key] = partial(opened[key], image)
-            for _ in range(WARM_UP):
-                ways[key]()
-            memory_mb[key] = resident_mb() - before_mb
-        if not ways:
-            raise EngineError(
-                f'no engine opens {", ".join(map(str, models))}: '
-                + '; '.join(f'{label}: {reason}' for label, reason in not_run.items())
-            )
-        bare_of: dict[Path, str] = {}
-        for model in dict.fromkeys(model_of.values()):
-            try:
-                bare = open_bare(model, threads, stack)
-                for _ in range(WARM_UP):
-                    bare()
+                way = Way(model, open_bare(model, threads, stack))
+                way.warm_up()
+                bare[model] = way
             except (EngineError, ModelError) as exc:
                 not_run[f'{model.name} bare call'] = str(exc).removeprefix(f'{model}: ')
-                continue
-            bare_of[model] = f'{model} bare'
-            ways[bare_of[model]] = bare
-        times = take_turns(ways, opened, runs)
-    found = {key: _summary(each) for key, each in times.items()}
-    name_of = {model_of[key]: opened[key].spec.name for key in opened}
-    names = list(name_of.values())
-    # Two files of one name, such as a model before and after training, are told apart.
-    name_of = {
-        model: name if names.count(name) == 1 else f'{name}: {model}'
-        for model, name in name_of.items()
-    }
+        take_turns([*ways, *bare.values()], runs)
+    name_of = unique_names(ways)
     return {
         'image': list(image.shape[:2]),
-        'bare': [
-            {'model': name_of[model], **found[key]} for model, key in bare_of.items()
-        ],
+        'bare': [{'model': name_of[model], **way.figures()} for model, way in bare.items()],
         'engines': [
             {
-                'model': name_of[model],
-                'engine': opened[key].engine.name,
-                'precision': opened[key].engine.precision,
-                **found[key],
+                'model': name_of[way.model],
+                'engine': way.pipeline.engine.name,
+                'precision': way.pipeline.engine.precision,
+                **way.figures(),
                 'to_bare': (
-                    found[key]['ms'] / found[bare_of[model]]['ms'] if model in bare_of else None
+                    way.median_ms / bare[way.model].median_ms if way.model in bare else None
                 ),
-                'memory_mb': memory_mb[key],
+                'memory_mb': way.memory_mb,
             }
-            for key, model in model_of.items()
+            for way in ways
         ],
         'not_run': not_run,
         'runs': runs,
@@ -179,23 +177,71 @@ def benchmark(
     }
 
 
-def take_turns(
-    ways: Mapping[str, Callable[[], Any]], opened: Mapping[str, Any], runs: int
-) -> dict[str, Times]:
+def open_ways(
+    models: Sequence[Path], image: NDArray[np.uint8], engines: Sequence[str],
+    precisions: Sequence[str], threads: int, stack: ExitStack, not_run: dict[str, str],
+) -> list[Way]:
+    """Open each model in each engine and precision, each way once, and warm it up.
+
+    Args, besides those of `benchmark`:
+        stack: closes them.
+        not_run: takes what does not open, and why.
+
+    Raises:
+        EngineError: none opens.
+        ModelError: nothing says what a model takes and gives.
+    """
+    ways: dict[tuple[Path, str, str], Way] = {}
+    names = engines or [name for name in ENGINES if name != 'fake']
+    for model, name, precision in product(models, names, precisions):
+        before_mb = resident_mb()
+        try:
+            engine = TimedEngine(open_engine(model, name, threads, precision=precision))
+        except EngineError as exc:
+            if engines or precision == precisions[0]:
+                wanted = '' if precision == 'auto' else f' {precision}'
+                not_run[f'{model.name} {name}{wanted}'] = str(exc).removeprefix(f'{model}: ')
+            continue
+        stack.callback(engine.close)
+        spec = ModelSpec.from_metadata(engine.metadata, model)
+        pipeline = PIPELINES[spec.task](engine, spec)
+        way = ways[model, name, engine.precision] = Way(model, partial(pipeline, image), pipeline)
+        way.warm_up()
+        way.memory_mb = resident_mb() - before_mb
+    if not ways:
+        raise EngineError(
+            f'no engine opens {", ".join(map(str, models))}: '
+            + '; '.join(f'{label}: {reason}' for label, reason in not_run.items())
+        )
+    return list(ways.values())
+
+
+def unique_names(ways: Sequence[Way]) -> dict[Path, str]:
+    """Return the name of each model; with its path where two files have one name.
+
+    Such as a model before and after training.
+    """
+    name_of = {way.model: way.pipeline.spec.name for way in ways}
+    names = list(name_of.values())
+    return {
+        model: name if names.count(name) == 1 else f'{name}: {model}'
+        for model, name in name_of.items()
+    }
+
+
+def take_turns(ways: Sequence[Way], runs: int) -> None:
     """Time each way once, then each again, so that what disturbs disturbs them alike."""
-    times = {key: Times() for key in ways}
     for _ in range(runs):
-        for key, way in ways.items():
+        for way in ways:
             cpu_s, start_s = time.process_time(), time.perf_counter()
-            way()
+            way.call()
             end_s = time.perf_counter()
-            times[key].cpu_ms.append((time.process_time() - cpu_s) * 1000.0)
-            times[key].total_ms.append((end_s - start_s) * 1000.0)
-            if key in opened:
-                engine = opened[key].engine
+            way.cpu_ms.append((time.process_time() - cpu_s) * 1000.0)
+            way.total_ms.append((end_s - start_s) * 1000.0)
+            if way.pipeline is not None:
+                engine = way.pipeline.engine
                 marks = (start_s, engine.began_s, engine.ended_s, end_s)
-                times[key].stages_ms.append(tuple(np.diff(marks) * 1000.0))
-    return times
+                way.stages_ms.append(tuple(np.diff(marks) * 1000.0))
 
 
 def open_bare(model: Path, threads: int, stack: ExitStack) -> Callable[[], Any]:
@@ -218,20 +264,6 @@ def open_bare(model: Path, threads: int, stack: ExitStack) -> Callable[[], Any]:
             raise ModelError(f'{model}: its network takes {spec}; export it with a fixed size')
         tensors[spec.name] = rng.standard_normal(sides).astype(spec.dtype)
     return lambda: engine.infer(tensors)
-
-
-def _summary(times: Times) -> dict[str, float]:
-    median_ms = float(np.median(times.total_ms))
-    found = {
-        'ms': median_ms,
-        'ms_p95': float(np.quantile(times.total_ms, 0.95)),
-        'cpu_ms': float(np.median(times.cpu_ms)),
-        'images_per_s': 1000.0 / median_ms,
-    }
-    if times.stages_ms:
-        medians = np.median(times.stages_ms, axis=0).tolist()
-        found |= {f'{name}_ms': ms for name, ms in zip(STAGES, medians, strict=True)}
-    return found
 
 
 def resident_mb() -> float:

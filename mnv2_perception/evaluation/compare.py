@@ -51,7 +51,7 @@ class Check:
     """One thing that was judged.
 
     Attributes:
-        name: of it.
+        name: of what was judged.
         passed: whether it is good enough.
         told: in words, with figures.
         worst: frames, the worst first.

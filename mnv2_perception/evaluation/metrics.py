@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_perception.data.coco import BoxSample
-from mnv2_perception.errors import DataError, SetupError
+from mnv2_perception.errors import DataError, not_loaded, SetupError
 
 Ids = NDArray[np.integer[Any]]
 
@@ -190,8 +190,8 @@ def check_pycocotools() -> None:
         import pycocotools.cocoeval  # noqa: F401
     except ImportError as exc:
         raise SetupError(
-            f'average precision needs pycocotools ({exc}): pip install pycocotools, or run '
-            f'`make setup-train`'
+            'average precision needs pycocotools '
+            + not_loaded(exc, 'pip install pycocotools, or run `make setup-train`')
         ) from exc
 
 

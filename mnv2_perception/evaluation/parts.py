@@ -13,7 +13,7 @@ from mnv2_perception.tasks.detector import Detector
 from mnv2_perception.tasks.segmenter import Segmenter
 
 WORST = 8  # images that are named, and drawn if asked for
-NOTHING, MISSED = 'nothing', 'missed'  # the object of a box that is on none; the box of none
+NOTHING, MISSED = 'nothing', 'missed'  # true class of a box on no object; prediction of no box
 Result = TypeVar('Result')
 Part = TypeVar('Part')
 

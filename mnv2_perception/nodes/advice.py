@@ -1,6 +1,7 @@
 """What to do about a topic from which nothing comes."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from rclpy.node import Node
@@ -26,15 +27,36 @@ def wrong_type(node: Node, topic: str, msg_type: Any) -> str:
     return f'{topic} carries {quoted(", ".join(sorted(found)))}, expected {expected}; remap it'
 
 
+def image_topic_behind(node: Node, topic: str, model_nodes: Iterable[Any]) -> str:
+    """Return from which topic the images come that results are of; empty where nobody knows.
+
+    Args:
+        node: that asks.
+        topic: of the results.
+        model_nodes: camera nodes of this process, which share their subscriptions.
+    """
+    known = {(each.get_name(), each.get_namespace()): each.image_topic for each in model_nodes}
+    for info in node.get_publishers_info_by_topic(topic):
+        place = info.node_name, info.node_namespace
+        if place in known:
+            return str(known[place])
+        with suppress(Exception):  # it has ended meanwhile
+            heard = node.get_subscriber_names_and_types_by_node(*place)
+            images = [name for name, types in heard if {RAW, COMPRESSED} & set(types)]
+            if len(images) == 1:
+                return str(images[0])
+    return ''
+
+
 def incompatible_qos(
     node: Node, publishers: Iterable[Publisher], subscriptions: Iterable[Subscription]
 ) -> Iterator[str]:
-    """Say of each topic whose other side has a QoS that brings nothing why that is so.
+    """Yield a warning for each topic whose other side has an incompatible QoS.
 
     Args:
-        node: whose they are, and exist.
+        node: whose publishers and subscriptions these are.
         publishers: of its results.
-        subscriptions: of it; only those that ask for what is kept can be refused.
+        subscriptions: the node's; only latched ones can be refused.
     """
     pairs: list[tuple[str, Any, Any, Any, str]] = []
     for each in publishers:

@@ -9,9 +9,9 @@ from rclpy.node import Node
 
 from mnv2_perception.bags.viewing import add_viewer_option
 from mnv2_perception.errors import BagError, ParameterError
+from mnv2_perception.nodes.bag_parameters import BagPlayerParameters
 from mnv2_perception.nodes.declare import declare, describe_range, read
 from mnv2_perception.nodes.overrides import check_overrides, check_params_files
-from mnv2_perception.nodes.parameters import BagPlayerParameters
 
 P = TypeVar('P')
 

@@ -15,6 +15,7 @@ from mnv2_perception.bags.read import TopicQos
 from mnv2_perception.bags.write import BagWriter
 from mnv2_perception.errors import BagError, PerceptionError
 from mnv2_perception.nodes.bag_arguments import declared, recorder_arguments
+from mnv2_perception.nodes.bag_parameters import BagRecorderParameters
 from mnv2_perception.nodes.bag_topics import (
     begins_with_header,
     message_class,
@@ -22,7 +23,6 @@ from mnv2_perception.nodes.bag_topics import (
     offered_qos,
     subscription_qos,
 )
-from mnv2_perception.nodes.parameters import BagRecorderParameters
 from mnv2_perception.nodes.process import ros, tell
 from mnv2_perception.nodes.rclpy_private import ToughNode
 

@@ -36,8 +36,8 @@ class Calibration:
 class Calibrations:
     """What has come on one camera_info topic; any thread may use it.
 
-    An image's own is that of its stamp. Where it has none, the last usable one counts: one that
-    is unusable displaces none. It is false until one has come.
+    An image's own is the one with its stamp. Where it has none, the last usable one counts: an
+    unusable one does not take its place. The object is false until one has come.
 
     Args:
         name: of the topic.
@@ -60,6 +60,11 @@ class Calibrations:
         self._had_own: dict[int, bool] = {}  # by stamp, of the latest images
         self.refusal = self._odd = ''
         self.usable = False
+
+    @property
+    def last_info(self) -> CameraInfo | None:
+        """What counts for images without their own; None where that is unusable."""
+        return self._last.info if self._last else None
 
     def __bool__(self) -> bool:
         return self._last is not None
@@ -122,5 +127,5 @@ class Calibrations:
             return expected and self._kept.find(stamp_ns, 0.0, arrived_s) is None
 
     def forget(self, after_ns: int) -> None:
-        """Forget which was of which image of a later time; the last one counts on."""
+        """Forget calibrations with later stamps; the last usable one still counts."""
         self._kept.forget(after_ns)

@@ -59,11 +59,11 @@ def warm_up(engine: Engine, spec: ModelSpec) -> None:
 
 
 class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
-    """A node that runs one model on a camera's images and tells the names of its classes.
+    """A node that runs one model on a camera's images and publishes the names of its classes.
 
-    A subclass has its model in `acquire` with `acquire_model`, and implements `open_model`, and
-    `publish_result` instead of `work`. `Parameters` derives from CameraParameters; `threshold`
-    names the one that label_info tells, and sending it again follows each change.
+    A subclass calls `acquire_model` in its `acquire`, and implements `open_model`, and
+    `publish_result` instead of `work`. Its `Parameters` derive from CameraParameters; `threshold`
+    is the name of the one that label_info holds, which is sent again when a parameter changes.
 
     The parameter `model` may be set at any time: the other model is opened beside the one in
     use, in a thread of its own, and takes its place between two frames. Where it cannot, the
@@ -94,6 +94,11 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         """What the configured node runs."""
         assert self._model is not None, 'the node is not configured'
         return self._model
+
+    @property
+    def image_topic(self) -> str:
+        """Where its images come from; of the compressed transport, with its suffix."""
+        return self._camera.topic_name
 
     def turns(self) -> Turns:
         return self.shared.turns

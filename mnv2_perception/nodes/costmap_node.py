@@ -11,7 +11,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
-from mnv2_perception.errors import ImageError
+from mnv2_perception.errors import CalibrationError, ImageError
 from mnv2_perception.nodes.advice import wrong_type
 from mnv2_perception.nodes.costmap_inputs import CostmapInputs, NO_CONFIDENCE, Views
 from mnv2_perception.nodes.costmap_results import CostmapResults
@@ -26,6 +26,7 @@ from mnv2_perception.nodes.topics import Subscription
 from mnv2_perception.nodes.waiting import Lack
 from mnv2_perception.nodes.worker import Frame
 from mnv2_perception.vision.decode import resize_ids
+from mnv2_perception.vision.ground_watch import GroundWatch
 from mnv2_perception.vision.marks import Limits, marks_of_points, marks_on_ground
 from mnv2_perception.vision.pose import IN_PLACE
 from mnv2_perception.vision.roles import topics_of_classes
@@ -35,13 +36,14 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
     """Places masks on the ground or in space, and publishes what costmap layers take."""
 
     Parameters = CostmapParameters
-    frames = 'masks'
+    frames, frames_topic = 'masks', 'segmentation/mask'
 
     def __init__(self, **kwargs: Any) -> None:
         self.greeting: Greeting
         self._results: CostmapResults
         self._mask: Subscription
         self._views: Views
+        self._watch = GroundWatch()
         super().__init__('costmap_node', CostmapInputs, **kwargs)
 
     # Lifecycle
@@ -56,6 +58,7 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
         self._views = Views(
             partial(self.get_logger().info, throttle_duration_sec=5 * LOG_PERIOD_S)
         )
+        self._watch = GroundWatch()
 
     def grid_frame(self) -> str:
         return self.parameters.grid_frame
@@ -128,7 +131,12 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
             points = inputs.points_of(
                 measured, camera, size, (msg.height, msg.width), frame, poses
             )
+            if inputs.not_optical:
+                raise CalibrationError(inputs.not_optical)
             resized = resize_ids(ids, *points.shape[:2])
+            self._watch.take(points, resized, roles)
+            if odd := self._watch.warning:
+                self.get_logger().warning(odd, throttle_duration_sec=5 * LOG_PERIOD_S)
             marks = marks_of_points(points, resized, roles, grid_from_base, limits)
         in_base = Header(stamp=msg.header.stamp, frame_id=values.base_frame)
         in_grid = Header(stamp=msg.header.stamp, frame_id=values.grid_frame)
@@ -169,7 +177,10 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
         return self.inputs.misspelt_classes(self.parameters)
 
     def warning(self) -> str:
-        return super().warning() or self.inputs.absent_classes(self.parameters)
+        return (
+            super().warning() or self._watch.warning
+            or self.inputs.absent_classes(self.parameters)
+        )
 
     def explain_silence(self) -> str:
         topic = self._mask.topic_name

@@ -1,4 +1,4 @@
-"""What a node tells on /diagnostics: how it fares, what became of its frames, its own facts."""
+"""What a node publishes on /diagnostics: its health, what became of its frames, its own facts."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -209,5 +209,5 @@ class Heartbeat:
                     try:
                         if ticks % every == 0:
                             call()
-                    except Exception:  # of one node; the others are to be heard of
+                    except Exception:  # of one node: the others still report
                         LOGGER.exception('diagnostics')

@@ -1,4 +1,4 @@
-"""Fetching: what a publisher sent once, before a node listened, and keeps for who comes later."""
+"""Fetching: latched messages, which a publisher sent once, before a node subscribed."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from mnv2_perception.nodes.topics import Subscription
 
 
 class Fetching:
-    """Fetches for a node what is kept on its topics, from each publisher once.
+    """Fetches latched messages for a node, from each publisher once.
 
-    A subscription that asks for what is kept hears nobody who keeps nothing, as most drivers: so
-    this is a second one, until something has come by it.
+    A subscription that asks for latched messages (transient local) is not matched with a volatile
+    publisher, as most drivers are. So this is a second one, and it ends when a message has come.
 
     Args:
         node: whose subscriptions they are.
@@ -25,7 +25,7 @@ class Fetching:
         self._came: set[Subscription] = set()
 
     def fetch(self, heard: Subscription) -> None:
-        """Fetch what publishers keep that were not asked yet; to be called again and again."""
+        """Fetch from latched publishers that were not asked yet; to be called again and again."""
         keepers = find_keepers(self._node, heard.topic_name)
         if keepers - self._asked.get(heard, set()):
             self._close(heard)
@@ -42,7 +42,7 @@ class Fetching:
             self._close(heard)
 
     def end(self) -> None:
-        """End all of it; who is heard anew is asked anew."""
+        """End all subscriptions; the next `fetch` asks every publisher again."""
         for heard in list(self._open):
             self._close(heard)
         self._asked.clear()
@@ -54,7 +54,7 @@ class Fetching:
 
 
 def find_keepers(node: Node, topic: str) -> set[tuple[int, ...]]:
-    """Return who publishes a topic if all keep what they sent last, else nobody."""
+    """Return the publishers of a topic if all of them are latched, else none."""
     found = node.get_publishers_info_by_topic(topic)
     kept = (LATCHED_QOS.durability, LATCHED_QOS.reliability)
     offered = [(each.qos_profile.durability, each.qos_profile.reliability) for each in found]

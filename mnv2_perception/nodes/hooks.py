@@ -1,4 +1,4 @@
-"""Hooks: what PerceptionNode asks of the node that it is made into."""
+"""Hooks: what a subclass of PerceptionNode implements, and what it may override."""
 
 from abc import abstractmethod
 
@@ -6,7 +6,7 @@ from mnv2_perception.nodes.worker import Frame, Turns
 
 
 class Hooks:
-    """What a node does itself; see PerceptionNode for which thread calls it.
+    """What a node does besides what PerceptionNode does; see there which thread calls it.
 
     Attributes:
         rank: in the turns of its process's workers: the lowest goes first.
@@ -27,7 +27,7 @@ class Hooks:
         """Publish what consumers must know before the first result."""
 
     def greet(self) -> None:
-        """Do what is due for who has appeared on a topic; often called while it is active."""
+        """Serve subscribers or publishers that have appeared; called often while active."""
 
     @abstractmethod
     def subscribe(self) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import fields
-from difflib import get_close_matches
 import json
 import re
 from tempfile import NamedTemporaryFile
@@ -12,12 +11,12 @@ import rclpy
 from rclpy.context import Context
 from rclpy.node import Node
 
-from mnv2_perception.errors import ParameterError
+from mnv2_perception.errors import nearest, ParameterError
 from mnv2_perception.nodes import parameters
 from mnv2_perception.nodes.declare import check_names, declare, read
 from mnv2_perception.nodes.parameters import CAMERA_NAME, PerceptionParameters, SHARING_NODES
 
-NODES = tuple(SHARING_NODES)
+NODE_NAMES = tuple(SHARING_NODES)
 TOPICS = {
     'image': 'image', 'camera_info': 'camera_info', 'depth_image': 'depth/image',
     'depth_camera_info': 'depth/camera_info', 'points': 'points',
@@ -37,13 +36,9 @@ def misspelt(given: Iterable[str], known: Iterable[str]) -> list[str]:
     What an including file declares for itself is there too: so nothing else is told of.
     """
     known = list(known)
-    close = {
-        name: get_close_matches(name, known, 1, 0.85) for name in given if name not in known
-    }
     return [
-        f'{name} is not an argument of this launch file and has no effect; did you mean '
-        f'{found[0]}?'
-        for name, found in close.items() if found
+        f'{name} is no argument here and has no effect; did you mean {close}?'
+        for name in given if name not in known and (close := nearest(name, known, 0.85))
     ]
 
 
@@ -53,7 +48,7 @@ def chosen(
     """Return which nodes run, and the names of the cameras; one without a name is ''.
 
     Args:
-        nodes: out of `NODES`, with commas; empty: those that perception reads from the file.
+        nodes: out of `NODE_NAMES`, with commas; empty: those that perception reads from the file.
         cameras: names with commas; empty: those that perception reads from the file.
         params_file: parameter file, YAML.
         namespace: of perception, absolute; '' is the root.
@@ -63,13 +58,13 @@ def chosen(
             holds no parameters.
     """
     values = read_file(params_file, namespace)
-    wanted = check_names('nodes', split(nodes) or values.nodes, '|'.join(NODES))
+    wanted = check_names('nodes', split(nodes) or values.nodes, '|'.join(NODE_NAMES))
     if not wanted:
         raise ParameterError(
-            f'nodes is empty in {params_file}; expected one or more of {", ".join(NODES)}'
+            f'nodes is empty in {params_file}; expected some of {", ".join(NODE_NAMES)}'
         )
     names = check_names('cameras', split(cameras) or values.cameras, CAMERA_NAME)
-    return tuple(name for name in NODES if name in wanted), names or ('',)
+    return tuple(name for name in NODE_NAMES if name in wanted), names or ('',)
 
 
 def read_file(params_file: str, namespace: str) -> PerceptionParameters:

@@ -101,7 +101,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         self._diagnostics = Diagnostics(self)
         self.shared.heartbeat.add(self.publish_diagnostics)
         self.shared.heartbeat.add(self._greet, TICK_S)
-        self.shared.heartbeat.add(self._tell_incompatible_qos, QOS_PERIOD_S)
+        self.shared.heartbeat.add(self._look_around, QOS_PERIOD_S)
         self._autostart_timer: Timer | None = None
         if self.get_parameter('autostart').value:
             # From the executor, so that a lifecycle manager's requests never run beside it.
@@ -135,7 +135,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         Args:
             msg_type: of the topic.
             topic: its name.
-            callback: for what belongs to frames and is none; `on_frame` when None.
+            callback: for messages that are no frames, such as camera_info; `on_frame` when None.
             qos: best effort unless told otherwise.
         """
         subscription = Subscription(
@@ -263,7 +263,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         return TransitionCallbackReturn.SUCCESS
 
     def destroy_node(self) -> None:
-        self.shared.heartbeat.remove(self._tell_incompatible_qos)
+        self.shared.heartbeat.remove(self._look_around)
         self.shared.heartbeat.remove(self._greet)
         self.shared.heartbeat.remove(self.publish_diagnostics)
         self._release_all()
@@ -346,14 +346,18 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
             if self.active:
                 self.greet()
 
-    def _tell_incompatible_qos(self) -> None:
+    def _look_around(self) -> None:
         with self._facts_lock:
             if self.active:
-                before, self._told_qos = self._told_qos, set(incompatible_qos(
-                    self, tuple(self._result_publishers), tuple(self._camera_subscriptions)
-                ))
-                for text in self._told_qos - before:
-                    self.get_logger().warning(text)
+                self.look_around()
+
+    def look_around(self) -> None:
+        """Tell, once every few seconds, what is wrong with those on the other side of topics."""
+        told, self._told_qos = self._told_qos, set(incompatible_qos(
+            self, tuple(self._result_publishers), tuple(self._camera_subscriptions)
+        ))
+        for text in self._told_qos - told:
+            self.get_logger().warning(text)
 
     def publish_diagnostics(self) -> None:
         """Publish one status: state, counts, rate, latency, and the node's own facts."""

@@ -1,23 +1,30 @@
 """Measurements: the calibrations and the depth images or clouds that place a camera's pixels."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image, PointCloud2
 
+from mnv2_perception.errors import CalibrationError, quoted
 from mnv2_perception.nodes.calibrations import Calibrations
 from mnv2_perception.nodes.messages import depth_from_msg, points_from_msg, stamp_to_ns
 from mnv2_perception.nodes.placing_parameters import PlacingParameters
-from mnv2_perception.nodes.poses import in_tf2, Poses
+from mnv2_perception.nodes.poses import APART_S, in_tf2, Poses
 from mnv2_perception.nodes.sync import StampedQueue, StampWatch
 from mnv2_perception.nodes.waiting import Lack
 from mnv2_perception.nodes.worker import Frame
 from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.marks import points_of_depth, require_one_image
+from mnv2_perception.vision.optical import lies_ahead, looks_up, NOT_OPTICAL, require_optical
+from mnv2_perception.vision.pose import Pose
+from mnv2_perception.vision.projection import pixel_offset
 
 RAISE = 'raise sync_tolerance_s, sync_queue or sync_wait_s'
+ONE_CLOCK = 'let both drivers stamp by one clock (system time), or by /clock'
 START = 'start what publishes it, or remap it'
+MISALIGNED = 0.05  # of the image's width
 SILENT_S = 10.0  # no tolerance of stamps helps then
 
 
@@ -33,6 +40,8 @@ class Measurements:
         camera_info: calibrations of the camera of the masks or boxes.
         depth_info: calibrations of the depth camera.
         measured: depth images or clouds.
+        not_optical: what is wrong with the frame of those placed last, empty if nothing is.
+        misaligned: what is wrong with the pixels of the last cloud, empty if nothing is.
     """
 
     def __init__(
@@ -42,6 +51,8 @@ class Measurements:
         self.camera_info = Calibrations('camera_info', rectified, tell)
         self.depth_info = Calibrations('depth/camera_info', rectified, tell)
         self.measured: StampedQueue[Image | PointCloud2] = StampedQueue(sync_queue)
+        self.not_optical = self.misaligned = ''
+        self._tell = tell
 
     def forget(self, after_ns: int) -> None:
         """Forget what is of a later time than that to which time has jumped back."""
@@ -82,8 +93,12 @@ class Measurements:
             measured = self.measured_of(frame, values, stamps)
             if measured is None:
                 topic = {'depth': 'depth/image', 'points': 'points'}[values.source]
-                cure = stamps.warning or RAISE
-                what = f" within {values.sync_tolerance_s} s of the image's stamp; {cure}"
+                apart_s = self.measured.apart_s(stamp_to_ns(frame.msg.header.stamp))
+                cure = stamps.warning or (ONE_CLOCK if apart_s > APART_S else RAISE)
+                what = (
+                    f" within {values.sync_tolerance_s} s of the image's stamp (the nearest is "
+                    f'{apart_s:.3f} s away); {cure}'
+                )
                 if self.measured.silent_s() > SILENT_S:
                     what = f', on which nothing arrives: {START}'
                 return Lack(what, values.sync_wait_s, topic)
@@ -115,23 +130,64 @@ class Measurements:
 
         Raises:
             ImageError: the message contradicts itself or the image.
-            CalibrationError: a pose is unknown, or depth and its camera_info differ in size.
+            CalibrationError: a pose is unknown, or depth and its camera_info do not fit.
         """
         header, frame_id = frame.msg.header, measured.header.frame_id
         if isinstance(measured, PointCloud2):
             require_one_image((measured.height, measured.width), image)
-            placed: NDArray[np.float32] = poses.base_from_camera(frame_id, header).apply(
-                points_from_msg(measured)
-            )
+            points, pose = points_from_msg(measured), poses.base_from_camera(frame_id, header)
+            require_optical(points, frame_id)
+            of_camera = in_tf2(frame_id) == in_tf2(header.frame_id)
+            self.not_optical = ''
+            if of_camera and lies_ahead(points, 2, 0):
+                self.not_optical = _not_optical(frame_id, pose, poses)
+            if camera and not of_camera:
+                with suppress(CalibrationError):  # the image's own pose places nothing here
+                    image_pose = poses.base_from_camera(header.frame_id, header)
+                    if not looks_up(image_pose):  # an optical frame
+                        self._compare_pixels(points, camera, image_pose.inverse() @ pose, frame_id)
+            placed: NDArray[np.float32] = pose.apply(points)
             return placed
         found = self.depth_info.of(stamp_to_ns(measured.header.stamp), frame.received_s)
         assert camera and found
         elsewhere = in_tf2(frame_id) != in_tf2(header.frame_id)
-        return points_of_depth(
-            depth_from_msg(measured), found[0], camera, size,
-            poses.base_from_camera(header.frame_id, header),
-            poses.base_from_camera(frame_id, header) if elsewhere else None,
+        of_frame = in_tf2(found[1].header.frame_id)
+        # Where the matrices are the same, only a simulator's names differ.
+        if not elsewhere and of_frame not in ('', in_tf2(frame_id)) and not (
+            found[0].same_matrix(camera)
+        ):
+            raise CalibrationError(
+                f'depth is in {quoted(frame_id)}, as the image, and depth/camera_info in '
+                f'{quoted(of_frame)}, with another matrix: that of depth before it was aligned? '
+                f'Remap depth/camera_info to the one beside the aligned depth'
+            )
+        pose = poses.base_from_camera(header.frame_id, header)
+        depth_pose = poses.base_from_camera(frame_id, header) if elsewhere else None
+        self.not_optical = _not_optical(header.frame_id, pose, poses) or (
+            _not_optical(frame_id, depth_pose, poses) if depth_pose else ''
         )
+        return points_of_depth(
+            depth_from_msg(measured), found[0], camera, size, pose, depth_pose
+        )
+
+
+    def _compare_pixels(
+        self, points: NDArray[np.float32], camera: Camera, camera_from_points: Pose, frame_id: str
+    ) -> None:
+        share, before = pixel_offset(points, camera, camera_from_points), self.misaligned
+        self.misaligned = '' if share < MISALIGNED else (
+            f"the pixels of the cloud in {quoted(frame_id)} are not the image's: half of them are "
+            f'{share * camera.width:.0f} px off or more, by camera_info and tf; remap points to a '
+            f'cloud that is registered to this image, or take depth (source: depth)'
+        )
+        if self.misaligned and not before:
+            self._tell(self.misaligned)
+
+
+def _not_optical(frame_id: str, pose: Pose, poses: Poses) -> str:
+    """Return what is wrong with the frame of what has z ahead, empty if nothing is."""
+    wrong = poses.source == 'tf' and looks_up(pose)
+    return f'in the frame {quoted(frame_id)} {NOT_OPTICAL}' if wrong else ''
 
 
 def max_age_s(frame: Frame, values: PlacingParameters, stamps: StampWatch) -> float | None:

@@ -1,8 +1,7 @@
-"""What a process is told and nobody takes: misspelt parameters, and YAML sections of no node."""
+"""Parameters that no node takes: misspelt names, and sections of a YAML file for no node."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 from itertools import combinations, pairwise
 from pathlib import Path
 import re
@@ -11,7 +10,7 @@ from typing import Any
 from rclpy.node import Node
 import yaml
 
-from mnv2_perception.errors import ParameterError
+from mnv2_perception.errors import nearest, ParameterError
 from mnv2_perception.nodes.parameters import NODES
 from mnv2_perception.nodes.rclpy_private import undeclared_overrides
 
@@ -25,14 +24,14 @@ QOS = 'qos_overrides.'  # declared with their topic
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the advice for a name that nobody knows."""
+    """Return the advice for an unknown name: the nearest known one, else all of them."""
     known = list(known)
-    close = get_close_matches(name, known, 1, 0.6)
-    return f'did you mean {close[0]!r}?' if close else f'it has {", ".join(known)}'
+    close = nearest(name, known, 0.6)
+    return f'did you mean {close!r}?' if close else f'it has {", ".join(known)}'
 
 
 def is_misspelt(name: str, known: Iterable[str]) -> bool:
-    """Tell whether a parameter is none of these, and none that every node has."""
+    """Tell whether a parameter is neither one of these nor one that every node has."""
     return name not in known and name not in OF_ROS and not name.startswith(QOS)
 
 
@@ -125,13 +124,12 @@ def check_section(file: str, name: str, values: Iterable[str]) -> None:
                     f'{did_you_mean(value, sorted(PARAMETERS[kind]))}'
                 )
         return
-    close = get_close_matches(kind, PARAMETERS, 1, 0.85)
-    spelt = f'{kind}_node', kind.removesuffix('_node')
-    close += [each for each in spelt if each in PARAMETERS]
-    if close and 2 * sum(value in PARAMETERS[close[0]] for value in values) >= len(values):
+    spelt = nearest(kind, PARAMETERS, 0.85), f'{kind}_node', kind.removesuffix('_node')
+    close = next((each for each in spelt if each in PARAMETERS), '')
+    if close and 2 * sum(value in PARAMETERS[close] for value in values) >= len(values):
         raise ParameterError(
             f'{file}: no node is called {kind!r}, so its section has no effect; did you mean '
-            f'{close[0]!r}?'
+            f'{close!r}?'
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, Field, fields
 from typing import Any, Protocol
 
 from mnv2_perception.errors import ParameterError
+from mnv2_perception.nodes.bag_parameters import BagPlayerParameters, BagRecorderParameters
 from mnv2_perception.nodes.declare import describe_range, parameter, ros_default
 from mnv2_perception.nodes.placing_parameters import (
     Detection3DParameters,
@@ -62,33 +63,32 @@ class CameraParameters:
         choices=('auto', *models.ENGINES),
     )
     precision: str = parameter(
-        'auto', 'Of the arithmetic; auto is what a TensorRT plan has, in OpenVINO the faster one '
-        'of int8 and bf16 that the CPU has and the model was verified in, else fp32.',
+        'auto', 'Precision of the computation. auto: that of a TensorRT plan; in OpenVINO the '
+        'faster of int8 and bf16 that the CPU has and the model was verified in; otherwise fp32.',
         choices=('auto', *models.PRECISIONS),
     )
     build_engine: bool = parameter(
-        False, 'Build a missing TensorRT plan while configuring, which takes minutes, once.'
+        False, 'Build a missing TensorRT plan while configuring; takes minutes, but only once.'
     )
-    threads: int = parameter(
-        0, 'CPU threads for one inference; 0 uses one for each core.', 0, 256
-    )
+    threads: int = parameter(0, 'CPU threads for one inference; 0: one for each core.', 0, 256)
     image_transport: str = parameter(
-        'raw', 'What the camera sends: image, or image/compressed.', choices=('raw', 'compressed')
+        'raw', 'Topic of the camera: raw is image, compressed is image/compressed.',
+        choices=('raw', 'compressed'),
     )
     max_image_megapixels: float = parameter(
         16.0, 'Larger images are rejected before they are decoded; a pixel takes up to 24 bytes.',
         0.01, 100.0, live=True,
     )
     max_rate_hz: float = parameter(
-        0.0, 'Process at most so many images a second; 0 takes all it can.', 0.0, 1000.0, live=True
+        0.0, 'Process at most this many images per second; 0: no limit.', 0.0, 1000.0, live=True
     )
     min_rate_hz: float = parameter(
-        0.0, 'Warn in /diagnostics when fewer results a second come; 0 never does.', 0.0, 1000.0,
-        live=True,
+        0.0, 'Warn in /diagnostics if there are fewer results per second; 0: never.',
+        0.0, 1000.0, live=True,
     )
     rotate: int = parameter(
-        0, 'Degrees clockwise that set the image of a tilted camera upright for the network.',
-        choices=(0, 90, 180, 270),
+        0, 'Rotate the image clockwise by this many degrees for the network, if the camera is '
+        'mounted tilted.', choices=(0, 90, 180, 270),
     )
     autostart: bool = parameter(True, 'Configure and activate without a lifecycle manager.')
 
@@ -103,19 +103,20 @@ class SegmentationParameters(CameraParameters):
 
     model: str = parameter(models.SEGMENTATION_MODEL, MODEL, live=True)
     min_confidence: float = parameter(
-        0.0, 'Pixels whose confidence is below get id 255 (no class).', 0.0, 1.0, live=True
+        0.0, 'Pixels with a lower confidence get id 255 (no class).', 0.0, 1.0, live=True
     )
     ignore_mask: str = parameter(
-        '', "PNG of the image's size; its non-black pixels get id 255 (the own bumper)."
+        '', "PNG of the image's size; its non-black pixels get id 255, for instance the robot's "
+        'own bumper.'
     )
     overlay_alpha: float = parameter(
-        0.5, 'Weight of the colours in the overlay.', 0.0, 1.0, live=True
+        0.5, 'Opacity of the colours in the overlay.', 0.0, 1.0, live=True
     )
     detection_classes: tuple[str, ...] = parameter(
-        (), 'Classes whose connected pixels are published as detections; none when empty.'
+        (), 'Classes whose connected regions are published as detections; empty: none.'
     )
     detection_min_area: int = parameter(
-        100, 'Pixels of the image that such a detection has at least.', 1, 10**9, live=True
+        100, 'Smallest area of such a detection, in pixels of the image.', 1, 10**9, live=True
     )
 
     def check(self) -> None:
@@ -130,15 +131,15 @@ class ClassificationParameters(CameraParameters):
 
     model: str = parameter(models.CLASSIFICATION_MODEL, MODEL, live=True)
     region: tuple[float, ...] = parameter(
-        (0.0, 0.0, 1.0, 1.0),
-        'Part of the image that is classified: x1, y1, x2, y2 of its width and height.', 0.0, 1.0,
+        (0.0, 0.0, 1.0, 1.0), 'Part of the image that is classified: x1, y1, x2, y2 as fractions '
+        'of its width and height.', 0.0, 1.0,
     )
-    top_k: int = parameter(5, 'Classes to report at most.', 1, 1000, live=True)
+    top_k: int = parameter(5, 'Largest number of classes to report.', 1, 1000, live=True)
     min_confidence: float = parameter(
-        0.0, 'Classes that are less probable are not reported.', 0.0, 1.0, live=True
+        0.0, 'Classes with a lower probability are not reported.', 0.0, 1.0, live=True
     )
     debounce_frames: int = parameter(
-        1, 'Frames in a row that a class must win before it is reported first; 1 is off.',
+        1, 'Number of frames in a row that a class must win before it is reported first; 1: off.',
         1, 1000, live=True,
     )
 
@@ -159,10 +160,10 @@ class DetectionParameters(CameraParameters):
 
     model: str = parameter(models.DETECTION_MODEL, MODEL, live=True)
     min_score: float = parameter(
-        0.3, 'Boxes whose score is below are left out.', 0.0, 1.0, live=True
+        0.3, 'Boxes with a lower score are left out.', 0.0, 1.0, live=True
     )
     nms_iou: float = parameter(
-        0.5, 'A box that overlaps a better one of its class by more (IoU) is left out.',
+        0.5, 'A box is left out if its IoU with a better box of its class is higher.',
         0.0, 1.0, live=True,
     )
 
@@ -175,52 +176,57 @@ class CostmapParameters(PlacingParameters):
     """Parameters of costmap_node."""
 
     source: str = parameter(
-        'ground', 'What places pixels: flat ground, depth with its camera_info, or a cloud.',
+        'ground', 'How pixels are placed in 3D: on flat ground, by depth with its camera_info, '
+        'or by a cloud.',
         choices=('ground', 'depth', 'points'),
     )
     traversable_classes: tuple[str, ...] = parameter(
-        ('floor', 'sidewalk'), 'Ground to drive on; marked free.'
+        ('floor', 'sidewalk'), 'Classes of ground to drive on; marked free.'
     )
     forbidden_classes: tuple[str, ...] = parameter(
-        ('speed_bump', 'stairs'), 'Ground not to drive on; marked where it is seen.'
+        ('speed_bump', 'stairs'), 'Classes of ground that must not be driven on; marked as '
+        'blocked where they are seen.'
     )
     obstacle_classes: tuple[str, ...] = parameter(
-        (), 'What stands on the ground; marked at its base. All other classes when empty.'
+        (), 'Classes of things that stand on the ground; marked at their base. Empty: all '
+        'classes in no other list.'
     )
-    ignored_classes: tuple[str, ...] = parameter((), 'Neither marked nor free.')
+    ignored_classes: tuple[str, ...] = parameter((), 'Classes that are neither marked nor free.')
     cloud_classes: tuple[str, ...] = parameter(
-        (), 'Of what blocks: classes that have a cloud of their own, obstacles/NAME.'
+        (), 'Blocking classes that are also published as a cloud of their own, obstacles/NAME.'
     )
     grid_frame: str = parameter(
-        'odom', 'Frame whose axes the grid follows; base_frame where there is no tf2.'
+        'odom', 'Frame whose axes the grid follows; without tf2: base_frame.'
     )
     horizontal_fov_rad: float = parameter(
-        0.0, 'Field of view of a camera that sends no camera_info: an ideal pinhole; 0 waits for '
-        'one.', 0.0, 3.1,
+        0.0, 'Field of view of a camera without camera_info, taken as an ideal pinhole; 0: wait '
+        'for camera_info.', 0.0, 3.1,
     )
-    max_range_m: float = parameter(10.0, 'Farthest ground and obstacles.', 0.1, 1000.0)
+    max_range_m: float = parameter(10.0, 'Largest distance of ground and obstacles.', 0.1, 1000.0)
     max_footprint_m: float = parameter(
-        0.25, 'Largest size of a pixel on the ground; limits the range of ground.',
-        0.001, 100.0,
+        0.25, 'Largest size of a pixel on the ground; limits how far ground is used.', 0.001, 100.0
     )
     obstacle_height_m: float = parameter(
-        0.25, 'Height given to obstacles that are placed on flat ground.', 0.0, 10.0,
-        live=True,
+        0.25, 'Height of obstacles that are placed on flat ground.', 0.0, 10.0, live=True
     )
     min_height_m: float = parameter(
-        0.05, 'Measured obstacle points below are left out.', -10.0, 10.0, live=True
+        0.05, 'Lower measured obstacle points are left out.', -10.0, 10.0, live=True
     )
     max_height_m: float = parameter(
-        2.0, 'Measured obstacle points above are left out.', -10.0, 100.0, live=True
+        2.0, 'Higher measured obstacle points are left out.', -10.0, 100.0, live=True
     )
     semantic_height: int = parameter(
-        240, "Rows of semantic/*; the mask's own when it has fewer.", 1, 10000
+        240, 'Number of rows of semantic/*; that of the mask if it has fewer.', 1, 10000
     )
-    grid_size_m: float = parameter(20.0, 'Side of the grid.', 0.1, 1000.0)
-    grid_resolution_m: float = parameter(0.1, 'Side of a cell.', 0.005, 10.0)
-    scan_angle_min_rad: float = parameter(-1.57, 'Of the scan.', -3.1416, 3.1416)
-    scan_angle_max_rad: float = parameter(1.57, 'Of the scan.', -3.1416, 3.1416)
-    scan_angle_increment_rad: float = parameter(0.01, 'Of the scan.', 0.0005, 1.0)
+    grid_size_m: float = parameter(20.0, 'Side length of the grid.', 0.1, 1000.0)
+    grid_resolution_m: float = parameter(0.1, 'Side length of a cell.', 0.005, 10.0)
+    scan_angle_min_rad: float = parameter(
+        -1.57, 'First angle of the scan.', -3.1416, 3.1416
+    )
+    scan_angle_max_rad: float = parameter(1.57, 'Last angle of the scan.', -3.1416, 3.1416)
+    scan_angle_increment_rad: float = parameter(
+        0.01, 'Angle between two beams of the scan.', 0.0005, 1.0
+    )
 
     def check(self) -> None:
         """Raise ParameterError if values contradict each other, or hide every obstacle."""
@@ -276,55 +282,12 @@ class PerceptionParameters:
 
     nodes: tuple[str, ...] = parameter(
         ('segmentation', 'costmap'),
-        f'Those to run, out of {" and ".join(", ".join(SHARING_NODES).rsplit(", ", 1))}.',
+        f'Nodes to run, out of {" and ".join(", ".join(SHARING_NODES).rsplit(", ", 1))}.',
     )
     cameras: tuple[str, ...] = parameter(
-        (), 'Names of the cameras, each a namespace of its nodes and topics; one without when '
-        'empty.',
+        (), 'Names of the cameras; each is the namespace of its nodes and topics. Empty: one '
+        'camera, no namespace.',
     )
-
-
-@dataclass(frozen=True)
-class BagPlayerParameters:
-    """Parameters of bag_player_node; `mnv2 bag play` has options of the same names."""
-
-    bag: str = parameter('', 'Bag folder, or a single .mcap or .db3 file.')
-    rate: float = parameter(1.0, 'Bag seconds per second.', 0.001, 1000.0)
-    loop: bool = parameter(False, 'Start again at the end; /clock then jumps back.')
-    topics: tuple[str, ...] = parameter((), 'Topics to play; all when empty.')
-    exclude: tuple[str, ...] = parameter((), 'Topics not to play.')
-    remap: tuple[str, ...] = parameter((), 'Rules from:=to to publish under another name.')
-    start_delay_s: float = parameter(
-        0.5, 'How long /clock stands at the first message, for discovery.', 0.0, 3600.0
-    )
-    wait_for_subscribers_s: float = parameter(
-        0.0, 'Before that, wait at most so long until each topic has a subscriber.', 0.0, 3600.0
-    )
-    wait_for_topics: tuple[str, ...] = parameter(
-        (), 'Wait for subscribers of these only; of all that are played when empty.'
-    )
-    clock_hz: float = parameter(
-        100.0, '/clock messages a second, 0 for none; a /clock in the bag is played instead.',
-        0.0, 10000.0,
-    )
-    max_gap_s: float = parameter(
-        60.0, 'A longer gap in the recording is told, and shortened to 1 s; 0: none is.',
-        0.0, 1e9,
-    )
-    log: str = parameter('', 'CSV file to write: topic,stamp_ns,published_ns (monotonic).')
-    foxglove: str = parameter(
-        '', 'PORT or HOST:PORT at which Foxglove sees the whole graph; empty: none.'
-    )
-
-
-@dataclass(frozen=True)
-class BagRecorderParameters:
-    """Parameters of bag_recorder_node; `mnv2 bag record` has options of the same names."""
-
-    out: str = parameter('', "The new bag's folder.")
-    topics: tuple[str, ...] = parameter((), 'Topics to record.')
-    storage: str = parameter('mcap', 'File format of the bag.', choices=('mcap', 'sqlite3'))
-    log: str = parameter('', 'CSV file to write: topic,stamp_ns,received_ns (monotonic).')
 
 
 # Every node: the name of its executable and of its file, and its parameters.
@@ -362,13 +325,14 @@ PAGE = """\
 
 *Printed by `python -m mnv2_perception.nodes.parameters`; a test compares it with the code.*
 
-Set them in a copy of a file in [config/](../config), by node name (`/**/segmentation_node:`,
-`/front/costmap_node:`), and give it to `perception.launch.py` as `params_file:=robot.yaml`.
-Where several sections fit a node the last one in the file counts: one camera's stands below
-`/**/…`. Doubles have a point: `4.0`, not `4`, which ROS takes for an integer and refuses.
-A parameter that is *live* can be set while the node runs (`ros2 param set`). Any other is read
-when the node is configured: set it before, or after `cleanup`. Those of `perception` and of the
-bag nodes are fixed once the process runs.
+To set parameters, copy a file from [config/](../config) and give the copy to
+`perception.launch.py` as `params_file:=robot.yaml`. Its sections are named after nodes
+(`/**/segmentation_node:`, `/front/costmap_node:`). If several sections match a node, the last one
+in the file wins, so place the section of a single camera below `/**/…`. Write doubles with a
+point: `4.0`, not `4`, which ROS takes for an integer and refuses.
+You can change a *live* parameter while the node runs (`ros2 param set`). All others are read
+when the node is configured: set them before, or after `cleanup`. The parameters of `perception`
+and of the bag nodes cannot be changed once the process runs.
 
 """
 

@@ -19,7 +19,7 @@ from mnv2_perception.nodes.process import spin
 from mnv2_perception.nodes.rclpy_private import ToughNode
 from mnv2_perception.nodes.shared import Shared
 
-NODES: dict[str, type[PerceptionNode[Any]]] = {
+NODE_CLASSES: dict[str, type[PerceptionNode[Any]]] = {
     name: getattr(import_module(f'{__package__}.{name}_node'), f'{name.title()}Node')
     for name in SHARING_NODES
 }
@@ -34,23 +34,23 @@ class Perception(ToughNode):
         declare(self, PerceptionParameters, read_only=True)
         check_overrides(self, PerceptionParameters, alone=False)
         values = read(self, PerceptionParameters)
-        self.names = check_names('nodes', values.nodes, '|'.join(NODES))
+        self.names = check_names('nodes', values.nodes, '|'.join(NODE_CLASSES))
         self.cameras = check_names('cameras', values.cameras, CAMERA_NAME)
         if not self.names:
-            raise ParameterError(f'nodes is empty, expected some of {", ".join(NODES)}')
+            raise ParameterError(f'nodes is empty, expected some of {", ".join(NODE_CLASSES)}')
 
     def create_nodes(self, **kwargs: Any) -> list[PerceptionNode[Any]]:
         """Create the nodes of each camera; `kwargs` go to each."""
         namespace = self.get_namespace().rstrip('/')
         nodes = []
         for camera in self.cameras or ('',):
-            for name in NODES:
+            for name in NODE_CLASSES:
                 if name in self.names:
                     # A process's own rules, such as launch's __node, would hold for every node.
                     place = f'{namespace}/{camera}'.rstrip('/') or '/'
                     rules = f'__ns:={place}', f'__node:={name}_node'
                     arguments = [part for rule in rules for part in ('-r', rule)]
-                    nodes.append(NODES[name](
+                    nodes.append(NODE_CLASSES[name](
                         shared=self.shared, cli_args=['--ros-args', *arguments], **kwargs
                     ))
         return nodes

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from vision_msgs.msg import Detection2DArray
 
-from mnv2_perception.nodes.advice import wrong_type
+from mnv2_perception.nodes.advice import image_topic_behind, wrong_type
 from mnv2_perception.nodes.fetching import Fetching
 from mnv2_perception.nodes.lifecycle import LOG_PERIOD_S, PerceptionNode
 from mnv2_perception.nodes.measurements import Measurements, START
@@ -17,6 +17,7 @@ from mnv2_perception.nodes.poses import Poses
 from mnv2_perception.nodes.sync import on_jump_back, Present
 from mnv2_perception.nodes.waiting import Lack, WaitingRoom
 from mnv2_perception.nodes.worker import Frame
+from mnv2_perception.vision.camera import named_rectified
 
 Values = TypeVar('Values', bound=PlacingParameters)
 Inputs = TypeVar('Inputs', bound=Measurements)
@@ -26,23 +27,24 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
     """A node whose frames wait for what belongs to their stamp, and are then placed.
 
     A subclass implements `place` instead of `work`, calls `acquire` and `subscribe` of this class
-    in its own, and names in `frames` what its frames are. `lack_of` may know more that they wait
-    for.
+    in its own, and says in `frames` what its frames are called in the log, and in `frames_topic`
+    on which topic they come. It may override `lack_of` where its frames wait for more.
 
     Args:
         name: of the node.
-        make_inputs: class of what it hears.
+        make_inputs: class of what it receives besides frames.
         kwargs: for PerceptionNode.
     """
 
     frames: str
+    frames_topic: str
 
     def __init__(self, name: str, make_inputs: type[Inputs], **kwargs: Any) -> None:
         self._make_inputs = make_inputs
         self.inputs = make_inputs(0)
         self._poses: Poses | None = None
         self._room = WaitingRoom(self._find_lack)
-        self._lack = ''
+        self._lack = self._odd_name = ''
         self._fetching = Fetching(self)
         super().__init__(name, **kwargs)
         self._present = Present(self.get_clock())
@@ -73,7 +75,7 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
     def release(self) -> None:
         if self._poses:
             self._poses.close()
-        self._poses, self._lack = None, ''
+        self._poses, self._lack, self._odd_name = None, '', ''
         self.inputs = self._make_inputs(0)
 
     def subscribe(self) -> None:
@@ -91,6 +93,28 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
         for heard in tuple(self._camera_subscriptions):
             if heard.msg_type is CameraInfo:
                 self._fetching.fetch(heard)
+
+    def look_around(self) -> None:
+        """Also compare what the name of the images' topic says with `rectified`."""
+        super().look_around()
+        info, rectified = self.inputs.camera_info.last_info, self.parameters.rectified
+        before, self._odd_name = self._odd_name, ''
+        if info is None or not any(info.d) or self.parameters.source == 'points':
+            return  # without distortion it makes next to no difference
+        results = self.resolve_topic_name(self.frames_topic)
+        topic = image_topic_behind(self, results, self.shared.model_nodes)
+        if named_rectified(topic) and not rectified:
+            self._odd_name = (
+                f'the images of {topic} are rectified, as its name says, and camera_info has the '
+                f'distortion of the lens: set rectified to true, or all is placed wrong'
+            )
+        elif rectified and 'image_raw' in topic:
+            self._odd_name = (
+                f'rectified is true, and the images of {topic} are not, as its name says: set it '
+                f'to false, or take the rectified ones (image_proc); all is placed wrong'
+            )
+        if self._odd_name not in ('', before):
+            self.get_logger().warning(self._odd_name)
 
     def _stop_working(self) -> bool:
         idle = super()._stop_working()
@@ -110,7 +134,7 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
         super().on_frame(msg)
 
     def _forget(self, now_ns: int) -> None:
-        """Forget what was heard of another time: it has jumped back, to now."""
+        """Forget what was received before time jumped back, to now."""
         self._present.begin(now_ns)
         self.inputs.forget(self._present.until_ns)
         if self._poses:
@@ -132,7 +156,10 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
 
     def _find_lack(self, frame: Frame) -> Lack | None:
         self.poses.values = self.parameters
-        lack = self.lack_of(frame)
+        try:
+            lack = self.lack_of(frame)
+        except Exception:  # placing it meets the same, rejects it, and no other frame waits for it
+            lack = None
         return lack if self._present.has(frame) else None
 
     def lack_of(self, frame: Frame) -> Lack | None:
@@ -175,4 +202,7 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
         return ': '.join(filter(None, [missing, wrong or start]))
 
     def warning(self) -> str:
-        return self.inputs.refused(self.parameters) or (self._poses.warning if self._poses else '')
+        return (
+            self.inputs.refused(self.parameters) or (self._poses.warning if self._poses else '')
+            or self._odd_name or self.inputs.misaligned
+        )

@@ -27,38 +27,46 @@ class PlacingParameters:
 
     source: str = parameter('', '')
     base_frame: str = parameter(
-        'base_link', 'Frame of the results; z up, its origin on the ground.'
+        'base_link', 'Frame of the results: z points up, the origin lies on the ground.'
     )
     pose_source: str = parameter(
-        'auto', "Where the camera's pose comes from; auto is tf where tf2_ros is installed.",
+        'auto', "Source of the camera's pose; auto: tf if tf2_ros is installed, otherwise "
+        'parameters.',
         choices=('auto', 'tf', 'parameters'),
     )
-    camera_x_m: float = parameter(0.0, 'Of the camera in base_frame.', -100.0, 100.0)
-    camera_y_m: float = parameter(0.0, 'Of the camera in base_frame.', -100.0, 100.0)
-    camera_z_m: float = parameter(1.0, 'Of the camera above the ground.', -100.0, 100.0)
-    camera_roll_rad: float = parameter(0.0, "About the camera's view.", -3.1416, 3.1416)
-    camera_pitch_rad: float = parameter(0.0, 'Positive looks down.', -3.1416, 3.1416)
-    camera_yaw_rad: float = parameter(0.0, 'Positive looks left.', -3.1416, 3.1416)
+    camera_x_m: float = parameter(0.0, 'x of the camera in base_frame.', -100.0, 100.0)
+    camera_y_m: float = parameter(0.0, 'y of the camera in base_frame.', -100.0, 100.0)
+    camera_z_m: float = parameter(1.0, 'Height of the camera above the ground.', -100.0, 100.0)
+    camera_roll_rad: float = parameter(
+        0.0, 'Roll of the camera, about its viewing direction.', -3.1416, 3.1416
+    )
+    camera_pitch_rad: float = parameter(
+        0.0, 'Pitch of the camera; positive: looks down.', -3.1416, 3.1416
+    )
+    camera_yaw_rad: float = parameter(
+        0.0, 'Yaw of the camera; positive: looks left.', -3.1416, 3.1416
+    )
     rectified: bool = parameter(
-        False, "The image is rectified (image_rect): camera_info's P counts, K and D do not."
+        False, "The image is rectified (image_rect): use camera_info's P, not K and D."
     )
     sync_tolerance_s: float = parameter(
-        0.02, "Largest difference between the image's stamp and depth's or the cloud's.",
+        0.02, 'Largest difference between the stamps of the image and of depth or cloud.',
         0.0, 10.0, live=True,
     )
     sync_queue: int = parameter(
-        10, 'Depth images, clouds and the like kept, to be found by stamp.', 1, 1000
+        10, 'Number of depth images, clouds and other inputs kept for pairing by stamp.', 1, 1000
     )
     sync_wait_s: float = parameter(
-        0.05, 'How long an image waits for them, and its own camera_info; for transforms 0.5 s at '
-        'least.', 0.0, 10.0, live=True,
+        0.05, 'How long an image waits for depth or cloud and for its own camera_info; for '
+        'transforms at least 0.5 s.',
+        0.0, 10.0, live=True,
     )
     max_rate_hz: float = parameter(
-        0.0, 'Process at most so many images a second; 0 takes all it can.', 0.0, 1000.0, live=True
+        0.0, 'Process at most this many images per second; 0: no limit.', 0.0, 1000.0, live=True
     )
     min_rate_hz: float = parameter(
-        0.0, 'Warn in /diagnostics when fewer results a second come; 0 never does.', 0.0, 1000.0,
-        live=True,
+        0.0, 'Warn in /diagnostics if there are fewer results per second; 0: never.',
+        0.0, 1000.0, live=True,
     )
     autostart: bool = parameter(True, 'Configure and activate without a lifecycle manager.')
 
@@ -89,13 +97,15 @@ class Detection3DParameters(PlacingParameters):
     """Parameters of detection3d_node."""
 
     source: str = parameter(
-        'depth', 'What measures: depth with its camera_info, or a cloud.',
+        'depth', 'What boxes are measured with: depth with its camera_info, or a cloud.',
         choices=('depth', 'points'),
     )
     min_height_m: float = parameter(
-        0.05, 'Measured points below are left out: the ground in a box.', -10.0, 10.0, live=True
+        0.05, 'Lower measured points are left out, to exclude the ground in a box.',
+        -10.0, 10.0, live=True,
     )
     min_points: int = parameter(
-        10, 'Points that a box needs in its middle; one with fewer is left out.', 1, 100,
-        live=True,
+        10, 'Number of measured points that a box needs in its middle; with fewer it is left '
+        'out.',
+        1, 100, live=True,
     )

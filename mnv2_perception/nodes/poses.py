@@ -17,8 +17,8 @@ try:
 except ImportError:
     tf2_ros = None
 
-WAIT_S = 0.5  # no newer frame is held up meanwhile
-APART_S = 5.0  # further apart are clocks that differ, or time that has jumped
+WAIT_S = 0.5  # of a frame; newer ones do not wait for it
+APART_S = 5.0  # beyond this, clocks differ or time has jumped
 NO_TF2 = (
     "pose_source is 'auto', but tf2_ros is not installed, so the camera's pose is taken from "
     'the parameters camera_*; install tf2_ros (its Python module is in tf2_ros_py), or set '
@@ -32,6 +32,16 @@ def in_tf2(frame_id: str) -> str:
     tf2 strips it from transforms, and refuses whoever asks for a frame with it.
     """
     return frame_id.lstrip('/')
+
+
+def _time_of(header: Header) -> Time:
+    try:
+        return Time.from_msg(header.stamp)
+    except ValueError as exc:
+        raise CalibrationError(
+            f"the image's stamp is {header.stamp.sec} s, expected 0 or more: no transform is of "
+            f"its time; correct the camera's driver or its clock"
+        ) from exc
 
 
 class Poses:
@@ -75,9 +85,9 @@ class Poses:
             self._listener = tf2_ros.TransformListener(self, node)
 
     def set_transform(self, msg: Any, authority: str) -> None:
-        """Take a transform of the listener's, unless it is still of before time jumped back.
+        """Take a transform of the listener's, unless it is a late one from before a jump back.
 
-        With one of those the buffer would refuse all that follow.
+        With such a one the buffer would refuse all that follow.
         """
         if self._buffer and self._present.takes(stamp_to_ns(msg.header.stamp)):
             self._buffer.set_transform(msg, authority)
@@ -88,9 +98,9 @@ class Poses:
             self._buffer.set_transform_static(msg, authority)
 
     def forget(self) -> None:
-        """Forget all transforms but the static ones: time has jumped back, or they are of later.
+        """Forget all transforms but the static ones, for time has jumped back.
 
-        A buffer refuses what is 10 s older than its newest, so it would take no more of them.
+        A buffer refuses what is 10 s older than its newest transform: it would take none any more.
         """
         if self._buffer is not None:
             self._buffer.clear()
@@ -111,7 +121,7 @@ class Poses:
         pairs += [(base, name) for name in names]
         if self._buffer is None:
             return ''
-        stamp = Time.from_msg(header.stamp)
+        stamp = _time_of(header)
         for target, source in pairs:
             if not self._buffer.can_transform(target, source, stamp):
                 return self._explain(target, source, stamp)
@@ -161,7 +171,7 @@ class Poses:
     def _look_up(self, target: str, source: str, header: Header) -> Pose:
         """Look target_from_source up in tf2 at the image's stamp."""
         assert self._buffer is not None
-        stamp = Time.from_msg(header.stamp)
+        stamp = _time_of(header)
         try:
             found = self._buffer.lookup_transform(target, source, stamp)
         except Exception as exc:  # tf2's exceptions have no common base
@@ -176,6 +186,11 @@ class Poses:
         """Return what a transform is that is not there, how late the tree is, and the cure."""
         assert self._buffer is not None
         name = f'transform from {quoted(source)} to {quoted(target)}'
+        if not source:
+            return (
+                f'{name}: the frame_id of the images, or of what measures, is empty; have its '
+                f'driver set it (most have a parameter frame_id), or set pose_source: parameters'
+            )
         try:
             newest = self._buffer.get_latest_common_time(target, source)
         except Exception:  # tf2's exceptions have no common base

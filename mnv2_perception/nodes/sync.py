@@ -57,12 +57,18 @@ class StampedQueue(Generic[Stamped]):
         with self._lock:
             return time.monotonic() - self._messages[-1][1] if self._messages else math.inf
 
+    def apart_s(self, stamp_ns: int) -> float:
+        """Return how far the nearest is from a stamp; infinite where nothing has come."""
+        with self._lock:
+            apart_ns = [abs(ns - stamp_ns) for ns, _, _ in self._messages]
+        return min(apart_ns, default=math.inf) * 1e-9
+
     def is_empty(self) -> bool:
         """Tell whether nothing has come."""
         return not self._messages
 
     def forget(self, after_ns: int) -> None:
-        """Forget the messages of another time: with later stamps, and what came before them."""
+        """Forget the messages with later stamps, and those that came before them."""
         with self._lock:
             while any(ns > after_ns for ns, _, _ in self._messages):
                 self._messages.popleft()
@@ -93,13 +99,13 @@ class StampedQueue(Generic[Stamped]):
 
 
 class Present:
-    """The time since it jumped back last.
+    """Tells messages of now from those of before time jumped back, as when a bag begins again.
 
     Args:
         clock: of the node.
 
     Attributes:
-        until_ns: what has a later stamp and came before that is of another time.
+        until_ns: of what came before the jump, only stamps up to this one belong to now.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -108,18 +114,18 @@ class Present:
         self._clock = clock
 
     def begin(self, now_ns: int) -> None:
-        """Take to what time it has jumped back."""
+        """Take the time to which the clock has jumped back."""
         self._begun_s, self.until_ns = time.monotonic(), now_ns + int(JUMP_S * 1e9)
 
     def has(self, frame: Frame) -> bool:
-        """Tell whether a frame is of this time: those of before are not to be placed any more."""
+        """Tell whether a frame belongs to now; one from before the jump must not be placed."""
         stamp_ns = stamp_to_ns(frame.msg.header.stamp)
         if frame.received_s < self._begun_s:
             return stamp_ns <= self.until_ns
         return self.takes(stamp_ns)
 
     def takes(self, stamp_ns: int) -> bool:
-        """Tell whether what comes now is of this time, or of before and was on its way."""
+        """Tell whether a message that comes now belongs to now; it may be late, from before."""
         if time.monotonic() > self._begun_s + SETTLE_S:
             return True
         now_ns = self._clock.now().nanoseconds if self._clock.ros_time_is_active else 0

@@ -61,10 +61,10 @@ class Topic:
     """Who takes part in a topic in this process.
 
     Attributes:
-        subscriptions: all of them; the first hears DDS for all.
+        subscriptions: all of them; the first one subscribes over DDS for all.
         publishers: all of them.
-        dds: what hears DDS, and whose it is, if anything does.
-        last: what came over DDS last, if that is latched.
+        dds: the subscription over DDS, and for whom it was made; None without one.
+        last: the last message over DDS, if the subscription is latched.
     """
 
     subscriptions: list[Subscription] = field(default_factory=list)

@@ -46,8 +46,9 @@ class Waiting:
 class Turns:
     """Workers' turns: one works at a time, of equal rank in the order in which they began to wait.
 
-    The lowest rank goes first, but none waits for longer than `OVERDUE_S` behind it: then for no
-    more than one item of each other. One that hangs loses its turn: the others go on without it.
+    The lowest rank goes first. A worker that has waited for longer than `OVERDUE_S` goes with the
+    lowest, so that it then waits for one item of each other at most. One that hangs loses its
+    turn: the others go on without it.
     """
 
     def __init__(self) -> None:
@@ -58,7 +59,10 @@ class Turns:
 
     @contextmanager
     def turn(self, patience_s: float = HANG_S, rank: int = 0) -> Iterator[None]:
-        """Wait for a turn and have it during the block; others' end after `patience_s`."""
+        """Wait for a turn, and hold it during the block.
+
+        A turn of others that has lasted for `patience_s` is taken from them.
+        """
         me = Waiting(rank, time.monotonic())
         with self._condition:
             self._line.append(me)

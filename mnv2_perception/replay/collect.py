@@ -77,7 +77,7 @@ def collect(
         by: one of `choose.WAYS`.
         count: frames to write, at most.
         spacing: of `uncertainty`; 0 takes half of what would be even.
-        every: looks at each so manieth frame only.
+        every: looks at every Nth frame only.
         tell: called with the frames done, those there are (0: not known), and seconds.
 
     Raises:

@@ -22,7 +22,7 @@ class Orders:
     """What the workers of a run open.
 
     Attributes:
-        run: number of it, in this process.
+        run: a random name of the run.
         models: names, or absolute paths.
         opening: how, see `open_tasks`.
         facts: what must then be opened, see `Task`.
@@ -64,7 +64,7 @@ def work_on(
     """Work on a slice.
 
     Args:
-        run: number of it.
+        run: its name, see `Orders`.
         orders: Ray's name for them.
         start: the calibration that counts at its beginning.
         blocks: of the slice.

@@ -28,6 +28,7 @@ from mnv2_perception.data.images import (
     read_bytes,
 )
 from mnv2_perception.errors import BagError, DataError, stand_in
+from mnv2_perception.vision.camera import named_rectified
 from mnv2_perception.vision.encodings import image_from_compressed_msg, image_from_fields
 from mnv2_perception.vision.low_bits import LowBits
 from mnv2_perception.vision.transforms import TransformTree
@@ -142,8 +143,8 @@ class Item(NamedTuple):
 
     Attributes:
         stamp_ns: when it was recorded.
-        frame: None where it is none.
-        message: to be copied.
+        frame: of the camera; None for another message.
+        message: to be copied; None otherwise.
         calibration: of the camera, from here on.
         name: of a picture's file, without its suffix; empty of other frames.
     """
@@ -160,10 +161,10 @@ class Source:
     """A recording.
 
     Attributes:
-        name: of it, for people.
+        name: of the recording, for people.
         count: how many frames it promises, 0 where that is not known.
         items: goes through it from its beginning; ends where nothing more can be read.
-        facts: what is to be told of it: its files' names, its topics, its rate.
+        facts: its files' names, its topics, its rate, as they are to be reported.
         copied: topics that are handed on.
         info: topic of the camera's calibration among the items; empty without.
         rectified: whether the topic's name says that images are.
@@ -318,7 +319,7 @@ def _open_bags(
             if each.name == camera.image),
         lambda: _items(source, readers, camera, wanted),
         {'bags': [path.resolve().name for path in paths], 'topic': camera.image},
-        list(handed_on.values()), info, 'image_rect' in camera.image,
+        list(handed_on.values()), info, named_rectified(camera.image),
         _read_transforms(paths) if transforms else None,
         calibration=_first_calibration(readers, info) if info else None,
     )

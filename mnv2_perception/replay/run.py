@@ -103,7 +103,7 @@ def open_results(path: Path, description: str, resume: bool) -> ResultFile | Non
     """Make a file of results, or go on with one.
 
     Args:
-        path: of it; what is there is replaced, unless it is gone on with.
+        path: of the file; one that exists is replaced, unless the run goes on with it.
         description: of the run, see `describe`.
         resume: go on where there is something to go on with.
 

@@ -41,7 +41,7 @@ from mnv2_perception.report.results import (
 MOST_POINTS = 1500  # of a curve
 MOST_BYTES = 24_000_000  # of all pictures
 MOST_REASONS = 12
-MOST_TRIED = 500  # frames without a result, of which it is seen whether they decode
+MOST_TRIED = 500  # frames without a result that are decoded, to see whether they can be
 
 
 @dataclass
@@ -118,35 +118,13 @@ def make_report(
     said = {key for run in runs for key in run.keys}
     if not said:
         raise BagError(f'{paths[0]}: no message of its results can be read; make them anew')
-    if images is not None and not said & set(images.keys):
-        if original is not None:
-            raise BagError(
-                f'{original}: has no image of a stamp in {paths[0]}; give the recording that the '
-                f'results are of'
-            )
-        notes.append(f'{images.source}: no image has the stamp of a result; they are left out.')
-        images = None
-    if images is None:
-        notes.append(
-            'The results hold no camera images, so masks are shown alone, and frames without any '
-            'result cannot be told. Give the recording with --bag, or take the images along with '
-            '`mnv2 bag run --copy TOPIC`.'
-        )
+    images = images_of_results(images, said, paths[0], original, notes)
     if len(runs) == 2 and not set(runs[0].keys) & set(runs[1].keys):
         raise BagError(
             f'{paths[0]} and {paths[1]} have no frame of one stamp; give two runs of one recording'
         )
-    beside, brought = bag or paths[-1], not labels
-    if brought:
-        labels, why = own_labels(runs[0], bag)
-        notes += [why] if why else []
-    try:
-        figures = [measure(run, labels, beside) for run in runs]
-    except PerceptionError as exc:
-        if not (brought and labels):
-            raise
-        notes.append(f'The labels that the recording brings along are left aside: {exc}')
-        labels, figures = '', [measure(run) for run in runs]
+    beside = bag or paths[-1]
+    labels, figures = measure_runs(runs, labels, bag, beside, notes)
     frames = sorted(said | set(images.keys if images else ()))
     times_s, untimed = times_of(frames)
     notes += [untimed] if untimed else []
@@ -162,6 +140,67 @@ def make_report(
         except PerceptionError as exc:
             notes.append(_shortened(f'The two runs were not judged: {exc}', report))
     return report
+
+
+def images_of_results(
+    images: Images | None, said: set[Key], results: Path, original: Path | None,
+    notes: list[str],
+) -> Images | None:
+    """Return images if they have the stamps of results, else None.
+
+    Args:
+        images: of the camera; None without.
+        said: keys of all frames with a result.
+        results: file of these.
+        original: what the images were asked for from; None where nobody named one.
+        notes: takes what a reader of the report has to know.
+
+    Raises:
+        BagError: the original is of another recording.
+    """
+    if images is not None and not said & set(images.keys):
+        if original is not None:
+            raise BagError(
+                f'{original}: has no image of a stamp in {results}; give the recording that the '
+                f'results are of'
+            )
+        notes.append(f'{images.source}: no image has the stamp of a result; they are left out.')
+        images = None
+    if images is None:
+        notes.append(
+            'The results hold no camera images, so masks are shown alone, and frames without any '
+            'result cannot be told. Give the recording with --bag, or take the images along with '
+            '`mnv2 bag run --copy TOPIC`.'
+        )
+    return images
+
+
+def measure_runs(
+    runs: Sequence[Results], labels: str, bag: Path | None, beside: Path, notes: list[str]
+) -> tuple[str, list[Figures]]:
+    """Count what runs say, against labels if there are any; return these, and what was counted.
+
+    Args:
+        runs: one or two.
+        labels: see `measure`; empty takes what the bags bring along, if they can be used.
+        bag: the original; None without.
+        beside: where else a topic of labels may be.
+        notes: takes what a reader of the report has to know.
+
+    Raises:
+        DataError: the labels that were asked for cannot be used.
+    """
+    if labels:
+        return labels, [measure(run, labels, beside) for run in runs]
+    labels, why = own_labels(runs[0], bag)
+    if why:
+        notes.append(why)
+    if labels:
+        try:
+            return labels, [measure(run, labels, beside) for run in runs]
+        except PerceptionError as exc:
+            notes.append(f'The labels that the recording brings along are left aside: {exc}')
+    return '', [measure(run) for run in runs]
 
 
 def write_report(

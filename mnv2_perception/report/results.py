@@ -148,7 +148,7 @@ class Results:
     """A file of results.
 
     Attributes:
-        path: of it.
+        path: of the file.
         run: what `mnv2 bag run` says of itself; empty for a live recording.
         topics: by the name that a node gives it, of those that have messages.
         classes: names of the masks' ids.

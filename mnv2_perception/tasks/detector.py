@@ -15,8 +15,8 @@ from mnv2_perception.tasks.segmenter import Segmentation
 from mnv2_perception.vision.detections import boxes_on_image, components, select_boxes
 from mnv2_perception.vision.preprocess import check_image, rotate_image
 
-# That a box which counts reaches, in frames of the network: more than what a wild SSDLite can give
-# (nets.ssdlite.MAX_LOG_RATIO), less than pixels.
+# How far a box may reach, in widths and heights of the network's frame: farther than any SSDLite's
+# (nets.ssdlite.MAX_LOG_RATIO), but not as far as boxes in pixels.
 FARTHEST = 40.0
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mnv2_perception.errors import CalibrationError
 from mnv2_perception.vision.camera import Floats
+from mnv2_perception.vision.optical import view_axis
 from mnv2_perception.vision.pose import Doubles, Pose
 
 # Of the box's width and height: what it is around is in its middle, what is behind at its rim.
@@ -80,15 +81,17 @@ def place_boxes(
             f'a box around ({x:.0f}, {y:.0f}) is not in the image of {image[0]} × {image[1]} of '
             f"camera_info; remap camera_info to that of the detector's image"
         )
+    ahead = view_axis(points, base_from_camera)
     scale = np.array([points.shape[1] / image[1], points.shape[0] / image[0]] * 2)
     return [
-        _place(points, base_from_camera, box, min_height_m, min_points)
+        _place(points, base_from_camera.translation, ahead, box, min_height_m, min_points)
         for box in boxes * scale
     ]
 
 
 def _place(
-    points: Floats, base_from_camera: Pose, box: Doubles, min_height_m: float, min_points: int
+    points: Floats, camera: Doubles, ahead: Doubles, box: Doubles, min_height_m: float,
+    min_points: int,
 ) -> Box3D | None:
     if not np.isfinite(box).all():
         return None
@@ -96,7 +99,7 @@ def _place(
     step = max(1, math.ceil(math.sqrt(inside.shape[0] * inside.shape[1] / _MOST_POINTS)))
     inside = inside[::step, ::step]
     with np.errstate(invalid='ignore'):  # of points that are not finite
-        depth_m = (inside - base_from_camera.translation) @ base_from_camera.rotation[:, 2]
+        depth_m = (inside - camera) @ ahead
     counts = (inside[..., 2] >= min_height_m) & (depth_m > 0) & (depth_m < np.inf)
     depth_m[~counts] = np.nan
     middle = _cut(depth_m, _shrunk(depth_m.shape))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 import math
+import re
 from typing import Any, Protocol
 
 import cv2
@@ -33,6 +34,7 @@ _MAX_FOCAL_RATIO = 4.0  # of fx and fy: no lens squeezes more
 _MIDDLE = 0.2, 0.8  # of the image's sides: there lies the principal point of a lens
 _MIN_FOCAL_SHARE = 0.01  # of the image's width: a pinhole of 178°, no fisheye
 _LONGEST = 100  # coefficients of a lens, and letters of its model's name
+_RECTIFIED = re.compile('(^|[/_])rect(ified)?([/_]|$)')  # image_rect, rect/image
 
 
 class RegionOfInterestFields(Protocol):
@@ -113,8 +115,9 @@ class Camera:
                 f'(camera_calibration) and have the driver load the result'
             )
         d, r = tuple(map(float, info.d)), tuple(map(float, info.r))
-        if len(d) > 8 and not any(d[8:]):
-            d = d[:8]  # OpenCV's thin prism and tilt, of which ROS has no model
+        longest = max(_LENGTHS_OF_D.get(info.distortion_model, (8,)))
+        if not any(d[longest:]):
+            d = d[:longest]  # thin prism and tilt, say, of which ROS has no model
         if rectified or not any(d):
             d = ()  # the model's name does not matter then, and simulators leave it out
         elif len(d) not in _LENGTHS_OF_D.get(info.distortion_model, ()):
@@ -180,11 +183,14 @@ class Camera:
 
         A registered depth image has the colour camera's intrinsics, perhaps at another size.
         """
-        resized = other.resized(self.height, self.width)
-        ours, theirs = self.matrix, resized.matrix
         return (self.distortion, self.fisheye, self.rotation) == (
             other.distortion, other.fisheye, other.rotation
-        ) and bool(np.abs(ours - theirs).max() < 1.0)
+        ) and self.same_matrix(other)
+
+    def same_matrix(self, other: 'Camera') -> bool:
+        """Tell whether they would be, without the lenses."""
+        theirs = other.resized(self.height, self.width).matrix
+        return bool(np.abs(self.matrix - theirs).max() < 1.0)
 
     @property
     def matrix(self) -> Doubles:
@@ -321,6 +327,11 @@ def image_size(info: CameraInfoFields) -> tuple[int, int]:
             f'megapixels; have the driver publish smaller images'
         )
     return int(height), int(width)
+
+
+def named_rectified(topic: str) -> bool:
+    """Tell whether the name of a topic of images says that they are rectified."""
+    return bool(_RECTIFIED.search(topic))
 
 
 def oddity(info: CameraInfoFields, camera: Camera) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mnv2_perception.errors import CalibrationError
 from mnv2_perception.vision.camera import Camera, Floats
+from mnv2_perception.vision.optical import looks_up, NOT_OPTICAL
 from mnv2_perception.vision.pose import Pose
 
 
@@ -57,11 +58,13 @@ def no_ground(
     base_from_camera: Pose, max_range_m: float, max_footprint_m: float
 ) -> CalibrationError:
     """Return the error of a camera that sees no ground within `ground_points`' limits."""
+    cure = 'correct its pose (a positive pitch looks down) or raise these limits'
+    if looks_up(base_from_camera):
+        cure += f'; in its frame {NOT_OPTICAL}'
     return CalibrationError(
         f'camera at height {base_from_camera.translation[2]:.2f} m, looking along '
         f'{np.round(base_from_camera.rotation[:, 2], 2).tolist()} (x ahead, y left, z up): no '
-        f'pixel sees ground within {max_range_m} m and {max_footprint_m} m a pixel; correct '
-        f'its pose (a positive pitch looks down) or raise these limits'
+        f'pixel sees ground within {max_range_m} m and {max_footprint_m} m a pixel; {cure}'
     )
 
 
@@ -112,6 +115,26 @@ def register_depth(
     np.minimum.at(registered, row * camera.width + column, points[seen, 2])
     registered[np.isinf(registered)] = np.nan
     return registered.reshape(camera.height, camera.width)
+
+
+def pixel_offset(points: Floats, camera: Camera, camera_from_points: Pose) -> float:
+    """Find how far the pixels of an organised cloud are from those of a camera's image.
+
+    Args:
+        points: (H, W, 3), NaN where nothing was measured.
+        camera: of the image.
+        camera_from_points: pose of the cloud's frame in the camera's optical frame.
+
+    Returns:
+        The median, as a share of the image's width; 0 where too few points are in the image.
+    """
+    rows, columns = (slice(None, None, max(1, size // 32)) for size in points.shape[:2])
+    at = np.moveaxis(np.mgrid[:points.shape[0], :points.shape[1]], 0, -1)[rows, columns, ::-1]
+    scale = np.array([camera.width / points.shape[1], camera.height / points.shape[0]])
+    pixels = camera.project(camera_from_points.apply(points[rows, columns]))
+    off = np.linalg.norm(pixels - ((at + 0.5) * scale - 0.5), axis=-1)
+    off = off[np.isfinite(off)]
+    return float(np.median(off)) / camera.width if len(off) > 50 else 0.0
 
 
 def points_of(

@@ -1,13 +1,12 @@
 """What each class of a mask is to a robot: its role, from the names that an operator gives."""
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 import re
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_perception.errors import ParameterError, quoted
+from mnv2_perception.errors import nearest, ParameterError, quoted
 from mnv2_perception.vision.costmap import FORBIDDEN, OBSTACLE, TRAVERSABLE, UNKNOWN
 
 LONGEST_TOPIC = 100
@@ -27,11 +26,10 @@ def misspelt_classes(
     """
     given = {name for names in lists.values() for name in names}
     left = [name for name in classes if name not in given]
-    found = {
-        name: get_close_matches(name.lower(), left, 1, 0.75)
-        for name in sorted(given - set(classes))
+    return {
+        name: close for name in sorted(given - set(classes))
+        if (close := nearest(name.lower(), left, 0.75))
     }
-    return {name: close[0] for name, close in found.items() if close}
 
 
 def roles_of(

@@ -39,7 +39,7 @@ class TransformTree:
         Args:
             parent: frame, with or without a leading slash.
             child: frame.
-            stamp_ns: of it.
+            stamp_ns: time at which it holds.
             values: x, y, z in metres, and a quaternion's x, y, z, w.
             static: it holds at all times.
         """

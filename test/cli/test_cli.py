@@ -581,3 +581,35 @@ def test_a_checkpoint_in_the_place_of_a_model_names_the_command_that_makes_one(
     told = capsys.readouterr().err
     assert told.startswith(f'error: {checkpoint}: is a checkpoint, expected a model such as an')
     assert told.count(f'mnv2 export {checkpoint} model.onnx') == 1
+
+
+@pytest.mark.parametrize(('said', 'told'), [
+    ('libtorch_cpu.so: failed to map segment from shared object', 'the memory does not suffice'),
+    ('libtorch_cpu.so: undefined symbol: cudnn', 'is installed and cannot be loaded; install it'),
+])
+@pytest.mark.parametrize(('library', 'args'), [
+    ('torch', ['train', 'segmentation', 'x', '--out', 'y']), ('torch', ['export', 'x.pt', 'y']),
+    ('torch', ['embed', 'x.pth', '--encoder', 'mobilenet_v2', '--onnx', 'y.onnx']),
+    ('openvino', ['evaluate', 'unet_mobilenetv2_camvid', 'x', '--engine', 'openvino']),
+    ('onnxruntime', ['evaluate', 'unet_mobilenetv2_camvid', 'x', '--engine', 'onnx_runtime']),
+    ('onnx', ['verify', 'unet_mobilenetv2_camvid', 'x', '--out', 'y.onnx']),
+    ('onnxruntime.quantization', ['quantize', 'ssdlite_mobilenetv2_ground', '--calibrate',
+                                  'docs', '--out', 'y.onnx']),
+    ('pycocotools', ['evaluate', 'ssdlite_mobilenetv2_ground', 'x.json']),
+])
+def test_a_library_that_cannot_be_loaded_is_told_with_what_the_loader_said(
+    library: str, args: list[str], said: str, told: str
+) -> None:
+    code = (
+        'import sys\n'
+        'class Loader:\n'
+        '    def find_spec(self, name, *_):\n'
+        f'        if name == {library!r}: raise ImportError({said!r})\n'
+        'sys.meta_path.insert(0, Loader())\n'
+        'from mnv2_perception.cli.main import main\n'
+        f'sys.exit(main({args!r}))\n'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and done.stderr.startswith('error: ')
+    assert said in done.stderr and told in done.stderr
+    assert 'not installed' not in done.stderr

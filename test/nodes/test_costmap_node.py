@@ -27,6 +27,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo, VisionClass
 
 from mnv2_perception.nodes import costmap_node, poses
+from mnv2_perception.nodes.advice import image_topic_behind
 from mnv2_perception.nodes.costmap_node import CostmapNode
 from mnv2_perception.nodes.messages import (
     cloud_to_msg,
@@ -405,6 +406,27 @@ def test_with_tf_the_grid_lies_in_odom_at_the_images_stamp(
     x, y, _ = place.apply(np.array([2.7, 0.65, 0.0]))
     assert cell(found['grid'], x, y) == 0
     assert beam(found['scan'], 3.0, 0.65) == pytest.approx(math.hypot(3.0, 0.65), abs=0.05)
+
+
+@pytest.mark.parametrize(('topic', 'rectified', 'lens', 'told'), [
+    ('/camera/image_rect', False, True, 'set rectified to true'),
+    ('/camera/image_raw', True, True, 'rectified is true, and'),
+    ('/camera/image_rect', True, True, ''),
+    ('/camera/image_raw', False, True, ''),
+    ('/zed/rgb/color/rect/image', False, False, ''),
+])
+def test_a_topic_whose_name_says_other_than_the_parameter_rectified_is_told(
+    scene: Scene, topic: str, rectified: bool, lens: bool, told: str
+) -> None:
+    node = scene.start(rectified=rectified)
+    info = camera_info()
+    if lens:
+        info.d = [-0.32, 0.11, 0.0007, -0.0004, -0.02]
+    scene.calibrate(node, info)
+    scene.peer.create_subscription(Image, topic, lambda msg: None, 1)  # whose masks these are
+    eventually(lambda: image_topic_behind(node, '/segmentation/mask', []) == topic)
+    node.look_around()
+    assert told in node.warning() and bool(told) == bool(node.warning())
 
 
 def test_depth_of_another_camera_is_registered_through_tf_and_both_camera_infos(

@@ -1,6 +1,7 @@
 """detection3d_node over real DDS: a box before a wall, and a detector that finds it."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 import threading
 import time
@@ -121,6 +122,54 @@ def test_a_box_before_a_wall_is_placed_with_its_class_score_id_and_stamp(
     assert found.results[0].hypothesis.class_id == 'person'
     assert found.results[0].hypothesis.score == pytest.approx(0.9)
     assert found.results[0].pose.pose == found.bbox.center
+
+
+@pytest.mark.parametrize('source', ['points', 'depth'])
+def test_in_the_frame_of_a_cameras_body_clouds_place_boxes_and_depth_is_told(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setattr(poses, 'tf2_ros', poses.tf2_ros or tf2_stand_in)
+    tree: Any = Tree(detector)  # type: ignore[arg-type]
+    body = POSE @ BODY_FROM_OPTICAL.inverse()
+    tree._static.publish(tf2_stand_in.TFMessage(transforms=[
+        tf2_stand_in.transform('base_link', 'camera_link', body, 0),
+    ]))
+    node = detector.start(source=source, pose_source='tf')
+    detector.calibrate(node)
+    stamp = Header(stamp=header(1).stamp, frame_id='camera_link')
+    if source == 'points':  # as Gazebo's
+        ahead = BODY_FROM_OPTICAL.apply(depth_points(DEPTH_M, CAMERA))
+        detector.points.publish(cloud_to_msg(ahead, stamp))
+    else:
+        detector.measure(stamp)
+    detector.detect(stamp)
+    found = detector.wait_for(stamp).detections
+    if source == 'points':
+        check(found[0])
+        assert node.warning() == ''
+    else:
+        assert node.warning().startswith("in the frame 'camera_link' z points up")
+
+
+@pytest.mark.parametrize(('focal_px', 'told'), [(250.0, ''), (190.0, "are not the image's")])
+def test_a_cloud_whose_pixels_are_not_the_images_is_told(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch, focal_px: float, told: str
+) -> None:
+    monkeypatch.setattr(poses, 'tf2_ros', poses.tf2_ros or tf2_stand_in)
+    tree: Any = Tree(detector)  # type: ignore[arg-type]
+    tree._static.publish(tf2_stand_in.TFMessage(transforms=[
+        tf2_stand_in.transform('base_link', 'camera_optical', POSE, 0),
+        tf2_stand_in.transform('base_link', 'depth_optical', POSE, 0),
+    ]))
+    node = detector.start(source='points', pose_source='tf')
+    detector.calibrate(node)
+    other = replace(CAMERA, fx=focal_px, fy=focal_px)  # ordered as the depth image
+    depth_m, _ = draw_before_wall(other, POSE, LOW, HIGH, WALL_X)
+    stamp = Header(stamp=header(1).stamp, frame_id='depth_optical')
+    detector.points.publish(cloud_to_msg(depth_points(depth_m, other), stamp))
+    detector.detect(header(1))
+    detector.wait_for(header(1))
+    assert told in node.warning() and bool(told) == bool(node.warning())
 
 
 def test_a_box_that_was_not_measured_is_left_out_and_counted(detector: Detector) -> None:

@@ -12,7 +12,7 @@ import rclpy
 from mnv2_perception.errors import ParameterError
 from mnv2_perception.nodes import launching, overrides
 from mnv2_perception.nodes.parameters import CLASS_LISTS
-from mnv2_perception.nodes.perception import NODES, Perception
+from mnv2_perception.nodes.perception import NODE_CLASSES, Perception
 from mnv2_perception.tasks.models import opening
 
 pytestmark = pytest.mark.ros
@@ -24,7 +24,7 @@ ONE, TWO = {'': '/robot'}, {'front': '/robot/front', 'rear': '/robot/rear'}
 
 
 def test_the_nodes_to_choose_from_are_those_of_perception() -> None:
-    assert tuple(NODES) == launching.NODES
+    assert tuple(NODE_CLASSES) == launching.NODE_NAMES
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_lists_are_read_as_perception_reads_them(
         namespace=namespace, context=context,
         cli_args=['--ros-args', '--params-file', str(path)],
     )
-    names = tuple(name for name in NODES if name in perception.names)
+    names = tuple(name for name in NODE_CLASSES if name in perception.names)
     expected = names, perception.cameras or ('',)
     perception.destroy_node()
     rclpy.shutdown(context=context)
@@ -116,7 +116,7 @@ def test_a_double_without_its_point_is_refused_with_node_and_cure(tmp_path: Path
         with pytest.raises(ParameterError, match=(
             r'detection_node, parameter max_rate_hz: .* write a double with a point: 4\.0, not 4'
         )):
-            NODES['detection'](context=context)
+            NODE_CLASSES['detection'](context=context)
     finally:
         rclpy.shutdown(context=context)
 

@@ -54,7 +54,7 @@ def missing(nodes: set[str], sharing: set[str], entry_points: list[str]) -> list
 
 def test_every_node_is_named_wherever_a_node_must_be(entry_points: list[str]) -> None:
     assert missing(set(NODES), set(SHARING_NODES), entry_points) == []
-    assert set(launching.NODES) == set(perception.NODES) == set(SHARING_NODES)
+    assert set(launching.NODE_NAMES) == set(perception.NODE_CLASSES) == set(SHARING_NODES)
 
 
 def test_a_node_that_is_registered_alone_is_told_with_all_that_it_lacks(
@@ -73,7 +73,7 @@ def test_no_entry_point_is_left_of_a_node_that_is_gone(entry_points: list[str]) 
 
 
 def test_each_node_is_a_class_of_its_own_file_with_the_parameters_of_the_table() -> None:
-    for name, cls in perception.NODES.items():
+    for name, cls in perception.NODE_CLASSES.items():
         assert issubclass(cls, PerceptionNode)
         assert cls.__module__ == f'{PACKAGE}.nodes.{name}_node'
         assert cls.Parameters is SHARING_NODES[name]

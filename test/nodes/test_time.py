@@ -1,6 +1,7 @@
 """costmap_node where time is not kind: late transforms, loops, stamps that stand still."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 import itertools
 import threading
 import time
@@ -42,7 +43,7 @@ from mnv2_perception.nodes.messages import mask_to_msg, stamp_to_ns
 from mnv2_perception.nodes.parameters import CostmapParameters
 from mnv2_perception.nodes.sync import StampedQueue, StampWatch
 from mnv2_perception.nodes.worker import Frame
-from mnv2_perception.vision.pose import Pose
+from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 
 pytestmark = pytest.mark.ros
 
@@ -191,6 +192,101 @@ def test_masks_whose_transform_nobody_tells_are_an_error_that_names_it(
     text = error()
     assert text.startswith('no result of ')
     assert "transform from 'base_link' to 'map': tf does not have it; publish it" in text
+
+
+def test_of_images_without_a_frame_id_that_is_told(scene: Scene, tree: Tree) -> None:
+    node = scene.start(pose_source='tf', grid_frame='base_link')
+    scene.calibrate(node)
+    tree.wait()
+    msg = mask(1000 * 10**9)
+    msg.header.frame_id = ''
+    scene.camera.publish(msg)
+    eventually(lambda: node.counts['rejected'] == 1)
+    assert 'the frame_id of the images, or of what measures, is empty' in node._rejection
+
+
+def test_a_mask_whose_stamp_is_negative_is_rejected_and_the_next_one_placed(
+    scene: Scene, tree: Tree
+) -> None:
+    node = scene.start(pose_source='tf', grid_frame='base_link')
+    scene.calibrate(node)
+    tree.wait()
+    msg = mask(1000 * 10**9)
+    msg.header.stamp.sec = -1
+    scene.camera.publish(msg)
+    eventually(lambda: node.counts['rejected'] == 1)
+    assert node._rejection.startswith("the image's stamp is -1 s, expected 0 or more")
+    scene.camera.publish(mask(1000 * 10**9))
+    eventually(lambda: node.counts['published'] == 1)
+
+
+def test_depth_of_another_clock_asks_for_one_clock_and_not_for_tolerance(scene: Scene) -> None:
+    depth, node = start_with_depth(scene, sync_wait_s=0.05)
+    _, depth_m = draw_box(CAMERA, POSE, *BOX_AT)
+    for off_ns, told in (
+        (1000 * 10**9, '(the nearest is 1000.000 s away); let both drivers stamp by one clock'),
+        (30_000_000, '(the nearest is 0.030 s away); raise sync_tolerance_s'),
+    ):
+        stamp = Time(nanoseconds=2000 * 10**9 - off_ns).to_msg()
+        depth.publish(depth_msg(depth_m, Header(stamp=stamp, frame_id='camera_optical'), '32FC1'))
+        eventually(lambda ns=off_ns: node.inputs.measured.apart_s(2000 * 10**9) == ns * 1e-9)
+        scene.camera.publish(mask(2000 * 10**9))
+        eventually(lambda text=told: text in node.describe()['waiting_for'])
+
+
+def start_with_depth(scene: Scene, **parameters: Any) -> tuple[Any, Any]:
+    depth = scene.peer.create_publisher(Image, 'depth/image', 1)
+    infos = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
+    node = scene.start(source='depth', **parameters)
+    scene.calibrate(node)
+    scene.heard(depth)
+    scene.heard(infos)
+    infos.publish(camera_info())
+    eventually(lambda: node.inputs.depth_info)
+    return depth, node
+
+
+def test_depth_in_the_frame_of_the_cameras_body_is_refused(scene: Scene, tree: Tree) -> None:
+    body = POSE @ BODY_FROM_OPTICAL.inverse()
+    tree._static.publish(TFMessage(transforms=[transform('base_link', 'camera_link', body, 0)]))
+    depth, node = start_with_depth(scene, pose_source='tf', grid_frame='base_link')
+    tree.wait()
+    _, depth_m = draw_box(CAMERA, POSE, *BOX_AT)
+    msg = mask(1000 * 10**9)
+    msg.header.frame_id = 'camera_link'
+    depth.publish(depth_msg(depth_m, msg.header, '32FC1'))
+    scene.camera.publish(msg)
+    eventually(lambda: node.counts['rejected'] == 1)
+    assert node._rejection.startswith("in the frame 'camera_link' z points up")
+
+
+def test_aligned_depth_with_the_camera_info_of_the_unaligned_is_refused(scene: Scene) -> None:
+    depth, node = start_with_depth(scene)
+    infos = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
+    scene.heard(infos)
+    _, depth_m = draw_box(CAMERA, POSE, *BOX_AT)
+    before = node.inputs.depth_info.last_info
+    for number, camera in enumerate([CAMERA, replace(CAMERA, fx=200.0, fy=200.0)]):
+        infos.publish(camera_info(camera, 'depth_optical'))
+        eventually(lambda last=before: node.inputs.depth_info.last_info is not last)
+        before = node.inputs.depth_info.last_info
+        msg = mask((1000 + number) * 10**9)
+        depth.publish(depth_msg(depth_m, msg.header, '16UC1'))
+        scene.camera.publish(msg)
+        eventually(lambda count=number + 1: node.counts['published'] + node.counts['rejected']
+                   == count)
+    assert (node.counts['published'], node.counts['rejected']) == (1, 1)
+    assert "depth/camera_info in 'depth_optical', with another matrix" in node._rejection
+
+
+def test_depth_without_a_value_is_told(scene: Scene) -> None:
+    depth, node = start_with_depth(scene)
+    for number in range(10):
+        msg = mask((1000 + number) * 10**9)
+        depth.publish(depth_msg(np.zeros(IDS.shape, np.float32), msg.header, '16UC1'))
+        scene.camera.publish(msg)
+        eventually(lambda count=number + 1: node.counts['published'] == count)
+    assert 'the last 10 depth images or clouds have no value at all' in node.warning()
 
 
 @pytest.mark.parametrize('source', ['ground', 'depth'])

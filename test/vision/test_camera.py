@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mnv2_perception.errors import CalibrationError
-from mnv2_perception.vision.camera import Camera, oddity, scaled_matrices
+from mnv2_perception.vision.camera import Camera, named_rectified, oddity, scaled_matrices
 from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 
 
@@ -199,9 +199,23 @@ def test_a_camera_without_distortion_needs_no_model() -> None:
     assert Camera.from_info(Info(distortion_model='', d=())).distortion == ()
 
 
-def test_coefficients_that_opencv_pads_with_zeros_are_taken() -> None:
-    info = Info(distortion_model='rational_polynomial', d=RATIONAL + (0.0,) * 6)
-    assert Camera.from_info(info).distortion == RATIONAL
+@pytest.mark.parametrize(('model', 'd'), [
+    ('rational_polynomial', RATIONAL), ('plumb_bob', PLUMB_BOB), ('equidistant', FISHEYE),
+])
+def test_coefficients_that_are_padded_with_zeros_are_taken(
+    model: str, d: tuple[float, ...]
+) -> None:
+    for count in (8, 12, 14):
+        info = Info(distortion_model=model, d=d + (0.0,) * (count - len(d)))
+        assert Camera.from_info(info).distortion == d
+
+
+def test_the_name_of_a_topic_says_that_its_images_are_rectified() -> None:
+    for topic in ('/camera/image_rect', '/left/image_rect_color', '/zed/rgb/color/rect/image',
+                  '/camera/image_rect/compressed', '/rectified/image'):
+        assert named_rectified(topic)
+    for topic in ('/camera/image_raw', '/direct/image', '/camera/rectangle', '/unrect/image', ''):
+        assert not named_rectified(topic)
 
 
 def test_an_image_of_another_size_is_refused() -> None:

@@ -1,0 +1,69 @@
+"""GroundWatch: whether what is measured can be true, by the ground that masks show."""
+
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_perception.vision.camera import Floats
+from mnv2_perception.vision.costmap import TRAVERSABLE
+
+_MASKS = 10  # in a row
+_STEP = 8  # every so many rows and columns tell it
+_LEAST = 20  # points; fewer pixels of ground say nothing
+_NEAREST = 0.25  # of the ground: slopes and stairs begin farther away
+_OFF_M, _SLOPE = 0.5, 0.4  # so far above or below, and so steeply, lies no ground before a robot
+
+
+class GroundWatch:
+    """Notices ground that was measured where none can be, and measurements without a value.
+
+    Wrong frames, poses and units place all elsewhere, and nothing else tells it.
+    """
+
+    def __init__(self) -> None:
+        self._latest: deque[tuple[float, float] | None] = deque(maxlen=_MASKS)
+
+    def take(self, points: Floats, ids: NDArray[np.uint8], roles: NDArray[np.uint8]) -> None:
+        """Take what was measured of a mask.
+
+        Args:
+            points: (H, W, 3) in the base frame, NaN where nothing was measured.
+            ids: (H, W) class ids of the same pixels.
+            roles: (256,) role of each id.
+        """
+        points, ids = points[::_STEP, ::_STEP], ids[::_STEP, ::_STEP]
+        measured = np.isfinite(points).all(axis=-1)
+        if not measured.any():
+            self._latest.append(None)
+            return
+        ground = points[measured & (roles[ids] == TRAVERSABLE)]
+        if len(ground) < _LEAST:
+            return
+        away_m = np.hypot(ground[:, 0], ground[:, 1])
+        near = away_m <= np.quantile(away_m, _NEAREST)
+        self._latest.append((float(np.median(ground[near, 2])), float(np.median(away_m[near]))))
+
+    @property
+    def warning(self) -> str:
+        """What is wrong and the cure, empty if nothing is."""
+        if len(self._latest) < _MASKS:
+            return ''
+        places = [place for place in self._latest if place]
+        if not places:
+            return (
+                f'the last {_MASKS} depth images or clouds have no value at all: nothing is '
+                f'marked or cleared; look at them in RViz (is the lens covered, its projector '
+                f'off?)'
+            )
+        if len(places) < _MASKS or not all(
+            abs(height_m) > max(_OFF_M, _SLOPE * away_m) for height_m, away_m in places
+        ):
+            return ''
+        height_m, away_m = places[-1]
+        return (
+            f'the nearest ground of the masks was measured {abs(height_m):.1f} m '
+            f"{'above' if height_m > 0 else 'below'} base_frame's origin, {away_m:.1f} m away: "
+            f"all may be placed wrong; see that the camera's frame is an optical one (z ahead), "
+            f'its pose, and that depth is in its unit (16UC1: mm, 32FC1: m)'
+        )
