@@ -160,8 +160,8 @@ class ModelSpec:
             )
         if not 0.0 < self.crop_ratio <= 1.0 or (self.crop_ratio < 1.0 and self.fit != 'crop'):
             yield (
-                f'crop_ratio is {self.crop_ratio:g} and fit is {self.fit!r}, expected a share '
-                f'above 0, at most 1, and fit: crop if it is below'
+                f'crop_ratio is {self.crop_ratio:g} and fit is {self.fit!r}, expected a ratio '
+                f'above 0 and at most 1, and fit: crop if it is below 1'
             )
         if len(self.pad) != 3 or not all(0 <= value <= 255 for value in self.pad):
             yield f'pad is {self.pad}, expected one number or (R, G, B), 0 to 255'
@@ -182,25 +182,24 @@ class ModelSpec:
             )
         for colour in self.colours:
             if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
-                yield f'colour {colour} is no (R, G, B) of 0 to 255'
+                yield f'colour {colour} is not (R, G, B) with values from 0 to 255'
         if (self.output == 'boxes') != (self.task == 'detection'):
             yield (
-                f'output {self.output} does not go with task {self.task}; detection, and only '
-                f'that, gives boxes'
+                f'output {self.output} does not fit task {self.task}; expected output boxes for '
+                f'detection, and for no other task'
             )
         if self.output == 'boxes' and self.background:
-            yield 'background is true, but boxes have classes only; expected false'
+            yield 'background is true, but boxes have no background class; expected false'
         if self.output == 'sigmoid' and len(self.classes) + self.background != 2:
             yield (
-                f'got {len(self.classes)} classes for sigmoid, expected two: the name of what '
-                f'lies below probability 0.5, then that of what lies above (the latter alone '
-                f'with background: true)'
+                f'got {len(self.classes)} classes for sigmoid, expected two: the class below '
+                f'probability 0.5, then the class above it (with background: true only the latter)'
             )
         if self.task != 'classification' and len(set(self.classes)) < len(self.classes):
             twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
             yield (
-                f'classes has {", ".join(twice)} twice; parameters name classes, so give each a '
-                f'name of its own'
+                f'classes has {", ".join(twice)} twice; give each class its own name, because '
+                f'parameters refer to classes by name'
             )
 
     def _wrong_scaling(self) -> Iterator[str]:

@@ -86,13 +86,14 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
     reach = [sample.boxes.max() for sample in samples if len(sample.boxes)]
     if reach and max(reach) <= 1.0:
         raise DataError(
-            f"{path}: all its boxes lie within an image's first pixel; COCO's are in pixels, so "
-            f'multiply them by width and height'
+            f"{path}: all its boxes lie within the first pixel of an image; COCO's boxes are in "
+            f'pixels, so multiply them by width and height'
         )
     if outside:
         logger.warning(
-            "%s: boxes of %d of %d images end outside of them, such as of %s; COCO's are x, y, "
-            'width, height, not two corners', path, len(outside), len(samples), outside[0],
+            "%s: boxes of %d of %d images end outside of their image, for example in %s; COCO's "
+            'boxes are x, y, width, height, not two '
+            'corners', path, len(outside), len(samples), outside[0],
         )
     return classes, samples
 

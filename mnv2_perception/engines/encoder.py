@@ -61,7 +61,7 @@ def cut_encoder(model: Path, spec: Mapping[str, str] = {}) -> bytes:
     except OSError as exc:
         raise ModelError(f'{model}: cannot be read: {exc.strerror}') from exc
     except ValueError as exc:
-        raise ModelError(f'{model}: is no ONNX file that can be read: {exc}') from exc
+        raise ModelError(f'{model}: is not a readable ONNX file: {exc}') from exc
     if not graph:
         raise ModelError(
             f'{model}: its encoder cannot be found, because no node is named as a layer of '

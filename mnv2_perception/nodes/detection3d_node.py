@@ -95,8 +95,8 @@ class Detection3DNode(PlacingNode[Detection3DParameters, Measurements]):
         with self._lock:
             unmeasured = len(self._latest) == WINDOW and not any(self._latest)
         return super().warning() or self._odd or unmeasured * (
-            f'of the last {WINDOW} boxes none was measured, all are left out: see that depth '
-            f'covers what the camera sees, and is of its stamp; or lower min_points'
+            f'none of the last {WINDOW} boxes could be measured, so all are left out: check that '
+            f"depth covers the camera's view and has the image's stamps, or lower min_points"
         )
 
     def explain_silence(self) -> str:

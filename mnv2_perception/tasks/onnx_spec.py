@@ -31,7 +31,7 @@ def read_spec(model: Path) -> ModelSpec | None:
         ):
             metadata = _metadata(content)
     except (OSError, ValueError) as exc:
-        raise ModelError(f'{model}: is no ONNX file that can be read: {exc}') from exc
+        raise ModelError(f'{model}: is not a readable ONNX file: {exc}') from exc
     return ModelSpec.from_metadata(metadata, model)
 
 
