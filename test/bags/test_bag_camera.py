@@ -158,11 +158,11 @@ def test_images_of_which_none_is_a_camera_s_are_refused_with_what_they_are(
     bag = write_images(
         tmp_path / 'bag', camera__label='ids', depth='numbers', segmentation__confidence='gray'
     )
-    with pytest.raises(BagError, match='has no images of a camera') as caught:
+    with pytest.raises(BagError, match='has no camera images') as caught:
         find_camera(bag)
     for words in (
         '/camera/label (gray, 30 × 40, values: 3, called label)', 'a result of this package',
-        "/depth ('32FC1': depth or other numbers)", 'name a topic',
+        "/depth ('32FC1': depth or other numbers)", 'name it with --topic',
     ):
         assert words in str(caught.value)
 

@@ -119,4 +119,4 @@ def test_a_bag_without_images_and_messages_that_cannot_be_read_are_told(tmp_path
         bag.write('/camera_info', 1, b'\0\1\0\0')
     facts = describe_bag(tmp_path / 'bag')
     assert topic(facts, '/camera_info')['unreadable'] == 1
-    assert 'has no images of a camera' in facts['nodes'][0]['missing'][0]
+    assert 'has no camera images' in facts['nodes'][0]['missing'][0]

@@ -227,8 +227,8 @@ def test_of_an_unfinished_mcap_all_whole_chunks_are_read_in_time_order(
     os.truncate(file, file.stat().st_size - cut_bytes)
     whole = [0, 1, 2, 3, 4] if cut_bytes < 1_000_000 else [0, 1, 2, 3]
     assert counts_in(file) == whole
-    assert 'was not finished' in caplog.text
-    assert (' 0 bytes behind that are lost' in caplog.text) == (len(whole) == 5)
+    assert 'is incomplete' in caplog.text
+    assert ('the last 0 bytes are lost' in caplog.text) == (len(whole) == 5)
     with BagReader(file) as bag:
         assert (bag.message_count, bag.end_ns) == (len(whole), START_NS + whole[-1])
         assert 'uint8[] data' in bag.topics[0].definition
@@ -303,9 +303,9 @@ def test_splits_come_in_time_order_and_one_that_is_missing_or_not_named_is_told(
     assert not caplog.text
     edit_metadata(folder, relative_file_paths=['late.db3'], count=4)
     assert counts_in(folder) == list(range(5, 9))
-    assert 'does not name early.db3' in caplog.text
+    assert 'does not list early.db3' in caplog.text
     edit_metadata(folder, relative_file_paths=['late.db3', 'gone.db3'])
-    with pytest.raises(BagError, match=r'names gone\.db3, which is not there; copy it too'):
+    with pytest.raises(BagError, match=r'lists gone\.db3, which does not exist; copy it too'):
         BagReader(folder)
 
 
@@ -380,7 +380,7 @@ def test_an_mcap_of_another_kind_is_called_that_and_not_damaged(tmp_path: Path) 
     (whole,) = (tmp_path / 'bag').glob('*.mcap')
     other = tmp_path / 'other.mcap'
     other.write_bytes(whole.read_bytes().replace(b'ros2', b'ros1', 1))
-    with pytest.raises(BagError, match=r'another kind than ROS 2 records, .*expected the profile'):
+    with pytest.raises(BagError, match=r'that ROS 2 did not record, .*expected the profile'):
         BagReader(other)
 
 
