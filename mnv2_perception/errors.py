@@ -115,8 +115,8 @@ def not_loaded(exc: ImportError, cure: str) -> str:
     if isinstance(exc, ModuleNotFoundError):
         return f'{told}: {cure}'
     if 'failed to map segment' in str(exc) and 'permitted' not in str(exc):  # on noexec, that
-        return f'{told}: the memory does not suffice to load it; end other programs'
-    return f'{told}: it is installed and cannot be loaded; install it anew: {cure}'
+        return f'{told}: not enough memory to load it; close other programs'
+    return f'{told}: it is installed but cannot be loaded; reinstall it: {cure}'
 
 
 def with_home(path: str | Path) -> Path:

@@ -116,7 +116,7 @@ def find_encoder(model: str, encoder: str | None, folder: Path) -> Path:
         from mnv2_perception.nets.export import export_weights
     except ImportError as exc:
         raise SetupError(
-            f'{model}: weights are read by torch and onnx '
+            f'{model}: reading weights needs torch and onnx '
             f'{not_loaded(exc, "run `make setup-train`, or give a model (.onnx)")}'
         ) from exc
     exported = folder / f'{path.stem}.onnx'

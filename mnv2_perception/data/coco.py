@@ -59,8 +59,8 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
         raise DataError(f'{path}: has {len(file.images)} images and {len(classes)} categories')
     if twice := [name for name, count in Counter(classes).items() if count > 1]:
         raise DataError(
-            f'{path}: calls several categories {twice[0]}; figures name classes, so give each a '
-            f'name of its own'
+            f'{path}: calls several categories {twice[0]}; give each category its own name, '
+            f'because results are listed by name'
         )
     samples, outside = [], []
     for image_id, name in file.images.items():

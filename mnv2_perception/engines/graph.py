@@ -37,7 +37,7 @@ def read_onnx(model: Path) -> Any:
         import onnx
     except ImportError as exc:
         raise EngineError(
-            f'{model}: is read and changed with onnx {not_loaded(exc, "pip install onnx")}'
+            f'{model}: reading and changing it needs onnx {not_loaded(exc, "pip install onnx")}'
         ) from exc
     if not model.is_file():
         raise ModelError(f'{model}: no such model file')

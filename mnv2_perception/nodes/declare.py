@@ -173,7 +173,7 @@ def check_names(parameter: str, names: tuple[str, ...], pattern: str) -> tuple[s
     wrong += [name for name, count in Counter(names).items() if count > 1]
     if wrong:
         raise ParameterError(
-            f'{parameter} has {", ".join(map(repr, wrong))}; expected names that match {pattern}, each once'
+            f'{parameter} has {", ".join(map(repr, wrong))}; expected {pattern}, each once'
         )
     return names
 

@@ -37,7 +37,7 @@ def misspelt(given: Iterable[str], known: Iterable[str]) -> list[str]:
     """
     known = list(known)
     return [
-        f'{name} is no argument here and has no effect; did you mean {close}?'
+        f'{name} is not an argument of this launch file and has no effect; did you mean {close}?'
         for name in given if name not in known and (close := nearest(name, known, 0.85))
     ]
 
@@ -61,7 +61,7 @@ def chosen(
     wanted = check_names('nodes', split(nodes) or values.nodes, '|'.join(NODE_NAMES))
     if not wanted:
         raise ParameterError(
-            f'nodes is empty in {params_file}; expected some of {", ".join(NODE_NAMES)}'
+            f'nodes is empty in {params_file}; expected one or more of {", ".join(NODE_NAMES)}'
         )
     names = check_names('cameras', split(cameras) or values.cameras, CAMERA_NAME)
     return tuple(name for name in NODE_NAMES if name in wanted), names or ('',)

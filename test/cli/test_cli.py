@@ -94,7 +94,7 @@ def test_boxes_of_masks_are_written_and_measured(
         'boxes', str(folder), '--classes', 'dog', '--spec', str(folder / 'spec.yaml'), '--out',
         str(out),
     ]) == 0
-    assert capsys.readouterr().out == f'{out}: 1 boxes in 1 images, 0 more to ignore\n'
+    assert capsys.readouterr().out == f'{out}: 1 boxes in 1 images, and 0 to be ignored\n'
     assert cli.main(['evaluate', detector, str(out), '--json']) == 0
     result = json.loads(capsys.readouterr().out)
     assert set(result) == {

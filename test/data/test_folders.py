@@ -150,7 +150,7 @@ def test_a_missing_label_is_named_and_counted(folder: Path) -> None:
 @pytest.mark.parametrize('name', ['B.png', 'b_mask.png'])
 def test_a_label_of_nearly_the_same_name_is_named(folder: Path, name: str) -> None:
     (folder / 'labels/b.png').rename(folder / 'labels' / name)
-    with pytest.raises(DataError, match=rf'first is b\.png; {name} is there; .* the same name'):
+    with pytest.raises(DataError, match=rf'first is b\.png; {name} exists; .* the same name'):
         list_pairs(folder)
 
 
@@ -168,7 +168,7 @@ def test_labels_without_an_image_are_told_once(
     [
         (np.full((4, 6, 3), (1, 2, 3), np.uint8), 'PNG of colours.*map each colour to its id'),
         (np.full((4, 6), 256, np.uint16), 'the largest is 256'),
-        (np.zeros((5, 6), np.uint8), r'is \(5, 6\), its image is \(4, 6\)'),
+        (np.zeros((5, 6), np.uint8), r'is \(5, 6\), but its image is \(4, 6\)'),
     ],
     ids=['colours', '16 bits', 'another size'],
 )
@@ -285,7 +285,7 @@ def test_images_may_lie_beside_the_file(folder: Path) -> None:
          'all its boxes lie within the first pixel of an image.* multiply them by width and '
          'height'),
         (coco(categories=[{'id': 3, 'name': 'dog'}, {'id': 7, 'name': 'dog'}]),
-         'calls several categories dog; .* a name of its own'),
+         'calls several categories dog; .* its own name'),
         (coco(images=[{'id': 20, 'file_name': 'c.png'}]), r'image c\.png is neither in'),
         (coco(images=[{'id': 20, 'file_name': 'c' * 300}]), r'image c+ is neither in'),
     ],
@@ -390,12 +390,12 @@ def test_a_table_names_files_and_labels(tmp_path: Path, table: str, ids: list[in
     [
         ('', 'lists no images'),
         ('a.jpg 1', ':1: got 1 columns, expected 2'),
-        ('a.jpg\t1\nb.jpg\t1', r':2: there is no file .*b\.jpg'),
-        (f'a.jpg\t1\n{"b" * 300}.jpg\t1', r':2: there is no file'),
-        ('a.jpg\t1\na\0.jpg\t1', r':2: there is no file'),
+        ('a.jpg\t1\nb.jpg\t1', r':2: no such file: .*b\.jpg'),
+        (f'a.jpg\t1\n{"b" * 300}.jpg\t1', r':2: no such file'),
+        ('a.jpg\t1\na\0.jpg\t1', r':2: no such file'),
         ('a.jpg\t4', ":1: the label is '4', not a class of the model .*an id of 0 to 3 or a name"),
-        ('a.jpg\t-1', "the label is '-1', no class"),
-        ('a.jpg\tcrane', "'crane', the name of the classes 0 and 2; expected an id"),
+        ('a.jpg\t-1', "the label is '-1', not a class"),
+        ('a.jpg\tcrane', "'crane', the name of several classes: 0 and 2; expected an id"),
         ('file\tindex\na.jpg\tcrane', ":2: the index is 'crane'.*an id of 0 to 3$"),
         ('file\tclass\na.jpg\t1', 'expected `file` and `label` or `index`'),
     ],
@@ -438,8 +438,8 @@ def test_a_picture_in_two_classes_is_told(
 @pytest.mark.parametrize(
     ('names', 'told'),
     [
-        (['labels/a.png', 'images/a.jpg'], r"/images: .*named as 'images', no class .*'crane'"),
-        (['crane/a.png'], "'crane', the name of the classes 0 and 2"),
+        (['labels/a.png', 'images/a.jpg'], r"/images: .*named as 'images', not a class .*'crane'"),
+        (['crane/a.png'], "'crane', the name of several classes: 0 and 2"),
         (['a.jpg'], r'no images; expected .*/CLASS/\*\.jpg'),
     ],
     ids=['data for segmentation', 'two classes of one name', 'no folders'],

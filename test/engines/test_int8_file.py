@@ -99,7 +99,7 @@ def test_the_verified_int8_file_beside_a_model_is_taken_and_told(
         with open_engine(int8_beside(model), 'openvino', precision='fp32') as expected:
             for one, other in zip(outputs(opened), outputs(expected), strict=True):
                 np.testing.assert_array_equal(one, other)
-    told = 'model_int8.onnx: in int8: miou 0.7000, in fp32 0.7000, on 9 images of val, × 3.0 as'
+    told = 'model_int8.onnx: runs in int8: miou 0.7000, in fp32 0.7000, on 9 images of val, × 3.0 as'
     assert (told in caplog.text) == (precision == 'auto')
 
 
@@ -472,7 +472,7 @@ def test_the_default_models_are_shipped_in_int8_and_not_listed_as_models_of_thei
         'unet_mobilenetv2_ground_int8', 'unet_mobilenetv2_ground_fast_int8',
         'ssdlite_mobilenetv2_ground_int8',
     }
-    with pytest.raises(ModelError, match='shipped are') as caught:
+    with pytest.raises(ModelError, match='shipped models: ') as caught:
         find_model('nothing')
     assert 'unet_mobilenetv2_ground_fast' in str(caught.value)
     assert '_int8' not in str(caught.value)

@@ -203,7 +203,7 @@ def test_classes_that_differ_are_told(base: Path, tmp_path: Path) -> None:
     assert told.endswith("; their classes differ: compared by name, without 'van'")
     apart = "; they have no class in common, 'car' and 'van': are the models for the same classes?"
     assert checks['boxes: agreement'].told.endswith(apart)
-    assert "both, 'grass, road' and 'gravel, mud'" in checks['classes: agreement'].told
+    assert "in common, 'grass, road' and 'gravel, mud'" in checks['classes: agreement'].told
     assert 'classes differ' not in by_name(compare_runs(base, base))['masks: agreement'].told
 
 
@@ -256,7 +256,7 @@ def test_runs_of_other_engines_are_told(
             for message in reader.messages():
                 bag.write(message.topic, message.stamp_ns, message.cdr)
     assert main(['bag', 'compare', *map(str, paths)]) == 0
-    assert 'ran in onnx_runtime fp32, ' in (told := capsys.readouterr().err)
+    assert 'was made with onnx_runtime fp32, ' in (told := capsys.readouterr().err)
     assert 'with openvino fp32, which may cause part of the differences' in told
     assert main(['bag', 'compare', str(paths[0]), str(base)]) == 0
     assert capsys.readouterr().err == ''

@@ -157,4 +157,4 @@ def test_a_model_is_measured_on_a_bag(
     (tmp_path / 'images').mkdir()
     assert main(['evaluate', model, str(tmp_path / 'images'), '--labels', LABEL,
                  '--engine', 'fake']) == 1
-    assert 'is no bag' in capsys.readouterr().err
+    assert 'is not a bag' in capsys.readouterr().err

@@ -97,7 +97,7 @@ def test_boxes_in_pixels_reject_the_image_where_a_score_counts(tmp_path: Path) -
     detector = Detector.open(model, min_score=0.95)
     assert not len(detector(np.zeros((8, 8, 3), np.uint8)).boxes)
     detector.min_score = 0.5
-    with pytest.raises(ModelError, match=r'reaches to 50, expected 0 to 1 .*pixels, divide'):
+    with pytest.raises(ModelError, match=r'coordinate of 50, expected fractions .*pixels, divide'):
         detector(np.zeros((8, 8, 3), np.uint8))
 
 

@@ -125,7 +125,7 @@ def test_a_partial_file_of_something_else_is_removed(
     server: Server, tmp_path: Path, rest: bytes
 ) -> None:
     (tmp_path / f'{FILE_NAME}.partial').write_bytes(rest)
-    with pytest.raises(ModelError, match=r'its sha256 is .*removed, fetch it again'):
+    with pytest.raises(ModelError, match=r'its sha256 is .*removed; fetch it again'):
         fetch(NAME, tmp_path)
     assert names(tmp_path) == []
     assert fetch(NAME, tmp_path).read_bytes() == CONTENT
@@ -161,7 +161,7 @@ def test_a_refusal_of_the_server_is_told(server: Server, tmp_path: Path) -> None
 
 def test_a_folder_that_cannot_be_made_is_told(server: Server, tmp_path: Path) -> None:
     (tmp_path / 'file').touch()
-    with pytest.raises(SetupError, match=r'file/cache: cannot be made: .* XDG_CACHE_HOME'):
+    with pytest.raises(SetupError, match=r'file/cache: cannot be created: .* XDG_CACHE_HOME'):
         fetch(NAME, tmp_path / 'file/cache')
 
 
