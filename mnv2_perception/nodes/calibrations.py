@@ -14,8 +14,7 @@ from mnv2_perception.vision.camera import Camera, oddity
 
 KEPT = 300  # 10 s of a camera: a mask arrives as late as its inference takes
 # A camera counts as sending a camera_info with each image if 11 of the latest 15 images had
-# theirs:
-# more than from a camera that sends two for three images, and a few may be lost.
+# theirs: more than from a camera that sends two for three images, and a few may be lost.
 OWN, OF = 11, 15
 
 

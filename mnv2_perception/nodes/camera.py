@@ -237,8 +237,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             done = self.publish_result(entry.image, outputs, entry.frame.msg.header)
             self.count(entry.frame, 'published' if done else 'passed_over', '' if done else HELD)
 
-    # The new model may be refused before rclpy has stored the parameter that names it: hence the
-    # lock.
+    # Locked: a model may be refused before rclpy has stored the parameter that names it.
 
     def set_parameters(self, parameter_list: list[Parameter]) -> list[SetParametersResult]:
         with self._setting:

@@ -26,13 +26,11 @@ class ClassificationNode(CameraNode[ClassificationParameters, Classifier]):
 
     With `debounce_frames` above 1, the first class of the message is the last one that won so many
     processed frames in a row. While another class wins but has not done so often enough, the
-    classes
-    that score above the first one are left out: the message has the first class with its score in
-    this frame, and the classes that score lower. So scores always fall. The message is empty until
-    a class has won often enough, and in frames where the first class is less probable than
-    `min_confidence`. `debounce_frames` frames in a row without any class reset it, as do
-    activation,
-    switching on and a new model.
+    classes that score above the first one are left out: the message has the first class with its
+    score in this frame, and the classes that score lower. So scores always fall. The message is
+    empty until a class has won often enough, and in frames where the first class is less probable
+    than `min_confidence`. `debounce_frames` frames in a row without any class reset it, as do
+    activation, switching on and a new model.
     """
 
     Parameters = ClassificationParameters

@@ -41,8 +41,8 @@ class CostmapInputs(Measurements):
 
     Attributes:
         label_info: class names of the masks.
-        renamed_s: when the classes last changed (time.monotonic); masks that came before have
-            the former classes.
+        renamed_s: when the classes last changed (time.monotonic); masks that came before have the
+            former classes.
         confidences: confidences of the masks.
     """
 

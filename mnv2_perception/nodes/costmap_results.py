@@ -54,8 +54,7 @@ class CostmapResults:
         """Publish what a mask marks and clears; also empty clouds, since a layer keeps the last.
 
         A class that the masks cannot show, because `id_of` lacks it, gets no cloud: an empty one
-        would
-        claim that it is absent.
+        would claim that it is absent.
         """
         self._ground.publish(cloud_to_msg(marks.ground, in_base))
         self._obstacles.publish(cloud_to_msg(marks.obstacles, in_base))

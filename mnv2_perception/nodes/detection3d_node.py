@@ -72,8 +72,7 @@ class Detection3DNode(PlacingNode[Detection3DParameters, Measurements]):
                 points, self.poses.base_from_camera(header.frame_id, header), boxes, size,
                 values.min_height_m, values.min_points,
             )
-            # If the base frame is a camera's own, an optical frame looks along its z, and all is
-            # right.
+            # If the base frame is a camera's own, an optical frame does look along its z.
             own = 'optical' in values.base_frame or in_tf2(header.frame_id) == values.base_frame
             self._odd = '' if own else inputs.not_optical
             if self._odd:

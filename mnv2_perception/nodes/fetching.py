@@ -26,7 +26,7 @@ class Fetching:
         self._came: set[Subscription] = set()
 
     def fetch(self, heard: Subscription) -> None:
-        """Fetch from latched publishers that were not asked yet; to be called again and again."""
+        """Fetch from latched publishers that were not asked yet; to be called periodically."""
         keepers = find_keepers(self._node, heard.topic_name)
         if keepers - self._asked.get(heard, set()):
             self._close(heard)

@@ -49,8 +49,8 @@ class FoxgloveBridge(UneventfulNode):
 
     It subscribes with the QoS that the publishers offer. With best effort, images larger than the
     transport's shared memory are lost (13 of 60 arrived at 640×480 with Fast DDS's default, all
-    with
-    reliable), and a reliable publisher takes no longer for one. Of images, the newest is enough.
+    with reliable), and a reliable publisher takes no longer for one. Of images, the newest is
+    enough.
     """
 
     def __init__(self, address: str) -> None:

@@ -9,12 +9,11 @@ from rclpy.node import Node
 from mnv2_perception.nodes.topics import Publisher
 
 # The order of label_info and mask is undefined for a late subscriber, and Nav2's layer
-# dereferences
-# null when a mask comes first. So masks are held back this long after a subscriber appeared.
+# dereferences null when a mask comes first. So masks are held back this long after a subscriber
+# appeared.
 HOLD_S = 0.5
 # But each hold keeps masks from the other subscribers. A subscriber that appears sooner after a
-# hold
-# gets the names before the next mask, which waits at most WAIT_S until they are acknowledged.
+# hold gets the names before the next mask, which waits at most WAIT_S until they are acknowledged.
 HOLD_EVERY_S = 3.0
 WAIT_S = 0.1
 
@@ -60,8 +59,7 @@ class Greeting:
         """Announce again if a subscriber has appeared.
 
         The heartbeat calls it, so that the hold is over before a camera starts; each frame calls
-        it
-        too before its mask is published.
+        it too before its mask is published.
         """
         with self._lock:
             known, self._known = self._known, self._subscribers()

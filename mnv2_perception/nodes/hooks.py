@@ -6,7 +6,7 @@ from mnv2_perception.nodes.worker import Frame, Turns
 
 
 class Hooks:
-    """What a node does besides the work of PerceptionNode, which says in which thread it runs.
+    """What a node does besides the work of PerceptionNode; see there which thread calls each hook.
 
     Attributes:
         rank: rank in the turns of the process's workers: the lowest goes first.

@@ -104,8 +104,8 @@ def camera_remappings(given: dict[str, str], spaces: dict[str, str]) -> list[tup
         spaces: namespace of each camera's nodes, by the camera's name.
 
     Raises:
-        ParameterError: several cameras would share a topic, {camera} is used without camera
-            names, or a topic is not a valid name.
+        ParameterError: several cameras would share a topic, {camera} is used without camera names,
+            or a topic is not a valid name.
     """
     topics = {name: given[name] for name in TOPICS if given[name]}
     for image, info in (('image', 'camera_info'), ('depth_image', 'depth_camera_info')):

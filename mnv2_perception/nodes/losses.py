@@ -15,9 +15,9 @@ class Losses:
 
     Each publisher numbers its messages. With a single publisher, a gap in the numbers is what was
     lost on the way, overwritten in this process's queue, or could not be read. If the middleware
-    has no numbers (Humble), only its events about losses on the way count. With several
-    publishers that number their messages nothing is counted, because these events are not
-    subscribed to then, see `rclpy_private`.
+    has no numbers (Humble), only its events about losses on the way count. With several publishers
+    that number their messages nothing is counted: on those distros the events are left out, see
+    `rclpy_private`.
 
     Args:
         on_lost: called with the number of lost messages.

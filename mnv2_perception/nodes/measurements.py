@@ -55,7 +55,7 @@ class Measurements:
         self._tell = tell
 
     def forget(self, after_ns: int) -> None:
-        """Forget what is of before a jump back in time, see `StampedQueue.forget`."""
+        """Forget messages from before a jump back in time, see `StampedQueue.forget`."""
         self.measured.forget(after_ns)
         self.camera_info.forget(after_ns)
         self.depth_info.forget(after_ns)

@@ -104,8 +104,7 @@ def image_from_msg(msg: Image, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8
         ImageError: The encoding is unknown, or size, step and data contradict each other.
     """
     layout = checked_layout(msg, max_pixels)
-    # cv_bridge misreads padding that is not a whole pixel, and swaps bytes with a call NumPy 2
-    # removed.
+    # cv_bridge misreads padding of partial pixels, and swaps bytes in a way NumPy 2 removed.
     plain = msg.step == row_bytes(msg, layout) and not msg.is_bigendian
     if _CV_BRIDGE is not None and layout.in_cv_bridge and plain:
         with suppress(Exception):  # what cv_bridge refuses, the code below converts equally
@@ -189,8 +188,8 @@ def detections_to_msg(
     """Make a message of the objects in an image, in the given order, with the image's header.
 
     Args:
-        boxes: (N, 4) x1, y1, x2, y2 in pixels of the image; x2 and y2 are exclusive, so a box
-            over the whole width of a 640 px image has its centre at 320 and a size of 640.
+        boxes: (N, 4) x1, y1, x2, y2 in pixels of the image; x2 and y2 are exclusive, so a box over
+            the whole width of a 640 px image has its centre at 320 and a size of 640.
         scores: (N,), 0 to 1.
         class_ids: (N,), indices into `class_names`; the message contains the names.
         class_names: names of all classes of the model.
@@ -260,8 +259,8 @@ def cloud_to_msg(points: NDArray[np.float32], header: Header) -> PointCloud2:
     """Copy points into a point cloud message with the fields x, y, z.
 
     Args:
-        points: (height, width, 3) organised, or (N, 3), N may be 0; metres in the header's
-            frame; NaN where an organised cloud has no point.
+        points: (height, width, 3) organised, or (N, 3), N may be 0; metres in the header's frame;
+            NaN where an organised cloud has no point.
         header: stamp of the source image, frame of the points.
     """
     height, width = points.shape[:2] if points.ndim == 3 else (1, len(points))

@@ -1,7 +1,7 @@
 """perception: run several nodes in one process, for one camera or for several.
 
-Each image is received and decoded once, each model is opened once, and masks reach costmap_node
-in memory. The nodes keep their names, parameters, topics and lifecycle.
+Each image is received and decoded once, each model is opened once, and masks reach costmap_node in
+memory. The nodes keep their names, parameters, topics and lifecycle.
 """
 
 from importlib import import_module
@@ -46,8 +46,7 @@ class Perception(ToughNode):
         for camera in self.cameras or ('',):
             for name in NODE_CLASSES:
                 if name in self.names:
-                    # Remappings of the process, such as launch's __node, would apply to every
-                    # node.
+                    # Remappings of the process, such as launch's __node, would apply to all.
                     place = f'{namespace}/{camera}'.rstrip('/') or '/'
                     rules = f'__ns:={place}', f'__node:={name}_node'
                     arguments = [part for rule in rules for part in ('-r', rule)]

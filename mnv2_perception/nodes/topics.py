@@ -129,9 +129,8 @@ class Topics:
     """Publishers and subscriptions of this process, like rclcpp's intra-process manager.
 
     A topic is received once, however many nodes subscribe, and not at all if a node of this
-    process
-    publishes it. Every node has an executor's thread and a worker's thread: all methods are
-    thread-safe.
+    process publishes it. Every node has an executor's thread and a worker's thread: all methods
+    are thread-safe.
     """
 
     def __init__(self) -> None:
