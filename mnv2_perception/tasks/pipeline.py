@@ -32,8 +32,7 @@ class Pipeline(ABC, Generic[Result]):
     """The base class of the three tasks: one RGB image in, one result out, with one opened model.
 
     A call runs `prepare`, the model and `finish`; to run several images at once, of several
-    cameras,
-    call these two yourself, with `infer_images` in between.
+    cameras, call these two yourself, with `infer_images` in between.
 
     Args:
         engine: the opened model; closed with the pipeline.

@@ -1,4 +1,4 @@
-"""Segmenter: one RGB image in, class ids and their confidence out."""
+"""Segmenter: find the class id and the confidence of each pixel of an RGB image."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
