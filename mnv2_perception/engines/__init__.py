@@ -21,10 +21,8 @@ MAX_THREADS = 256
 logger = logging.getLogger(__name__)
 
 # A robot does not report what it runs, unless its owner sets the variable to 0. Newer ONNX
-# Runtimes
-# report to Microsoft; `import openvino` starts a process that reports to Google Analytics, but has
-# a
-# stub in case the module that does it cannot be imported.
+# Runtimes report to Microsoft; `import openvino` starts a process that reports to Google
+# Analytics, but has a stub in case the module that does it cannot be imported.
 os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
 if 'openvino' not in sys.modules:
     cast('dict[str, Any]', sys.modules).setdefault('openvino_telemetry', None)
@@ -50,9 +48,9 @@ def open_engine(
         precision: precision of the computation, one of PRECISIONS; `auto` is that of a TensorRT
             plan, in OpenVINO the faster of int8 and bf16 that the CPU has and the model was
             verified in (`mnv2 verify`), otherwise fp32.
-        at_once: number of inferences to run concurrently if the engine can (see
-            `Engine.at_once`), at most `threads`, which they share: on a CPU that gives more images
-            per second than one after the other with all threads, but each takes longer.
+        at_once: number of inferences to run concurrently if the engine can (see `Engine.at_once`),
+            at most `threads`, which they share: on a CPU that gives more images per second than
+            one after the other with all threads, but each takes longer.
 
     Raises:
         EngineError: the name is unknown or `threads` out of range; the file is a Git LFS pointer,

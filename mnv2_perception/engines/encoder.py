@@ -19,8 +19,7 @@ NODE, INITIALIZER, INPUT, OUTPUT, VALUE_INFO, ANNOTATION = 1, 5, 11, 12, 13, 14 
 NAME_OF = {INITIALIZER: 8, INPUT: 1}  # the field that holds the name of such a part
 FLOAT = 1  # TensorProto.DataType
 # The exporter names nodes by their module: /net/features/features.13/Add, or, if a network runs
-# its
-# encoder stage by stage, /0/net/features.13/Add.
+# its encoder stage by stage, /0/net/features.13/Add.
 IN_ENCODER = re.compile(r'/features[./]')
 NO_FEATURES = {'Constant', 'QuantizeLinear', 'DequantizeLinear'}
 

@@ -36,8 +36,7 @@ class OnnxRuntimeEngine(Engine):
     Args:
         model: path of the .onnx file.
         how: `engine` is a name in PROVIDERS, `precision` fp32 or auto, which is the same;
-            `threads`
-            of 0 uses one per core.
+            `threads` of 0 uses one per core.
 
     Raises:
         EngineError: onnxruntime or its provider is not installed or finds no GPU, the precision is
@@ -66,13 +65,11 @@ class OnnxRuntimeEngine(Engine):
         options.intra_op_num_threads = how.threads
         if how.at_once > 1 and not self.on_gpu:
             self.at_once = how.at_once
-            # The pool starts one thread less, as each caller is one; so all callers and pool make
-            # `threads`.
+            # The pool starts one thread less than this: with the callers these are `threads`.
             options.intra_op_num_threads = (how.threads or cores()) - how.at_once + 1
         options.log_severity_level = 3
         # Otherwise it keeps one block for a whole inference beside what the first one allocated:
-        # 77 MB for
-        # unet_mobilenetv2_ground, without being faster.
+        # 77 MB for unet_mobilenetv2_ground, without being faster.
         options.enable_mem_pattern = self.on_gpu
         # Otherwise its idle threads spin and slow down the other models of the process.
         options.add_session_config_entry('session.force_spinning_stop', '1')

@@ -45,11 +45,9 @@ class OpenVINOEngine(Engine):
 
     name = 'openvino'
     # One for the life of the process. Each Core's CPU plugin gives the thread a signal stack and
-    # unmaps
-    # it with its last model; of two that close in the order in which they were opened, the second
-    # one
-    # restores the first one's unmapped stack, and the next signal, such as Ctrl-C, kills the
-    # process.
+    # unmaps it with its last model; of two that close in the order in which they were opened, the
+    # second one restores the first one's unmapped stack, and the next signal, such as Ctrl-C,
+    # kills the process.
     # https://github.com/openvinotoolkit/openvino/pull/11894
     _core: ClassVar[Any] = None
 
@@ -185,8 +183,7 @@ class OpenVINOEngine(Engine):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             blob = compiled.export_model().getvalue()
-            # Nodes that start at the same time each store one, under a unique name until it is
-            # written.
+            # Nodes that start together each store one, under a unique name until it is written.
             own = path.with_name(f'{path.stem}.{threading.get_native_id()}')
             write_whole(own, hashlib.sha256(blob).digest() + blob)
             own.replace(path)

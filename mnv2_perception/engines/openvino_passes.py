@@ -42,9 +42,8 @@ def take_share(of_floats: str) -> tuple[Any, Any]:
     """Replace 1 / Σ exp(x − max x) by the largest softmax value: saves a tenth of an inference.
 
     OpenVINO sums over the classes slowly. ONNX Runtime is slow at softmax over them, so the file
-    has
-    the sum (`nets.export.IdsAndConfidence`). Computing plane by plane is faster still, but not in
-    fp32, where softmax takes the planes in the layout in which the convolution leaves them.
+    has the sum (`nets.export.IdsAndConfidence`). Computing plane by plane is faster still, but not
+    in fp32, where softmax takes the planes in the layout in which the convolution leaves them.
     """
     from openvino import opset13
     from openvino.passes import AnyInput, WrapType
@@ -124,9 +123,9 @@ def part_concat() -> tuple[Any, Any]:
     """Convolve concatenated parts one by one, in int8: saves 3 to 8 % of an inference.
 
     The convolutions are a depthwise one, which never mixes channels, and a pointwise one, which
-    sums
-    over them (`nets.unet`). OpenVINO concatenates int8 pixel by pixel; in float it has nothing to
-    move. And a part that was upsampled is quantised before that: a quarter of the pixels.
+    sums over them (`nets.unet`). OpenVINO concatenates int8 pixel by pixel; in float it has
+    nothing to move. And a part that was upsampled is quantised before that: a quarter of the
+    pixels.
     """
     from openvino import opset13
     from openvino.passes import AnyInput, WrapType

@@ -241,8 +241,7 @@ def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a plan's file: only one process at a time builds it.
 
     The kernel releases the lock of a process that is killed. The lock file is never removed,
-    because
-    then two processes could hold two locks of the same name.
+    because then two processes could hold two locks of the same name.
 
     Raises:
         OSError: the folder cannot be written.

@@ -65,8 +65,7 @@ def quantize_model(
     An error here is the mean squared difference of the network's outputs (before decoding) from
     those in float, relative to their variance. Each layer is tried alone in int8; those with the
     largest errors stay float until the errors of the others sum to at most `tolerance`, but no
-    more
-    layers than the fraction MOST_FLOAT (at least one).
+    more layers than the fraction MOST_FLOAT (at least one).
 
     Args:
         model: path of the .onnx file, in fp32.

@@ -1,8 +1,8 @@
 """Engine for torch: for machines that have torch and a GPU, but no TensorRT.
 
-It opens .pt2 files (`mnv2 export RUN/best.pt model.pt2`),
-https://docs.pytorch.org/docs/stable/export.html.
-On a GPU the network runs channels last, as one CUDA graph; in fp16 scaling and decoding stay fp32.
+It opens .pt2 files, which `mnv2 export RUN/best.pt model.pt2` writes. On a GPU the network runs
+channels last, as one CUDA graph; in fp16, scaling and decoding stay fp32.
+https://docs.pytorch.org/docs/stable/export.html
 """
 
 from collections.abc import Callable
@@ -26,8 +26,7 @@ class TorchEngine(Engine):
         model: path of the .pt2 file.
         how: `precision` is fp32 or fp16 on a GPU, fp32 on a CPU; auto is fp32, because fp16 was
             slower for the wider of two networks (benchmark/gpu.py). `threads` of 0 changes
-            nothing;
-            torch has one number of threads for the whole process.
+            nothing; torch has one number of threads for the whole process.
 
     Raises:
         EngineError: torch is not installed, the file is missing or was not written by

@@ -24,11 +24,10 @@ METADATA_KEY = 'mnv2_perception.verified'
 logger = logging.getLogger(__name__)
 MOST_LOST = 0.005  # largest loss of the task's figure (0 to 1) that `auto` accepts
 # Number of labelled images from which on a loss is known about as finely as MOST_LOST. Its
-# standard
-# deviation over sets of 100, drawn from ground/val with replacement: 0.006 mIoU for the fast
-# segmenter in int8 (0.015 for sets of 10; a class that few images show moves the mean), 0.006 top1
-# for the classifier in bf16 (0.017; one of 100 images is 0.01), 0.002 AP for the detector in int8
-# (0.008).
+# standard deviation over sets of 100, drawn from ground/val with replacement: 0.006 mIoU for the
+# fast segmenter in int8 (0.015 for sets of 10; a class that few images show moves the mean), 0.006
+# top1 for the classifier in bf16 (0.017; one of 100 images is 0.01), 0.002 AP for the detector in
+# int8 (0.008).
 ENOUGH_IMAGES = 100
 
 
