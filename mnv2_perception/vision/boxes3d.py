@@ -20,8 +20,7 @@ from mnv2_perception.vision.pose import Doubles, Pose
 
 # As a fraction of the box's sides: the object is in its middle, the background at its rim.
 _MIDDLE = 0.5
-# As a fraction of the middle's points: an object has at least this many, a thin pole before it
-# less.
+# As a fraction of the middle's points: an object has at least this many, a thin pole fewer.
 _SHARE = 0.2
 # Resolution of depth, relative to the depth, because a stereo camera's noise grows with it.
 _RESOLUTION = 0.03

@@ -202,8 +202,7 @@ class Camera:
         """(H, W, 3) float32: the direction of each pixel, z = 1; read-only.
 
         NaN where the lens model has no inverse: far outside of the calibrated region its
-        polynomials
-        turn back, so that two directions would have the same pixel.
+        polynomials turn back, so that two directions would have the same pixel.
         """
         return _rays(self)
 
@@ -224,8 +223,7 @@ class Camera:
         with np.errstate(divide='ignore', invalid='ignore'):
             x, y = flat[:, 0] / flat[:, 2], flat[:, 1] / flat[:, 2]
             # Outside of the region to which they were fitted, polynomials turn back, and would
-            # project points
-            # from far aside into the image.
+            # project points from far aside into the image.
             reach = _reach(self) * (1 + 4 * margin_px / max(self.height, self.width)) ** 2
             ahead = np.flatnonzero((flat[:, 2] > 0) & (x * x + y * y < reach))
         pixels = np.full((len(flat), 2), np.nan, np.float32)
@@ -284,8 +282,7 @@ def _rays(camera: Camera) -> Floats:
         xy = cv2.fisheye.undistortPoints(pixels, camera.matrix, np.array(camera.distortion))
     else:
         # The default of five iterations is off by pixels in the corners of wide lenses. OpenCV 5
-        # has only
-        # one of the two functions.
+        # has only one of the two functions.
         undistort: Any = getattr(cv2, 'undistortPointsIter', cv2.undistortPoints)
         criteria = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 50, 1e-6)
         xy = undistort(
@@ -358,8 +355,8 @@ def scaled_matrices(info: CameraInfoFields, height: int, width: int) -> tuple[Do
     """Return K (3, 3) and P (3, 4) of a camera_info for its image resized to another size.
 
     Pixels are scaled about the image's corner, not about the first pixel's centre: u + ½ is
-    scaled,
-    as in INTER_NEAREST_EXACT and every resizing with half-pixel centres. Binning does the same.
+    scaled, as in INTER_NEAREST_EXACT and every resizing with half-pixel centres. Binning does the
+    same.
 
     Raises:
         CalibrationError: the camera is not calibrated, or the matrices make no sense.

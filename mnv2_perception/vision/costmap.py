@@ -26,8 +26,8 @@ class Scan:
     """The content of a sensor_msgs/LaserScan, in the base frame.
 
     Attributes:
-        ranges_m: (N,) float32: distance to the nearest obstacle; +inf where traversable ground
-            was seen up to `range_max_m`; NaN where nothing is known (REP 117).
+        ranges_m: (N,) float32: distance to the nearest obstacle; +inf where traversable ground was
+            seen up to `range_max_m`; NaN where nothing is known (REP 117).
         angle_min: bearing of the first beam, radians.
         angle_increment: angle between two beams, radians.
         range_max_m: distance up to which +inf holds.

@@ -58,8 +58,7 @@ def ids_and_confidence(scores: NDArray[np.float32], output: str) -> tuple[Ids, I
     """Decode a network whose graph does not; our own exports decode inside the graph.
 
     It goes class by class over whole planes: numpy's argmax along the first axis of (C, H, W)
-    jumps
-    through memory and takes several times as long.
+    jumps through memory and takes several times as long.
 
     Args:
         scores: (C, H, W) float32; (1, H, W) for `sigmoid`.
@@ -67,8 +66,8 @@ def ids_and_confidence(scores: NDArray[np.float32], output: str) -> tuple[Ids, I
 
     Returns:
         Class ids (H, W) and the winning class's probability × 255, rounded, at least 1, (H, W),
-        both uint8. `sigmoid` gives id 1 from probability 0.5 on and 0 below it. A confidence of
-        0 means that the scores of the pixel are not finite; its id means nothing.
+        both uint8. `sigmoid` gives id 1 from probability 0.5 on and 0 below it. A confidence of 0
+        means that the scores of the pixel are not finite; its id means nothing.
     """
     if output == 'sigmoid':
         probability = scores[0]

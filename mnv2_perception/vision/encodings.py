@@ -52,10 +52,9 @@ _GRAY, _BGR, _BGRA = cv2.COLOR_GRAY2RGB, cv2.COLOR_BGR2RGB, cv2.COLOR_BGRA2RGB
 _UYVY, _YUYV = cv2.COLOR_YUV2RGB_UYVY, cv2.COLOR_YUV2RGB_YUY2
 
 # 8UCn is what OpenCV programs publish without naming the colours: gray, BGR, BGRA, as RViz takes
-# it.
-# ROS names a Bayer pattern by its top left tile (rggb: R G over G B), OpenCV by the tile one row
-# down and one pixel right, so the letters differ. OpenCV interpolates only where all neighbours
-# exist, hence `least`.
+# it. ROS names a Bayer pattern by its top left tile (rggb: R G over G B), OpenCV by the tile one
+# row down and one pixel right, so the letters differ. OpenCV interpolates only where all
+# neighbours exist, hence `least`.
 _LAYOUTS = {
     'rgb8': Layout(_U8, 3, None),
     'bgr8': Layout(_U8, 3, _BGR, True),

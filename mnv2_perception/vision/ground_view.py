@@ -32,8 +32,8 @@ _MAX_BEAMS = 4096
 _MAX_SIDE_PX = 32766  # pixels are numbered in 16 bits, with one number more for no pixel
 _LATTICE = 8  # only every eighth sample and beam is projected; those between are interpolated
 
-# Beams to the side in which to look for an overhang. A receding base, in samples (pixels) per
-# beam.
+# Number of beams to the side at which to look for an overhang; and by how many samples (pixels)
+# per beam a base may recede.
 _OFFSETS = (-16, -8, -4, -2, -1, 1, 2, 4, 8, 16)
 _STEEPEST = 6
 
@@ -63,8 +63,7 @@ class GroundView:
     """One camera's view of the ground: the geometry, computed once for many masks.
 
     The ground is sampled along beams from the camera's foot, in steps of one pixel, so that
-    "behind"
-    means "further along the beam", however the camera is turned and whatever its lens.
+    "behind" means "further along the beam", however the camera is turned and whatever its lens.
 
     Args:
         camera: camera of the masks.

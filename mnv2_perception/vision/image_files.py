@@ -180,8 +180,7 @@ def ids_from_png(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
 
     OpenCV would stretch fewer than 8 bits to 0..255 and replace palette indices by their colours.
     So it gets a palette as gray, and stretched values are divided again. Colours whose channels
-    are
-    equal count as gray. Alpha is dropped.
+    are equal count as gray. Alpha is dropped.
 
     Args:
         data: content of the file.

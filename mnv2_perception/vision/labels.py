@@ -14,8 +14,7 @@ def place_labels(
 
     A label is above its box, below, in it, or beside it: at the first of these places where it
     covers no label of an earlier box. If all are taken, it goes to the nearest free place; if
-    there
-    is none, to the first of these places where it covers least.
+    there is none, to the first of these places where it covers least.
 
     Args:
         boxes: (N, 4) x1, y1, x2, y2, px, in the order in which they are served.

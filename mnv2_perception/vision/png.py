@@ -1,8 +1,7 @@
 """Take untrusted PNGs apart, and put them together again from their pixels alone.
 
 libpng trusts what a file says, inflates texts and profiles that nobody needs, and writes
-complaints
-to stderr. It has nothing to complain about in the results of this module.
+complaints to stderr. It has nothing to complain about in the results of this module.
 https://www.w3.org/TR/png-3/
 """
 

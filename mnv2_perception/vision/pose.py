@@ -37,8 +37,7 @@ class Pose:
         """Make a pose from metres and radians, as URDF and static_transform_publisher do.
 
         It is rotated about the fixed axes x (roll), y (pitch), z (yaw), in this order. For a
-        camera's
-        body, a positive pitch looks down.
+        camera's body, a positive pitch looks down.
         """
         cr, sr, cp, sp, cy, sy = (
             function(angle) for angle in (roll, pitch, yaw) for function in (math.cos, math.sin)

@@ -73,8 +73,7 @@ def fit_image(
 
     A crop is resized with Lanczos, which keeps what classifiers see in sharp photographs: of 500
     images of ImageNet, MobileNetV2 then gets 88.0 % right, compared with 86.4 % (linear) and 85.8
-    %
-    (area). A letterbox is always resized linearly, as in trainings with letterboxes.
+    % (area). A letterbox is always resized linearly, as in trainings with letterboxes.
     """
     if fit == 'letterbox':
         placed = place_image(image.shape, height, width, fit)

@@ -24,9 +24,8 @@ def ground_points(
         camera: camera of the image.
         base_from_camera: pose of its optical frame in a base frame with z up.
         max_range_m: largest distance from the camera's foot.
-        max_footprint_m: largest distance on the ground between neighbouring pixels. It grows
-            with the square of the distance: far away, a mask that is off by one pixel is off by
-            metres.
+        max_footprint_m: largest distance on the ground between neighbouring pixels. It grows with
+            the square of the distance: far away, a mask that is off by one pixel is off by metres.
 
     Returns:
         (H, W, 3) float32 in the base frame; NaN above the horizon and beyond the two limits.
@@ -94,8 +93,7 @@ def register_depth(
     """Convert a depth camera's image to what another camera would measure.
 
     Each depth pixel falls on one pixel of the other camera, and the nearest wins. So if that
-    camera
-    has more pixels than the depth camera, holes remain: resize it to fewer.
+    camera has more pixels than the depth camera, holes remain: resize it to fewer.
 
     Args:
         depth_m: (H, W) float32, as in `depth_points`.

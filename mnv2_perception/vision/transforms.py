@@ -74,7 +74,7 @@ class TransformTree:
         return above_target.inverse() @ above_source
 
     def newest_ns(self, target: str, source: str, until_ns: int) -> int:
-        """Return the latest time, at most `until_ns`, to which all between two frames is known."""
+        """Return the latest time, up to `until_ns`, at which all between two frames is known."""
         ways = self._way_up(source.lstrip('/')), self._way_up(target.lstrip('/'))
         moving = [
             self._links[frame] for frame in {*ways[0]} ^ {*ways[1]}
