@@ -120,7 +120,7 @@ def not_loaded(exc: ImportError, cure: str) -> str:
     told = f'({exc})'
     if isinstance(exc, ModuleNotFoundError):
         return f'{told}: {cure}'
-    if 'failed to map segment' in str(exc) and 'permitted' not in str(exc):  # on noexec, that
+    if 'failed to map segment' in str(exc) and 'permitted' not in str(exc):  # else: noexec
         return f'{told}: the memory does not suffice to load it; end other programs'
     return f'{told}: it is installed and cannot be loaded; install it anew: {cure}'
 

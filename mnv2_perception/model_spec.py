@@ -72,8 +72,8 @@ class ModelSpec:
             `ids_confidence`, class ids and confidence × 255, both uint8, where a confidence of 0
             stands for NaN; `ids`, class ids alone, of any integer type, whose confidence is 255,
             or 0 if an id is not a class. For detectors `boxes`, before NMS: boxes (1, K, 4)
-            float32 as x1, y1, x2, y2 in 0..1 of the input, scores (1, K) float32 in 0..1 and
-            class ids (1, K) int32.
+            float32 as x1, y1, x2, y2 in 0..1 of the input, scores (1, K) float32 in 0..1 and class
+            ids (1, K) int32.
         output_layout: position of the channels in an output with four axes: (1, C, H, W) or
             (1, H, W, C), at any stride of the input.
         output_name: name of the output to use, if there are several (auxiliary heads).
@@ -265,8 +265,7 @@ class ModelSpec:
                 values['pad'] = tuple(map(int, [values['pad']] * 3 if one else values['pad']))
             texts = {'name', 'output_name', 'licence', 'attribution', 'description'}
             for name in texts & set(values):
-                # YAML reads 495, a name that exporters give outputs, as a number, and nothing as
-                # None.
+                # YAML reads 495, a name that exporters give, as a number, and nothing as None.
                 values[name] = '' if values[name] is None else str(values[name])
                 if not values[name].isprintable():  # it could forge lines of logs
                     raise ValueError(f'{name} is {values[name]!r}, expected one printable line')
