@@ -52,9 +52,10 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
     """A lifecycle node that turns a camera's frames into results.
 
     A subclass sets its parameter class and implements the `Hooks`. `acquire`, `work` and `release`
-    run in the worker's thread, the rest in the executor's. `active` tells whether frames are being
-    processed. Publishers exist while the node is configured, subscriptions while it is active and
-    not switched off by `~/enable`; so otherwise it costs the camera and the network nothing.
+    run in the worker's thread, `announce` and `subscribe` in the executor's, `greet` and whatever
+    the diagnostics ask for in the heartbeat's. `active` tells whether frames are being processed.
+    Publishers exist while the node is configured, subscriptions while it is active and not
+    switched off by `~/enable`; so otherwise it costs the camera and the network nothing.
 
     `counts` has: received (frames that reached the callback), published, passed_over (a newer one
     came first, max_rate_hz, held back, or the node was not active), rejected (malformed, or
