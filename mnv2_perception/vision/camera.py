@@ -188,7 +188,7 @@ class Camera:
         ) and self.same_matrix(other)
 
     def same_matrix(self, other: 'Camera') -> bool:
-        """Tell whether it would have the same pixels if neither lens had distortion."""
+        """Tell whether the pixels would be the same if neither lens had distortion."""
         theirs = other.resized(self.height, self.width).matrix
         return bool(np.abs(self.matrix - theirs).max() < 1.0)
 

@@ -141,8 +141,7 @@ def pose_from_lines(
 ) -> FloorPose:
     """Compute the pose of a camera without roll from lines on the ground across its view.
 
-    For a line at distance d, seen at the angle a below the optical axis: tan(pitch + a) = height /
-    d.
+    For a line at distance d, seen at angle a below the optical axis, tan(pitch + a) = height / d.
 
     Args:
         camera: calibration of the camera.

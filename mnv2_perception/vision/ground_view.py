@@ -1,4 +1,4 @@
-"""Project a mask on flat ground: obstacles at their base, clear ground, a scan and a grid."""
+"""Project a mask onto flat ground: obstacles at their base, clear ground, a scan and a grid."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -197,7 +197,7 @@ class GroundView:
         return points
 
     def look(self, ids: NDArray[np.uint8], role_of_id: NDArray[np.uint8]) -> GroundScene:
-        """Project a mask on the ground.
+        """Project a mask onto the ground.
 
         Args:
             ids: (H, W) class ids.
