@@ -1,4 +1,4 @@
-"""From an ONNX file to a TensorRT plan in the cache folder: `mnv2 build`."""
+"""Build a TensorRT plan of an ONNX file in the cache folder: `mnv2 build`."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from mnv2_perception.engines.plans import Plan, PlanKey
 from mnv2_perception.errors import command_name, EngineError
 from mnv2_perception.model_spec import ModelSpec
 
-PERIOD_S = 5.0  # a build that runs says so at least as often
+PERIOD_S = 5.0  # a running build logs at least this often
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a plan is to be.
+    """Options of a plan.
 
     Attributes:
-        precision: one of plans.PRECISIONS; empty: what the file holds, fp16 for float weights.
+        precision: one of plans.PRECISIONS; empty: that of the file, but fp16 for fp32 weights.
         dla: number of the DLA core, None for the GPU alone. Untested on a DLA.
-        batch: images in one inference, for a file that leaves it open or takes any number.
+        batch: number of images in one inference, for a file that leaves it open or takes any.
     """
 
     precision: str = ''
@@ -36,11 +36,11 @@ class Options:
 
 
 class Progress:
-    """Logs every PERIOD_S seconds that a build is under way, and what it does.
+    """Logs periodically that a build is under way, and its present step.
 
     Args:
-        what: is being built.
-        period_s: between two lines.
+        what: name of what is being built.
+        period_s: time between two lines, in seconds.
     """
 
     def __init__(self, what: str, period_s: float = PERIOD_S) -> None:
@@ -73,7 +73,7 @@ class Progress:
 
 
 class PlanBuilder(Protocol):
-    """What makes plans, for one TensorRT version and GPU."""
+    """Builds plans for one TensorRT version and GPU."""
 
     tensorrt: str
     gpu: str
@@ -86,27 +86,26 @@ class PlanBuilder(Protocol):
         """
 
     def loads(self, blob: bytes, dla: int | None) -> bool:
-        """Tell whether a plan deserialises."""
+        """Tell whether a plan can be deserialised."""
 
 
 def build_plan(
     model: Path, options: Options, folder: Path, builder: PlanBuilder, keep: bool = True
 ) -> Plan:
-    """Return a model's plan, from the folder if it is there, else built and written there.
+    """Return a model's plan, from the folder if it is there, otherwise built and stored there.
 
-    Of two processes that ask for the same plan one builds it and the other waits.
+    If two processes need the same plan, one builds it and the other waits.
 
     Args:
-        model: the .onnx file.
-        options: what the plan is to be.
-        folder: where plans are kept; made if it is missing.
-        builder: what makes it.
-        keep: fail when the plan cannot be written; else this is only logged.
+        model: path of the .onnx file.
+        options: options of the plan.
+        folder: folder of the plans; created if it is missing.
+        builder: builder of the plan.
+        keep: whether to fail if the plan cannot be written; otherwise this is only logged.
 
     Raises:
-        ModelError: the file is no ONNX model, or its ModelSpec is missing.
-        EngineError: the options do not fit the file, TensorRT cannot build it, or it cannot be
-            written.
+        ModelError: the file is not an ONNX model, or its ModelSpec is missing.
+        EngineError: the options do not fit the file, or the plan cannot be built or written.
     """
     proto = read_onnx(model)
     precision = choose_precision(model, precision_of(proto), options)
@@ -135,7 +134,7 @@ def build_plan(
         except OSError as exc:
             writable = False
             tell(exc, 'plans cannot be stored there')
-        if plan := built(path, builder, logging.WARNING):  # by another process meanwhile
+        if plan := built(path, builder, logging.WARNING):  # another process built it meanwhile
             return plan
         with Progress(f'{model.name} ({precision})') as progress:
             blob = builder.build(proto, key, progress)
@@ -151,7 +150,7 @@ def build_plan(
 
 
 def built(path: Path, builder: PlanBuilder, level: int) -> Plan | None:
-    """Return the plan at a path if there is one that deserialises; log why it does not."""
+    """Return the plan at a path if it exists and deserialises; otherwise log why not."""
     if not path.exists():
         return None
     try:
@@ -165,15 +164,15 @@ def built(path: Path, builder: PlanBuilder, level: int) -> Plan | None:
 
 
 def choose_precision(model: Path, given: str, options: Options) -> str:
-    """Return the plan's precision.
+    """Return the precision of the plan.
 
     Args:
-        model: for errors.
-        given: what the file holds, one of plans.PRECISIONS.
-        options: what is asked for.
+        model: path of the model, for errors.
+        given: precision of the file, one of plans.PRECISIONS.
+        options: options of the plan.
 
     Raises:
-        EngineError: the file cannot become that.
+        EngineError: the file cannot be converted to the requested precision.
     """
     wanted = options.precision or ('fp16' if given == 'fp32' else given)
     if wanted not in plans.PRECISIONS:

@@ -1,4 +1,4 @@
-"""The command lines of `mnv2 bag play` and `mnv2 bag record`, beside parameters."""
+"""Command lines of `mnv2 bag play` and `mnv2 bag record`, which override the nodes' parameters."""
 
 import argparse
 from dataclasses import fields, replace
@@ -19,10 +19,10 @@ ROS_EPILOG = 'ROS arguments, such as parameters and remappings, go after --ros-a
 
 
 def player_arguments(args: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Parse a command line, sys.argv's when None; what is not given there is None.
+    """Parse the player's command line, by default that of sys.argv; an option not given is None.
 
     Returns:
-        What it says, and the ROS arguments in it.
+        The parsed arguments, and the ROS arguments of the command line.
     """
     own, ros = split_ros_arguments(sys.argv[1:] if args is None else args)
     parser = argparse.ArgumentParser(
@@ -72,10 +72,10 @@ def player_arguments(args: list[str] | None) -> tuple[argparse.Namespace, list[s
 
 
 def recorder_arguments(args: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Parse a command line, sys.argv's when None; what is not given there is None.
+    """Parse the recorder's command line, by default that of sys.argv; an option not given is None.
 
     Returns:
-        What it says, and the ROS arguments in it.
+        The parsed arguments, and the ROS arguments of the command line.
     """
     own, ros = split_ros_arguments(sys.argv[1:] if args is None else args)
     parser = argparse.ArgumentParser(
@@ -104,7 +104,7 @@ def split_ros_arguments(args: list[str]) -> tuple[list[str], list[str]]:
         args: Command line without the program's name.
 
     Returns:
-        Own arguments, and ROS arguments with the marks around them.
+        Own arguments, and ROS arguments including the two marks.
     """
     own: list[str] = []
     ros: list[str] = []
@@ -119,15 +119,15 @@ def split_ros_arguments(args: list[str]) -> tuple[list[str], list[str]]:
 
 
 def declared(node: Node, cls: type[P], arguments: argparse.Namespace | None) -> P:
-    """Declare a node's parameters and return their values.
+    """Declare a node's parameters and return their values, overridden by the command line.
 
     Args:
         node: the node.
         cls: its parameter class.
-        arguments: of the command line; what is not None there beats the parameter.
+        arguments: arguments of the command line; a value that is not None overrides the parameter.
 
     Raises:
-        ParameterError: a value is not possible, or of no parameter.
+        ParameterError: a value is out of range or invalid, or its parameter does not exist.
     """
     declare(node, cls, read_only=True)
     check_overrides(node, cls, alone=True)
@@ -144,11 +144,11 @@ def declared(node: Node, cls: type[P], arguments: argparse.Namespace | None) -> 
 
 
 def player_settings(node: Node, arguments: argparse.Namespace | None) -> BagPlayerParameters:
-    """Return what to play and how, see `declared`.
+    """Return the settings of the player, see `declared`.
 
     Raises:
-        BagError: there is no bag.
-        ParameterError: a number is not possible.
+        BagError: no bag was given.
+        ParameterError: a number is out of range.
     """
     settings = declared(node, BagPlayerParameters, arguments)
     if not settings.bag:

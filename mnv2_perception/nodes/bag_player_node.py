@@ -37,10 +37,10 @@ class BagPlayerNode(ToughNode):
         """Open the bag and create the publishers.
 
         Args:
-            arguments: From ``player_arguments``; what is not None there beats the parameter.
+            arguments: From ``player_arguments``; a value that is not None overrides the parameter.
 
         Raises:
-            BagError: The bag cannot be read, or nothing of it can be played.
+            BagError: The bag cannot be read, or nothing in it can be played.
         """
         super().__init__('bag_player')
         self._log_handler = RosLogHandler(self)
@@ -72,11 +72,11 @@ class BagPlayerNode(ToughNode):
 
     @property
     def playing(self) -> bool:
-        """False once the end was reached, or it failed (``error``)."""
+        """False once the end is reached, or playing has failed (see ``error``)."""
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """End playing and close the files."""
+        """Stop playing and close the files."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -108,7 +108,7 @@ class BagPlayerNode(ToughNode):
                 f'{self.settings.bag}: no message can be played; choose topics with messages, and '
                 'install the packages named above'
             )
-        # The recorded headers were stamped by a recorded /clock. Reliable: heard by everybody.
+        # A recorded /clock is played as it is. Reliable: it matches every subscriber.
         recorded = '/clock' in {name for name, _ in self._publisher_of}
         if self.settings.clock_hz > 0 and not recorded:
             self._clock = self.create_publisher(Clock, '/clock', DEFAULT_DEPTH)
@@ -139,7 +139,7 @@ class BagPlayerNode(ToughNode):
                 return
 
     def _wait_for_listeners(self, start_ns: int) -> None:
-        """Hold /clock at the start of the bag until subscribers and discovery had their time."""
+        """Hold /clock at the start of the bag while subscribers appear and discovery finishes."""
         deadline_s = time.monotonic() + self.settings.wait_for_subscribers_s
         while (lonely := self._topics_without_subscriber()) and time.monotonic() < deadline_s:
             self._publish_clock(start_ns)
@@ -188,17 +188,17 @@ class BagPlayerNode(ToughNode):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Play a bag to its end, or until SIGINT or SIGTERM; print the counts as its last line, JSON.
+    """Play a bag to its end, or until SIGINT or SIGTERM; print the counts as last line, JSON.
 
     Args:
-        args: Command line without the program's name; sys.argv's when None.
+        args: Command line without the program's name; None: that of sys.argv.
 
     Returns:
-        Exit code: 0, or 1 with a message on stderr, also where the bag has less than it promises.
+        Exit code: 0, or 1 with a message on stderr, also if the bag has less than it promises.
     """
     arguments, ros_args = player_arguments(args)
     try:
-        # The signals end the playing, not the context: what is out must still be acknowledged.
+        # A signal stops the playing, not the context: sent messages must still be acknowledged.
         with ros(ros_args) as stop:
             node = BagPlayerNode(arguments)
             executor = SingleThreadedExecutor()

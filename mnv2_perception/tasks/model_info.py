@@ -1,15 +1,15 @@
-"""What a model lacks: to be used at all, or to be shown and shipped (`mnv2 info`)."""
+"""Find which facts a model lacks, to be used at all, or to be shown and shipped (`mnv2 info`)."""
 
 from mnv2_perception.engines import Engine, TensorSpec
 from mnv2_perception.model_spec import default_colours, ModelSpec, TO_FILL_IN
 
 Fact = tuple[str, object, str]  # name, value, comment
 Sides = tuple[int | None, ...]
-UNSTATED = '', 'unknown'  # what stands for a licence that nobody told
+UNSTATED = '', 'unknown'  # what stands for a licence that nobody stated
 
 
 def licence_of(spec: ModelSpec) -> str:
-    """Return the licence of a model's weights as a person reads it."""
+    """Return the licence of a model's weights in words."""
     if spec.licence in UNSTATED:
         return 'not stated'
     commercial = '' if '-NC' not in spec.licence.upper() else ' (not for commercial use)'
@@ -17,7 +17,7 @@ def licence_of(spec: ModelSpec) -> str:
 
 
 def missing_facts(spec: ModelSpec) -> list[str]:
-    """Return the names of the facts that a spec may leave out and does."""
+    """Return the names of the optional facts that a spec leaves out."""
     missing = []
     if spec.licence in UNSTATED:
         missing.append('licence')
@@ -31,15 +31,15 @@ def missing_facts(spec: ModelSpec) -> list[str]:
 
 
 def draft_yaml(engine: Engine, name: str) -> tuple[str, list[str]]:
-    """Draft the spec of a model that says nothing about itself.
+    """Draft the spec of a model that has none.
 
     Args:
         engine: the opened model.
-        name: for the spec.
+        name: name for the spec.
 
     Returns:
-        The YAML, with `???` for what the graph does not tell, and the names of those facts. The
-        rest is what the shapes suggest, and is to be read over.
+        The YAML, with `???` for facts that the graph does not tell, and the names of these facts.
+        The other facts follow from the shapes, and must be checked by a person.
     """
     taken = engine.inputs[0]
     layout, height, width = _image_sides(taken.shape)
@@ -70,7 +70,7 @@ def _image_sides(shape: Sides) -> tuple[str, int | None, int | None]:
 
 
 def _score_sides(shape: Sides, height: int | None, width: int | None) -> tuple[str, int | None]:
-    """Return layout ('' if both or neither would fit) and channels of an output of four axes."""
+    """Return layout ('' if both or neither would fit) and channels of an output with four axes."""
     _, first, second, last = shape
     fits = [
         (layout, channels)
@@ -85,7 +85,7 @@ def _score_sides(shape: Sides, height: int | None, width: int | None) -> tuple[s
 def _same_aspect(
     rows: int | None, columns: int | None, height: int | None, width: int | None
 ) -> bool:
-    """Tell whether an output's sides may be the image's, at some stride."""
+    """Tell whether an output's height and width may be the image's, at some stride."""
     if rows and columns and height and width:
         return abs(rows * width - columns * height) <= max(height, width)  # strides round
     return rows is None and columns is None
