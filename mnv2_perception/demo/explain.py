@@ -47,7 +47,7 @@ def explain(
 
 def _what_was_run(summary: Mapping[str, Any]) -> list[str]:
     pace = '' if summary['rate'] == 1.0 else f', at {summary["rate"]:g} bag seconds per second'
-    lines = [f'X the live nodes{pace}:']
+    lines = [f'{summary["image"]} of {summary["bag"]} went through the live nodes{pace}:']
     for task, topics in TOPICS.items():
         engine = f' on {summary["engine"]}' if task == 'segmentation' else ''
         lines += [

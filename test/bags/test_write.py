@@ -125,7 +125,7 @@ def test_no_folder_of_the_name_tilde_is_made_where_nobody_has_such_a_home(
 
 
 def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BagError, match=r'exists already.*choose another folder or remove'):
+    with pytest.raises(BagError, match=r'already exists.*choose another folder or remove'):
         BagWriter(tmp_path)
 
 

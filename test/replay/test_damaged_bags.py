@@ -95,7 +95,7 @@ def test_a_frame_id_that_tf_does_not_know_is_told_and_the_masks_are_made(
     bag = write_bag(tmp_path / 'bag', tf=True)
     frames = write_images(tmp_path / 'frames', [stamp(3)] * 3, '')
     assert run([bag, frames], tmp_path / 'out.mcap') == 0
-    assert "the bag tells nothing of ''" in capsys.readouterr().err
+    assert "the bag has no transform of ''" in capsys.readouterr().err
     assert len(messages(tmp_path / 'out.mcap', '/segmentation/mask')) == 11
 
 

@@ -136,7 +136,7 @@ def test_a_live_recording_tells_latency_counts_and_what_was_left_out(tmp_path: P
     latency, = data['runs'][0]['latency']
     assert latency['node'] == 'segmentation_node' and latency['p50'][0] == 20.0
     assert data['runs'][0]['missing'] == [3, 8]
-    assert 'Camera frames without a result 2' in said and 'decode well' in said
+    assert 'Camera frames without a result 2' in said and 'are intact' in said
     # Of the shipped model only the name is known.
     assert 'a live recording does not say which file was used' in said
     assert 'DHCN_dataset' in said and 'CC BY 4.0' in said
@@ -286,9 +286,9 @@ def test_what_is_whole_of_a_damaged_file_is_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(('args', 'reason'), [
     (['nothing'], 'has no masks, boxes, classes or grids'),
     (['absent'], 'absent'),
-    (['run', '--bag', 'absent'], 'does not exist'),
-    (['run', '--topic', '/camera/image'], '--topic names images of --bag'),
-    (['run', '--bag', 'elsewhere'], 'no image of a stamp'),
+    (['run', '--bag', 'absent'], 'no such file or folder'),
+    (['run', '--topic', '/camera/image'], '--topic is the image topic of --bag'),
+    (['run', '--bag', 'elsewhere'], 'no image with a stamp'),
     (['run', 'later'], 'no frame with the same stamp'),
     (['run', '--labels', '/nowhere'], 'neither run has this topic'),
 ])
