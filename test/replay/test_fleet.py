@@ -294,7 +294,7 @@ def test_a_worker_says_what_model_it_lacks_or_has_otherwise(tmp_path: Path) -> N
     here = socket.gethostname()
     for models, facts, words in (
         ([str(tmp_path / 'other.onnx')], task.facts, 'is neither a model file nor.*same path'),
-        ([str(model)], {**task.facts, 'sha256': 'abc'}, 'has sha256 .*, expected abc, as on the machine where'),
+        ([str(model)], {**task.facts, 'sha256': 'abc'}, 'has sha256 .*, expected abc, as on'),
         ([str(model)], {**task.facts, 'precision': 'bf16'}, 'has precision .*give --engine'),
     ):
         with pytest.raises(SetupError, match=f'^on {re.escape(here)}: .*{words}'):
