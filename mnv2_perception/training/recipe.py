@@ -1,4 +1,4 @@
-"""What a training run is made of. No torch: the command line reads it to offer the options."""
+"""Hyperparameters of training. No torch, because the command line reads them for its options."""
 
 from dataclasses import dataclass, field, fields
 import math
@@ -6,18 +6,18 @@ from typing import Any, Literal
 
 from mnv2_perception.errors import DataError
 
-PASTED = 0.4  # share of the crops into which something is pasted
-TINTED = 0.3  # share of the crops, where hard light is asked for, with each class in its own
+PASTED = 0.4  # share of the crops into which objects are pasted
+TINTED = 0.3  # with hard light, share of the crops in which each class has a light of its own
 
 
 def setting(default: Any, meaning: str, low: float = 0, high: float = math.inf) -> Any:
-    """Declare a field of a recipe: what `--help` says of it, and the range of a number."""
+    """Declare a field of a recipe: its text for `--help`, and the range of a number."""
     return field(default=default, metadata={'meaning': meaning, 'low': low, 'high': high})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a training run is made of; kept in its checkpoint and in the model card.
+    """Hyperparameters of a training run; stored in its checkpoint and in the model card.
 
     Raises:
         DataError: a number is out of its range.
