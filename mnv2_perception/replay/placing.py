@@ -145,8 +145,8 @@ class Placer:
 
     def _view(self, camera: Camera, pose: Pose) -> GroundView:
         last = self._last
-        # Equal, not close: else a frame's cells would depend on those before it, and with them on
-        # where a run was taken up.
+        # Equal, not just close: otherwise a frame's cells would depend on the frames before it, so
+        # on where a run was resumed.
         if last and last[0] == camera and all(
             np.array_equal(*pair) for pair in (
                 (last[1].rotation, pose.rotation), (last[1].translation, pose.translation),
