@@ -62,7 +62,7 @@ class Normalised(nn.Module):
 
 
 class FloatOutputs(nn.Module):
-    """A network whose outputs are converted to float32, so that decoding is exact in fp16 too."""
+    """A network with outputs converted to float32, so that decoding is exact in fp16 or bf16."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

@@ -108,7 +108,7 @@ def prediction(outputs: int) -> nn.Sequential:
 
 
 def downsample(in_channels: int) -> nn.Sequential:
-    """SSDLite's extra layer: pointwise to half the channels, depthwise of stride 2, pointwise."""
+    """Return SSDLite's extra layer: pointwise (half the channels), depthwise /2, pointwise."""
     half = CHANNELS // 2
     return nn.Sequential(
         nn.Conv2d(in_channels, half, 1, bias=False),

@@ -250,7 +250,7 @@ class Run:
         return total / self._steps
 
     def _measure(self, entry: dict[str, Any]) -> bool:
-        """Add how good the mean of the weights is to an entry; return whether it is the best."""
+        """Measure the running mean, add the result to `entry`; return whether it is the best."""
         measured = self._task.evaluate(self.average)
         if math.isnan(measured.value):
             return False
