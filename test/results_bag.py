@@ -1,4 +1,4 @@
-"""A bag of detections, classes and grids of two frames, made and serialised as the nodes do it."""
+"""Write a bag with detections, classes and grids of two frames, using the nodes' own functions."""
 
 from pathlib import Path
 
