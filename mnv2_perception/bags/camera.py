@@ -154,7 +154,7 @@ def _look(reader: BagReader, topic: str) -> Look:
         try:
             msg = reader.deserialize(message)
             packed = message.type_name == COMPRESSED
-            # The declared encoding comes first: depth has none that the image decoders know.
+            # The declared encoding is checked before decoding, which depth would fail.
             about = msg.format if packed else msg.encoding
             if about.startswith(NUMBERS) or 'compressedDepth' in about:
                 return Look(None, f'{about[:40]!r}: depth or other numbers')

@@ -61,7 +61,7 @@ def readable_of(reader: Any, connections: list[Connection], losses: Losses) -> I
         for connection, stamp_ns, cdr in reader.messages(connections):
             came[connection.topic] += 1
             yield connection, stamp_ns, cdr
-    except Exception as exc:  # on a damaged file the parsers fail in whatever way its bytes lead
+    except Exception as exc:  # parsers can raise anything on damaged bytes
         promised: Counter[str] = Counter()
         for connection in connections:
             promised[connection.topic] += connection.msgcount

@@ -272,14 +272,14 @@ class BagReader:
 
 @contextmanager
 def _bag_errors(path: Path) -> Iterator[None]:
-    """Turn what rosbags and its decompressors raise on a damaged file into a BagError."""
+    """Convert what rosbags and its decompressors raise on a damaged file to a BagError."""
     try:
         yield
     except BagError:
         raise
     except OSError as exc:
         raise BagError(f'{path}: cannot be read ({exc}); check the path and its rights') from exc
-    except Exception as exc:  # On a damaged file the parsers fail in whatever way its bytes lead.
+    except Exception as exc:  # Parsers can raise anything on damaged bytes.
         files = [path] if path.is_file() else sorted(path.iterdir())
         if 'Profile is not ros2' in str(exc):
             raise BagError(

@@ -271,7 +271,7 @@ class ResultFile:
                 file.seek(last.end - last.stored)
                 try:
                     content = decompress(file.read(last.stored), last)
-                except Exception:  # decompressors raise anything on damaged bytes
+                except Exception:  # decompressors can raise anything on damaged bytes
                     continue
                 self._end = last.offset
                 self._waiting += content

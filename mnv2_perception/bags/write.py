@@ -29,7 +29,7 @@ from mnv2_perception.errors import BagError, with_home
 
 # Jazzy writes 9, but Humble reads at most 8, and Jazzy reads 8 too.
 METADATA_VERSION: Literal[8] = 8
-# rosbag2's own spelling of "no limit".
+# The duration that rosbag2 writes for "no limit".
 INFINITE = QosTime(9_223_372_036, 854_775_807)
 # Written if the depth is unknown: with 0, DDS would keep a single message on replay.
 DEFAULT_DEPTH = 10

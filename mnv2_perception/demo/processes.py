@@ -92,7 +92,7 @@ class Process:
         return dict(self.said[-1][key])
 
     def last_words(self) -> str:
-        """Return the end of its log."""
+        """Return the end of the log."""
         return self.log.read_text(encoding='utf-8', errors='replace')[-2000:]
 
     def _listen(self) -> None:

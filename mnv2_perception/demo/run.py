@@ -41,7 +41,7 @@ from mnv2_perception.tasks.model_info import licence_of
 from mnv2_perception.tasks.segmenter import Segmenter
 
 MIN_ROAD_IOU = 0.8
-MAX_GAP_S = 10.0  # longer gaps in the bag are skipped
+MAX_GAP_S = 10.0  # longer gaps in the bag are shortened to a second
 
 
 def run_demo(

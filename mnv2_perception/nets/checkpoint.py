@@ -77,7 +77,7 @@ def read_weights(path: Path) -> dict[str, Any]:
         values = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError as exc:
         raise ModelError(f'{path}: no such checkpoint') from exc
-    except Exception as exc:  # a damaged file fails in whatever way its bytes lead
+    except Exception as exc:  # a damaged file can raise anything
         reason = (str(exc) or type(exc).__name__).splitlines()[0]
         if reason.startswith('Weights only load failed'):  # torch adds dangerous advice
             reason = 'it is of something else, or would run code when loaded'

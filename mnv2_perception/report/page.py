@@ -65,7 +65,10 @@ def page_html(facts: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 
 def digest(part: str) -> str:
-    """Return how a policy names a script or style: https://www.w3.org/TR/CSP3/#grammardef-hash-source."""
+    """Return the hash by which a CSP names a script or style.
+
+    https://www.w3.org/TR/CSP3/#grammardef-hash-source
+    """
     found = hashlib.sha256(part.encode()).digest()
     return f'sha256-{base64.b64encode(found).decode()}'
 

@@ -1,4 +1,4 @@
-"""Draw a bag: a drive through a procedural street, with exact labels and a camera_info."""
+"""Draw a bag: a drive through a procedural street, with exact labels and camera_info."""
 
 from pathlib import Path
 

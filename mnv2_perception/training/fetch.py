@@ -36,7 +36,7 @@ class Published:
 
     @property
     def file_name(self) -> str:
-        """The last part of the URL."""
+        """File name: the last part of the URL."""
         return self.url.rpartition('/')[2]
 
 

@@ -94,7 +94,7 @@ ENCODER_DEPTH = 'halvings of the encoder; 4 leaves the layers at stride 32 out'
 
 @dataclass(frozen=True)
 class SegmentationRecipe(Recipe):
-    """Recipe of a UNet."""
+    """Hyperparameters for a UNet."""
 
     crop_height: int = setting(288, CROP_HEIGHT, 32, 16384)
     crop_width: int = setting(384, CROP_WIDTH, 32, 16384)
@@ -127,7 +127,7 @@ class SegmentationRecipe(Recipe):
 
 @dataclass(frozen=True)
 class ClassificationRecipe(Recipe):
-    """Recipe of a classifier."""
+    """Hyperparameters for a classifier."""
 
     min_crop: float = setting(
         0.6, "smallest share of an image's sides that a random crop keeps", 0.05, 1
@@ -144,7 +144,7 @@ class ClassificationRecipe(Recipe):
 
 @dataclass(frozen=True)
 class DetectionRecipe(Recipe):
-    """Recipe of an SSDLite."""
+    """Hyperparameters for an SSDLite."""
 
     crop_height: int = setting(288, CROP_HEIGHT, 32, 16384)
     crop_width: int = setting(384, CROP_WIDTH, 32, 16384)

@@ -57,7 +57,7 @@ def make_schedule(
             optimizer, rates, total_steps=total, pct_start=0.15
         )
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', UserWarning)  # about the missing optimiser steps
+        warnings.simplefilter('ignore', UserWarning)  # that no optimiser step came first
         for _ in range(done):
             schedule.step()
     return schedule
