@@ -12,7 +12,7 @@ import yaml
 
 from mnv2_perception.model_spec import ModelSpec
 
-# From height, width and changes to the spec to the model's path and the engine that opens it.
+# Takes height, width and changes to the spec; returns the model's path and its engine.
 MakeModel = Callable[..., tuple[Path, str]]
 
 

@@ -224,7 +224,7 @@ def _indexes(file: BinaryIO, chunks: list[Chunk]) -> bytes:
         file.seek(chunk.offset + 9 + 32 + len(chunk.compression) + 8)
         try:
             counts = Counter(_channels(decompress(file.read(chunk.stored), chunk)))
-        except Exception:  # decompressors raise anything on damaged bytes
+        except Exception:  # decompressors can raise anything on damaged bytes
             del chunks[-1]
             continue
         chunk.indexes.clear()

@@ -33,7 +33,7 @@ from mnv2_perception.tasks.detector import Detections, detections_from_mask, Det
 from mnv2_perception.tasks.segmenter import Segmenter
 from mnv2_perception.vision.detections import box_iou
 
-MIN_AREA = 40  # pixels; smaller components are no objects
+MIN_AREA = 40  # pixels; smaller components do not count as objects
 SHOWN_SCORE = 0.3  # minimum for confusion and calibration: what nodes publish by default
 MATCH_IOU = 0.5
 Found = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]

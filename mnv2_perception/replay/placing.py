@@ -145,7 +145,7 @@ class Placer:
 
     def _view(self, camera: Camera, pose: Pose) -> GroundView:
         last = self._last
-        # Equal, not just close: otherwise a frame's cells would depend on the frames before it, so
+        # Equal, not just close: otherwise a frame's cells would depend on earlier frames, and thus
         # on where a run was resumed.
         if last and last[0] == camera and all(
             np.array_equal(*pair) for pair in (

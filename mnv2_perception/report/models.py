@@ -85,7 +85,7 @@ def _colours(told: Any) -> dict[str, tuple[int, int, int]]:
 
 def _shipped(name: str) -> Path | None:
     """Return the file of the shipped model with this name; None if there is none."""
-    if not re.fullmatch(r'\w[\w.-]*', name):  # a name from an untrusted file must be no path
+    if not re.fullmatch(r'\w[\w.-]*', name):  # an untrusted name must not be a path
         return None
     try:
         return find_shared_file(f'models/{name}.onnx')

@@ -244,7 +244,7 @@ def write_report(
     try:
         with replacing(out) as partial:
             page = page_html(_facts(report, notes, measure_name), data)
-            partial.write_text(page, encoding='utf-8', errors='replace')  # a path may be no UTF-8
+            partial.write_text(page, encoding='utf-8', errors='replace')  # a path may not be UTF-8
     except OSError as exc:
         raise DataError(f'{out}: cannot be written: {exc.strerror}') from exc
 
