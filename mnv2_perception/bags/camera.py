@@ -104,19 +104,19 @@ def find_camera(bag: Path, image: str = '') -> CameraTopics:
     able = [(look.rank, name) for name, look in looks.items() if look.rank is not None]
     if not image and not able:
         advice = (
-            f'it has {_listed(kinds)}; name a topic (--topic) to take it all the same'
-            if kinds else 'it has none at all; record a camera with it'
+            f'it has {_listed(kinds)}; to use one of them anyway, name it with --topic'
+            if kinds else 'it has no images at all; record the camera too'
         )
         raise BagError(
-            f'{bag}: has no images of a camera (sensor_msgs Image or CompressedImage); {advice}'
+            f'{bag}: has no camera images (sensor_msgs Image or CompressedImage); {advice}'
         )
     chosen = image or min(able)[1]
     others = {name: kind for name, kind in kinds.items() if name != chosen}
     if not image and (others or min(able)[0] > 1):
         besides = f', not {_listed(others)}' if others else ''
         warn_once(
-            f'{bag}: takes {chosen} for the camera ({kinds[chosen]}){besides}; --topic names '
-            'another'
+            f'{bag}: using {chosen} as the camera ({kinds[chosen]}){besides}; choose another with '
+            f'--topic'
         )
     labels = [name for name, look in looks.items() if look.ids and 'label' in name.split('/')]
     info = chosen.removesuffix('/compressed').rpartition('/')[0] + '/camera_info'

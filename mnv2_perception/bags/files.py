@@ -80,8 +80,8 @@ def find_files(path: Path) -> tuple[list[Path], Metadata]:
     listed = [path / PurePath(name).name for name in metadata.files]
     if missing := [file.name for file in listed if not file.exists()]:
         raise BagError(
-            f'{path}: metadata.yaml names {", ".join(missing)}, which is not there; copy it too, '
-            'or take metadata.yaml away to read the rest'
+            f'{path}: metadata.yaml lists {", ".join(missing)}, which does not exist; copy it '
+            f'too, or remove metadata.yaml to read the rest'
         )
     if not (listed or present):
         raise BagError(
@@ -89,15 +89,15 @@ def find_files(path: Path) -> tuple[list[Path], Metadata]:
             'or .bag files'
         )
     if listed and (others := [file.name for file in present if file not in listed]):
-        warn_once(f'{path}: metadata.yaml does not name {", ".join(others)}: left out')
+        warn_once(f'{path}: metadata.yaml does not list {", ".join(others)}: left out')
     return listed or present, metadata
 
 
 def _unfinished(path: Path) -> str:
     return (
-        f'{path}: is a ROS 1 bag that is being recorded, or whose recorder was killed; then run '
-        f"'rosbag reindex {path.name}' where ROS 1 is installed, and rename it to "
-        f'{path.name.removesuffix(".active")}'
+        f'{path}: is a ROS 1 bag that is still being recorded, or whose recorder was killed; if '
+        f"it was killed, run 'rosbag reindex {path.name}' where ROS 1 is installed, and rename it "
+        f'to {path.name.removesuffix(".active")}'
     )
 
 
@@ -129,8 +129,8 @@ def open_file(file: Path, stack: ExitStack, losses: Losses) -> Reader | Ros1File
         path = completed = Completed(file)
         if completed.whole:
             warn_once(
-                f'{file}: was not finished (recorder killed, disk full, copied in part?); what is '
-                f'whole of it is read, {completed.lost_bytes} bytes behind that are lost'
+                f'{file}: is incomplete (recorder killed, disk full, copied in part?); the intact '
+                f'part is read, and the last {completed.lost_bytes} bytes are lost'
             )
         if completed.lost_bytes:
             losses.add(Counter(), BagError(f'{file.name}: cut, {completed.lost_bytes} bytes'))
@@ -163,8 +163,8 @@ def _roll_back(file: Path) -> None:
             database.execute('SELECT count(*) FROM topics').fetchone()
     except sqlite3.Error as exc:
         raise BagError(
-            f'{file}: its recorder was killed, and what it left in {file.name}-* cannot be taken '
-            f'in ({exc}); copy the bag with these files to where it can be written'
+            f'{file}: its recorder was killed, and the rest of its data in {file.name}-* cannot '
+            f'be merged ({exc}); copy the bag with these files to a writable folder'
         ) from exc
 
 
@@ -191,10 +191,11 @@ def _read_metadata(file: Path) -> Metadata:
         raise
     except Exception as exc:  # bad YAML, or fields of unexpected types
         reason = ' '.join(str(exc).split())[:200]
-        warn_once(f'{file}: cannot be used ({type(exc).__name__}: {reason}); read without it')
+        warn_once(f'{file}: cannot be used ({type(exc).__name__}: {reason}); the bag is read '
+                  f'without it')
         return Metadata()
     if not said.get('storage_identifier'):
-        warn_once(f'{file}: names no storage; the names of the files tell it')
+        warn_once(f'{file}: names no storage; it is taken from the file names')
     return metadata
 
 

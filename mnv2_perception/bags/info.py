@@ -59,7 +59,7 @@ def describe_bag(path: Path) -> dict[str, Any]:
             _look(reader, message, seen[message.topic])
         damage = list(reader.losses.reasons)
         if reader.missing:
-            damage.append(f'metadata.yaml promises {sum(reader.missing.values())} messages more')
+            damage.append(f'metadata.yaml promises {sum(reader.missing.values())} more messages')
         return {
             'bag': str(path),
             'seconds': (reader.end_ns - reader.start_ns) / 1e9,
@@ -178,9 +178,10 @@ def _nodes(path: Path, seen: Mapping[str, _Seen], tree: TransformTree) -> list[d
 def _stamps_missing(seen: _Seen, topic: str) -> list[str]:
     missing = []
     if seen.stamps_ns and not any(seen.stamps_ns):
-        missing.append(f'stamps: those of {topic} are zero, so nothing can be paired with it')
+        missing.append(f'stamps: those of {topic} are zero, so it cannot be paired with other '
+                       f'topics')
     if '' in seen.frame_ids:
-        missing.append(f'a frame_id: that of {topic} is empty, so no transform places it')
+        missing.append(f'a frame_id: that of {topic} is empty, so tf cannot place it')
     return missing
 
 
@@ -199,7 +200,7 @@ def _calibration(topic: str | None, seen: Mapping[str, _Seen]) -> list[str]:
 
 
 def _transforms_missing(tree: TransformTree, frame_id: str) -> list[str]:
-    cure = "give the camera's place as camera_* (`bag run`: --camera-height)"
+    cure = "give the camera's pose in the parameters camera_* (`bag run`: --camera-height)"
     frames = {*tree.frames, *tree.frames.values()}
     if not frames:
         return [f'/tf and /tf_static; {cure}']
@@ -210,7 +211,7 @@ def _transforms_missing(tree: TransformTree, frame_id: str) -> list[str]:
     if frame_id.lstrip('/') not in frames:
         missing.append(f'a transform of {frame_id!r}, the frame of the images; {cure}')
     if GRID not in frames:
-        missing.append(f'the frame {GRID!r}, in which the grid stands still; else it moves along')
+        missing.append(f'the frame {GRID!r}, without which the grid moves with the robot')
     return missing
 
 

@@ -50,14 +50,14 @@ class MessageType:
             return _store(self.name, self.definition).deserialize_cdr(cdr, self.name)
         except KeyError as exc:
             raise BagError(
-                f'{self.bag}: {topic} has the type {self.name}, which neither the bag '
-                f'nor ROS 2 Jazzy defines (missing: {exc.args[0]}); record the bag again as mcap, '
-                'which keeps the definitions'
+                f'{self.bag}: {topic} has the type {self.name}, which neither the bag nor ROS 2 '
+                f'Jazzy defines (missing: {exc.args[0]}); record the bag again as mcap, which '
+                f'stores the definitions'
             ) from exc
         except (SerdeError, TypesysError) as exc:
             raise BagError(
-                f'{self.bag}: a message of {topic} is not the {self.name} that the bag '
-                f'says it is ({exc}); record the bag again with the types of one ROS distro'
+                f'{self.bag}: a message of {topic} is not of the type {self.name} that the bag '
+                f'states ({exc}); record the bag again with the types of one ROS distro'
             ) from exc
 
 

@@ -99,8 +99,8 @@ def header_stamp_ns(cdr: bytes) -> int:
     """
     if len(cdr) < STAMP_BYTES:
         raise BagError(
-            f'a message of {len(cdr)} bytes has no header, expected at least {STAMP_BYTES}; see '
-            'what publishes it'
+            f'a message of {len(cdr)} bytes has no header, expected at least {STAMP_BYTES}; check '
+            f'its publisher'
         )
     byte_order = '<' if cdr[1] & 1 else '>'
     seconds, nanoseconds = struct.unpack_from(f'{byte_order}iI', cdr, 4)
@@ -264,8 +264,8 @@ class BagReader:
             return
         self.missing = dict(promised - came)
         logger.warning(
-            '%s: metadata.yaml promises more than came; missing: %s (recorder killed, disk full, '
-            'or copied in part?)',
+            '%s: metadata.yaml promises more messages than the bag has; missing: %s (recorder '
+            'killed, disk full, or copied in part?)',
             self.path, ', '.join(f'{count} of {name}' for name, count in self.missing.items()),
         )
 
@@ -278,14 +278,15 @@ def _bag_errors(path: Path) -> Iterator[None]:
     except BagError:
         raise
     except OSError as exc:
-        raise BagError(f'{path}: cannot be read ({exc}); check the path and its rights') from exc
+        raise BagError(f'{path}: cannot be read ({exc}); check the path and its '
+                       f'permissions') from exc
     except Exception as exc:  # Parsers can raise anything on damaged bytes.
         files = [path] if path.is_file() else sorted(path.iterdir())
         if 'Profile is not ros2' in str(exc):
             raise BagError(
-                f'{path}: is an MCAP of another kind than ROS 2 records, such as one of '
-                f"Foxglove's SDK or of a converted ROS 1 bag; expected the profile ros2, as "
-                f'`ros2 bag record` writes it; give the ROS 1 bag itself, or convert it'
+                f'{path}: is an MCAP file that ROS 2 did not record, for example one of '
+                f"Foxglove's SDK or a converted ROS 1 bag; expected the profile ros2, as `ros2 "
+                f'bag record` writes it; give the original ROS 1 bag, or convert this file'
             ) from exc
         if any(file.suffix == '.bag' for file in files):
             recover = "'rosbag reindex IN.bag' where ROS 1 is installed"
@@ -294,8 +295,8 @@ def _bag_errors(path: Path) -> Iterator[None]:
         else:
             recover = "'sqlite3 IN.db3 .recover | sqlite3 OUT.db3'"
         raise BagError(
-            f'{path}: cannot be read as a bag ({exc}); if it was cut short (copied in part,'
-            f' recorder killed), copy it again or recover what is whole with {recover}'
+            f'{path}: cannot be read as a bag ({exc}); if it is incomplete (copied in part, '
+            f'recorder killed), copy it again or recover the intact part with {recover}'
         ) from exc
 
 

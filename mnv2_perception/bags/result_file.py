@@ -173,8 +173,8 @@ class ResultFile:
                 self._flush()
         except OSError as exc:
             raise BagError(
-                f'{self.path}: cannot be written ({exc}); what it took before is kept: make room '
-                f'and go on with --resume'
+                f'{self.path}: cannot be written ({exc}); what was written before is kept: free '
+                f'some space and continue with --resume'
             ) from exc
 
     def finish(self) -> None:
@@ -204,8 +204,8 @@ class ResultFile:
             )), end_of_file(start))
         except OSError as exc:
             raise BagError(
-                f'{self.path}: cannot be finished ({exc}); what it took is kept: make room and go '
-                f'on with --resume'
+                f'{self.path}: cannot be finished ({exc}); what was written is kept: free some '
+                f'space and continue with --resume'
             ) from exc
         self._file.close()
 

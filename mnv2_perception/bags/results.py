@@ -221,6 +221,7 @@ def read_run(results: Path) -> dict[str, Any]:
             try:
                 told = json.loads(text)
             except ValueError as exc:
-                raise BagError(f'{results}: {RUN} holds no JSON ({exc}); run it anew') from exc
+                raise BagError(f'{results}: {RUN} is not valid JSON ({exc}); make the run '
+                               f'again') from exc
             return told if isinstance(told, dict) else {}
     return {}

@@ -137,11 +137,12 @@ class BagWriter:
         if storage not in ('mcap', 'sqlite3'):
             raise BagError(f"storage {storage!r} is not known; expected 'mcap' or 'sqlite3'")
         if str(self.path).startswith('~'):
-            raise BagError(f'{self.path}: nobody has such a home; write the path in full, from /')
+            raise BagError(f'{self.path}: there is no such home folder; write the full path, '
+                           f'beginning with /')
         if self.path.exists():
             raise BagError(
-                f'{self.path}: exists already, and a bag is never overwritten; choose another '
-                'folder or remove this one'
+                f'{self.path}: already exists, and bags are never overwritten; choose another '
+                f'folder or remove this one'
             )
         self.message_counts: dict[str, int] = {}
         self._connections: dict[str, Connection] = {}
@@ -157,7 +158,7 @@ class BagWriter:
             self._writer.open()
         except (OSError, sqlite3.Error, WriterError) as exc:
             raise BagError(
-                f'{self.path}: cannot be made ({exc}); choose a folder that can be written'
+                f'{self.path}: cannot be created ({exc}); choose a writable folder'
             ) from exc
         self._open = True
 
@@ -254,9 +255,9 @@ class BagWriter:
         counts = {name: self._writer.kept.get(c.id, 0) for name, c in self._connections.items()}
         kept = ', '.join(f'{name} {count}' for name, count in counts.items() if count)
         return BagError(
-            f'{self.path}: cannot be written ({exc}); {sum(counts.values())} messages '
-            f'are kept{f" ({kept})" if kept else ""}, those of the last moment are lost; '
-            'make room and record anew'
+            f'{self.path}: cannot be written ({exc}); {sum(counts.values())} messages are '
+            f'kept{f" ({kept})" if kept else ""}, those of the last moment are lost; free some '
+            f'space and record again'
         )
 
     def close(self) -> None:

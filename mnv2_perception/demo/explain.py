@@ -75,9 +75,8 @@ def _rates(summary: Mapping[str, Any]) -> list[str]:
     lines = [
         f'{_count(frames, "image")} in{_rate(summary["images_per_s"])}, '
         f'{_count(summary["masks_out"], "mask")} out{_rate(summary["fps"])}, '
-        f'{_count(summary["detections"], "message")} of boxes and '
-        f'{summary["classifications"]} of classes '
-        f'(two a second at most)'
+        f'{_count(summary["detections"], "message")} of boxes and {summary["classifications"]} of '
+        f'classes (at most two per second)'
         + (f', {_count(summary["grids"], "grid")}.' if summary['ground'] else '.')
     ]
     if latency['p50'] is not None:
@@ -91,7 +90,7 @@ def _rates(summary: Mapping[str, Any]) -> list[str]:
     reasons = [
         f'{summary[name]} {why}' for name, why in (
             ('passed_over', 'passed over: a newer image came while the models were busy'),
-            ('rejected', 'rejected: they cannot be read as images; perception.log says why'),
+            ('rejected', 'rejected: not readable as images; perception.log says why'),
             ('lost', 'lost on the way between the processes'),
         ) if summary[name] > 0
     ]
@@ -108,18 +107,19 @@ def _count(number: int, name: str) -> str:
 
 def _rate(rate_hz: float | None) -> str:
     """Return a rate as text; empty if it is unknown."""
-    return '' if rate_hz is None else f' ({rate_hz:.1f} a second)'
+    return '' if rate_hz is None else f' ({rate_hz:.1f} per second)'
 
 
 def _results(summary: Mapping[str, Any], out: Path, pictures: int) -> list[str]:
     last = f' … frame_{pictures - 1:02d}.png' if pictures > 1 else ''
     shown = [
         'the mask in the colours of the legend below', 'boxes with class and score',
-        'above, the likeliest class of what lies ahead',
+        'above, the most likely class of what lies ahead',
     ]
     if summary['grids']:
         shown.append(
-            'beside, the grid from above, ahead is up (light: free, red: occupied, gray: unseen)'
+            'beside it, the grid from above, with ahead at the top (light: free, red: occupied, '
+            'gray: unseen)'
         )
     lines = [f'In {out}:', f'  frame_00.png{last}: {"; ".join(shown)}']
     if 'compared' in summary:
@@ -133,7 +133,7 @@ def _results(summary: Mapping[str, Any], out: Path, pictures: int) -> list[str]:
         )
     return [
         *lines, '  masks.mcap: what the nodes published; summary.json: these figures; '
-        'perception.log and others: what the processes said',
+        'perception.log and others: logs of the processes',
     ]
 
 
@@ -147,13 +147,13 @@ def next_steps(
     bag, rest = summary['bag'], ('--out', 'results.mcap', *given)
     steps = [
         ('every image, none dropped, without ROS', line('bag', 'run', bag, *rest)),
-        ('what the bag holds, and what the nodes could use of it', line('bag', 'info', bag)),
+        ('what the bag contains and what the nodes can use', line('bag', 'info', bag)),
     ]
     if summary['passed_over'] and summary['images_per_s']:
         rate = 0.9 * summary['rate'] * summary['masks_out'] / summary['frames_in']
         slower = ('--rate', f'{max(0.01, rate):.2g}', '--out', f'{out}_slower')
         steps.insert(0, (
-            'the same slower than the camera, so that each image has a mask',
+            'the same at lower speed, so that each image gets a mask',
             line('demo', '--bag', bag, *slower, *given, *roles),
         ))
     if Path(bag).is_relative_to(out):

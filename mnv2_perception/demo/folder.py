@@ -25,7 +25,7 @@ def clear(out: Path, bag: Path | None) -> None:
         BagError: the bag to replay is in this folder.
     """
     if bag is not None and bag.resolve().is_relative_to(out.resolve()):
-        raise BagError(f'{bag}: lies in {out}, which the demo replaces; choose another --out')
+        raise BagError(f'{bag}: is inside {out}, which the demo replaces; choose another --out')
     make_folder(out)
     try:
         found = {path.name for path in out.iterdir()}
@@ -36,7 +36,7 @@ def clear(out: Path, bag: Path | None) -> None:
             foreign += sorted(found)
         if foreign:
             raise SetupError(
-                f'{out}: holds {foreign[0]}, which no demo made; choose an empty --out'
+                f'{out}: contains {foreign[0]}, which is not from a demo; choose an empty --out'
             )
         for name in found:
             if (out / name).is_dir():

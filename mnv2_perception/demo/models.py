@@ -57,7 +57,7 @@ def choose_models(models: Sequence[str], engine: str, threads: int) -> Mapping[s
         if (task := chosen.spec.task) in given:
             raise SetupError(
                 f'{given[task].spec.name} and {chosen.spec.name} are both for {task}; give one '
-                f'model for each task, and compare two by two runs'
+                f'model for each task; to compare two models, make two runs'
             )
         given[task] = chosen
     engines = {'segmentation': engine}

@@ -78,7 +78,7 @@ class Process:
         while not any(event.items() <= said.items() for said in self.said):
             if time.monotonic() > deadline_s or not all(each.running for each in everyone):
                 words = '\n'.join(each.last_words() for each in everyone)
-                raise DemoError(f'the nodes did not come up; their last words:\n{words}')
+                raise DemoError(f'the nodes did not start; the end of their log:\n{words}')
             time.sleep(0.05)
 
     def counts(self, key: str) -> dict[str, int]:
@@ -88,7 +88,8 @@ class Process:
             DemoError: there are none, because it did not end properly.
         """
         if not self.said or key not in self.said[-1]:
-            raise DemoError(f'{self.log}: ends without its counts; its end:\n{self.last_words()}')
+            raise DemoError(f'{self.log}: ends without the counts; its last '
+                            f'lines:\n{self.last_words()}')
         return dict(self.said[-1][key])
 
     def last_words(self) -> str:

@@ -139,7 +139,7 @@ def run_demo(
     ):
         raise DemoError(
             f'the road of the drawn street was found with an IoU of {summary.get("road_iou")}, '
-            f'expected {MIN_ROAD_IOU} or more; was another model given?'
+            f'expected {MIN_ROAD_IOU} or more; is --model one for other scenes?'
         )
     return summary
 
@@ -223,7 +223,8 @@ def replay(
             while player.running:
                 for process in (nodes, recorder):
                     if not process.running:
-                        raise DemoError(f'{process.log.stem} died; see the logs in {out}')
+                        raise DemoError(f'{process.log.stem} ended unexpectedly; see the logs in '
+                                        f'{out}')
                 time.sleep(0.1)
         # Time for the frame in work, the waiting one, and one period of the diagnostics.
         time.sleep(2.5 + 3.0 * bare_ms / 1000.0)

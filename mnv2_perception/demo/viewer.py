@@ -32,7 +32,7 @@ def wait_for_viewer(bridge: Process, nodes: Process) -> None:
             if failed := [said for said in bridge.said if said.get('event') == 'failed']:
                 raise SetupError(failed[0]['error'])
             if time.monotonic() > deadline_s and event == 'watched':
-                print('nobody watches; going on', flush=True)
+                print('no viewer connected; continuing', flush=True)
                 return
             if not (bridge.running and nodes.running):
                 bridge.wait_for({'event': event}, nodes)  # raises, with the end of the logs

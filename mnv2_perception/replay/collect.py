@@ -87,8 +87,7 @@ def collect(
     found = Found()
     if by == 'uncertainty' and segmenter.spec.output == 'ids':
         raise ModelError(
-            f'{segmenter.spec.name}: gives ids alone, and no confidence; choose --by time or '
-            f'diversity'
+            f'{segmenter.spec.name}: outputs ids without confidence; choose --by time or diversity'
         )
     measures: dict[str, Measure] = {
         'time': lambda image: None,

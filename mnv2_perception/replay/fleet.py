@@ -150,13 +150,13 @@ class Cluster:
             if isinstance(cause, PerceptionError):
                 raise type(cause)(str(cause)) from exc
             raise EngineError(
-                f'{what}: a worker failed ({one_line(cause or exc)}); each machine needs this '
-                f'package, in one version. What is done is kept: go on with --resume'
+                f'{what}: a worker failed ({one_line(cause or exc)}); each machine needs the same '
+                f'version of this package. Finished work is kept: continue with --resume'
             ) from exc
         except exceptions.RayError as exc:
             raise EngineError(
-                f'{what}: the worker was lost {RETRIES + 1} times ({one_line(exc)}); see whether '
-                f'memory suffices there. What is done is kept: go on with --resume'
+                f'{what}: the worker was lost {RETRIES + 1} times ({one_line(exc)}); check that '
+                f'its machine has enough memory. Finished work is kept: continue with --resume'
             ) from exc
         return done
 
@@ -171,8 +171,8 @@ def check_address(address: str) -> None:
     host = host.strip('[]')
     if not (host and port.isdecimal() and 0 < int(port) < 65536 and '/' not in host):
         raise SetupError(
-            f'--ray {address}: expected HOST:PORT, as `ray start --head` tells it; the recordings '
-            f'stand before --ray'
+            f'--ray {address}: expected HOST:PORT, as `ray start --head` prints it; put the '
+            f'recordings before --ray'
         )
     try:
         with socket.create_connection((host, int(port)), ANSWER_S) as connection:
@@ -182,12 +182,12 @@ def check_address(address: str) -> None:
     except OSError as exc:
         raise SetupError(
             f'--ray {address}: no Ray cluster answers there ({exc.strerror or exc}); start one '
-            f'with `ray start --head`, which tells its address'
+            f'with `ray start --head`, which prints its address'
         ) from exc
     if len(answer) < 4 or answer[3] != HTTP2_SETTINGS:
         raise SetupError(
-            f'--ray {address}: what answers there is no Ray cluster; give the address that '
-            f'`ray start --head` tells'
+            f'--ray {address}: what answers there is not a Ray cluster; give the address that '
+            f'`ray start --head` prints'
         )
 
 

@@ -124,8 +124,9 @@ def open_work(orders: Orders) -> tuple[Work, ExitStack]:
                 stack.close()
                 raise SetupError(
                     f'on {here}: {task.facts["file"]} has {name} {task.facts[name]}, expected '
-                    f'{value} as where the run was started: results would depend on who made '
-                    f'them; copy the model there, or name --engine and --precision'
+                    f'{value}, as on the machine where the run was started: the results would '
+                    f'depend on the machine; copy the model there, or give --engine and '
+                    f'--precision'
                 )
     work = Work(tasks, orders.placer)
     work.warm_up()

@@ -77,7 +77,7 @@ class BagFrame(Frame):
         if message.type_name not in (RAW, COMPRESSED):
             raise BagError(
                 f'{message.topic}: a message of type {message.type_name}, expected {RAW} or '
-                f'{COMPRESSED}; record other types under other names'
+                f'{COMPRESSED}; record other types on topics of their own'
             )
         msg = self.type.deserialize(message.topic, message.cdr)
         compressed = message.type_name == COMPRESSED
@@ -217,20 +217,20 @@ def open_source(
     first = paths[0]
     if not first.exists():
         raise DataError(
-            f'{first}: does not exist; give bags, a folder of pictures, or a video file'
+            f'{first}: no such file or folder; give bags, a folder of pictures, or a video file'
         )
     if is_bag(first) or (first / 'metadata.yaml').exists():
         return _open_bags(paths, stack, topic, copied, transforms)
     if len(paths) > 1 or copied or topic:
         raise DataError(
-            f'{first}: is no bag; topics, and more than one recording, need bags'
+            f'{first}: is not a bag; --topic, --copy and several recordings need bags'
         )
     if first.is_dir():
         return _open_pictures(first, fps or FPS)
     if first.suffix.lower() in VIDEO_SUFFIXES:
         return _open_video(first, fps)
     raise DataError(
-        f'{first}: is neither bag, folder of pictures nor video; bags end in '
+        f'{first}: is not a bag, a folder of pictures or a video; bags end in '
         f'{" ".join(BAG_SUFFIXES)}, videos in {" ".join(VIDEO_SUFFIXES)}, pictures in '
         f'{" ".join(IMAGE_SUFFIXES)}'
     )
@@ -246,7 +246,8 @@ def _open_pictures(folder: Path, fps: float) -> Source:
     if not files and (folder / 'images').is_dir():  # a data set
         files = list_images(folder / 'images')
     if not files:
-        raise DataError(f'{folder}: holds neither a bag nor pictures ({" ".join(IMAGE_SUFFIXES)})')
+        raise DataError(f'{folder}: contains neither a bag nor pictures '
+                        f'({" ".join(IMAGE_SUFFIXES)})')
 
     def items() -> Iterator[Item]:
         for index, path in enumerate(files):
@@ -267,7 +268,7 @@ def _open_video(path: Path, fps: float) -> Source:
     if not opened or not fps > 0:
         raise DataError(f'{path}: ' + (stand_in(path) or (
             'OpenCV cannot read this video'
-            + (' at its rate; give --fps' if opened else '; convert it to H.264 in .mp4')
+            + (' at the rate it states; give --fps' if opened else '; convert it to H.264 in .mp4')
         )))
 
     source = Source(path.name, count, lambda: items(), {'video': path.name, 'fps': fps})
@@ -284,7 +285,7 @@ def _open_video(path: Path, fps: float) -> Source:
             video.release()
         source.lost = max(0, count - came)
         if source.lost:
-            source.reasons.append(f'{path.name}: OpenCV reads {came} of {count} frames')
+            source.reasons.append(f'{path.name}: OpenCV read only {came} of {count} frames')
 
     return source
 
@@ -304,7 +305,7 @@ def _open_bags(
     if len({(camera.image, camera.compressed) for camera in cameras}) > 1:
         raise BagError(
             f'the bags have their images on {", ".join(camera.image for camera in cameras)}; give '
-            f'--topic, or run them one by one'
+            f'--topic, or run the bags one by one'
         )
     camera = cameras[0]
     readers = [stack.enter_context(BagReader(path)) for path in paths]
@@ -372,7 +373,8 @@ def _items(
         source.lost += lost[camera.image]
         source.reasons += [f'{reader.path.name}: {reason}' for reason in reader.losses.reasons]
         if reader.missing:
-            source.reasons.append(f'{reader.path.name}: less than metadata.yaml promises')
+            source.reasons.append(f'{reader.path.name}: fewer messages than metadata.yaml '
+                                  f'promises')
 
 
 def _of_bag(

@@ -161,7 +161,8 @@ def open_tasks(
             if spec.task in tasks:
                 raise SetupError(
                     f'{tasks[spec.task].model.spec.name} and {spec.name} are both for '
-                    f'{spec.task}; give one model for each task, and compare two by two runs'
+                    f'{spec.task}; give one model for each task; to compare two models, make two '
+                    f'runs'
                 )
             tasks[spec.task] = kinds[spec.task](opened, spec, path)
     order = list(kinds)

@@ -117,8 +117,7 @@ class Placer:
         if self._info is None:
             if self._mount is None or not self._mount.horizontal_fov_rad:
                 raise CalibrationError(
-                    'no camera_info beside the images tells how the camera sees; give '
-                    '--camera-fov'
+                    'there is no camera_info beside the images; give --camera-fov'
                 )
             return Camera.from_fov(height, width, self._mount.horizontal_fov_rad)
         camera = Camera.from_info(self._info, self._ground.rectified)
@@ -132,7 +131,7 @@ class Placer:
             body = Pose.from_rpy(0.0, 0.0, mount.height_m, 0.0, mount.pitch_rad, 0.0)
             return body @ BODY_FROM_OPTICAL, IN_PLACE
         if tree is None:
-            raise CalibrationError('nothing tells where the camera sits; give --camera-height')
+            raise CalibrationError("the camera's pose is unknown; give --camera-height")
 
         def look_up(target: str, source: str) -> Pose:
             time_ns = stamp_ns(header) or tree.newest_ns(target, source, recorded_ns)

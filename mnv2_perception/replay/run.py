@@ -122,8 +122,8 @@ def open_results(path: Path, description: str, resume: bool) -> ResultFile | Non
         raise SetupError(f'{exc}; choose another --out') from exc
     if found and found != description:
         raise SetupError(
-            f'{path}: is of another run ({_first_difference(found, description)}); give the '
-            f'recording, models and options of then, or choose another --out'
+            f'{path}: belongs to another run ({_first_difference(found, description)}); use the '
+            f'same recording, models and options, or choose another --out'
         )
     return None if found and is_indexed(path) else ResultFile(path, resume=True)
 
@@ -210,7 +210,8 @@ class Run:
         for copied in self.source.copied:
             if copied.name in topics:
                 raise SetupError(
-                    f'{copied.name}: is what this run writes itself; leave it out of --copy'
+                    f'{copied.name}: is a topic that this run writes itself; leave it out of '
+                    f'--copy'
                 )
             self.out.add_topic(
                 copied.name, copied.type_name, copied.qos, copied.definition or None
@@ -298,8 +299,8 @@ class Run:
         except EngineError as exc:
             first, last = block[0][1].stamp_ns, block[-1][1].stamp_ns
             raise EngineError(
-                f'what was recorded from {first} to {last} ns: {exc}; what is done before is '
-                f'kept: go on with --resume'
+                f'what was recorded from {first} to {last} ns: {exc}; the results before that are '
+                f'kept: continue with --resume'
             ) from exc
         if frames:
             self.inference_ms.append((time.perf_counter() - begun_s) * 1000.0 / len(frames))

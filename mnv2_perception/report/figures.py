@@ -97,7 +97,7 @@ def truth_of(results: Results, labels: str, beside: Path | None) -> Truth:
     if not results.mask or not results.classes:
         lacks = 'names its classes' if results.mask else 'has masks'
         raise DataError(
-            f'{labels}: labels are compared with masks, and nothing in {results.path} {lacks}'
+            f'{labels}: labels are compared with masks, but nothing in {results.path} {lacks}'
         )
     return Truth(
         results.path, beside or results.path, labels, results.classes, set(results.keys),
@@ -128,10 +128,10 @@ def own_labels(results: Results, original: Path | None) -> tuple[str, str]:
             return topic, ''
         if names is None:
             return '', (
-                f'{bag.name} has labels on {topic}, left aside, for nothing in it names their '
-                f'classes (LabelInfo beside them); --labels {topic} compares them by number.'
+                f'{bag.name} has labels on {topic}, which are not used, because their class names '
+                f'are missing (LabelInfo beside them); --labels {topic} compares them by number.'
             )
-        return '', f'{bag.name} has labels on {topic}, left aside: {how}.'
+        return '', f'{bag.name} has labels on {topic}, which are not used: {how}.'
     return '', ''
 
 
@@ -202,7 +202,7 @@ def times_of(frames: Sequence[Key]) -> tuple[list[float], str]:
     if len(frames) > 1 and stamps[0] > 0 and stamps[-1] > stamps[0]:
         return [(stamp_ns - stamps[0]) / 1e9 for stamp_ns in stamps], ''
     return [float(i) for i in range(len(frames))], (
-        'The frames have no stamps that tell their time: they are counted instead, one a second.'
+        'The frames have no usable stamps: they are counted instead, one per second.'
         if len(frames) > 1 else ''
     )
 

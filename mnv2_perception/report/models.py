@@ -47,11 +47,14 @@ def _known(model: Mapping[str, Any]) -> dict[str, Any]:
     if shipped is None:
         return facts
     if facts.get('sha256') not in (None, hashlib.sha256(shipped.read_bytes()).hexdigest()):
-        facts['note'] = 'The shipped model of this name is another file: its card is left out.'
+        facts['note'] = (
+            'The shipped model of this name is a different file, so its card is left out.'
+        )
         return facts
     if not facts.get('sha256'):
         facts['note'] = (
-            'By the name of the shipped model: a live recording does not tell which file it was.'
+            'Found by the name of a shipped model: a live recording does not say which file was '
+            'used.'
         )
     facts['card'] = read_card(shipped.with_suffix('.md'))
     if 'attribution' in facts and facts['colours']:

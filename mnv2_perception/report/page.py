@@ -143,7 +143,7 @@ def _tiles(facts: Mapping[str, Any]) -> str:
              'against the labels; 1 is perfect'),
         each('Mean confidence', [
             None if run['confidence'] is None else percent(run['confidence']) for run in runs
-        ], 'what the model says of itself'),
+        ], "the model's own confidence"),
         each('Latency, median', [latency(run) for run in runs], 'of the last seconds'),
         '' if facts['agreed'] is None else (
             f'<div class="tile"><span>A and B agree</span><strong>{percent(facts["agreed"])}'
@@ -163,9 +163,8 @@ def _accuracy(run: Mapping[str, Any], badge: str) -> str:
     return (
         f'<div><h3>{badge}IoU by class</h3><p>{found["labels"]} labelled frames, compared '
         f'{text(found["compared"], 600)}. {percent(found["accuracy"])} of the labelled pixels are '
-        f'right.</p>{table(rows)}</div><div><h3>{badge}Confusion matrix</h3>'
-        f'<p>Rows: the truth. Columns: what it was taken for. Per cent of a row.</p>'
-        f'{confusion(found["confusion"])}</div>'
+        f'right.</p>{table(rows)}</div><div><h3>{badge}Confusion matrix</h3><p>Rows: label. '
+        f'Columns: prediction. Per cent of the row.</p>{confusion(found["confusion"])}</div>'
     )
 
 
@@ -220,21 +219,21 @@ def _left_out(run: Mapping[str, Any], badge: str) -> str:
         rows += [(f'{count} of them', text(why)) for why, count in missing['damaged'].items()]
         if rest:
             why = (
-                'decode well: a newer frame came first, or they were lost on the way or cut off '
-                'at either end; see the counts of the nodes' if nodes else
-                'decode well: the run ended before them, or rejected them'
+                'are intact: a newer frame came first, or they were lost on the way or cut off at '
+                'the beginning or end; see the counts of the nodes' if nodes else
+                'are intact: the run ended before them, or rejected them'
             )
             rows.append((f'{rest} of them', why))
         if missing['tried'] < missing['frames']:
-            rows.append((f'{missing["frames"] - missing["tried"]} of them', 'were not looked at'))
+            rows.append((f'{missing["frames"] - missing["tried"]} of them', 'were not checked'))
     rows += [
         (f'{count} ×', text(why, 600)) for why, count in run['reasons'].items()
     ]
     if run['more_reasons']:
         rows.append((str(run['more_reasons']), 'more reasons'))
-    shown = table(rows) or '<p>Nothing that could be told was left out.</p>'
+    shown = table(rows) or '<p>No frame is known to be missing.</p>'
     if not missing:
-        shown += "<p>Without the camera's images frames without a result are not known.</p>"
+        shown += "<p>Without the camera's images, frames without a result cannot be found.</p>"
     return f'<h3>{badge}{text(run["path"])}</h3>{shown}{_nodes(nodes)}'
 
 
@@ -248,10 +247,10 @@ def _nodes(nodes: Mapping[str, Mapping[str, str]]) -> str:
         why = values.get('last_rejection') or values.get('message', '')
         body += f'<tr><th scope="row">{text(node, 80)}</th>{cells}<td>{text(why)}</td></tr>'
     return (
-        '<p>What the nodes counted, on <code>/diagnostics</code>. Passed over: a newer frame came '
-        'first, or the node takes fewer a second.</p><div class="scroll"><table class="counts">'
-        f'<thead><tr><td></td>{head}<th scope="col">said</th></tr></thead><tbody>{body}</tbody>'
-        '</table></div>'
+        f'<p>What the nodes counted, on <code>/diagnostics</code>. Passed over: a newer frame '
+        f'came first, or the node processes fewer per second.</p><div class="scroll"><table '
+        f'class="counts"><thead><tr><td></td>{head}<th '
+        f'scope="col">message</th></tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 
@@ -266,7 +265,7 @@ def _models(run: Mapping[str, Any], badge: str) -> str:
             if model.get(key, '') not in UNSTATED
         ]
         if model.get('licence', '') in UNSTATED:
-            rows.append((RUN_FACTS[4][1], 'not stated: ask who made the model before you use it'))
+            rows.append((RUN_FACTS[4][1], "not stated: ask the model's author before you use it"))
         elif '-NC' in model['licence'].upper():
             rows.append(('', '<strong>not for commercial use</strong>'))
         card = table(((text(left), text(right)) for left, right in model['card']), 'facts')
@@ -290,7 +289,7 @@ def _environment(run: Mapping[str, Any], badge: str) -> str:
     ]
     how = (
         'Recorded from live nodes.' if run['live'] else
-        'Made by <code>mnv2 bag run</code>; what it says of itself on <code>/mnv2/run</code>.'
+        'Made by <code>mnv2 bag run</code>; its own description on <code>/mnv2/run</code>.'
     )
     live = ''.join(
         f'<details><summary>{text(node, 80)}</summary>'

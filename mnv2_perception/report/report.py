@@ -117,11 +117,12 @@ def make_report(
         )
     said = {key for run in runs for key in run.keys}
     if not said:
-        raise BagError(f'{paths[0]}: no message of its results can be read; make them anew')
+        raise BagError(f'{paths[0]}: no message of its results can be read; make the run again')
     images = images_of_results(images, said, paths[0], original, notes)
     if len(runs) == 2 and not set(runs[0].keys) & set(runs[1].keys):
         raise BagError(
-            f'{paths[0]} and {paths[1]} have no frame of one stamp; give two runs of one recording'
+            f'{paths[0]} and {paths[1]} have no frame with the same stamp; give two runs of one '
+            f'recording'
         )
     beside = bag or paths[-1]
     labels, figures = measure_runs(runs, labels, bag, beside, notes)
@@ -138,7 +139,7 @@ def make_report(
         try:
             report.checks = compare_runs(paths[0], paths[1])
         except PerceptionError as exc:
-            notes.append(_shortened(f'The two runs were not judged: {exc}', report))
+            notes.append(_shortened(f'The two runs were not compared: {exc}', report))
     return report
 
 
@@ -161,16 +162,16 @@ def images_of_results(
     if images is not None and not said & set(images.keys):
         if original is not None:
             raise BagError(
-                f'{original}: has no image of a stamp in {results}; give the recording that the '
-                f'results are of'
+                f'{original}: has no image with a stamp of {results}; give the recording that '
+                f'was run'
             )
         notes.append(f'{images.source}: no image has the stamp of a result; they are left out.')
         images = None
     if images is None:
         notes.append(
-            'The results hold no camera images, so masks are shown alone, and frames without any '
-            'result cannot be told. Give the recording with --bag, or take the images along with '
-            '`mnv2 bag run --copy TOPIC`.'
+            'The results contain no camera images, so masks are shown alone, and frames without a '
+            'result cannot be found. Give the recording with --bag, or copy the images with `mnv2 '
+            'bag run --copy TOPIC`.'
         )
     return images
 
@@ -199,7 +200,7 @@ def measure_runs(
         try:
             return labels, [measure(run, labels, beside) for run in runs]
         except PerceptionError as exc:
-            notes.append(f'The labels that the recording brings along are left aside: {exc}')
+            notes.append(f'The labels in the recording are not used: {exc}')
     return '', [measure(run) for run in runs]
 
 
@@ -230,8 +231,8 @@ def write_report(
     if len(pictures) < len(report.frames):
         notes.append(
             f'Pictures: {len(pictures)} of {len(report.frames)} frames, evenly spread, and the '
-            f'worst ones (--frames takes more, the page is kept below '
-            f'{MOST_BYTES // 1_000_000} MB). All figures are of all frames.'
+            f'worst ones (--frames sets the number; the page stays below '
+            f'{MOST_BYTES // 1_000_000} MB). All figures are for all frames.'
         )
     points = spread(len(report.frames), MOST_POINTS, [each['at'] for each in pictures])
     if len(points) < len(report.frames):

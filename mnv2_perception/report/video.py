@@ -66,7 +66,7 @@ def write_video(
                     if not writer.isOpened():
                         raise SetupError(
                             f'{out}: this OpenCV cannot write {FOURCC} into .mp4: it was built '
-                            f'without FFmpeg; pip install opencv-python-headless has it'
+                            f'without FFmpeg; pip install opencv-python-headless provides it'
                         )
                 if picture.shape[1::-1] != size:
                     picture = np.asarray(cv2.resize(picture, size), np.uint8)
@@ -76,7 +76,7 @@ def write_video(
             if writer is not None:
                 writer.release()
         if not partial.is_file():
-            raise SetupError(f'{out}: OpenCV wrote nothing; see what it says above')
+            raise SetupError(f'{out}: OpenCV wrote nothing; see its messages above')
 
 
 def draw_scene(report: Report, scene: Scene, time_s: float) -> Picture:

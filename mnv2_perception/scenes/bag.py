@@ -48,7 +48,8 @@ def draw_bag(
     """
     count = round(duration_s * rate_hz)
     if count < 1:
-        raise BagError(f'{path}: {duration_s} s at {rate_hz} Hz holds no frame; draw for longer')
+        raise BagError(f'{path}: {duration_s} s at {rate_hz} Hz contains no frame; use a longer '
+                       f'duration')
     draw_scene(seed, 0.0, height, width)  # raises an ImageError before there is a bag
     matrix = camera_matrix(seed, height, width)
     best_effort = TopicQos(reliable=False, depth=5)  # like camera drivers

@@ -113,7 +113,7 @@ def test_what_the_nodes_publish_themselves_is_not_played_into_them(
     printed = spin_until_ended(
         launch('replay', f'bag:={tmp_path / "recorded"}', *SEGMENTATION)
     )
-    assert 'not played, for the nodes publish them: /segmentation/mask' in printed
+    assert 'not played, because the nodes publish them: /segmentation/mask' in printed
     assert IMAGE_TOPIC in played(printed) and '/segmentation/mask' not in played(printed)
 
 
@@ -191,7 +191,7 @@ def test_a_node_s_death_ends_the_replay(launch: Callable[..., Launched], drive: 
     [
         (['bag:=/missing'], '/missing'),
         (['image:=/depth'], 'has no images on /depth; it has /camera/image_raw'),
-        (['image:=/{camera}/image'], 'image is /{camera}/image, but no camera has a name'),
+        (['image:=/{camera}/image'], 'image is /{camera}/image, but the cameras have no names'),
     ],
 )
 def test_wrong_arguments_end_the_replay_with_a_cure(

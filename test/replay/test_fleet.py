@@ -260,7 +260,7 @@ def test_without_ray_it_is_told_how_to_get_it(
 
 @pytest.mark.parametrize('address', ['drive', 'ray://host:10001', ':6379', 'host:', 'host:99999'])
 def test_what_is_no_address_is_told(address: str) -> None:
-    with pytest.raises(SetupError, match=r'expected HOST:PORT.*stand before --ray'):
+    with pytest.raises(SetupError, match=r'expected HOST:PORT.*put the recordings before --ray'):
         check_address(address)
 
 
@@ -283,7 +283,7 @@ def test_what_answers_but_is_no_cluster_is_told() -> None:
         )
         stack.callback(served.wait)
         stack.callback(served.kill)
-        with pytest.raises(SetupError, match='what answers there is no Ray cluster'):
+        with pytest.raises(SetupError, match='what answers there is not a Ray cluster'):
             check_address(f'127.0.0.1:{server.getsockname()[1]}')
 
 
