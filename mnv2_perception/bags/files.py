@@ -1,4 +1,4 @@
-"""Which files a bag consists of, how each is opened, and what metadata.yaml says of them."""
+"""Find the files of a bag, open them, and read metadata.yaml."""
 
 from collections import Counter
 from contextlib import closing, ExitStack
@@ -29,13 +29,13 @@ ROS1_UNFINISHED = '.bag.active'
 
 @dataclass
 class Metadata:
-    """What a bag's metadata.yaml says beyond its storage files; empty where there is none.
+    """What a bag's metadata.yaml says beyond its storage files; empty if there is no such file.
 
     Attributes:
         files: names of the storage files.
-        counts: messages of each topic.
-        qos: what the publishers of each topic offered, where it is told.
-        type_hashes: of each topic's type, where it is told.
+        counts: number of messages of each topic.
+        qos: QoS profiles that the publishers of each topic offered, where they are given.
+        type_hashes: hash of each topic's type; empty where it is not given.
     """
 
     files: tuple[str, ...] = ()
@@ -46,18 +46,18 @@ class Metadata:
 
 @cache
 def warn_once(text: str) -> None:
-    """Log a warning; a bag is opened several times, and is as it is."""
+    """Log a warning once, although the same bag may be opened several times."""
     logger.warning(text)
 
 
 def find_files(path: Path) -> tuple[list[Path], Metadata]:
-    """Return a bag's storage files, and what its metadata.yaml says.
+    """Return a bag's storage files and what its metadata.yaml says.
 
     Args:
         path: a bag folder, or a single storage file.
 
     Raises:
-        BagError: there is none, or a part of it is missing.
+        BagError: the path is no bag, or a file that metadata.yaml names is missing.
     """
     if not path.exists():
         raise BagError(
@@ -102,16 +102,17 @@ def _unfinished(path: Path) -> str:
 
 
 def open_file(file: Path, stack: ExitStack, losses: Losses) -> Reader | Ros1File:
-    """Open a storage file, whatever state its recorder left it in.
+    """Open a storage file, even if its recorder did not finish it.
 
     Args:
-        file: .mcap or .db3, or that compressed as a whole (.zstd); or a ROS 1 .bag.
-        stack: closes it.
-        losses: told of what is there in part.
+        file: an .mcap or .db3 file, one of these compressed as a whole (.zstd), or a ROS 1 .bag.
+        stack: closes the file.
+        losses: records what an unfinished file has lost.
 
     Raises:
-        BagError: it is a Git LFS pointer, or holds what is not CDR.
-        Exception: of rosbags or a decompressor, where it is damaged.
+        BagError: the file is a Git LFS pointer, its messages are not CDR, or the journal of its
+            killed recorder cannot be applied.
+        Exception: whatever rosbags or a decompressor raises on a damaged file.
     """
     _refuse_stand_in(file)
     if file.suffix == '.bag':
@@ -153,7 +154,7 @@ def _refuse_stand_in(file: Path) -> None:
 
 
 def _roll_back(file: Path) -> None:
-    """Let SQLite end what a killed recorder had begun: rosbags leaves its journals unread."""
+    """Let SQLite complete what a killed recorder had begun: rosbags does not read its journals."""
     journals = [file.with_name(f'{file.name}-{what}') for what in ('journal', 'wal')]
     if not any(journal.exists() for journal in journals):
         return
@@ -168,7 +169,7 @@ def _roll_back(file: Path) -> None:
 
 
 def _read_metadata(file: Path) -> Metadata:
-    """Read a metadata.yaml; one that says nothing useful is told, and left aside."""
+    """Read a metadata.yaml; an unusable one is reported and ignored."""
     if not file.exists():
         return Metadata()
     _refuse_stand_in(file)
@@ -188,7 +189,7 @@ def _read_metadata(file: Path) -> Metadata:
             metadata.type_hashes[name] = str(about.get('type_description_hash') or '')
     except OSError:
         raise
-    except Exception as exc:  # whatever YAML, or a field of another kind, leads to
+    except Exception as exc:  # bad YAML, or fields of unexpected types
         reason = ' '.join(str(exc).split())[:200]
         warn_once(f'{file}: cannot be used ({type(exc).__name__}: {reason}); the bag is read '
                   f'without it')
@@ -199,10 +200,10 @@ def _read_metadata(file: Path) -> Metadata:
 
 
 def _without_aliases(text: str) -> str:
-    """Return YAML unless it has aliases, which could make it grow to gigabytes.
+    """Return a YAML text that has no aliases, which could expand to gigabytes.
 
     Raises:
-        ValueError: it has one.
+        ValueError: the text has an alias.
     """
     if '*' in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
         raise ValueError('it has an alias (*name)')

@@ -1,4 +1,4 @@
-"""What a demo did, in plain lines: what was run, what came of it, and what to try next."""
+"""Explain a demo in plain text: what was run, the results, and what to try next."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -28,14 +28,14 @@ def explain(
     summary: Mapping[str, Any], out: Path, pictures: int, given: Sequence[str] = (),
     roles: Sequence[str] = (),
 ) -> str:
-    """Return what a demo's summary says, as its reader would ask for it.
+    """Return a readable text of a demo's summary.
 
     Args:
         summary: what `run_demo` returns.
         out: folder of the results.
-        pictures: how many there are.
-        given: options that it had and that `mnv2 bag run` takes, too.
-        roles: options that it had for the grid.
+        pictures: number of pictures in it.
+        given: options of this demo that `mnv2 bag run` takes too.
+        roles: options of this demo for the grid.
     """
     return '\n'.join([
         *_what_was_run(summary), '', *_rates(summary), '', *_results(summary, out, pictures), '',
@@ -106,7 +106,7 @@ def _count(number: int, name: str) -> str:
 
 
 def _rate(rate_hz: float | None) -> str:
-    """Return a rate; nothing where one message, or one moment, has none."""
+    """Return a rate as text; empty if it is unknown."""
     return '' if rate_hz is None else f' ({rate_hz:.1f} per second)'
 
 
@@ -140,7 +140,7 @@ def _results(summary: Mapping[str, Any], out: Path, pictures: int) -> list[str]:
 def next_steps(
     summary: Mapping[str, Any], out: Path, given: Sequence[str] = (), roles: Sequence[str] = ()
 ) -> list[tuple[str, str]]:
-    """Return commands that can be typed here, each after what it is for; see `explain`."""
+    """Return (purpose, command line) pairs that can be typed here; see `explain`."""
     def line(*words: str) -> str:
         return f'{command_name()} {shlex.join(words)}'
 

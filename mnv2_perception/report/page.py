@@ -1,7 +1,7 @@
-"""The page of `mnv2 bag report`: one HTML file that fetches nothing.
+"""Build the page of `mnv2 bag report`: one HTML file that loads nothing from elsewhere.
 
-What stands in it comes from strangers' bags. Text is escaped, data are JSON without a `<`, and the
-page's own policy runs no script but the one of this package, and opens no connection.
+Its content comes from untrusted bags. Text is escaped, data are JSON without `<`, and the page's
+policy (CSP) allows no script but the one of this package, and no connections.
 """
 
 import base64
@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 NAMES = 'A', 'B'
 LEVELS = 10  # shades of a cell of the confusion matrix
 MOST_ROWS = 40
-MOST_TEXT = 300  # of a stranger's word
+MOST_TEXT = 300  # characters of an untrusted text
 RUN_FACTS = (
     ('engine', 'Engine'), ('precision', 'Precision'), ('file', 'File'), ('sha256', 'SHA-256'),
     ('licence', 'Licence of the weights'), ('attribution', 'Attribution'),
@@ -36,7 +36,7 @@ def page_html(facts: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """Return the page.
 
     Args:
-        facts: what it says in words and tables, see `report.report`.
+        facts: what it shows as text and tables, see `report.report`.
         data: what its script draws.
     """
     style, script = (
@@ -60,18 +60,21 @@ def page_html(facts: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         'environment': ''.join(map(_environment, facts['runs'], _badges(two))),
     }
     template = (HERE / 'page.html').read_text(encoding='utf-8')
-    # In one go: what a part holds is not looked through for the names of others.
+    # In a single pass: the content of a part is not searched for placeholders.
     return re.sub(r'\{\{(\w+)\}\}', lambda found: parts[found[1]], template)
 
 
 def digest(part: str) -> str:
-    """Return how a policy names a script or style: https://www.w3.org/TR/CSP3/#grammardef-hash-source."""
+    """Return the hash by which a CSP names a script or style.
+
+    https://www.w3.org/TR/CSP3/#grammardef-hash-source
+    """
     found = hashlib.sha256(part.encode()).digest()
     return f'sha256-{base64.b64encode(found).decode()}'
 
 
 def text(value: object, most: int = MOST_TEXT) -> str:
-    """Return a stranger's text as HTML, cut where it is long."""
+    """Return untrusted text as HTML, shortened if it is long."""
     shown = str(value)
     return escape(shown if len(shown) <= most else f'{shown[:most]} …')
 
@@ -87,7 +90,7 @@ def table(rows: Iterable[tuple[str, str]], kind: str = 'facts') -> str:
 
 
 def percent(share: float | None) -> str:
-    """Return a share in per cent, with as many digits as it needs."""
+    """Return a share as a percentage, with one decimal where it matters."""
     if share is None:
         return '–'
     value = 100.0 * share
@@ -105,7 +108,7 @@ def _about(facts: Mapping[str, Any]) -> str:
 
 
 def _tiles(facts: Mapping[str, Any]) -> str:
-    """Return the figures that are asked for first."""
+    """Return the most important figures as tiles."""
     runs = facts['runs']
 
     def each(name: str, values: Sequence[str | None], what: str) -> str:
@@ -166,10 +169,10 @@ def _accuracy(run: Mapping[str, Any], badge: str) -> str:
 
 
 def confusion(found: Mapping[str, Mapping[str, int]]) -> str:
-    """Return a confusion matrix as a table.
+    """Return a confusion matrix as an HTML table.
 
     Args:
-        found: true class: predicted class: how many.
+        found: number of pixels by true class and predicted class.
     """
     rows = list(found)[:MOST_ROWS]
     columns = list(dict.fromkeys([*rows, *(name for row in rows for name in found[row])]))
