@@ -134,7 +134,7 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
             if inputs.not_optical:
                 raise CalibrationError(inputs.not_optical)
             resized = resize_ids(ids, *points.shape[:2])
-            self._watch.take(points, resized, roles)
+            self._watch.take(points, resized, roles, min(0.0, values.min_height_m))
             if odd := self._watch.warning:
                 self.get_logger().warning(odd, throttle_duration_sec=5 * LOG_PERIOD_S)
             marks = marks_of_points(points, resized, roles, grid_from_base, limits)
