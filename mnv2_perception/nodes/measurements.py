@@ -93,13 +93,16 @@ class Measurements:
             measured = self.measured_of(frame, values, stamps)
             if measured is None:
                 topic = {'depth': 'depth/image', 'points': 'points'}[values.source]
+                silent_s = self.measured.silent_s()
                 apart_s = self.measured.apart_s(stamp_to_ns(frame.msg.header.stamp))
-                cure = stamps.warning or (ONE_CLOCK if apart_s > APART_S else RAISE)
+                # What has just stopped is as far away as it is silent.
+                other_clock = apart_s > APART_S + silent_s
+                cure = stamps.warning or (ONE_CLOCK if other_clock else RAISE)
                 what = (
                     f" within {values.sync_tolerance_s} s of the image's stamp (the nearest is "
                     f'{apart_s:.3f} s away); {cure}'
                 )
-                if self.measured.silent_s() > SILENT_S:
+                if silent_s > SILENT_S:
                     what = f', which brings nothing: {START}'
                 return Lack(what, values.sync_wait_s, topic)
             places = measured

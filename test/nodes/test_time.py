@@ -237,6 +237,18 @@ def test_depth_of_another_clock_asks_for_one_clock_and_not_for_tolerance(scene: 
         eventually(lambda text=told: text in node.describe()['waiting_for'])
 
 
+def test_depth_that_has_just_stopped_is_not_told_as_of_another_clock(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depth, node = start_with_depth(scene, sync_wait_s=0.05)
+    monkeypatch.setattr(StampedQueue, 'silent_s', lambda self: 7.0)
+    depth.publish(depth_msg(np.ones(IDS.shape, np.float32), header(1), '32FC1'))
+    eventually(lambda: not node.inputs.measured.is_empty())
+    scene.camera.publish(mask(1008 * 10**9))
+    eventually(lambda: 'away' in node.describe()['waiting_for'])
+    assert 'one clock' not in node.describe()['waiting_for']
+
+
 def start_with_depth(scene: Scene, **parameters: Any) -> tuple[Any, Any]:
     depth = scene.peer.create_publisher(Image, 'depth/image', 1)
     infos = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
