@@ -34,12 +34,12 @@ from mnv2_perception.scenes.street import draw_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 HEIGHT, WIDTH = 1080, 1920
-WARM_UP = 5  # images of each camera
-WAIT_S = 2.0  # for a mask
+WARM_UP = 5  # number of images of each camera
+WAIT_S = 2.0  # how long to wait for a mask
 
 
 class Cameras(Node):
-    """Cameras that send pictures, and note when their masks come."""
+    """Cameras that send pictures, and record when their masks arrive."""
 
     def __init__(self, names: list[str]) -> None:
         super().__init__('cameras')
@@ -74,7 +74,7 @@ class Cameras(Node):
             self.executor_.spin_once(timeout_sec=left_s)
 
     def send(self, images: int, rate_hz: float) -> dict[str, list[float]]:
-        """Send images of each camera; return the ages of the masks that came, ms."""
+        """Send images from each camera; return the ages of the masks that arrived, ms."""
         begun, step_s = self.number, 1.0 / rate_hz / len(self.names)
         at_s = time.perf_counter()
         for _ in range(images):
@@ -93,7 +93,7 @@ class Cameras(Node):
 
 
 def measure(model: str, names: list[str], images: int, rate_hz: float) -> dict[str, Any]:
-    """Start the process, send it each camera's images, and return what came back."""
+    """Start the process, send it images from each camera, and return the measurements."""
     rclpy.init()
     cameras = Cameras(names)
     given = (f'model:={model}', 'image_transport:=compressed', 'nodes:=[segmentation]',
@@ -123,7 +123,7 @@ def measure(model: str, names: list[str], images: int, rate_hz: float) -> dict[s
 
 
 def measure_model(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure one model: a camera alone, and all, in turns; return medians and ratios."""
+    """Measure one model in turns, with one camera and with all; return medians and ratios."""
     names = [f'camera{index}' for index in range(arguments.cameras)]
     ways = {'one': names[:1], 'all': names}
     rounds: list[dict[str, Any]] = []
@@ -138,7 +138,7 @@ def measure_model(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
         **{way: {key: round(statistics.median(each[way][key] for each in rounds), 2)
                  for key in figures} for way in ways},
         'masks_hz': [each['all']['masks_hz'] for each in rounds],
-        # Of rounds side by side.
+        # Ratios within the same round.
         'slowest_to_fastest_camera': [
             round(min(each['all']['masks_hz']) / max(each['all']['masks_hz']), 3)
             for each in rounds

@@ -33,7 +33,7 @@ LENS = (-0.32, 0.11, 0.0007, -0.0004, -0.02)
 
 
 def timed_ms(function: Callable[[], Any], runs: int) -> float:
-    """Return the median milliseconds of some runs."""
+    """Return the median time of some runs, in milliseconds."""
     times_ms = []
     for _ in range(runs):
         start_s = time.perf_counter()
@@ -84,7 +84,7 @@ def main() -> None:
     def register() -> None:
         register_depth(depth_m, plain, small, pose.inverse() @ depth_pose)
 
-    register()  # works the rays out
+    register()  # computes the rays, which are cached
     ways: dict[str, Callable[[], Any]] = {
         'ground': ground,
         'ground: look': lambda: view.look(ids, roles),

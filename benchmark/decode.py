@@ -35,13 +35,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def naive(logits: np.ndarray) -> Any:
-    """Decode (C, H, W) logits the way one would write it first."""
+    """Decode (C, H, W) logits as one would first write it."""
     exp = np.exp(logits - logits.max(0))
     return logits.argmax(0).astype(np.uint8), (exp / exp.sum(0)).max(0)
 
 
 def measure(height: int, width: int, decoder: str, threads: int, runs: int) -> dict[str, Any]:
-    """Return the median milliseconds of each way, and its ratio to bare."""
+    """Return the median time of each way in milliseconds, and its ratio to bare."""
     values = yaml.safe_load((ROOT / 'mnv2_perception/training/camvid.yaml').read_text())
     spec = ModelSpec.from_dict({**values, 'height': height, 'width': width}, 'camvid.yaml')
     net = UNet(len(spec.classes), decoder=decoder).eval()

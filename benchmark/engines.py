@@ -30,7 +30,7 @@ ENGINES, PRECISIONS = ('onnx_runtime', 'openvino'), ('fp32', 'bf16')
 
 
 def main() -> None:
-    """Quantise, measure, time; print a table; write the results."""
+    """Quantise, measure and time the model; print a table; write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('train', type=Path, help='images to calibrate with')
     parser.add_argument('val', type=Path, help='images/ and labels/ to measure on')
@@ -68,7 +68,7 @@ def main() -> None:
                 'ms': statistics.median(one['ms'] for one in found),
                 'cpu_ms': statistics.median(one['cpu_ms'] for one in found),
                 'to_bare': statistics.median(one['to_bare'] for one in found),
-                # The first of each round is ONNX Runtime in fp32.
+                # The first engine of each round is ONNX Runtime in fp32.
                 'speed_up': [
                     round(result['engines'][0]['ms'] / one['ms'], 3)
                     for result, one in zip(rounds, found, strict=True)

@@ -31,19 +31,20 @@ from mnv2_perception.training.segmentation import SegmentationTask
 from mnv2_perception.training.task import Measured, network_input
 
 CLASSES = ('sky', 'still', 'ground', 'moving')
-# Of CamVid's sky building pole road pavement tree sign fence car pedestrian bicyclist.
+# Class for each of CamVid's: sky building pole road pavement tree sign fence car pedestrian
+# bicyclist.
 FOUR = (0, 1, 1, 2, 2, 1, 1, 1, 3, 3, 3)
 COLUMNS = ('reported', 'on other crops', 'on whole pictures')
 
 
 class Thrice(SegmentationTask):
-    """Measures each network twice more, with batch statistics that are gathered anew."""
+    """Evaluates each network twice more, with batch statistics that are computed again."""
 
     figures: list[tuple[float, ...]]
     pretrained: bool
 
     def evaluate(self, net: nn.Module) -> Measured:
-        """Measure, and note all figures."""
+        """Evaluate a network and record all figures."""
         measured = super().evaluate(net)
         crops = loop.calibration(
             self, replace(self.recipe, seed=self.recipe.seed + 1000), torch.device('cpu')
@@ -61,14 +62,14 @@ class Thrice(SegmentationTask):
         return measured
 
     def whole(self, net: nn.Module) -> Iterator[torch.Tensor]:
-        """Yield batches of the training pictures as the model will see them."""
+        """Yield batches of the training pictures in the form that the model will get."""
         for start in range(0, len(self.samples), self.recipe.batch):
             samples = self.samples[start : start + self.recipe.batch]
             yield torch.cat([network_input(image, self.spec, net) for image, _ in samples])
 
 
 def write_four(camvid: Path, folder: Path, split: str, every: int, count: int) -> Path:
-    """Write every so many pictures of a part of CamVid with labels of four classes."""
+    """Write every n-th picture of a part of CamVid, with labels of four classes."""
     table = np.full(256, 255, np.uint8)
     table[: len(FOUR)] = FOUR
     for name in ('images', 'labels'):

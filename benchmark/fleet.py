@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def measure(bag: Path, times: int, model: str, out: Path, with_ray: bool) -> dict[str, float]:
-    """Run a model once on a bag that is given several times over."""
+    """Run a model once on a bag that is repeated several times."""
     opening: dict[str, Any] = {
         'engine': 'auto', 'threads': int(with_ray), 'at_once': 1 if with_ray else AT_ONCE,
     }

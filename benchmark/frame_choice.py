@@ -36,7 +36,7 @@ def mnv2(*line: object) -> None:
 
 
 def copy_pairs(data: Path, stems: list[str], out: Path) -> None:
-    """Copy pictures with their true labels."""
+    """Copy pictures together with their true labels."""
     for kind in ('images', 'labels'):
         (out / kind).mkdir(parents=True)
     for stem in stems:

@@ -30,7 +30,7 @@ WARM_UP = 20
 
 
 def copy_rate() -> float:
-    """Return how many bytes a second the card reads and writes when it copies 1 GB."""
+    """Return the bytes per second that the card reads and writes when it copies 1 GB."""
     source = torch.zeros(2**30, dtype=torch.uint8, device='cuda')
     target = torch.empty_like(source)
     target.copy_(source)
@@ -44,7 +44,7 @@ def copy_rate() -> float:
 
 
 def bytes_of_convolutions(path: Path) -> int:
-    """Return the bytes that one inference's convolutions take, give and hold as weights, fp16."""
+    """Return the bytes of inputs, outputs and weights of one inference's convolutions in fp16."""
     checkpoint = load_checkpoint(path)
     net = make_network(checkpoint.spec, checkpoint.architecture).eval()
     moved = [0]
@@ -62,7 +62,7 @@ def bytes_of_convolutions(path: Path) -> int:
 
 
 def milliseconds(call: Any, runs: int) -> list[float]:
-    """Return how long each call took, by the host's clock."""
+    """Return the time of each call by the host's clock, in milliseconds."""
     for _ in range(WARM_UP):
         call()
     taken = []
@@ -76,7 +76,7 @@ def milliseconds(call: Any, runs: int) -> list[float]:
 
 
 def measure(path: Path, images: list[Any], runs: int, rate: float) -> list[dict[str, Any]]:
-    """Return a row for each precision."""
+    """Return a row of results for each precision."""
     rows = []
     floor_ms = bytes_of_convolutions(path) / rate * 1e3
     with tempfile.TemporaryDirectory() as folder:

@@ -31,7 +31,7 @@ Find = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
 
 
 def by_colour(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return what looks like the strip before the robot and hangs together with it."""
+    """Return the pixels that resemble the strip before the robot and are connected to it."""
     lab = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2LAB), (0, 0), 2.0).astype(np.float32)
     height, width = lab.shape[:2]
     strip = lab[int(0.9 * height):, width // 3 : width - width // 3].reshape(-1, 3)
@@ -43,7 +43,7 @@ def by_colour(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def by_model(name: str, classes: tuple[str, ...]) -> Find:
-    """Return what a model takes for some of its classes."""
+    """Return a function that finds the pixels of some of a model's classes."""
     segmenter = Segmenter.open(name)
     ids = [index for index, known in enumerate(segmenter.spec.classes) if known in classes]
     return lambda image: np.isin(segmenter(image).class_ids, ids)

@@ -1,27 +1,28 @@
 """What a robot gets from the node, by default and tuned: `python benchmark/node.py`.
 
-Nodes in processes of their own, on a drawn street of 480 × 640 that this process sends:
+Nodes in processes of their own get a drawn street of 480 × 640 from this process:
 
-* `tutorial`: tutorial_node.py, what tutorials show, on the same network in ONNX Runtime.
+* `tutorial`: tutorial_node.py, what tutorials show, with the same network in ONNX Runtime.
 * `default`: segmentation_node with no parameter but the model.
 * `onnx_runtime fp32`: segmentation_node in the tutorial's runtime and precision.
 
-Each round starts all three, one after the other, and then they take several turns, one at work
-while the others wait: a shared machine may be half as fast from one minute to the next. Another
-one is the first each time, and none always follows the same other.
+Each round starts all three, one after the other. Then they take several turns, in each of which
+one works while the others wait, because a shared machine may be half as fast from one minute to
+the next. The order changes from turn to turn, so that none is always first or always follows the
+same other one.
 
-From the start of its process, a node is active when it says so on its stdout, which waits for
-nobody; its first mask is here when both processes have found each other, too, and half a second
-later. The tutorials' node has no lifecycle.
+The time from the start of its process until a node is active is that of its line on stdout, which
+waits for nobody. Its first mask needs the two processes to discover each other, too, and half a
+second more. The tutorials' node has no lifecycle.
 
-Closed loop: the next image is sent when the mask has come. Fixed rate: an image every 1/rate s,
-whatever comes back; what has no mask in the end is lost. Flooded: half as many images more a
-second as it made masks one after the other, so that the next one is always there. Latency is from
-before the image is published until its mask is here. The floor is the bare call: ONNX Runtime in
-this process on the network alone, with a scaled float image, opened in each round and measured in
-each turn.
+Closed loop: the next image is sent when the mask has arrived. Fixed rate: an image every 1/rate s,
+whatever comes back; images without a mask in the end are lost. Flooded: half as many images more
+per second as it made masks one after the other, so that the next image is always there. Latency is
+measured from before the image is published until its mask has arrived. The floor is the bare call:
+ONNX Runtime in this process with the network alone, on a scaled float image, opened in each round
+and measured in each turn.
 
-Writes results/node.json and docs/node.png; prints a table. Ten minutes a model.
+Writes results/node.json and docs/node.png; prints a table. Takes ten minutes per model.
 """
 
 import argparse
@@ -63,15 +64,15 @@ from mnv2_perception.tasks.models import find_model
 ROOT = Path(__file__).resolve().parents[1]
 HEIGHT, WIDTH = 480, 640
 WARM_UP = 15
-WAIT_S = 2.0  # for a mask
-QUIET_S = 0.5  # without a mask: no more come
-FLOOD = 1.5  # images for each mask that comes one after the other
+WAIT_S = 2.0  # how long to wait for a mask
+QUIET_S = 0.5  # after this time without a mask, no more will come
+FLOOD = 1.5  # images sent per mask that it made one after the other
 TICKS = os.sysconf('SC_CLK_TCK')
 WAYS = ('tutorial', 'default', 'onnx_runtime fp32')
 
 
 class Camera(Node):
-    """Sends images to the node of a namespace, and notes when their masks come."""
+    """Sends images to the node in a namespace, and records when their masks arrive."""
 
     def __init__(self, namespace: str) -> None:
         super().__init__('camera', namespace=namespace)
@@ -102,7 +103,7 @@ class Camera(Node):
         return self.number
 
     def spin_until(self, until_s: float, number: int | None = None) -> None:
-        """Spin until a time (perf_counter), or until the mask of an image has come."""
+        """Spin until a time (perf_counter), or until the mask of an image has arrived."""
         while number not in self.latencies_ms and (left_s := until_s - time.perf_counter()) > 0:
             self.executor_.spin_once(timeout_sec=left_s)
 
@@ -166,12 +167,12 @@ def namespace(way: str) -> str:
 
 
 class Started:
-    """A node's process, and when it said on its stdout that it is active.
+    """A node's process, and when it reported on stdout that it is active.
 
     Attributes:
-        pid: of the process.
-        started_s: when it was started (perf_counter).
-        active_s: how long after that it was active; None until then.
+        pid: id of the process.
+        started_s: time of its start (perf_counter).
+        active_s: seconds from its start until it was active; None until then.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
@@ -206,20 +207,20 @@ def running(arguments: Sequence[str]) -> Iterator[Started]:
 
 
 def order(ways: Sequence[str], turn: int) -> list[str]:
-    """Return the ways, another one first each turn; in six turns each follows each other alike."""
+    """Return the ways in the order of a turn; in six turns each follows each other one alike."""
     at = turn % len(ways)
     first, *others = [*ways[at:], *ways[:at]]
     return [first, *(others if turn // len(ways) % 2 == 0 else others[::-1])]
 
 
 def cpu_s(pid: int) -> float:
-    """Return the CPU time that a process has taken."""
+    """Return the CPU time that a process has used, in seconds."""
     fields = Path(f'/proc/{pid}/stat').read_text(encoding='ascii').rpartition(')')[2].split()
     return sum(map(int, fields[11:13])) / TICKS
 
 
 def memory_mb(pid: int) -> float:
-    """Return the resident size of a process."""
+    """Return the resident size of a process, in MiB."""
     for line in Path(f'/proc/{pid}/status').read_text(encoding='ascii').splitlines():
         if line.startswith('VmRSS:'):
             return int(line.split()[1]) / 1024
@@ -227,7 +228,7 @@ def memory_mb(pid: int) -> float:
 
 
 def first_mask_s(camera: Camera, started_s: float) -> float:
-    """Send an image each 0.1 s until a mask comes, and return how long after the start it came."""
+    """Send an image every 0.1 s until a mask comes; return the seconds from the start to it."""
     while not camera.latencies_ms:  # the first images find nobody, or are held back
         if time.perf_counter() > started_s + 60.0:
             raise SystemExit(f'no mask in 60 s: {camera.get_namespace()}')
@@ -238,7 +239,7 @@ def first_mask_s(camera: Camera, started_s: float) -> float:
 
 
 def bare_ms(engine: Engine, runs: int) -> float:
-    """Return the median of the bare call."""
+    """Return the median time of the bare call, in milliseconds."""
     (spec,) = engine.inputs
     sides = [side for side in spec.shape if side is not None]
     tensor = np.random.default_rng(0).standard_normal(sides).astype(spec.dtype)
@@ -253,14 +254,14 @@ def bare_ms(engine: Engine, runs: int) -> float:
 def measure_round(
     lines: dict[str, list[str]], network: Path, arguments: argparse.Namespace, number: int
 ) -> dict[str, Any]:
-    """Start the nodes, let them take turns, and return what each start and each turn took."""
+    """Start the nodes, let them take turns, and return the measurements of starts and turns."""
     images, found = arguments.images, {way: {} for way in lines}
     turns: dict[str, list[dict[str, float]]] = {way: [] for way in lines}
     bare: list[float] = []
     rclpy.init()
     cameras = {way: Camera(namespace(way)) for way in lines}
     with ExitStack() as stack:
-        # Opened anew, as the nodes are: how fast a session is also hangs on where its memory lies.
+        # Opened again, like the nodes: a session's speed also depends on where its memory is.
         engine = stack.enter_context(open_engine(network, 'onnx_runtime', arguments.threads))
         pids = {}
         for way in order(WAYS, number):
@@ -273,7 +274,7 @@ def measure_round(
             bare.append(bare_ms(engine, images))
             for way in order(WAYS, number * arguments.turns + turn):
                 camera = cameras[way]
-                camera.closed_loop(3)  # the machine has been at others' work
+                camera.closed_loop(3)  # the caches hold other nodes' data
                 busy_s = cpu_s(pids[way])
                 closed = camera.closed_loop(images)
                 busy_s = cpu_s(pids[way]) - busy_s
@@ -292,7 +293,7 @@ def measure_round(
 
 
 def measure_model(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure one model in rounds; return figures, and ratios of turns side by side."""
+    """Measure one model in rounds; return figures, and ratios within turns."""
     model = find_model(name)
     bare: list[float] = []
     once: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
@@ -332,7 +333,7 @@ def measure_model(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
                 for key in ('active_s', 'first_mask_s')
             } for way in WAYS
         },
-        # Of turns side by side: lower quartile, median, upper quartile.
+        # Ratios within the same turn: lower quartile, median, upper quartile.
         'masks_per_s_to_tutorial': to_tutorial('masks_per_s'),
         'flooded_to_tutorial': to_tutorial('flooded_masks_per_s'),
         'p95_to_tutorial': to_tutorial('p95_ms'),
@@ -352,12 +353,12 @@ def measure_model(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def quartiles(values: list[float]) -> list[float]:
-    """Return the quartiles of values, the median between."""
+    """Return lower quartile, median and upper quartile."""
     return [round(float(value), 3) for value in np.quantile(values, (0.25, 0.5, 0.75))]
 
 
 def draw(result: dict[str, Any], out: Path) -> None:
-    """Draw masks a second and the 95th percentile of each model and way."""
+    """Draw masks per second and the 95th percentile of latency, for each model and way."""
     figure = Figure(figsize=(9, 3.2), dpi=110, layout='constrained')
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2)

@@ -25,7 +25,7 @@ import sys
 import time
 from typing import Any
 
-# The camera's process is this one: its transport and domain are set before rclpy is loaded.
+# This process is the camera: its transport and domain must be set before rclpy is loaded.
 from mnv2_perception.demo.processes import ros_environment
 
 os.environ.update(ros_environment(os.environ))
@@ -50,7 +50,7 @@ PARAMETERS = ('pose_source:=parameters', 'camera_z_m:=1.4', 'max_range_m:=20.0')
 
 
 class Cameras(Node):
-    """Cameras of one rate, and how many frames the nodes say that they have finished."""
+    """Cameras of one rate, which also record the nodes' frame counts from their diagnostics."""
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__('cameras')
@@ -76,7 +76,7 @@ class Cameras(Node):
             self.executor_.spin_once(timeout_sec=left_s)
 
     def send(self, number: int) -> None:
-        """Send an image of each camera, spread over the period as unsynchronised cameras do."""
+        """Publish one image and camera_info from each camera, all with the same stamp."""
         stamp = self.get_clock().now().to_msg()
         header = Header(stamp=stamp, frame_id='camera_optical')
         k = [FOCAL_PX, 0.0, WIDTH / 2 - 0.5, 0.0, FOCAL_PX, HEIGHT / 2 - 0.5, 0.0, 0.0, 1.0]
@@ -104,13 +104,13 @@ def running(module: str, arguments: Sequence[str]) -> Iterator['subprocess.Popen
 
 
 def cpu_s(process: 'subprocess.Popen[bytes]') -> float:
-    """Return the CPU time that a process has taken."""
+    """Return the CPU time that a process has used, in seconds."""
     fields = Path(f'/proc/{process.pid}/stat').read_text(encoding='ascii').rpartition(')')[2]
     return sum(map(int, fields.split()[11:13])) / TICKS
 
 
 def memory_mb(process: 'subprocess.Popen[bytes]') -> tuple[float, str]:
-    """Return a process's memory, and whether that is PSS or RSS."""
+    """Return a process's memory in MiB, and whether it is PSS or RSS."""
     for file, key in (('smaps_rollup', 'Pss:'), ('status', 'VmRSS:')):
         try:
             lines = Path(f'/proc/{process.pid}/{file}').read_text(encoding='ascii').splitlines()
@@ -126,14 +126,14 @@ def measure(
     modules: dict[str, list[str]], nodes: Sequence[str], cameras: Sequence[str], rate_hz: float,
     images: int,
 ) -> dict[str, Any]:
-    """Start processes, send images to their nodes, and return what it took.
+    """Start processes, send images to their nodes, and return the measurements.
 
     Args:
-        modules: what to run, and with which ROS arguments.
-        nodes: that these are, for each camera.
-        cameras: names; one empty name for a single camera.
-        rate_hz: of each camera.
-        images: of each camera.
+        modules: modules to run, with their ROS arguments.
+        nodes: names of the nodes that these start for each camera.
+        cameras: names of the cameras; one empty name for a single camera.
+        rate_hz: rate of each camera.
+        images: number of images of each camera.
     """
     rclpy.init()
     peer = Cameras(cameras)
@@ -151,7 +151,7 @@ def measure(
             peer.spin(time.monotonic() + 0.2)
             if time.monotonic() > deadline_s:
                 raise SystemExit(f'the nodes did not come up: {sorted(peer.counts)}')
-        for number in range(3):  # the first frames also open caches and label the masks
+        for number in range(3):  # the first frames also fill caches
             peer.send(number)
             peer.spin(time.monotonic() + 1.0)
         peer.spin(time.monotonic() + 1.5)
@@ -161,7 +161,7 @@ def measure(
             peer.send(number)
             peer.spin(start_s + (number + 1) / rate_hz)
         busy_s, elapsed_s = sum(map(cpu_s, processes)) - begin_s, time.monotonic() - start_s
-        peer.spin(time.monotonic() + 2.5)  # until the last diagnostics
+        peer.spin(time.monotonic() + 2.5)  # until the last diagnostics have come
         published = [
             peer.counts[name]['published'] - before[name]['published'] for name in before
         ]
@@ -229,7 +229,7 @@ def main() -> None:
                    for key in figures}
             for name, rounds in found.items()
         },
-        # Of rounds side by side.
+        # Ratios within the same round.
         'one_process_to_four': {
             key: [round(one[key] / four[key], 3) for one, four in zip(
                 found['one process'], found['four processes'], strict=True)]

@@ -1,16 +1,16 @@
 """Accuracy and latency of what is shipped: `python benchmark/shipped.py GROUND/val CAMVID/val`.
 
-Each model is measured on the same images, and so is the simple alternative to it:
+Each model is measured on the same images as the simple alternative to it:
 
 * ground, street: the two sizes of segmentation, by mIoU.
 * obstacles, detection: the detector, and boxes around the objects in a segmenter's masks, by AP50.
-* ahead, surface: what fills the middle of a window, by accuracy. The classifier sees the window;
-  `in the window` is the vote of a segmenter's pixels there when it sees the window alone, and `in
-  the image` when it sees the whole image (whose time then serves all windows of it).
+* ahead, surface: what is in the middle of a window, by accuracy. The classifier gets the window;
+  `in the window` is the vote of a segmenter's pixels there if it gets only the window, and `in the
+  image` if it gets the whole image (whose time then serves all its windows).
 
-Latency is the median of one CamVid image (ahead, surface: one window of them) through the
-pipeline, preprocessing and decoding included, the models taking turns on each, the first tenth
-not counted. Writes results/shipped.json and the picture.
+Latency is the median over CamVid's images (ahead, surface: one window of each) of one run of the
+pipeline, including preprocessing and decoding. The models take turns on each image; the first
+tenth does not count. Writes results/shipped.json and the picture.
 """
 
 import argparse
@@ -66,7 +66,7 @@ METRICS = {
 def median_ms(
     ways: dict[str, Callable[[NDArray[np.uint8]], Any]], images: list[NDArray[np.uint8]]
 ) -> dict[str, float]:
-    """Return the median milliseconds of each way, which take turns on each image."""
+    """Return the median time of each way in milliseconds; they take turns on each image."""
     times_ms: dict[str, list[float]] = {name: [] for name in ways}
     for image in images:
         for name, way in ways.items():
@@ -81,9 +81,9 @@ def measure_windows(
     folder: Path, classifier: Classifier, segmenters: dict[str, Segmenter],
     groups: dict[str, list[str]], alone: bool,
 ) -> dict[str, float]:
-    """Return the accuracy of each way to tell what fills the windows' middle.
+    """Return the accuracy with which each way tells what is in the middle of windows.
 
-    The segmenters see whole images, and, where that is asked for, also the windows alone.
+    The segmenters get whole images, and, if `alone` is set, also only the windows.
     """
     classes = next(iter(segmenters.values())).spec.classes
     assert classifier.spec.classes == tuple(groups)
@@ -116,7 +116,7 @@ def measure_windows(
 
 
 def measure_masks(folder: Path, segmenters: dict[str, Segmenter]) -> dict[str, float]:
-    """Return the mIoU of each."""
+    """Return the mIoU of each segmenter."""
     return {
         name: evaluate_segmentation(segmenter, folder)['miou']
         for name, segmenter in segmenters.items()
@@ -126,7 +126,7 @@ def measure_masks(folder: Path, segmenters: dict[str, Segmenter]) -> dict[str, f
 def measure_boxes(
     folder: Path, detector: Detector, segmenters: dict[str, Segmenter]
 ) -> dict[str, float]:
-    """Return the AP50 of the detector, and of the objects in each one's masks."""
+    """Return the AP50 of the detector, and of boxes around objects in each segmenter's masks."""
     names, classes = detector.spec.classes, next(iter(segmenters.values())).spec.classes
     with tempfile.TemporaryDirectory() as scratch:
         boxes = Path(scratch, 'boxes.json')
@@ -145,7 +145,7 @@ def measure_latency(
     folder: Path, segmenters: dict[str, Segmenter], detectors: dict[str, Detector],
     classifiers: dict[str, Classifier],
 ) -> dict[str, float]:
-    """Return the median milliseconds of each way."""
+    """Return the median time of each way, in milliseconds."""
     images = [read_image(path) for path, _ in list_pairs(folder)]
     spec = next(iter(classifiers.values())).spec
     windows = [np.ascontiguousarray(image[-spec.height :, : spec.width]) for image in images]
@@ -222,7 +222,7 @@ def main() -> None:
 def draw(
     accuracy: dict[str, dict[str, float]], latency_ms: dict[str, float], picture: Path
 ) -> None:
-    """Draw a panel for each task: latency to the right, accuracy up."""
+    """Draw a panel for each task: accuracy over latency."""
     figure = Figure(figsize=(16, 8.4), layout='constrained')
     FigureCanvasAgg(figure)
     shipped = {*GROUND, *STREET, OBSTACLES, DETECTOR, AHEAD, SURFACE}

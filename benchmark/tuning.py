@@ -26,7 +26,7 @@ RIGHT = {
     'camera_z_m': camera_height_m(SEED), 'camera_pitch_rad': 0.0, 'max_range_m': 13.0,
     'max_footprint_m': 0.25,
 }
-# What each picture changes, and its title.
+# The title of each picture, and the parameters that it changes.
 PICTURES: list[tuple[str, dict[str, float]]] = [
     ('right', {}),
     ('pitch 2 deg too small', {'camera_pitch_rad': np.radians(-2.0)}),
@@ -39,7 +39,7 @@ PICTURES: list[tuple[str, dict[str, float]]] = [
 
 
 def draw_panel(title: str, changes: dict[str, float]) -> NDArray[np.uint8]:
-    """Draw the grid of one choice of parameters, (H, W, 3) uint8 RGB."""
+    """Draw the grid for one set of parameters, (H, W, 3) uint8 RGB."""
     values = RIGHT | changes
     _, ids = draw_scene(SEED, TIME_S, HEIGHT, WIDTH)
     matrix = camera_matrix(SEED, HEIGHT, WIDTH)
@@ -65,7 +65,7 @@ def draw_panel(title: str, changes: dict[str, float]) -> NDArray[np.uint8]:
 
 
 def titled(panel: NDArray[np.uint8], title: str) -> NDArray[np.uint8]:
-    """Return a panel under its title, with a white rim at its right."""
+    """Return a panel with a title above it and a white margin on its right."""
     named = draw_beside(panel, np.empty((len(panel), 0, 3), np.uint8), title)
     return np.hstack([named, np.full((len(named), 6, 3), 255, np.uint8)])
 

@@ -1,8 +1,8 @@
-"""The node that tutorials show, frozen: what benchmark/node.py compares the package's node with.
+"""The node that tutorials show, unchanged: benchmark/node.py compares the package's node with it.
 
-A queue of ten images, worked off in the callback; the image resized and scaled to float32 in
-NumPy, ONNX Runtime on the network alone, softmax and argmax in NumPy, the mask enlarged again. It
-publishes the same topic as segmentation_node.
+It has a queue of ten images, processed in the callback. The image is resized and scaled to float32
+in NumPy, ONNX Runtime runs the network alone, softmax and argmax are in NumPy, and the mask is
+enlarged again. It publishes the same topic as segmentation_node.
 """
 
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Run the chosen nodes for each camera. A value that is not given here is params_file's.
+"""Run the chosen nodes for each camera; arguments that are not given are taken from params_file.
 
 Two robots, each with a tf of its own (/robot1/tf, as Nav2's bringup has it) and two cameras:
 
@@ -30,7 +30,7 @@ MANAGER = 'nav2_lifecycle_manager'
 RVIZ = 'rviz2'
 RVIZ_FILE = f'{get_package_share_directory(PACKAGE)}/config/rviz/perception.rviz'
 RESPAWN_DELAY_S = 2.0
-# The first is Fast DDS's name since Kilted, the second the one of Humble and Jazzy.
+# The variable of Fast DDS since Kilted, and that of Humble and Jazzy.
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 
 
@@ -122,15 +122,20 @@ def generate_launch_description() -> LaunchDescription:
         ),
     ]
     start = OpaqueFunction(function=start_nodes, args=[[each.name for each in arguments]])
-    return LaunchDescription([*arguments, GroupAction([start])])  # what it sets ends with it
+    return LaunchDescription([*arguments, GroupAction([start])])  # its settings end with the group
 
 
 def start_nodes(context: LaunchContext, known: list[str]) -> list[Node]:
-    """Return the processes that the arguments ask for, all of whose names are known."""
+    """Return the processes that the arguments ask for.
+
+    Args:
+        context: context of the launch, with the arguments.
+        known: names of all arguments of this file.
+    """
     arguments = context.launch_configurations
-    for warning in launching.misspelt(arguments, known):  # launch takes any argument
+    for warning in launching.misspelt(arguments, known):  # launch accepts any argument
         get_logger('perception.launch.py').warning(warning)
-    # Of a missing file launch_ros and Fast DDS only complain, and go on with their defaults.
+    # If one is missing, launch_ros and Fast DDS only warn, and continue with their defaults.
     for name in ('params_file', 'fastdds_profile'):
         if arguments[name] and not Path(arguments[name]).is_file():
             raise FileNotFoundError(
@@ -157,7 +162,7 @@ def start_nodes(context: LaunchContext, known: list[str]) -> list[Node]:
         name: launching.split(arguments[name]) for name in ('nodes', 'cameras') if arguments[name]
     }
     sections = dict.fromkeys(names, given) | {f'{namespace}/perception': given | lists}
-    # SetRemap's own rules would come before those of a node.
+    # SetRemap's own rules would take precedence over those of a node.
     context.launch_configurations['ros_remaps'] = launching.tf_remappings(
         arguments['tf'], namespace, arguments.get('ros_remaps', [])
     )
@@ -194,7 +199,7 @@ def is_true(boolean: str) -> bool:
 
 
 def require(package: str, argument: str) -> None:
-    """Raise RuntimeError unless a package is installed that an argument asks for."""
+    """Raise RuntimeError unless the package that an argument needs is installed."""
     try:
         get_package_prefix(package)
     except PackageNotFoundError as exc:
@@ -205,7 +210,7 @@ def require(package: str, argument: str) -> None:
 
 
 def rviz(namespace: str, given: dict[str, Any], common: dict[str, Any]) -> Node:
-    """Return RViz on a camera's results; the nodes go on when its window is closed."""
+    """Return RViz for a camera's results; the nodes continue when its window is closed."""
     require(RVIZ, 'rviz')
     time = [{name: given[name]} for name in ('use_sim_time',) if name in given]
     return Node(
@@ -216,7 +221,7 @@ def rviz(namespace: str, given: dict[str, Any], common: dict[str, Any]) -> Node:
 
 
 def lifecycle_manager(names: list[str], namespace: str) -> Node:
-    """Return a manager of the nodes."""
+    """Return a lifecycle manager of the nodes."""
     require(MANAGER, 'lifecycle_manager')
     return Node(
         package=MANAGER,

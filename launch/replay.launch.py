@@ -1,4 +1,4 @@
-"""Play a bag through the nodes of perception.launch.py on the bag's time, then end them."""
+"""Play a bag through the nodes of perception.launch.py with the bag's time, then end them."""
 
 import importlib.util
 from pathlib import Path
@@ -28,7 +28,7 @@ START_TIMEOUT_S = '60'
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declare what perception.launch.py does not, and start player and nodes."""
+    """Declare the arguments that perception.launch.py does not, and start player and nodes."""
     return LaunchDescription([
         DeclareLaunchArgument('bag', description='Bag folder, or a single .mcap or .db3 file.'),
         DeclareLaunchArgument(
@@ -59,10 +59,10 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start_player(context: LaunchContext) -> list[Any]:
-    """Return the player, and what the bag says of the nodes' arguments."""
+    """Return the player, and set the nodes' arguments that follow from the bag."""
     if importlib.util.find_spec('rosbags') is None:
         raise RuntimeError('a replay reads its bag with rosbags: pip install rosbags')
-    # Only here: `--show-args` needs neither rosbags nor OpenCV.
+    # Imported only here: `--show-args` needs neither rosbags nor OpenCV.
     from mnv2_perception.bags.camera import find_camera
     from mnv2_perception.bags.results import own_results, RESULTS
 
@@ -76,10 +76,10 @@ def start_player(context: LaunchContext) -> list[Any]:
         find_camera(bag, image.replace('{camera}', name), 'image:=…')
         for name in cameras or ('',)
     ]
-    # What the nodes publish they would otherwise hear twice, of then and of now.
+    # Otherwise subscribers would get the nodes' results twice, recorded and new ones.
     spaces = [f'/{arguments.get("namespace", "")}/{name}' for name in cameras or ('',)]
     own = own_results(bag, split(arguments.get('nodes', '')) or tuple(RESULTS), spaces)
-    # Nodes listen where image_transport publishes.
+    # The nodes subscribe to the topic that image_transport publishes.
     misnamed = [
         camera.image for camera in found
         if camera.compressed and not camera.image.endswith('/compressed')

@@ -1,4 +1,4 @@
-"""Every exception that mnv2_perception raises on purpose.
+"""All exceptions that mnv2_perception raises on purpose.
 
 ::
 
@@ -6,13 +6,13 @@
     ├── ModelError       a model file, checkpoint or ModelSpec is missing, damaged or contradictory
     ├── EngineError      a runtime is missing, refuses the model, or fails while it runs
     │   └── TensorError  a tensor's name, shape or dtype is not what the engine takes
-    ├── ImageError       an image, or an image message, that contradicts itself
-    ├── CalibrationError a camera's intrinsics or pose that cannot be used
-    ├── DataError        a training or evaluation data set that cannot be used
-    ├── BagError         a bag that cannot be read, played or written
-    ├── ParameterError   a node's parameter whose value is not possible
-    ├── SetupError       something this machine lacks for what was asked
-    └── DemoError        the demo ran, and its result is not good enough
+    ├── ImageError       an image or image message contradicts itself, or an argument about one
+    ├── CalibrationError a camera's intrinsics or pose cannot be used
+    ├── DataError        a training or evaluation data set cannot be used
+    ├── BagError         a bag cannot be read, played or written
+    ├── ParameterError   a node's parameter has an invalid value
+    ├── SetupError       this machine lacks something that is needed
+    └── DemoError        the demo ran, but its result is not good enough
 
 A message says what was wrong, what was got, what was expected and how to cure it. Exceptions of
 other libraries are wrapped (``raise ... from exc``), so ``except PerceptionError`` catches all.
@@ -25,7 +25,7 @@ import sys
 
 
 class PerceptionError(Exception):
-    """Base of every exception of this package."""
+    """Base of all exceptions of this package."""
 
 
 class ModelError(PerceptionError):
@@ -41,54 +41,60 @@ class TensorError(EngineError):
 
 
 class ImageError(PerceptionError):
-    """An image, or an image message, that contradicts itself."""
+    """An image or image message contradicts itself, or an argument about images is invalid."""
 
 
 class CalibrationError(PerceptionError):
-    """A camera's intrinsics or pose that cannot be used."""
+    """A camera's intrinsics or pose cannot be used."""
 
 
 class DataError(PerceptionError):
-    """A training or evaluation data set that cannot be used."""
+    """A training or evaluation data set cannot be used."""
 
 
 class BagError(PerceptionError):
-    """A bag that cannot be read, played or written."""
+    """A bag cannot be read, played or written."""
 
 
 class ParameterError(PerceptionError):
-    """A parameter's value is not possible."""
+    """A node's parameter has an invalid value."""
 
 
 class SetupError(PerceptionError):
-    """Something this machine lacks for what was asked."""
+    """This machine lacks something that is needed."""
 
 
 class DemoError(PerceptionError):
-    """The demo ran, and its result is not good enough."""
+    """The demo ran, but its result is not good enough."""
 
 
 def describe_error(exc: Exception) -> str:
-    """Return what an exception says; of one that was not raised on purpose, its type too."""
+    """Return the message of an exception, with its type if it is not one of this package."""
     kind = '' if isinstance(exc, PerceptionError) else f'unexpected {type(exc).__name__}: '
     return f'{kind}{exc}'
 
 
 def nearest(name: str, known: Iterable[str], likeness: float) -> str:
-    """Return which known name a misspelt one stands for; empty if none is as like (0 to 1)."""
+    """Return the known name that is most like a misspelt one, empty if none is alike enough.
+
+    Args:
+        name: the misspelt name.
+        known: names to compare it with.
+        likeness: smallest likeness that counts, 0 to 1, see `difflib.get_close_matches`.
+    """
     return next(iter(get_close_matches(name, list(known), 1, likeness)), '')
 
 
 def quoted(text: object, most: int = 100) -> str:
-    """Return text of a stranger as a message may hold it: in quotes, one line, cut."""
+    """Return untrusted text so that it fits into a message: quoted, on one line, and cut."""
     shown = text if isinstance(text, bytes) else str(text)
     return repr(shown[:most]) + (' …' if len(shown) > most else '')
 
 
 def stand_in(path: Path) -> str:
-    """Return what lies in a file's place, and the cure; empty where that can be the file itself.
+    """Say what lies in a file's place, with the cure; empty if it may be the file itself.
 
-    A clone without Git LFS has pointers, and who downloads a file from its page gets the page.
+    A clone without Git LFS has pointers; who downloads a file from its web page gets the page.
     """
     if not path.is_file():
         return ''
@@ -105,24 +111,25 @@ def stand_in(path: Path) -> str:
 
 
 def not_loaded(exc: ImportError, cure: str) -> str:
-    """Return what the loader said of a library that cannot be imported, and the cure.
+    """Return the loader's message about a library that cannot be imported, and the cure.
 
     Args:
-        exc: what importing it raised.
-        cure: of one that is not installed.
+        exc: the exception that the import raised.
+        cure: how to install the library if it is missing.
     """
     told = f'({exc})'
     if isinstance(exc, ModuleNotFoundError):
         return f'{told}: {cure}'
-    if 'failed to map segment' in str(exc) and 'permitted' not in str(exc):  # on noexec, that
-        return f'{told}: the memory does not suffice to load it; end other programs'
-    return f'{told}: it is installed and cannot be loaded; install it anew: {cure}'
+    if 'failed to map segment' in str(exc) and 'permitted' not in str(exc):  # else: noexec
+        return f'{told}: not enough memory to load it; close other programs'
+    return f'{told}: it is installed but cannot be loaded; reinstall it: {cure}'
 
 
 def with_home(path: str | Path) -> Path:
-    """Return a path with the home folder in the place of its ~, which stays where none is known.
+    """Return a path with ~ replaced by the home folder; unchanged if there is none.
 
-    Who has no HOME and is in no list of users, as in a container with `--user 12345`, has none.
+    A user without HOME and without an entry in the list of users, as in a container with
+    `--user 12345`, has none.
     """
     try:
         return Path(path).expanduser()
@@ -131,7 +138,7 @@ def with_home(path: str | Path) -> Path:
 
 
 def command_name() -> str:
-    """Return how this program is called here: on a robot through `ros2 run`, else by its path."""
+    """Return how this program is called here: by `ros2 run` on a robot, otherwise by its path."""
     program = Path(sys.argv[0])
     if program.parent.parts[-2:] == ('lib', 'mnv2_perception'):
         return 'ros2 run mnv2_perception mnv2'

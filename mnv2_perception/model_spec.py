@@ -1,7 +1,7 @@
-"""ModelSpec: what a model takes and gives, so that weights and preprocessing cannot disagree.
+"""ModelSpec: a model's inputs and outputs, so that weights and preprocessing cannot disagree.
 
-It travels inside the model: as JSON in the metadata of the ONNX file. For a file that somebody
-else exported, a YAML file of the same name beside it (``model.yaml`` for ``model.onnx``) serves;
+It is part of the model: JSON in the metadata of the ONNX file. For files from elsewhere, a YAML
+file of the same name beside it (``model.yaml`` for ``model.onnx``) takes its place;
 docs/foreign_models.md shows two.
 """
 
@@ -18,15 +18,15 @@ from mnv2_perception.errors import ModelError
 
 METADATA_KEY = 'mnv2_perception.model_spec'
 UNLABELLED = 255  # mask id of "no class": ignored pixels, below min_confidence, own bumper
-PAD = (114, 114, 114)  # around letterboxed images, as Ultralytics has it
-MAX_PIXELS = 16_000_000  # of a network's input; none has more than a few
+PAD = (114, 114, 114)  # around letterboxed images, as in Ultralytics
+MAX_PIXELS = 16_000_000  # of a network's input; none has more than a few million
 
 Task = Literal['segmentation', 'classification', 'detection']
 Input = Literal['uint8_nhwc', 'uint8_nchw', 'float_nchw', 'float_nhwc']
 Output = Literal['ids_confidence', 'ids', 'logits', 'probabilities', 'sigmoid', 'boxes']
 MAX_YAML_BYTES = 1_000_000
-# Of models that bring no colours. Searched for (test/colour_vision.py) so that people tell them
-# apart, with any colour vision: the first of them, and those of neighbouring ids, best.
+# For models without colours. Found by a search (test/colour_vision.py) so that people with any
+# colour vision can tell them apart, best the first ones, and those of neighbouring ids.
 PALETTE = tuple(
     (number >> 16, number >> 8 & 255, number & 255)
     for number in (
@@ -38,22 +38,21 @@ PALETTE = tuple(
 )
 BACKGROUND = 72, 72, 72
 BACKGROUND_NAMES = {'background', 'unlabelled', 'unlabeled', 'void', 'ignore', 'other', 'none'}
-TO_FILL_IN = '???'  # what stands in a drafted YAML for a fact that the graph does not tell
+TO_FILL_IN = '???'  # stands in a drafted YAML for a fact that the graph does not tell
 
 
 def yaml_beside(model: Path) -> Path:
-    """Return where the YAML of somebody else's model lies, or would."""
+    """Return the path of the YAML beside a model, which may not exist."""
     beside, other = model.with_suffix('.yaml'), model.with_suffix('.yml')
     return other if other.is_file() and not beside.is_file() else beside
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model takes and gives.
+    """The inputs and outputs of a model.
 
-    A graph's shape says neither how its pixels are scaled nor which axis holds the classes when
-    both would fit, so nothing is guessed: what the spec says must fit the graph, or the model is
-    refused.
+    The shapes of a graph tell neither how pixels are scaled, nor which axis holds the classes if
+    two would fit. So nothing is guessed: the spec must fit the graph, or the model is refused.
 
     Attributes:
         name: short name for logs and reports.
@@ -62,35 +61,35 @@ class ModelSpec:
         width: input width, pixels.
         classes: class names; the index is the class id. A mask's ids are bytes, 0 to 254 (255 is
             "no class"); a classification may have more. In a YAML file also the name of a text
-            file beside it, one class a line.
-        colours: one (R, G, B) for each class, 0 to 255, for overlays.
+            file beside it, one class per line.
+        colours: one (R, G, B) per class, 0 to 255, for overlays.
         mean: per channel, in pixel units: tensor = (pixel - mean) / std.
         std: per channel, in pixel units.
-        channel_order: order of the channels that the network takes; images are always RGB.
+        channel_order: order of the network's input channels; images are always RGB.
         input: `float_nchw` or `float_nhwc` (scaled by us; float16 too), `uint8_nhwc` or
             `uint8_nchw` (scaling is inside the graph).
         output: `logits`; `probabilities`; `sigmoid`, one channel of probabilities, 0 to 1;
-            `ids_confidence`, class ids and confidence × 255, both uint8, of which 0 is what NaN
-            becomes; `ids`, class ids alone, of any integer type: their confidence is 255, and 0
-            where an id is no class's. Of a detector `boxes`: boxes (1, K, 4) float32 as x1, y1,
-            x2, y2 in 0..1 of the input, scores (1, K) float32 in 0..1 and class ids (1, K)
-            int32, before NMS.
-        output_layout: where an output of four axes has its channels: (1, C, H, W) or
+            `ids_confidence`, class ids and confidence × 255, both uint8, where a confidence of 0
+            stands for NaN; `ids`, class ids alone, of any integer type, whose confidence is 255,
+            or 0 if an id is not a class. For detectors `boxes`, before NMS: boxes (1, K, 4)
+            float32 as x1, y1, x2, y2 in 0..1 of the input, scores (1, K) float32 in 0..1 and class
+            ids (1, K) int32.
+        output_layout: position of the channels in an output with four axes: (1, C, H, W) or
             (1, H, W, C), at any stride of the input.
-        output_name: which output counts, for a network with several (auxiliary heads).
-        background: the network's output 0 means "none of the classes" and is not in `classes`:
-            output 1 is class id 0. Such pixels get id 255; a classification leaves it out, so its
-            scores sum to one less what the background has.
+        output_name: name of the output to use, if there are several (auxiliary heads).
+        background: whether the network's output 0 means "none of the classes" and is not in
+            `classes`: output 1 is class id 0. Such pixels get id 255; a classification leaves it
+            out, so its scores sum to one minus that of the background.
         fit: `stretch` the whole image to height × width; `letterbox` it: resized with its aspect
             ratio, in the middle of `pad`; or `crop`: its largest centred part of that aspect
             ratio, as classifiers are trained; only for classification.
-        crop_ratio: which share of that part's sides `crop` keeps, such as 0.875 of a network that
-            sees 224 × 224 in the middle of images whose short side is 256.
-        pad: (R, G, B), 0 to 255, of what a letterbox has around the image. In a YAML file also
-            one number for all three.
-        licence: of the weights, SPDX where there is one.
-        attribution: whom the licence asks to be named: authors and data, in one line.
-        description: data and figures in one line.
+        crop_ratio: fraction of that part's sides that `crop` keeps, such as 0.875 for a network
+            that sees the middle 224 × 224 of images whose short side is 256.
+        pad: (R, G, B), 0 to 255, around a letterboxed image. In a YAML file also one number for
+            all three.
+        licence: licence of the weights, as SPDX identifier if there is one.
+        attribution: whom the licence requires to name: authors and data, in one line.
+        description: data and accuracy in one line.
     """
 
     name: str
@@ -122,7 +121,7 @@ class ModelSpec:
             raise ModelError(f'model spec {self.name!r}: {wrong}')
 
     def _wrong_values(self) -> Iterator[str]:
-        """Yield what is wrong with words of a choice, and with the size."""
+        """Yield errors of values that must be one of several words, and of the size."""
         hints = get_type_hints(type(self))
         for name in ('task', 'channel_order', 'input', 'output', 'output_layout', 'fit'):
             allowed = get_args(hints[name])
@@ -140,7 +139,7 @@ class ModelSpec:
             )
 
     def _wrong_fit(self) -> Iterator[str]:
-        """Yield what does not go with the task, and how an image is fitted."""
+        """Yield errors of values that do not fit the task, and of how an image is fitted."""
         if not self.classes:
             yield 'got 0 classes, expected at least one'
         if self.task == 'segmentation' and len(self.classes) > UNLABELLED:
@@ -160,8 +159,8 @@ class ModelSpec:
             )
         if not 0.0 < self.crop_ratio <= 1.0 or (self.crop_ratio < 1.0 and self.fit != 'crop'):
             yield (
-                f'crop_ratio is {self.crop_ratio:g} and fit is {self.fit!r}, expected a share '
-                f'above 0, at most 1, and fit: crop if it is below'
+                f'crop_ratio is {self.crop_ratio:g} and fit is {self.fit!r}, expected a ratio '
+                f'above 0 and at most 1, and fit: crop if it is below 1'
             )
         if len(self.pad) != 3 or not all(0 <= value <= 255 for value in self.pad):
             yield f'pad is {self.pad}, expected one number or (R, G, B), 0 to 255'
@@ -171,8 +170,8 @@ class ModelSpec:
             )
 
     def _wrong_classes(self) -> Iterator[str]:
-        """Yield what is wrong with the classes, and with what the network says of them."""
-        background: object = self.background  # a YAML may hold anything
+        """Yield errors of the classes, and of how the network outputs them."""
+        background: object = self.background  # a YAML may contain anything
         if not isinstance(background, bool):
             yield f'background is {background!r}, expected true or false'
         if len(self.colours) != len(self.classes):
@@ -182,36 +181,35 @@ class ModelSpec:
             )
         for colour in self.colours:
             if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
-                yield f'colour {colour} is no (R, G, B) of 0 to 255'
+                yield f'colour {colour} is not (R, G, B) with values from 0 to 255'
         if (self.output == 'boxes') != (self.task == 'detection'):
             yield (
-                f'output {self.output} does not go with task {self.task}; detection, and only '
-                f'that, gives boxes'
+                f'output {self.output} does not fit task {self.task}; expected output boxes for '
+                f'detection, and for no other task'
             )
         if self.output == 'boxes' and self.background:
-            yield 'background is true, but boxes have classes only; expected false'
+            yield 'background is true, but boxes have no background class; expected false'
         if self.output == 'sigmoid' and len(self.classes) + self.background != 2:
             yield (
-                f'got {len(self.classes)} classes for sigmoid, expected two: the name of what '
-                f'lies below probability 0.5, then that of what lies above (the latter alone '
-                f'with background: true)'
+                f'got {len(self.classes)} classes for sigmoid, expected two: the class below '
+                f'probability 0.5, then the class above it (with background: true only the latter)'
             )
         if self.task != 'classification' and len(set(self.classes)) < len(self.classes):
             twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
             yield (
-                f'classes has {", ".join(twice)} twice; parameters name classes, so give each a '
-                f'name of its own'
+                f'classes has {", ".join(twice)} twice; give each class its own name, because '
+                f'parameters refer to classes by name'
             )
 
     def _wrong_scaling(self) -> Iterator[str]:
-        """Yield what is wrong with mean and std; their unit shows in their size."""
+        """Yield errors of mean and std; a wrong unit shows in their size."""
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             yield (
                 f'mean and std take three numbers each, std positive; got mean {self.mean} and '
                 f'std {self.std}'
             )
         small_mean = 0.0 < max(self.mean) <= 1.0  # in pixel units no picture is so dark
-        if small_mean or max(self.std) < 1.0:  # one in pixel units would blow noise up
+        if small_mean or max(self.std) < 1.0:  # in pixel units it would amplify noise
             small_std = max(self.std) < 1.0 or (small_mean and max(self.std) == 1.0)
             small = ' and '.join(['mean'] * small_mean + ['std'] * small_std)
             mean = [round(255 * each, 3) if small_mean else each for each in self.mean]
@@ -233,7 +231,7 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str) -> 'ModelSpec':
-        """Build a spec from plain values; `source` names them in errors.
+        """Build a spec from plain values; `source` names their origin in errors.
 
         Raises:
             ModelError: a fact is missing, unknown or wrong.
@@ -266,9 +264,9 @@ class ModelSpec:
                 values['pad'] = tuple(map(int, [values['pad']] * 3 if one else values['pad']))
             texts = {'name', 'output_name', 'licence', 'attribution', 'description'}
             for name in texts & set(values):
-                # YAML reads 495, as exporters name outputs, as a number, and nothing as None.
+                # YAML reads 495, a name that exporters give, as a number, and nothing as None.
                 values[name] = '' if values[name] is None else str(values[name])
-                if not values[name].isprintable():  # it would forge lines of logs
+                if not values[name].isprintable():  # it could forge lines of logs
                     raise ValueError(f'{name} is {values[name]!r}, expected one printable line')
             return cls(**values)
         except (TypeError, ValueError, OverflowError, ModelError) as exc:
@@ -276,16 +274,17 @@ class ModelSpec:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], model: Path) -> 'ModelSpec':
-        """Read the spec from the model's metadata, or else from the YAML file beside it.
+        """Read the spec from the model's metadata, otherwise from the YAML file beside it.
 
         Raises:
-            ModelError: there is neither, or what is there is wrong.
+            ModelError: there is neither, or the content is wrong.
         """
         if METADATA_KEY in metadata:
             try:
                 values = json.loads(metadata[METADATA_KEY])
             except json.JSONDecodeError as exc:
-                raise ModelError(f'{model}: metadata {METADATA_KEY} is no JSON: {exc}') from exc
+                raise ModelError(f'{model}: metadata {METADATA_KEY} is not valid JSON: '
+                                 f'{exc}') from exc
             return cls.from_dict(values, f'{model}: metadata {METADATA_KEY}')
         beside = yaml_beside(model)
         if not beside.is_file():
@@ -310,7 +309,7 @@ class ModelSpec:
                 if Path(names).name != names:
                     raise ModelError(
                         f'{path}: classes is {names!r}, expected a list of names, or the name of '
-                        f'a text file in the same folder, one class a line'
+                        f'a text file in the same folder, one class per line'
                     )
                 lines = read_short_text(path.parent / names).splitlines()
                 values['classes'] = [line.strip() for line in lines if line.strip()]
@@ -319,7 +318,7 @@ class ModelSpec:
         return cls.from_dict(values, str(path))
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the metadata entries that carry this spec."""
+        """Return the metadata entries that hold this spec."""
         return {METADATA_KEY: json.dumps(asdict(self))}
 
 
@@ -327,7 +326,7 @@ def read_short_text(path: Path) -> str:
     """Return the text of a file, without a byte order mark.
 
     Raises:
-        ModelError: it is too long to be what a person wrote.
+        ModelError: it is too long to be written by a person.
     """
     with path.open('rb') as file:
         text = file.read(MAX_YAML_BYTES + 1)
@@ -337,10 +336,10 @@ def read_short_text(path: Path) -> str:
 
 
 def read_plain_yaml(path: Path) -> str:
-    """Return the text of a YAML file; from a stranger's, an alias of aliases grows to gigabytes.
+    """Return the text of a YAML file without aliases: nested ones can expand to gigabytes.
 
     Raises:
-        ModelError: it is too long to be what a person wrote, or has aliases.
+        ModelError: it is too long to be written by a person, or has aliases.
     """
     text = read_short_text(path)
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
@@ -352,10 +351,10 @@ def class_names(given: Any) -> tuple[str, ...]:
     """Return class names in the order of their ids.
 
     Args:
-        given: a list of names, or a mapping of all ids from 0 on to names.
+        given: a list of names, or a mapping from all ids, beginning with 0, to names.
 
     Raises:
-        ValueError: what is given is neither, or YAML reads a name as something else.
+        ValueError: it is neither, or YAML reads a name as something else.
     """
     if isinstance(given, Mapping):
         by_id = {int(key): name for key, name in given.items() if str(key).isdecimal()}
@@ -381,10 +380,10 @@ def class_names(given: Any) -> tuple[str, ...]:
 
 
 def default_colours(classes: Sequence[str]) -> list[tuple[int, int, int]]:
-    """Return a distinct (R, G, B) for each class: those of PALETTE, and then shades of them.
+    """Return a distinct (R, G, B) for each class: those of PALETTE, then shades of them.
 
-    Beyond its length nobody tells all of them apart, only those of neighbouring ids. What is
-    called background or the like is BACKGROUND.
+    Beyond its length, people can only tell those of neighbouring ids apart. A class named
+    background, or similarly, gets BACKGROUND.
     """
     ground = next((name for name in classes if name.lower() in BACKGROUND_NAMES), None)
     colours: list[tuple[int, int, int]] = []
@@ -393,7 +392,7 @@ def default_colours(classes: Sequence[str]) -> list[tuple[int, int, int]]:
             colours.append(BACKGROUND)
             continue
         turn, index = divmod(len(colours) - (BACKGROUND in colours), len(PALETTE))
-        shade = 1.0 - 0.65 * (turn * 0.618034 % 1.0)  # no two turns have the same
+        shade = 1.0 - 0.65 * (turn * 0.618034 % 1.0)  # each round has another shade
         red, green, blue = (round(value * shade) for value in PALETTE[index])
         colours.append((red, green, blue))
     return colours

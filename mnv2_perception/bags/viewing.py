@@ -20,7 +20,8 @@ def viewer_address(text: str) -> tuple[str, int]:
     found = re.fullmatch(r'(?:(\[[0-9a-fA-F:.]+\]|[\w.-]+):)?(\d{1,5})', text, re.ASCII)
     if not found or not 0 < int(found[2]) < 65536:
         raise ParameterError(
-            f'foxglove: got {text[:80]!r}, expected PORT or HOST:PORT, as {PORT} or 0.0.0.0:{PORT}'
+            f'foxglove: got {text[:80]!r}, expected PORT or HOST:PORT, such as {PORT} or '
+            f'0.0.0.0:{PORT}'
         )
     return (found[1] or HOST).strip('[]'), int(found[2])
 
@@ -32,12 +33,15 @@ def add_viewer_option(parser: argparse.ArgumentParser) -> None:
         try:
             viewer_address(text)
         except ParameterError as exc:
-            raise argparse.ArgumentTypeError(f'{exc}; what is no address goes before it') from exc
+            raise argparse.ArgumentTypeError(
+                f'{exc}; put other arguments before --foxglove'
+            ) from exc
         return text
 
     parser.add_argument(
         '--foxglove', nargs='?', const=str(PORT), type=address, metavar='[HOST:]PORT',
-        help=f'serve the whole graph to Foxglove (without a value: {HOST}:{PORT})',
+        help=f'serve the whole graph to Foxglove at this address (without a value: {HOST}:{PORT}; '
+        'default: do not)',
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mnv2_perception.cli.options import (
     add_command,
     add_force,
+    add_json,
     check_output,
     check_rosbags,
     FRACTION,
@@ -25,33 +26,38 @@ def add(commands: 'Commands') -> None:
     """Add the commands to those of `mnv2 bag`."""
     compare = add_command(
         commands, 'compare', compare_command,
-        'Judge the results of a run by those of another; exit code 1 where they are worse.',
+        'Compare the results of two runs of one recording.',
+        'Exit code 1 if the new results are worse by more than the options allow.',
     )
-    compare.add_argument('base', type=Path, help='results that are good enough, of `bag run`')
+    compare.add_argument('base', type=Path, help='results to compare with, written by `bag run`')
     compare.add_argument('new', type=Path, help='results to judge, of the same recording')
     compare.add_argument(
         '--labels', default='', metavar='TOPIC|BAG|DIR',
-        help='what masks should be: a topic that was taken along, a bag with labels, or a folder '
-        'of PNGs, one for each mask',
+        help='correct masks: a topic in the results (`bag run --copy`), a bag with labels, or a '
+        'folder of PNG files, one for each mask (default: compare the two runs with each other)',
     )
     compare.add_argument(
         '--max-drop', type=FRACTION, default=0.01,
-        help='of mIoU against the labels; without labels, of agreement below 1 (%(default)s)',
+        help='largest drop, 0 to 1: of mIoU against --labels; without labels, of the '
+        'agreement of the two runs below 1 (default: %(default)s)',
     )
     compare.add_argument(
         '--max-changed-cells', type=FRACTION, default=1.0,
-        help="share of the grids' known cells that may differ (%(default)s)",
+        help='largest share of known grid cells that may differ, 0 to 1 (default: %(default)s)',
     )
-    compare.add_argument('--junit', type=Path, metavar='FILE', help='also write JUnit XML (.xml)')
+    compare.add_argument(
+        '--junit', type=Path, metavar='FILE', help='also write the checks as a JUnit file (.xml)'
+    )
     add_force(compare)
-    compare.add_argument('--json', action='store_true')
+    add_json(compare)
 
     info = add_command(
         commands, 'info', info_command,
-        'Say what a bag holds, what the nodes could use of it, and what is missing for them.',
+        'Show what a bag contains and what the nodes can use.',
+        'Also says what is missing for them.',
     )
-    info.add_argument('bag', type=Path)
-    info.add_argument('--json', action='store_true')
+    info.add_argument('bag', type=Path, help='bag folder, or a single .mcap, .db3 or .bag file')
+    add_json(info)
 
 
 def compare_command(arguments: argparse.Namespace) -> int:
@@ -65,8 +71,9 @@ def compare_command(arguments: argparse.Namespace) -> int:
     base, new = ran_in(arguments.base), ran_in(arguments.new)
     if base and new and base != new:
         print(
-            f'{arguments.base} ran in {base}, {arguments.new} in {new}: part of what differs may '
-            f'be theirs; run both with one --engine and --precision', file=sys.stderr,
+            f'{arguments.base} was made with {base}, {arguments.new} with {new}, which may cause '
+            f'part of the differences; run both with the same --engine and --precision',
+            file=sys.stderr,
         )
     checks = compare_runs(
         arguments.base, arguments.new, arguments.labels, arguments.max_drop,

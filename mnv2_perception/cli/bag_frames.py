@@ -12,13 +12,17 @@ import yaml
 from mnv2_perception.cli.bag_run import PARTLY, progress, show_reasons
 from mnv2_perception.cli.options import (
     add_command,
+    add_json,
     add_model_options,
     AT_LEAST_ONE,
     check_rosbags,
     COUNT,
+    FPS_HELP,
     FRACTION,
     Number,
+    RECORDING_HELP,
     table,
+    TOPIC_HELP,
 )
 from mnv2_perception.errors import DataError, SetupError
 from mnv2_perception.replay.choose import WAYS
@@ -33,47 +37,44 @@ def add(commands: 'Commands') -> None:
     """Add the command to those of `mnv2 bag`."""
     frames = add_command(
         commands, 'frames', frames_command,
-        'Write the pictures of a recording that are worth labelling, with the masks of a model '
-        'to correct, as `mnv2 train segmentation` reads them. Exit code 3: done, but part of the '
-        'recording could not be read.',
+        'Select pictures of a recording that are worth labelling.',
+        'Also writes the masks of a model for you to correct. `mnv2 train segmentation` reads the '
+        'resulting folder. Exit code 3: done, but part of the recording could not be read.',
+    )
+    frames.add_argument('recording', type=Path, nargs='+', help=RECORDING_HELP)
+    frames.add_argument(
+        '--out', type=Path, required=True, metavar='FOLDER',
+        help='new folder for images/, labels/, spec.yaml and frames.csv',
     )
     frames.add_argument(
-        'recording', type=Path, nargs='+',
-        help='bags, merged in the order of time; or a folder of pictures; or a video file',
-    )
-    frames.add_argument(
-        '--out', type=Path, required=True,
-        help='new folder for images/, labels/, spec.yaml, frames.csv',
-    )
-    frames.add_argument(
-        '--count', type=AT_LEAST_ONE, default=50, help='pictures, at most (%(default)s)'
+        '--count', type=AT_LEAST_ONE, default=50,
+        help='largest number of pictures (default: %(default)s)',
     )
     frames.add_argument(
         '--by', choices=tuple(WAYS), default='time',
-        help='; '.join(f'{name}: {what}' for name, what in WAYS.items()) + ' (%(default)s)',
+        help='how to select: '
+             + '; '.join(f'{name}: {what}' for name, what in WAYS.items())
+             + ' (default: %(default)s)',
     )
     add_model_options(frames, optional=True)
     frames.add_argument(
         '--min-confidence', type=FRACTION, default=0.0,
-        help='leave less sure pixels unlabelled, 0 to 1 (%(default)s)',
+        help='pixels with a lower confidence stay unlabelled, 0 to 1 (default: %(default)s)',
     )
     frames.add_argument(
         '--spacing', type=COUNT, default=0, metavar='FRAMES',
-        help='of uncertainty: frames from one chosen to the next, of those looked at, at least '
-             '(default: half of what would be even)',
+        help='with --by uncertainty: smallest distance between selected frames, counted in '
+             'examined frames (default: half the distance of evenly spaced ones)',
     )
     frames.add_argument(
         '--every', type=AT_LEAST_ONE, default=1, metavar='N',
-        help='look at every Nth frame only (%(default)s)',
+        help='examine only every Nth frame (default: %(default)s)',
     )
+    frames.add_argument('--topic', default='', help=TOPIC_HELP)
     frames.add_argument(
-        '--topic', default='', help='image topic (default: what looks like the camera)'
+        '--fps', type=Number(float, 0.0, 1000.0, above=True), default=0.0, help=FPS_HELP
     )
-    frames.add_argument(
-        '--fps', type=Number(float, 0.0, 1000.0, above=True), default=0.0,
-        help='of pictures, or of a video that tells another (default: 10, or what it tells)',
-    )
-    frames.add_argument('--json', action='store_true')
+    add_json(frames)
 
 
 def frames_command(arguments: argparse.Namespace) -> int:
@@ -86,10 +87,10 @@ def frames_command(arguments: argparse.Namespace) -> int:
 
     out = arguments.out
     if arguments.spacing and arguments.by != 'uncertainty':
-        raise SetupError(f'--spacing goes with --by uncertainty, got --by {arguments.by}')
+        raise SetupError(f'--spacing needs --by uncertainty, got --by {arguments.by}')
     for recording in arguments.recording:
         if recording.is_dir() and out.resolve().is_relative_to(recording.resolve()):
-            raise SetupError(f'{out}: lies in {recording}, which is read; choose another folder')
+            raise SetupError(f'{out}: is inside {recording}, which is read; choose another folder')
     with ExitStack() as stack:
         source = open_source(
             arguments.recording, stack, arguments.topic, fps=arguments.fps, transforms=False
@@ -110,15 +111,15 @@ def frames_command(arguments: argparse.Namespace) -> int:
         )
     if not found.chosen:
         raise DataError(
-            f'{source.name}: none of {found.frames} frames could be read, {found.lost} more are '
-            f'lost ({"; ".join(found.reasons) or "it is empty"})'
+            f'{source.name}: none of {found.frames} frames could be read, and {found.lost} more '
+            f'are lost ({"; ".join(found.reasons) or "it is empty"})'
         )
     (out / 'spec.yaml').write_text(spec_text(segmenter.spec, out.resolve().name), 'utf-8')
     show(out, found, arguments.count, arguments.json)
     if segmenter.spec.background:
         print(
-            f'{out}/labels: 255, not labelled, is also where {segmenter.spec.name} sees its '
-            f'background; give that a class of its own in labels and spec.yaml', file=sys.stderr,
+            f'{out}/labels: 255 (not labelled) also marks what {segmenter.spec.name} takes for '
+            f'background; give it a class of its own in labels and spec.yaml', file=sys.stderr,
         )
     return 0 if found.whole else PARTLY
 
@@ -150,8 +151,8 @@ def spec_text(spec: 'ModelSpec', name: str) -> str:
     if spec.fit == 'letterbox':
         facts |= {'fit': spec.fit, 'pad': list(spec.pad)}
     return (
-        '# The ids in labels/ are the places in classes, from 0; 255 is not labelled. New classes '
-        'go to the end.\n'
+        '# The ids in labels/ are the positions in classes, from 0; 255 is not labelled. Add new '
+        'classes at the end.\n'
         + yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, default_flow_style=None)
     )
 
@@ -169,8 +170,11 @@ def show(out: Path, found: 'Found', asked: int, as_json: bool) -> None:
         return
     print(table(facts))
     if found.chosen < asked:
-        why = f'so few are {found.spacing} frames apart; give a smaller --spacing' if (
-            found.spacing and found.chosen < found.looked_at
-        ) else 'the others equal them' if found.chosen < found.looked_at else 'there are no more'
+        why = 'there are no more'
+        if found.chosen < found.looked_at:
+            why = (
+                f'no more frames are {found.spacing} frames apart; give a smaller --spacing'
+                if found.spacing else 'the other frames are equal to these'
+            )
         print(f'{found.chosen} of {asked}: {why}', file=sys.stderr)
     show_reasons(found.reasons)

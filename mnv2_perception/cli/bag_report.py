@@ -28,32 +28,35 @@ def add(commands: 'Commands') -> None:
     """Add the command to those of `mnv2 bag`."""
     report = add_command(
         commands, 'report', report_command,
-        'Show what a run made of a recording, or two runs side by side, on one page for a browser '
-        'that needs no network.',
+        'Write one run, or two side by side, as an HTML page.',
+        'The page works offline.',
     )
     report.add_argument(
-        'results', type=Path, help='of `bag run`, or recorded from live nodes'
+        'results', type=Path, help='results of `bag run`, or a recording of live nodes'
     )
     report.add_argument(
         'other', type=Path, nargs='?', help='results of another run of the same recording'
     )
-    report.add_argument('--out', type=Path, required=True, help='the .html file to write')
+    report.add_argument(
+        '--out', type=Path, required=True, metavar='FILE', help='the .html file to write'
+    )
     report.add_argument(
         '--bag', type=Path, metavar='ORIGINAL',
-        help='the recording, for its images, where the results have none: a bag, a folder of '
+        help='recording that was run, if the results contain no images: a bag, a folder of '
         'pictures, or a video file',
     )
     report.add_argument(
-        '--topic', default='', help='of its images (default: what looks like the camera)'
+        '--topic', default='',
+        help='image topic of --bag (default: the topic that looks most like a camera)',
     )
     report.add_argument(
         '--labels', default='', metavar='TOPIC|BAG|DIR',
-        help='what masks should be: a topic of one of the bags, a bag with labels, or a folder of '
-        'PNGs, one for each mask (default: labels in the bags whose classes are named)',
+        help='correct masks: a topic in one of the bags, a bag with labels, or a folder of PNG '
+        'files, one for each mask (default: labels in the bags that come with class names)',
     )
     report.add_argument(
         '--frames', type=Number(int, 2, 5000), default=FRAMES,
-        help='whose pictures are on the page (%(default)s)',
+        help='largest number of frames whose pictures are on the page (default: %(default)s)',
     )
     report.add_argument(
         '--video', type=Path, metavar='FILE', help='also write the frames as a video (.mp4)'
@@ -75,9 +78,9 @@ def report_command(arguments: argparse.Namespace) -> None:
     if video:
         check_output(video, arguments.force, [*read, arguments.out], ['.mp4'])
     if original and not original.exists():
-        raise SetupError(f'{original}: does not exist; give the recording that was run')
+        raise SetupError(f'{original}: no such file or folder; give the recording that was run')
     if arguments.topic and not original:
-        raise SetupError('--topic names images of --bag; give the recording too')
+        raise SetupError('--topic is the image topic of --bag; give --bag too')
     images = None
     if original and not is_bag(original):
         images = pictures(original, paths[0], arguments.topic)

@@ -14,14 +14,22 @@ from typing import Any, TYPE_CHECKING
 from mnv2_perception.cli.options import (
     add_command,
     add_force,
+    add_json,
     check_output,
     check_rosbags,
+    ENGINE_HELP,
+    FPS_HELP,
     FRACTION,
+    MIN_SCORE_HELP,
+    MODEL_HELP,
     Number,
+    PRECISION_HELP,
+    RECORDING_HELP,
     table,
     THREADS,
+    TOPIC_HELP,
 )
-from mnv2_perception.engines import ENGINES, PRECISIONS
+from mnv2_perception.engines import PRECISIONS
 from mnv2_perception.errors import BagError, CalibrationError, SetupError
 from mnv2_perception.tasks.models import SEGMENTATION_MODEL
 
@@ -35,77 +43,93 @@ if TYPE_CHECKING:
 PARTLY = 3  # exit code: done, but part of the recording could not be read or processed
 MOST_REASONS = 10
 TELL_EVERY_S = 0.5
-CLASS_LISTS = ('traversable', 'forbidden', 'obstacle', 'ignored')
+CLASS_LISTS = {
+    'traversable': 'classes of ground to drive on (default: floor, sidewalk)',
+    'forbidden': 'classes of ground that must not be driven on (default: speed_bump, stairs)',
+    'obstacle': 'classes of things that stand on the ground (default: all in no other list)',
+    'ignored': 'classes that are neither marked nor free (default: none)',
+}
 
 
 def add(commands: 'Commands') -> None:
     """Add the command to those of `mnv2 bag`."""
     run = add_command(
         commands, 'run', run_command,
-        'Run models on every frame of a recording, without ROS, and write what the nodes would '
-        'publish. Exit code 3: done, but part of the recording could not be read.',
+        'Run models on every frame of a recording, without ROS.',
+        'The output file has the topics and messages that the nodes would publish. Exit code 3: '
+        'done, but part of the recording could not be read.',
     )
+    run.add_argument('recording', type=Path, nargs='+', help=RECORDING_HELP)
     run.add_argument(
-        'recording', type=Path, nargs='+',
-        help='bags, merged in the order of time; or a folder of pictures; or a video file',
+        '--out', type=Path, required=True, metavar='FILE', help='the .mcap file to write'
     )
-    run.add_argument('--out', type=Path, required=True, help='the .mcap file to write')
-    run.add_argument('--resume', action='store_true', help='go on with what a killed run left')
+    run.add_argument('--resume', action='store_true', help='continue an interrupted run')
     add_force(run)
     run.add_argument(
         '--model', action='append', default=[],
-        help=f'path or name; once for each task (default: {SEGMENTATION_MODEL})',
+        help=f'{MODEL_HELP}; give it once for each task (default: {SEGMENTATION_MODEL})',
     )
-    run.add_argument('--engine', default='auto', help=f'auto, {", ".join(ENGINES)}')
+    run.add_argument('--engine', default='auto', help=ENGINE_HELP)
     run.add_argument(
         '--threads', type=THREADS, default=0,
-        help='of all images that are inferred at once; 0: one for each core',
+        help='CPU threads in total, of all images in work; 0: one per core (default: 0)',
     )
     run.add_argument(
-        '--precision', default='auto', choices=('auto', *PRECISIONS), help='(%(default)s)'
+        '--precision', default='auto', choices=('auto', *PRECISIONS), help=PRECISION_HELP
     )
-    run.add_argument(
-        '--topic', default='', help='image topic (default: what looks like the camera)'
-    )
+    run.add_argument('--topic', default='', help=TOPIC_HELP)
     run.add_argument(
         '--copy', nargs='+', default=[], metavar='TOPIC',
-        help='topics to take along; with labels also the label_info beside them',
+        help='topics to copy into the results; label topics with their label_info',
     )
     run.add_argument(
         '--fps', type=Number(float, 0.0, 1000.0, above=True), default=0.0,
-        help='of pictures, or of a video that tells another (default: 10, or what it tells)',
+        help=FPS_HELP,
     )
     run.add_argument(
         '--min-confidence', type=FRACTION, default=0.0,
-        help='of pixels and classes, 0 to 1 (%(default)s)',
+        help='pixels with a lower confidence get no class, and classes with a lower probability '
+        'are left out, 0 to 1 (default: %(default)s)',
     )
-    run.add_argument(
-        '--min-score', type=FRACTION, default=0.3, help='of boxes, 0 to 1 (%(default)s)'
-    )
+    run.add_argument('--min-score', type=FRACTION, default=0.3, help=MIN_SCORE_HELP)
     ground = run.add_argument_group(
         'grid, obstacles and scan',
-        'are made of masks where /tf and camera_info are in the bag, or these tell where the '
-        "camera sits; else as costmap_node's parameters of these names say.",
+        "They are computed from masks if the camera's pose is known: from /tf and camera_info in "
+        'the recording, or from the options below, which mean the same as the parameters of '
+        'costmap_node.',
     )
     for option, numbers, meaning in (
-        ('height', Number(float, 0.0, 100.0, above=True), 'metres above flat ground'),
-        ('pitch', Number(float, -1.57, 1.57), 'radians, positive looks down'),
-        ('fov', Number(float, 0.0, 3.1, above=True), 'horizontal field of view, radians'),
+        ('height', Number(float, 0.0, 100.0, above=True),
+         'height of the camera above flat ground, in metres (default: take the pose from /tf)'),
+        ('pitch', Number(float, -1.57, 1.57),
+         'pitch of the camera in radians, positive: looks down (default: 0)'),
+        ('fov', Number(float, 0.0, 3.1, above=True),
+         'horizontal field of view in radians (default: as in camera_info)'),
     ):
         ground.add_argument(
             f'--camera-{option}', type=numbers, metavar=option.upper(),
-            default=None if option == 'height' else 0.0, help=f'of the camera: {meaning}',
+            default=None if option == 'height' else 0.0, help=meaning,
         )
-    for name in CLASS_LISTS:
-        ground.add_argument(f'--{name}-classes', nargs='+', default=None, metavar='CLASS')
-    ground.add_argument('--base-frame', default='base_link', help='(%(default)s)')
-    ground.add_argument('--grid-frame', default='odom', help='(%(default)s)')
-    ground.add_argument('--no-grid', action='store_true', help='make none')
-    run.add_argument('--json', action='store_true')
+    for name, meaning in CLASS_LISTS.items():
+        ground.add_argument(
+            f'--{name}-classes', nargs='+', default=None, metavar='CLASS', help=meaning
+        )
+    ground.add_argument(
+        '--base-frame', default='base_link', help="the robot's frame (default: %(default)s)"
+    )
+    ground.add_argument(
+        '--grid-frame', default='odom',
+        help='frame whose axes the grid follows (default: %(default)s)',
+    )
+    ground.add_argument(
+        '--no-grid', action='store_true', help='compute no grid, obstacles and scan'
+    )
+    add_json(run)
     run.add_argument(
         '--ray', nargs='?', const='', metavar='ADDRESS',
-        help='on a Ray cluster: HOST:PORT of one that this machine belongs to; without, the one '
-        'that runs here, or one is started. A worker has --threads CPUs (1)',
+        help='run on a Ray cluster: HOST:PORT of a cluster that this machine belongs to; without '
+        'a value, the cluster that runs on this machine, or a new one. Each worker takes '
+        '--threads CPUs (0: one)',
     )
 
 
@@ -121,7 +145,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     check_output(out, arguments.force or arguments.resume, arguments.recording, ['.mcap'])
     for recording in arguments.recording:
         if recording.is_dir() and out.resolve().is_relative_to(recording.resolve()):
-            raise SetupError(f'{out}: lies in {recording}, which is read; choose another folder')
+            raise SetupError(f'{out}: is inside {recording}, which is read; choose another folder')
     with ExitStack() as stack:
         source = open_source(
             arguments.recording, stack, arguments.topic, arguments.copy, arguments.fps,
@@ -147,7 +171,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         )
         results = open_results(out, description, arguments.resume)
         if results is None:
-            print(f'{out}: is complete already')
+            print(f'{out}: is already complete')
             return 0
         print(f'{source.name}: {source.count or "?"} frames; grid: {placed}', file=sys.stderr)
         if placer is not None and (odd := odd_calibration(source)):
@@ -171,10 +195,12 @@ def make_placer(
 
     segmenting = next((task for task in tasks if task.model.spec.task == 'segmentation'), None)
     if arguments.no_grid or segmenting is None:
-        return None, 'none' if arguments.no_grid else 'none, without masks'
+        return None, 'none' if arguments.no_grid else 'none: no segmentation model'
     for option in ('base_frame', 'grid_frame'):
         if not getattr(arguments, option).strip('/ '):
-            raise SetupError(f'--{option.replace("_", "-")} is empty, expected a frame')
+            raise SetupError(
+                f'--{option.replace("_", "-")} is empty, expected the name of a frame'
+            )
     lists: dict[str, Any] = {
         f'{name}_classes': tuple(given) for name in CLASS_LISTS
         if (given := getattr(arguments, f'{name}_classes')) is not None
@@ -187,7 +213,8 @@ def make_placer(
     if not lists and not set(ground.traversable_classes) & set(classes):
         return None, (
             f'none: {segmenting.model.spec.name} has no class '
-            f'{", ".join(ground.traversable_classes)}; name ground with --traversable-classes'
+            f'{", ".join(ground.traversable_classes)}; name its ground classes with '
+            f'--traversable-classes'
         )
     mount, tree = None, source.transforms
     if arguments.camera_height is not None:
@@ -236,7 +263,7 @@ def progress() -> Callable[[int, int, float], None]:
         rate = done / max(1e-9, seconds)
         left = f', {max(0, of - done) / max(1e-9, rate):.0f} s left' if of else ''
         print(
-            f'{done} of {of or "?"} frames, {rate:.1f} a second{left}   ',
+            f'{done} of {of or "?"} frames, {rate:.1f} per second{left}   ',
             end='\r' if sys.stderr.isatty() and not last else '\n', file=sys.stderr, flush=True,
         )
 

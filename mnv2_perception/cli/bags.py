@@ -20,26 +20,31 @@ NODES = {'play': 'bag_player_node', 'record': 'bag_recorder_node'}
 
 def add(commands: 'Commands') -> None:
     """Add the commands."""
-    about = 'Play, record, draw, run, judge, compare and show bags, without `ros2 bag`.'
-    bag = commands.add_parser('bag', help=about, description=about)
+    about = 'Play, record, draw, run, compare and report bags.'
+    bag = commands.add_parser(
+        'bag', help=about,
+        description=f'{about} Works without `ros2 bag`; only play and record need ROS 2.',
+    )
     bag_commands = bag.add_subparsers(metavar='COMMAND', required=True)
-    for name, what in (('play', 'Play a bag with /clock.'), ('record', 'Record topics.')):
+    for name, what in (
+        ('play', 'Play a bag, with /clock.'), ('record', 'Record topics into a bag.')
+    ):
         bag_commands.add_parser(name, help=what)  # become_node() hands these over whole
     draw = add_command(
-        bag_commands, 'draw', draw_command, 'Draw a drive through a street, with labels.'
+        bag_commands, 'draw', draw_command, 'Write a bag of a drive through a drawn street.',
+        'It has images, exact labels and camera_info.',
     )
     draw.add_argument('out', type=Path, help="the new bag's folder")
-    draw.add_argument('--seed', type=COUNT, default=7, help='one seed is one drive (%(default)s)')
-    draw.add_argument(
-        '--seconds', type=Number(float, 0.0, 86400.0, above=True), default=6.0,
-        help='(%(default)s)',
-    )
-    draw.add_argument(
-        '--rate-hz', type=Number(float, 0.0, 1000.0, above=True), default=15.0,
-        help='(%(default)s)',
-    )
-    draw.add_argument('--height', type=PIXELS, default=360, help='(%(default)s)')
-    draw.add_argument('--width', type=PIXELS, default=480, help='(%(default)s)')
+    for option, kind, value, meaning in (
+        ('seed', COUNT, 7, 'number of the drive; the same seed gives the same drive'),
+        ('seconds', Number(float, 0.0, 86400.0, above=True), 6.0, 'duration of the bag'),
+        ('rate-hz', Number(float, 0.0, 1000.0, above=True), 15.0, 'images per second'),
+        ('height', PIXELS, 360, 'height of the images, in pixels'),
+        ('width', PIXELS, 480, 'width of the images, in pixels'),
+    ):
+        draw.add_argument(
+            f'--{option}', type=kind, default=value, help=f'{meaning} (default: %(default)s)'
+        )
     bag_run.add(bag_commands)
     bag_frames.add(bag_commands)
     bag_compare.add(bag_commands)

@@ -11,7 +11,13 @@ from typing import Any, TYPE_CHECKING
 
 import yaml
 
-from mnv2_perception.cli.options import add_command, add_force, check_output, Number
+from mnv2_perception.cli.options import (
+    add_command,
+    add_force,
+    add_json,
+    check_output,
+    Number,
+)
 from mnv2_perception.data.images import read_image, write_image
 from mnv2_perception.errors import CalibrationError, ImageError
 from mnv2_perception.model_spec import read_plain_yaml
@@ -32,42 +38,49 @@ def add(commands: 'Commands') -> None:
     """Add the command."""
     pose = add_command(
         commands, 'camera-pose', camera_pose_command,
-        "Work out a camera's height, pitch and roll from a picture of a checkerboard that lies on "
-        'the floor, or its height and pitch from lines on the floor at known distances.',
+        "Compute a camera's pose from one picture of the floor.",
+        'A checkerboard that lies on the floor gives height, pitch and roll; lines on the floor '
+        'at known distances give height and pitch. Prints parameters of costmap_node.',
     )
-    pose.add_argument('image', type=Path, help='a picture of the camera, of its full size')
+    pose.add_argument('image', type=Path, help='a picture that the camera took, in its full size')
     calibration = pose.add_mutually_exclusive_group(required=True)
     calibration.add_argument(
         '--camera-info', type=Path, metavar='FILE',
-        help="the camera's calibration: the YAML of camera_calibration, or what "
-        '`ros2 topic echo --once …/camera_info` prints',
+        help="file with the camera's calibration: the YAML of camera_calibration, or the output "
+        'of `ros2 topic echo --once …/camera_info`',
     )
     calibration.add_argument(
         '--camera-fov', type=Number(float, 0.0, 3.1, above=True), metavar='RADIANS',
-        help='horizontal field of view of a camera without calibration',
+        help='horizontal field of view in radians, for a camera without calibration',
     )
     known = pose.add_mutually_exclusive_group(required=True)
     known.add_argument(
-        '--board', type=board_size, metavar='COLUMNSxROWS', help='inner corners, such as 8x6'
+        '--board', type=board_size, metavar='COLUMNSxROWS',
+        help='number of inner corners of the checkerboard, such as 8x6',
     )
     known.add_argument(
         '--floor-line', type=Number(float, 0.0, 100_000.0), nargs=2, action='append',
         metavar=('ROW', 'METRES'),
-        help="of a line across the view: the picture's row where it crosses the middle, and how "
-        'far it lies from the point below the camera; two or more, or one with --camera-height',
+        help='a line on the floor across the view: the row, in pixels, where it crosses the '
+        'middle column of the picture, and its distance from the point below the camera, in '
+        'metres. Give two or more, or one with --camera-height',
     )
     pose.add_argument(
         '--square', type=METRES, default=0.03, metavar='METRES',
-        help="side of the board's squares, measured on paper (%(default)s)",
+        help="side of the board's squares in metres, measured on the print (default: %(default)s)",
     )
     pose.add_argument(
-        '--camera-height', type=METRES, metavar='METRES', help='measured, for lines on the floor'
+        '--camera-height', type=METRES, metavar='METRES',
+        help='measured height of the camera above the floor in metres, for --floor-line',
     )
     pose.add_argument(
-        '--rectified', action='store_true', help='the picture is rectified (image_rect)'
+        '--rectified', action='store_true', help='the picture is rectified, as those of image_rect'
     )
-    pose.add_argument('--out', type=Path, help='also draw the floor over the picture')
-    pose.add_argument('--json', action='store_true')
+    pose.add_argument(
+        '--out', type=Path, metavar='FILE',
+        help='also write the picture with the floor drawn on it, to this .png or .jpg file',
+    )
+    add_json(pose)
     add_force(pose)
 
 
@@ -92,7 +105,7 @@ def camera_pose_command(arguments: argparse.Namespace) -> None:
     from mnv2_perception.vision.camera import Camera
 
     if not arguments.image.is_file():
-        raise ImageError(f'{arguments.image}: there is no such file')
+        raise ImageError(f'{arguments.image}: no such file')
     if arguments.out:
         check_output(arguments.out, arguments.force, [arguments.image], ['.png', '.jpg'])
     image = read_image(arguments.image)
@@ -153,8 +166,8 @@ def read_camera(path: Path, rectified: bool) -> 'Camera':
     except (AttributeError, KeyError, OSError, TypeError, ValueError, yaml.YAMLError) as exc:
         reason = f'{type(exc).__name__}: {" ".join(str(exc).split())}'
         raise CalibrationError(
-            f'{path}: is no calibration ({reason}); give the YAML of camera_calibration, or what '
-            f'`ros2 topic echo --once camera_info` prints'
+            f'{path}: is not a calibration ({reason}); give the YAML of camera_calibration, or '
+            f'what `ros2 topic echo --once camera_info` prints'
         ) from exc
     if odd := oddity(info, camera):
         print(f'{path}: {odd.removeprefix("camera_info: ")}', file=sys.stderr)

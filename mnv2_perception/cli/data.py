@@ -23,33 +23,48 @@ if TYPE_CHECKING:
 def add(commands: 'Commands') -> None:
     """Add the commands."""
     boxes = add_command(
-        commands, 'boxes', boxes_command, "Write the boxes around masks' objects as COCO JSON."
+        commands, 'boxes', boxes_command,
+        "Convert masks to boxes around objects, in COCO's format.",
     )
     boxes.add_argument('folder', type=Path, help=PAIRS_HELP)
-    boxes.add_argument('--classes', nargs='+', required=True, help='names of those to look for')
-    boxes.add_argument('--out', type=Path, required=True, help='the .json file to write')
+    boxes.add_argument(
+        '--classes', nargs='+', required=True, help='classes whose objects get boxes'
+    )
+    boxes.add_argument(
+        '--out', type=Path, required=True, metavar='FILE', help='the .json file to write'
+    )
     add_masks_spec(boxes)
     boxes.add_argument(
         '--min-area', type=COUNT, default=40,
-        help='pixels; smaller ones are marked to be ignored (%(default)s)',
+        help='smaller objects, in pixels, are marked as to be ignored (default: %(default)s)',
     )
     add_force(boxes)
 
     patches = add_command(
-        commands, 'patches', patches_command, 'Cut windows, labelled by masks, for a classifier.'
+        commands, 'patches', patches_command,
+        'Cut labelled windows out of images, for a classifier.',
+        'The mask labels a window by the class that fills most of its middle.',
     )
     patches.add_argument('folder', type=Path, help=PAIRS_HELP)
     patches.add_argument(
         '--groups', nargs='+', required=True, metavar='CLASS=NAME,NAME',
-        help='classes of the windows, and the classes of the masks that each is made of',
+        help='each class of the windows, with the classes of the masks that belong to it',
     )
-    patches.add_argument('--out', type=Path, required=True, help='folder for labels.tsv, images/')
+    patches.add_argument(
+        '--out', type=Path, required=True, metavar='FOLDER',
+        help='folder for labels.tsv and images/',
+    )
     add_masks_spec(patches)
-    patches.add_argument('--height', type=PIXELS, default=192, help='of a window (%(default)s)')
-    patches.add_argument('--width', type=PIXELS, default=256, help='of a window (%(default)s)')
-    patches.add_argument('--top', type=COUNT, default=48, help='row of the first (%(default)s)')
-    patches.add_argument('--step', type=PIXELS, default=56, help='pixels between (%(default)s)')
-    patches.add_argument('--per-class', type=COUNT, default=0, help='at most; 0 keeps all')
+    for option, kind, value, meaning in (
+        ('height', PIXELS, 192, 'height of a window, in pixels'),
+        ('width', PIXELS, 256, 'width of a window, in pixels'),
+        ('top', COUNT, 48, 'first row of the topmost windows'),
+        ('step', PIXELS, 56, 'distance between windows, in pixels'),
+        ('per-class', COUNT, 0, 'largest number of windows of a class; 0: no limit'),
+    ):
+        patches.add_argument(
+            f'--{option}', type=kind, default=value, help=f'{meaning} (default: %(default)s)'
+        )
 
 
 def boxes_command(arguments: argparse.Namespace) -> None:
@@ -70,7 +85,7 @@ def boxes_command(arguments: argparse.Namespace) -> None:
     count, ignored = (sum(map(len, boxes)) for boxes in (
         [sample.boxes for sample in samples], [sample.ignored for sample in samples]
     ))
-    print(f'{arguments.out}: {count} boxes in {len(samples)} images, {ignored} more to ignore')
+    print(f'{arguments.out}: {count} boxes in {len(samples)} images, and {ignored} to be ignored')
 
 
 def patches_command(arguments: argparse.Namespace) -> None:
@@ -83,8 +98,8 @@ def patches_command(arguments: argparse.Namespace) -> None:
         name, equals, parts = group.partition('=')
         if not (name and equals) or name in groups:
             raise DataError(
-                f'--groups {group}: expected CLASS=NAME,NAME such as wall=door,fence, each CLASS '
-                f'once'
+                f'--groups {group}: expected CLASS=NAME,NAME such as wall=door,fence, with each '
+                f'CLASS only once'
             )
         for part in parts.split(','):
             if part not in names:

@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnv2_perception.bags.viewing import add_viewer_option
-from mnv2_perception.cli.options import add_command, check_rosbags, Number, THREADS
+from mnv2_perception.cli.options import (
+    add_command,
+    check_rosbags,
+    MODEL_HELP,
+    Number,
+    THREADS,
+    THREADS_HELP,
+    TOPIC_HELP,
+)
 from mnv2_perception.engines import ENGINES
 
 if TYPE_CHECKING:
@@ -15,46 +23,52 @@ if TYPE_CHECKING:
 def add(commands: 'Commands') -> None:
     """Add the command."""
     demo = add_command(
-        commands, 'demo', demo_command, 'Replay a bag through the live nodes and report.'
+        commands, 'demo', demo_command, 'Replay a bag through the live nodes and write a report.',
+        'Needs ROS 2.',
     )
-    demo.add_argument('--bag', type=Path, help='the bag (default: one that is drawn)')
+    demo.add_argument('--bag', type=Path, help='bag to replay (default: a drawn street)')
+    demo.add_argument('--topic', default='', help=TOPIC_HELP)
     demo.add_argument(
-        '--topic', default='', help='image topic (default: what looks like the camera)'
+        '--out', type=Path, default=Path('out/demo'), metavar='FOLDER',
+        help='folder of the results; those of an earlier demo are replaced (default: %(default)s)',
     )
-    demo.add_argument('--out', type=Path, default=Path('out/demo'), help='(%(default)s)')
     for option, numbers, value, meaning in (
-        ('height', Number(float, 0.0, 100.0, above=True), 1.5, 'metres above flat ground'),
-        ('pitch', Number(float, -1.57, 1.57), 0.0, 'radians, positive looks down'),
+        ('height', Number(float, 0.0, 100.0, above=True), 1.5,
+         'height above flat ground, in metres'),
+        ('pitch', Number(float, -1.57, 1.57), 0.0, 'pitch in radians, positive: looks down'),
         ('fov', Number(float, 0.0, 3.1, above=True), 0.9,
-         'horizontal field of view, radians, where the bag has no camera_info'),
+         'horizontal field of view in radians, if the bag has no camera_info'),
     ):
         demo.add_argument(
             f'--camera-{option}', type=numbers, default=value, metavar=option.upper(),
-            help=f"of the bag's camera, for the grid: {meaning} (%(default)s)",
+            help=f"for the grid: the camera's {meaning} (default: %(default)s)",
         )
     demo.add_argument(
         '--model', action='append', default=[],
-        help='path or name; once for each task (default: the shipped ones for segmentation, '
-        'detection and classification)',
+        help=f'{MODEL_HELP}; give it once for each task (default: the shipped models for '
+        'segmentation, detection and classification)',
     )
     demo.add_argument(
         '--engine', default='auto',
-        help=f'of segmentation and of the given models: auto, {", ".join(ENGINES)}',
+        help='runtime of the segmentation model and of each --model: auto, '
+        f'{", ".join(ENGINES)} (default: auto)',
     )
-    demo.add_argument('--threads', type=THREADS, default=0, help='0: one for each core')
+    demo.add_argument('--threads', type=THREADS, default=0, help=THREADS_HELP)
     demo.add_argument(
         '--rate', type=Number(float, 0.01, 100.0), default=1.0,
-        help='bag seconds per second; below 1 on slow machines (%(default)s)',
+        help='playing speed, bag seconds per second; use less than 1 on slow machines '
+        '(default: %(default)s)',
     )
     for role, meaning in (
-        ('traversable', 'ground to drive on; without one there is no grid'),
-        ('forbidden', 'ground not to drive on'),
-        ('obstacle', 'what stands on the ground (default: all that no list names)'),
-        ('ignored', 'neither'),
+        ('traversable', 'ground to drive on; without any there is no grid (default: floor, '
+         'sidewalk, road)'),
+        ('forbidden', 'ground that must not be driven on (default: speed_bump, stairs, pavement)'),
+        ('obstacle', 'things that stand on the ground (default: all classes in no other list)'),
+        ('ignored', 'things that are neither ground nor obstacles (default: sky)'),
     ):
         demo.add_argument(
             f'--{role}', f'--{role}-classes', nargs='+', default=[], metavar='CLASS',
-            help=f"of the segmentation model's classes, for the grid: {meaning}",
+            help=f"for the grid: the segmentation model's classes of {meaning}",
         )
     add_viewer_option(demo)
 

@@ -19,22 +19,28 @@ def add(commands: 'Commands') -> None:
     """Add the command."""
     embed = add_command(
         commands, 'embed', embed_command,
-        "Write what a model's encoder sees of pictures, one vector each: the mean of its last "
-        'features. To find what is alike, unlike, or twice there.',
+        "Write feature vectors of pictures, from a model's encoder.",
+        "Each vector is the mean of the encoder's last feature map. Use them to find pictures "
+        'that are similar, unusual or duplicates. With --onnx, writes the encoder itself.',
     )
     add_model_options(embed, optional=False, precision=False)
-    embed.add_argument('pictures', type=Path, nargs='*', help='files, and folders of them')
     embed.add_argument(
-        '--out', type=Path,
-        help='.npz (features: a float32 row for each picture; files) or .npy (the rows alone)',
+        'pictures', type=Path, nargs='*', help='picture files, or folders of pictures'
     )
     embed.add_argument(
-        '--onnx', type=Path,
-        help='write the encoder: image (1, H, W, 3) uint8 in, features (1, channels) float32 out',
+        '--out', type=Path, metavar='FILE',
+        help='file for the features: .npz (features: one float32 row per picture; files: their '
+        'names) or .npy (only the rows)',
+    )
+    embed.add_argument(
+        '--onnx', type=Path, metavar='FILE',
+        help='write the encoder as a model: input image (1, H, W, 3) uint8, output features '
+        '(1, channels) float32',
     )
     embed.add_argument(
         '--encoder',
-        help='of MODEL, where that is a file of ImageNet weights (.pth) that is not named so',
+        help='network of a file of ImageNet weights (.pth), such as mobilenet_v2 (default: as '
+        'the file name says)',
     )
     add_force(embed)
 
@@ -46,7 +52,7 @@ def embed_command(arguments: argparse.Namespace) -> None:
     out, onnx = arguments.out, arguments.onnx
     if bool(arguments.pictures) != bool(out) or not (out or onnx):
         raise SetupError(
-            'give pictures and --out for their features, --onnx for the encoder, or all of them'
+            'give pictures and --out for their features, or --onnx for the encoder, or both'
         )
     pictures = list_pictures(arguments.pictures)
     if out:
@@ -78,7 +84,7 @@ def list_pictures(given: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in given:
         if not path.is_dir() and not is_file(path):
-            raise DataError(f'{path}: there is no such file')
+            raise DataError(f'{path}: no such file')
         images = list_images(path) if path.is_dir() else [path]
         if not images and (path / 'images').is_dir():  # a data set
             images = list_images(path / 'images')
@@ -103,13 +109,14 @@ def find_encoder(model: str, encoder: str | None, folder: Path) -> Path:
         licence, path = PUBLISHED[model].licence, fetch(model, cache_folder())
     if path.suffix not in ('.pt', '.pth'):
         if encoder is not None:
-            raise ModelError(f'--encoder goes with weights (.pth); {model} tells what it is')
+            raise ModelError(f'--encoder is only for weights (.pth); {model} says itself which '
+                             f'network it is')
         return find_model(model)
     try:
         from mnv2_perception.nets.export import export_weights
     except ImportError as exc:
         raise SetupError(
-            f'{model}: weights are read by torch and onnx '
+            f'{model}: reading weights needs torch and onnx '
             f'{not_loaded(exc, "run `make setup-train`, or give a model (.onnx)")}'
         ) from exc
     exported = folder / f'{path.stem}.onnx'

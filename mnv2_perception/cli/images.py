@@ -14,7 +14,9 @@ from mnv2_perception.cli.options import (
     check_rosbags,
     FRACTION,
     label_classes,
+    MIN_SCORE_HELP,
     table,
+    TOPIC_HELP,
 )
 from mnv2_perception.errors import command_name, ImageError
 
@@ -26,18 +28,25 @@ def add(commands: 'Commands') -> None:
     """Add the commands."""
     run = add_command(
         commands, 'run', run_command,
-        'Segment one picture or find the objects in it and write the overlay, or classify it and '
-        'print the five likeliest.',
+        'Run a model on one picture.',
+        'Segmentation and detection write an overlay; classification prints the five most likely '
+        'classes.',
     )
     run.add_argument('image', type=Path, help='a picture file')
-    run.add_argument('--out', type=Path, default=Path('overlay.png'), help='(%(default)s)')
-    run.add_argument('--mask', type=Path, help="also write a segmentation's class ids, as PNG")
     run.add_argument(
-        '--min-confidence', type=FRACTION, default=0.0, help='of pixels, 0 to 1 (%(default)s)'
+        '--out', type=Path, default=Path('overlay.png'), metavar='FILE',
+        help='the overlay to write (default: %(default)s)',
     )
     run.add_argument(
-        '--min-score', type=FRACTION, default=0.3, help='of boxes, 0 to 1 (%(default)s)'
+        '--mask', type=Path, metavar='FILE',
+        help='segmentation: also write the class ids to this PNG file',
     )
+    run.add_argument(
+        '--min-confidence', type=FRACTION, default=0.0,
+        help='pixels with a lower confidence get no class, and classes with a lower probability '
+        'are not printed, 0 to 1 (default: %(default)s)',
+    )
+    run.add_argument('--min-score', type=FRACTION, default=0.3, help=MIN_SCORE_HELP)
     add_model_options(run, optional=True)
     add_force(run)
 
@@ -47,31 +56,30 @@ def add(commands: 'Commands') -> None:
     add_model_options(evaluate, optional=False)
     evaluate.add_argument(
         'data', type=Path,
-        help='segmentation: holds images/*.jpg and labels/*.png; classification: holds '
-        "CLASS/*.jpg, or a TSV file of images and labels; detection: boxes in COCO's JSON, which "
-        "also measures the objects in a segmentation's masks; a bag: images and labels of "
-        'segmentation',
+        help='segmentation: a folder with images/*.jpg and labels/*.png, or a bag with images and '
+        'labels; classification: a folder with CLASS/*.jpg, or a TSV file of images and labels; '
+        "detection: a JSON file of boxes in COCO's format, which also measures the objects in the "
+        'masks of a segmentation model',
     )
     evaluate.add_argument(
         '--by-prefix', default='', metavar='END',
-        help="measure the files of each prefix of their names apart too; END is what ends it: '_' "
-        'makes one place of hall_0012.jpg and hall_0013.jpg',
+        help="also measure groups of files separately, by the part of their names before END: "
+        "with '_', hall_0012.jpg and hall_0013.jpg form one group",
     )
     add_label_classes(evaluate)
     evaluate.add_argument(
         '--labels', default='', metavar='TOPIC',
-        help="of a bag's labels (default: what looks like them)",
+        help='topic of the labels in a bag (default: the topic that looks like labels)',
     )
-    evaluate.add_argument(
-        '--topic', default='', help="of a bag's images (default: what looks like its camera)"
-    )
+    evaluate.add_argument('--topic', default='', help=TOPIC_HELP)
     evaluate.add_argument(
         '--out', type=Path, metavar='FOLDER',
-        help='write results.json, confusion.png and the worst pictures beside their labels there '
-        '(of a bag they are named alone)',
+        help='folder for results.json, confusion.png and the worst pictures with their labels '
+        '(for a bag, the worst pictures are only listed)',
     )
     evaluate.add_argument(
-        '--json', action='store_true', help='as JSON, with confusion matrix and calibration'
+        '--json', action='store_true',
+        help='print the result as JSON, with confusion matrix and calibration',
     )
     add_force(evaluate)
 
@@ -88,12 +96,12 @@ def run_command(arguments: argparse.Namespace) -> None:
     out, mask = arguments.out, arguments.mask
     if arguments.image.is_dir():
         raise ImageError(
-            f'{arguments.image}: is a folder, expected one picture; all of it: '
-            f'{command_name()} bag run {arguments.image} --model {arguments.model} '
-            '--out results.mcap'
+            f'{arguments.image}: is a folder, expected one picture; to run on all of it: '
+            f'{command_name()} bag run {arguments.image} --model {arguments.model} --out '
+            f'results.mcap'
         )
     if not arguments.image.is_file():
-        raise ImageError(f'{arguments.image}: there is no such file')
+        raise ImageError(f'{arguments.image}: no such file')
     check_format(out)
     if mask:  # class ids need a lossless file
         check_output(mask, arguments.force, [arguments.image, out], ['.png'])
@@ -103,7 +111,7 @@ def run_command(arguments: argparse.Namespace) -> None:
     ) as (engine, spec):
         if mask and spec.task != 'segmentation':
             raise ImageError(
-                f'{mask}: {spec.name} is for {spec.task} and makes no mask; leave out --mask'
+                f'{mask}: {spec.name} is for {spec.task} and makes no masks; leave out --mask'
             )
         if spec.task == 'classification':
             classifier = Classifier(engine, spec, min_confidence=arguments.min_confidence)

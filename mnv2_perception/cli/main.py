@@ -32,7 +32,7 @@ def main(args: list[str] | None = None) -> int:
         # What a library did not foresee: a name too long, a full disk, a folder without rights.
         return tell(f'{exc.filename}: {exc.strerror}' if exc.filename else str(exc))
     except MemoryError as exc:
-        return tell(f'the memory does not suffice: {exc or "nothing is left"}; ask for less')
+        return tell(f'not enough memory: {exc or "nothing is left"}; use smaller inputs')
 
 
 def tell(error: str) -> int:
@@ -46,7 +46,7 @@ def installed_version() -> str:
     try:
         version = metadata.version('mnv2_perception')
     except metadata.PackageNotFoundError:  # run from a folder of sources
-        version = 'of no installed package'
+        version = '(not installed)'
     return f'mnv2_perception {version}, Python {platform.python_version()}'
 
 
@@ -55,7 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     from mnv2_perception.cli import bags, camera_pose, data, demo, embed, images, models, training
 
     parser = argparse.ArgumentParser(
-        prog=command_name(), description='Camera perception with the MobileNetV2 family.'
+        prog=command_name(),
+        description='Camera perception with networks of the MobileNetV2 family.',
+        epilog='COMMAND --help lists the options of a command.',
     )
     parser.add_argument('--version', action='version', version=installed_version())
     commands = parser.add_subparsers(metavar='COMMAND', required=True)

@@ -13,6 +13,7 @@ from mnv2_perception.cli import verify
 from mnv2_perception.cli.options import (
     add_command,
     add_force,
+    add_json,
     add_label_classes,
     AT_LEAST_ONE,
     check_output,
@@ -22,6 +23,8 @@ from mnv2_perception.cli.options import (
     PIXELS,
     table,
     THREADS,
+    THREADS_HELP,
+    TOPIC_HELP,
 )
 from mnv2_perception.engines import ENGINES, PRECISIONS
 from mnv2_perception.engines.builders import RTX_DEFAULT, RTX_GPUS
@@ -37,96 +40,123 @@ MOST_ITEMS_SHOWN = 50
 def add(commands: 'Commands') -> None:
     """Add the commands."""
     info = add_command(
-        commands, 'info', info_command, 'Say what a model takes, gives and lacks.'
+        commands, 'info', info_command, "Show a model's inputs, outputs and missing facts.",
+        'Drafts the YAML file for an ONNX model that was exported elsewhere.',
     )
     info.add_argument('model', help=MODEL_HELP)
-    info.add_argument('--json', action='store_true')
+    add_json(info)
 
-    build = add_command(commands, 'build', build_command, 'Build the TensorRT plan of a model.')
+    build = add_command(
+        commands, 'build', build_command, 'Build the TensorRT plan of a model.',
+        'Build it on the machine that runs it, except with --rtx. Prints the path of the plan.',
+    )
     build.add_argument('model', help=MODEL_HELP)
     build.add_argument(
         '--precision', choices=('fp32', 'fp16', 'int8'),
-        help='(default: fp16, or what the file holds)',
+        help='precision of the plan (default: fp16, or that of a quantised or fp16 model)',
     )
     build.add_argument(
         '--rtx', action='store_true',
-        help='for `engine: tensorrt_rtx` (TensorRT for RTX), on any machine; not run yet',
+        help='build for TensorRT for RTX (`engine: tensorrt_rtx`), on any machine; such plans '
+             'have not been run yet',
     )
     build.add_argument(
         '--gpu', nargs='+', choices=RTX_GPUS, metavar='SM',
-        help=f'with --rtx, compute capabilities of the GPUs that it is for: some of '
-             f'{", ".join(RTX_GPUS)} (default: all but SM75, which makes large plans)',
+        help=f'with --rtx: compute capabilities of the GPUs to build for, out of '
+             f'{", ".join(RTX_GPUS)} (default: all but SM75, which makes plans large)',
     )
     build.add_argument(
-        '--dla', type=Number(int, 0, 15), metavar='N', help='DLA core; fp16 only; untested'
+        '--dla', type=Number(int, 0, 15), metavar='N',
+        help='build for this DLA core of a Jetson; fp16 only, not tested (default: use the GPU)',
     )
     build.add_argument(
         '--batch', type=Number(int, 1, 1024), default=1,
-        help='images in one inference, such as one of each camera (%(default)s)',
+        help='images per inference, such as one for each camera (default: %(default)s)',
     )
     build.add_argument(
-        '--cache', type=Path, help='folder of the plans (default: where the nodes look)'
+        '--cache', type=Path, metavar='FOLDER',
+        help='folder for the plan (default: the folder where the nodes look)',
     )
     build.add_argument(
-        '--timing-cache', type=Path, help='file of kernel timings (default: in the folder)'
+        '--timing-cache', type=Path, metavar='FILE',
+        help='file of kernel timings, to read and update (default: one in that folder)',
     )
 
     quantize = add_command(
-        commands, 'quantize', quantize_command, 'Write a model in int8, for every runtime.'
+        commands, 'quantize', quantize_command,
+        'Write an int8 version of a model, for every runtime.',
+        'Layers with a large error stay in float.',
     )
-    quantize.add_argument('model', help=f'{MODEL_HELP}, in fp32')
+    quantize.add_argument('model', help=f'{MODEL_HELP}; in fp32')
     quantize.add_argument(
         '--calibrate', type=Path, required=True, metavar='IMAGES|BAG',
-        help='folder of images, or bag, like what it will see; not those it is measured on',
+        help='images to calibrate with: a folder or a bag, like what the model will see; not the '
+             'images you measure on',
     )
     quantize.add_argument(
         '--labels', type=Path, metavar='DATA',
-        help='measure on them before and after, as `evaluate` does',
+        help='labelled images: measure the accuracy before and after, as `evaluate` does',
     )
     add_label_classes(quantize)
     quantize.add_argument(
-        '--topic', default='', help="of a bag's images (default: what looks like its camera)"
+        '--topic', default='', help=TOPIC_HELP
     )
     quantize.add_argument(
-        '--out', type=Path,
-        help='(default: MODEL_int8.onnx beside the model; of a shipped one, in this folder)',
+        '--out', type=Path, metavar='FILE',
+        help='the .onnx file to write (default: MODEL_int8.onnx, beside the model or, for a '
+             'shipped model, in the current folder)',
     )
     quantize.add_argument(
-        '--images', type=AT_LEAST_ONE, default=100, help='how many to calibrate with (%(default)s)'
+        '--images', type=AT_LEAST_ONE, default=100,
+        help='number of images to calibrate with (default: %(default)s)',
     )
     quantize.add_argument(
         '--tolerance', type=Number(float, 0.0), default=TOLERANCE,
-        help='how much the layers in int8 may err in all, as a share of the variance of what the '
-             'network gives (%(default)s); those that err most stay in float, at most a tenth',
+        help="largest error of all int8 layers together, as a fraction of the variance of the "
+             "network's output; up to a tenth of the layers, those with the largest errors, stay "
+             'in float to reach it (default: %(default)s)',
     )
     quantize.add_argument(
         '--small', action='store_true',
-        help='hold the weights in int8, too: a quarter of the bytes; for CPUs',
+        help='also store the weights in int8, for CPUs: a quarter of the file size',
     )
-    quantize.add_argument('--json', action='store_true')
+    add_json(quantize)
     add_force(quantize)
 
     verify.add(commands)
 
     benchmark = add_command(
-        commands, 'benchmark', benchmark_command, 'Time models in every engine, all taking turns.'
+        commands, 'benchmark', benchmark_command, 'Measure the latency of models in every engine.',
+        'All of them take turns, so that changes of the clock rate affect all alike.',
     )
     benchmark.add_argument(
-        'models', nargs='+', help='paths, or names of shipped models, such as fp32 and int8'
+        'models', nargs='+', help='paths of models, or names of shipped models'
     )
     benchmark.add_argument(
-        '--engine', nargs='+', default=[], choices=ENGINES, help='(default: all that open it)'
+        '--engine', nargs='+', default=[], choices=ENGINES, metavar='ENGINE',
+        help=f'runtimes: {", ".join(ENGINES)} (default: all that can open the model here)',
     )
     benchmark.add_argument(
         '--precision', nargs='+', default=['auto'], choices=('auto', *PRECISIONS),
-        help='each is tried in each engine (default: auto)',
+        metavar='PRECISION',
+        help=f'precisions, each measured in each engine: auto, {", ".join(PRECISIONS)} '
+             f'(default: auto)',
     )
-    benchmark.add_argument('--image', type=Path, help='(default: a street that is drawn)')
-    benchmark.add_argument('--height', type=PIXELS, default=480, help='of that (%(default)s)')
-    benchmark.add_argument('--width', type=PIXELS, default=640, help='of that (%(default)s)')
-    benchmark.add_argument('--runs', type=AT_LEAST_ONE, default=50, help='(%(default)s)')
-    benchmark.add_argument('--threads', type=THREADS, default=0, help='0: one for each core')
-    benchmark.add_argument('--json', action='store_true')
+    benchmark.add_argument(
+        '--image', type=Path, metavar='FILE',
+        help='picture to measure on (default: a drawn street)',
+    )
+    for side, pixels in ('height', 480), ('width', 640):
+        benchmark.add_argument(
+            f'--{side}', type=PIXELS, default=pixels,
+            help=f'{side} of the drawn street, in pixels (default: %(default)s)',
+        )
+    benchmark.add_argument(
+        '--runs', type=AT_LEAST_ONE, default=50,
+        help='number of images to measure (default: %(default)s)',
+    )
+    benchmark.add_argument('--threads', type=THREADS, default=0, help=THREADS_HELP)
+    add_json(benchmark)
 
 
 def info_command(arguments: argparse.Namespace) -> None:
@@ -159,12 +189,12 @@ def info_command(arguments: argparse.Namespace) -> None:
             },
         }
         if 'in int8' in facts and not (int8 := int8_beside(path)).is_file():
-            facts['in int8'] += f'; {int8.name}, which that is of, is not beside it'
+            facts['in int8'] += f'; its file {int8.name} is missing beside it'
         try:
             spec = ModelSpec.from_metadata(engine.metadata, path)
             if [tensor.name for tensor in engine.outputs] == [FEATURES]:
                 check_input(engine, spec)
-                facts['of'] = f'the encoder alone, of {spec.name}; for `mnv2 embed`'
+                facts['of'] = f'only the encoder of {spec.name}; for `mnv2 embed`'
             else:
                 check_model(engine, spec)
         except ModelError:
@@ -213,7 +243,8 @@ def build_command(arguments: argparse.Namespace) -> None:
     check_file(model)
     folder = (arguments.cache or plans.cache_folder()).absolute()
     if arguments.rtx and (arguments.dla is not None or arguments.timing_cache):
-        raise SetupError('--rtx takes neither --dla nor --timing-cache: it uses no device here')
+        raise SetupError('--rtx cannot be combined with --dla or --timing-cache: it builds '
+                         'without a GPU')
     if arguments.gpu and not arguments.rtx:
         raise SetupError('--gpu is for --rtx; without it the plan is for the GPU of this machine')
     if arguments.timing_cache:
@@ -243,7 +274,8 @@ def quantize_command(arguments: argparse.Namespace) -> None:
     out = arguments.out or int8_beside(given if given.is_file() else Path(path.name))
     check_output(out, arguments.force, [path], ['.onnx'])
     if (arguments.map or arguments.spec is not None) and not arguments.labels:
-        raise SetupError('--spec and --map are about the classes of --labels DATA; give that too')
+        raise SetupError('--spec and --map are for the classes of --labels; give --labels DATA '
+                         'too')
     labels = label_classes(arguments)
 
     def show(what: str, done: int, of: int) -> None:
@@ -279,7 +311,7 @@ def quantize_command(arguments: argparse.Namespace) -> None:
             }
     print(json.dumps(facts, indent=2) if arguments.json else table(facts))
     if out.absolute() == int8_beside(path) and not arguments.json:
-        print(f'taken by `precision: auto` after: {command_name()} verify {arguments.model} DATA')
+        print(f'`precision: auto` uses it after: {command_name()} verify {arguments.model} DATA')
 
 
 def benchmark_command(arguments: argparse.Namespace) -> None:

@@ -17,8 +17,22 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 CAMVID = Path(__file__).parents[1] / 'training/camvid.yaml'
-MODEL_HELP = 'path, or name of a shipped model'
-PAIRS_HELP = 'holds images/*.jpg and labels/*.png'
+MODEL_HELP = 'path of a model, or name of a shipped model'
+ENGINE_HELP = f'runtime: auto, {", ".join(ENGINES)} (default: auto)'
+THREADS_HELP = 'CPU threads; 0: one per core (default: 0)'
+PRECISION_HELP = (
+    'precision of the computation; auto: the fastest one that the model was verified for, '
+    'otherwise fp32 (default: auto)'
+)
+PAIRS_HELP = 'data folder with images/*.jpg and labels/*.png'
+RECORDING_HELP = 'one or more bags, merged by time; or a folder of pictures; or a video file'
+TOPIC_HELP = 'image topic of the bag (default: the topic that looks most like a camera)'
+FPS_HELP = (
+    'frames per second, of a folder of pictures or of a video that states a wrong rate '
+    '(default: 10 for pictures, the stated rate for a video)'
+)
+MIN_CONFIDENCE_HELP = 'pixels with a lower confidence get no class, 0 to 1 (default: %(default)s)'
+MIN_SCORE_HELP = 'boxes with a lower score are left out, 0 to 1 (default: %(default)s)'
 
 
 @dataclass(frozen=True)
@@ -74,13 +88,18 @@ PIXELS = Number(int, 1, 16384)  # of a side
 
 def add_command(
     commands: 'Commands', name: str, command: Callable[[argparse.Namespace], int | None],
-    about: str,
+    about: str, more: str = '',
 ) -> argparse.ArgumentParser:
     """Add a command and the function that it calls; return its parser.
 
-    The function returns the exit code where that is not 0.
+    Args:
+        commands: of the parser above.
+        name: of the command.
+        command: returns the exit code where that is not 0.
+        about: one line, for the list of commands too.
+        more: what only the command's own help says besides.
     """
-    parser = commands.add_parser(name, help=about, description=about)
+    parser = commands.add_parser(name, help=about, description=f'{about} {more}'.strip())
     parser.set_defaults(command=command)
     return parser
 
@@ -91,23 +110,23 @@ def add_model_options(
     """Add the choice of model, engine, threads and precision; `optional` has a default model."""
     if optional:
         parser.add_argument(
-            '--model', default=SEGMENTATION_MODEL, help='path or name (%(default)s)'
+            '--model', default=SEGMENTATION_MODEL, help=f'{MODEL_HELP} (default: %(default)s)'
         )
     else:
         parser.add_argument('model', help=MODEL_HELP)
-    parser.add_argument('--engine', default='auto', help=f'auto, {", ".join(ENGINES)}')
-    parser.add_argument('--threads', type=THREADS, default=0, help='0: one for each core')
+    parser.add_argument('--engine', default='auto', help=ENGINE_HELP)
+    parser.add_argument('--threads', type=THREADS, default=0, help=THREADS_HELP)
     if precision:
         parser.add_argument(
-            '--precision', default='auto', choices=('auto', *PRECISIONS), help='(%(default)s)'
+            '--precision', default='auto', choices=('auto', *PRECISIONS), help=PRECISION_HELP
         )
 
 
 def add_masks_spec(parser: argparse.ArgumentParser) -> None:
     """Add what names the classes of masks."""
     parser.add_argument(
-        '--spec', default=str(CAMVID),
-        help="YAML, or model by path or name, whose classes are the masks' (default: CamVid)",
+        '--spec', default=str(CAMVID), metavar='FILE|MODEL',
+        help='YAML file or model that names the classes of the masks (default: CamVid)',
     )
 
 
@@ -115,13 +134,13 @@ def add_label_classes(parser: argparse.ArgumentParser) -> None:
     """Add what says which classes labels have, and which of the model's these are."""
     parser.add_argument(
         '--spec', metavar='FILE|MODEL',
-        help="YAML, or model, whose classes are the labels' (default: those of the model)",
+        help="YAML file or model that names the classes of the labels (default: the model's own)",
     )
     parser.add_argument(
         '--map', nargs='+', default=[], metavar='LABEL=CLASSES',
-        help='compare a class of the labels with classes of the model: floor=road,pavement. Of '
-        'the others those of one name belong together; the rest counts as one class that is wrong '
-        'for all of them and has no share in a mean',
+        help='compare a class of the labels with these classes of the model, such as '
+        'floor=road,pavement. Other classes are compared by name. Classes left over on either '
+        'side count as wrong and are not part of a mean',
     )
 
 
@@ -144,7 +163,12 @@ def classes_of(spec: str) -> tuple[str, ...]:
 
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Add the leave to replace files."""
-    parser.add_argument('--force', action='store_true', help='replace files that exist')
+    parser.add_argument('--force', action='store_true', help='replace existing output files')
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of JSON."""
+    parser.add_argument('--json', action='store_true', help='print the result as JSON')
 
 
 def check_output(
@@ -162,13 +186,13 @@ def check_output(
         SetupError: it is refused.
     """
     if suffixes and path.suffix.lower() not in suffixes:
-        raise SetupError(f'{path}: expected a name that ends in {" or ".join(suffixes)}')
+        raise SetupError(f'{path}: expected a file name that ends in {" or ".join(suffixes)}')
     if not path.parent.is_dir():
-        raise SetupError(f'{path}: its folder does not exist; make it first')
+        raise SetupError(f'{path}: its folder does not exist; create it first')
     if path.is_dir():
-        raise SetupError(f'{path}: is a folder; name a file in it')
+        raise SetupError(f'{path}: is a folder, expected a file; name a file in it')
     if path.resolve() in [each.resolve() for each in inputs]:
-        raise SetupError(f'{path}: is named twice, to be read and to be written; choose another')
+        raise SetupError(f'{path}: is named twice; give each output a file of its own')
     if path.is_file() and not force:
         raise SetupError(f'{path}: exists; choose another file, or replace it with --force')
     if not os.access(path if path.exists() else path.parent, os.W_OK):

@@ -20,53 +20,75 @@ if TYPE_CHECKING:
     from mnv2_perception.training.recipe import Recipe
 
 TASKS = (
-    ('segmentation', 'Train a UNet.', PAIRS_HELP, 'camvid.yaml'),
-    ('classification', 'Train a classifier.', 'a folder for each class, or a TSV',
+    ('segmentation', 'Train a UNet for segmentation.', PAIRS_HELP, 'camvid.yaml'),
+    ('classification', 'Train a classifier.',
+     'folder with one folder of images per class, or a TSV file of images and labels',
      'camvid_surface.yaml'),
-    ('detection', 'Train an SSDLite.', "boxes in COCO's JSON", 'camvid_boxes.yaml'),
+    ('detection', 'Train an SSDLite for detection.', "JSON file of boxes in COCO's format",
+     'camvid_boxes.yaml'),
 )
 NO_MEMORY = ("can't allocate memory", 'out of memory')  # as torch says it, on CPU and GPU
-WEIGHTS_HELP = """what the network starts from: a name of `mnv2 fetch` (mobilenet_v2) or of a
-shipped model, torchvision's ImageNet weights (.pth), a checkpoint (.pt) or an exported model
-(.onnx) of the family; of its head, what fits"""
+WEIGHTS_HELP = (
+    'weights to start from: a name that `mnv2 fetch` lists (mobilenet_v2), a shipped model, a '
+    "file of torchvision's ImageNet weights (.pth), a checkpoint (.pt) or an exported model "
+    '(.onnx) of this package; layers of the head are used if they fit (default: random weights)'
+)
 
 
 def add(commands: 'Commands') -> None:
     """Add the commands."""
     fetch = add_command(
-        commands, 'fetch', fetch_command, 'Fetch published ImageNet weights, for --weights.'
+        commands, 'fetch', fetch_command,
+        'Download published ImageNet weights, for `train --weights`.',
+        'Prints the path of the file.',
     )
-    fetch.add_argument('name', nargs='?', help='(default: list the names)')
-    fetch.add_argument('--cache', type=Path, help='folder (default: that of $XDG_CACHE_HOME)')
+    fetch.add_argument(
+        'name', nargs='?', help='name of the weights (default: list the known names)'
+    )
+    fetch.add_argument(
+        '--cache', type=Path, metavar='FOLDER',
+        help='folder to keep them in (default: mnv2_perception in $XDG_CACHE_HOME or ~/.cache)',
+    )
 
-    train = commands.add_parser('train', help='Train a network.', description='Train a network.')
+    train = commands.add_parser(
+        'train', help='Train a network.',
+        description='Train a network. Needs torch: `make setup-train`.',
+    )
     tasks = train.add_subparsers(metavar='TASK', required=True)
     for task, about, data_help, spec in TASKS:
         sub = add_command(tasks, task, train_command, about)
         sub.set_defaults(task=task)
         sub.add_argument('data', type=Path, help=data_help)
-        sub.add_argument('--out', type=Path, required=True, help='folder of the run')
-        sub.add_argument('--val', type=Path, help='the same, to measure on only')
+        sub.add_argument(
+            '--out', type=Path, required=True, metavar='FOLDER',
+            help='folder for checkpoints, log and curves',
+        )
+        sub.add_argument(
+            '--val', type=Path, metavar='DATA',
+            help='validation data, in the same form (default: none; the last epoch is kept)',
+        )
         sub.add_argument('--weights', nargs='?', const='', help=WEIGHTS_HELP)
         sub.add_argument(
             '--spec', type=Path, default=Path(__file__).parents[1] / 'training' / spec,
-            help='YAML with classes, colours, size, licence (default: CamVid)',
+            help="YAML file with classes, colours, input size and licence (default: CamVid's)",
         )
         sub.add_argument(
             '--resume', action='store_true',
-            help='go on with a run that was broken off, or prolong it with more --epochs',
+            help='continue an interrupted run, or extend a finished one with more --epochs',
         )
         sub.add_argument(
             '--workers', type=Number(int, 0, 256), default=0,
-            help='processes that read and augment (%(default)s)',
+            help='processes that load and augment images; 0: none but the main process '
+            '(default: %(default)s)',
         )
         add_recipe_options(sub, task)
 
     export = add_command(
-        commands, 'export', export_command, 'Write a checkpoint as a model with its ModelSpec.'
+        commands, 'export', export_command, 'Export a checkpoint as a model file.',
+        'The file contains scaling, network, decoding and ModelSpec.',
     )
-    export.add_argument('checkpoint', type=Path)
-    export.add_argument('model', type=Path, help='the .onnx file to write, or .pt2 for torch')
+    export.add_argument('checkpoint', type=Path, help='checkpoint of `mnv2 train` (.pt)')
+    export.add_argument('model', type=Path, help='file to write: .onnx, or .pt2 for torch')
     add_force(export)
 
 
@@ -82,7 +104,8 @@ def add_recipe_options(parser: argparse.ArgumentParser, task: str) -> None:
             f'--{item.name.replace("_", "-")}', default=item.default,
             type=Number(kind, known['low'], known['high']) if kind in (int, float) else kind,
             choices=get_args(hints[item.name]) or None,
-            help=f'{known["meaning"]} ({default})'.replace('%', '%%'),  # argparse formats it
+            # argparse formats it.
+            help=f'{known["meaning"]} (default: {default})'.replace('%', '%%'),
         )
 
 
@@ -99,8 +122,8 @@ def find_weights(name: str) -> Path:
 
     if not name:
         raise SetupError(
-            '--weights is empty; if it was to come from a command in $(...), that has failed: '
-            'see its error above'
+            '--weights is empty; if its value comes from a command in $(...), that command '
+            'failed: see its error above'
         )
     if Path(name).is_file():
         return Path(name)
@@ -110,8 +133,8 @@ def find_weights(name: str) -> Path:
         return find_model(name)
     except ModelError as exc:
         raise ModelError(
-            f'--weights {name}: is no file, no name of `mnv2 fetch` ({", ".join(PUBLISHED)}) and '
-            f'no shipped model ({exc})'
+            f'--weights {name}: is not a file, not a name of `mnv2 fetch` '
+            f'({", ".join(PUBLISHED)}) and not a shipped model ({exc})'
         ) from exc
 
 
@@ -133,10 +156,10 @@ def licence_of_start(start: 'ModelSpec', spec: 'ModelSpec') -> str:
         (spec.licence, spec.attribution), (spec.licence, '')
     ):
         return ''
-    names = f', and to name "{start.attribution}"' if start.attribution else ''
+    names = f', with the attribution "{start.attribution}"' if start.attribution else ''
     return (
-        f'says licence {spec.licence}, but {start.name} is started from, which asks for '
-        f'{start.licence}{names}; write that there, or tell why it is otherwise'
+        f'says licence {spec.licence}, but the run starts from {start.name}, whose licence is '
+        f'{start.licence}{names}; write that into the file, unless you know better'
     )
 
 
@@ -146,9 +169,9 @@ def classes_of_start(start: 'ModelSpec', spec: 'ModelSpec') -> str:
     if not alike or start.classes == spec.classes:
         return ''
     return (
-        f'has the classes {", ".join(spec.classes)}, but the head that is taken of {start.name} '
-        f'knows {", ".join(start.classes)}: each begins as the one in its place; where both have '
-        f'the same names, keep their order'
+        f'has the classes {", ".join(spec.classes)}, but the head of {start.name}, which the run '
+        f'starts from, has {", ".join(start.classes)}: each class starts from the one at its '
+        f'position; if both have the same names, use the same order'
     )
 
 
@@ -223,8 +246,11 @@ def told_how_to_go_on(last: Path, recipe: 'Recipe') -> Iterator[None]:
     """
     def how_on() -> str:
         if last.exists():
-            return f'{last} has what is done: the same command with --resume goes on from there'
-        return 'no epoch was done'
+            return (
+                f'{last} has the finished epochs: the same command with --resume continues from '
+                f'there'
+            )
+        return 'no epoch was finished'
 
     try:
         yield
@@ -235,7 +261,7 @@ def told_how_to_go_on(last: Path, recipe: 'Recipe') -> Iterator[None]:
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise SetupError(
-            f'{last.parent}: cannot be written: {exc.strerror}; make room; {how_on()}'
+            f'{last.parent}: cannot be written: {exc.strerror}; free some space; {how_on()}'
         ) from exc
     except (MemoryError, RuntimeError) as exc:
         told = str(exc)
@@ -243,8 +269,8 @@ def told_how_to_go_on(last: Path, recipe: 'Recipe') -> Iterator[None]:
             raise
         crops = ' or smaller crops' if hasattr(recipe, 'crop_height') else ''
         raise SetupError(
-            f'the memory does not suffice: {told.splitlines()[0] if told else "nothing is left"}; '
-            f'give a smaller --batch than {recipe.batch}{crops}, or smaller pictures'
+            f'not enough memory: {told.splitlines()[0] if told else "nothing is left"}; give a '
+            f'smaller --batch than {recipe.batch}{crops}, or smaller pictures'
         ) from exc
 
 
@@ -268,7 +294,8 @@ def report_run(checkpoint: Path, val: Path, out: Path) -> None:
                 write_report(out, engine, spec, val, evaluate_model(engine, spec, val))
             engine.close()
     except (ImportError, PerceptionError) as exc:
-        print(f'{out}: no confusion matrix and worst pictures: {exc}', file=sys.stderr)
+        print(f'{out}: confusion matrix and worst pictures could not be made: '
+              f'{exc}', file=sys.stderr)
         return
     print(f'{out}: results.json, confusion.png and the worst pictures in worst/')
 
@@ -289,6 +316,7 @@ def export_command(arguments: argparse.Namespace) -> None:
     int8 = int8_beside(arguments.model)
     if arguments.model.suffix == '.onnx' and int8.is_file():
         print(
-            f'{int8}: is of an earlier {arguments.model.name}; make it again: {command_name()} '
-            f'quantize {arguments.model} --calibrate IMAGES --force', file=sys.stderr,
+            f'{int8}: belongs to an earlier {arguments.model.name}; make it again: '
+            f'{command_name()} quantize {arguments.model} --calibrate IMAGES '
+            f'--force', file=sys.stderr,
         )

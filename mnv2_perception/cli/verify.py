@@ -12,12 +12,14 @@ from typing import Any, TYPE_CHECKING
 from mnv2_perception.cli.options import (
     add_command,
     add_force,
+    add_json,
     add_label_classes,
     check_output,
     label_classes,
     MODEL_HELP,
     table,
     THREADS,
+    THREADS_HELP,
 )
 from mnv2_perception.errors import command_name, DataError, SetupError, with_home
 
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 
 LEAST = 0.05  # of a figure, below which a loss of MOST_LOST is much of what there is
 LACKS = {
-    'bf16': 'this CPU does not compute in bf16 by itself (AVX-512 BF16, AMX)',
-    'int8': 'this CPU does not compute in int8 by itself (VNNI, AMX)',
+    'bf16': 'this CPU has no hardware support for bf16 (AVX-512 BF16, AMX)',
+    'int8': 'this CPU has no hardware support for int8 (VNNI, AMX)',
 }
 
 
@@ -38,18 +40,22 @@ def add(commands: 'Commands') -> None:
     """Add the command."""
     verify = add_command(
         commands, 'verify', verify_command,
-        'Measure a model in bf16, and MODEL_int8.onnx beside it, if it is there, beside fp32; '
-        'write into the model which of them `precision: auto` may take. What this CPU does not '
-        'compute in by itself is not measured: bf16 needs AVX-512 BF16 or AMX, int8 VNNI or AMX.',
+        'Measure a model in bf16 and int8, for `precision: auto`.',
+        'The int8 version is MODEL_int8.onnx beside the model, as `quantize` writes it. Both are '
+        'compared with fp32 on labelled pictures, and the results are written into the model: '
+        '`precision: auto` uses the faster one if it loses almost nothing. Precisions without '
+        'hardware support in this CPU are not measured: bf16 needs AVX-512 BF16 or AMX, int8 '
+        'needs VNNI or AMX.',
     )
-    verify.add_argument('model', help=f'{MODEL_HELP}; an .onnx')
-    verify.add_argument('data', type=Path, help='labelled, as for `evaluate`')
+    verify.add_argument('model', help=f'{MODEL_HELP}; an .onnx file')
+    verify.add_argument('data', type=Path, help='labelled images, as for `evaluate`')
     add_label_classes(verify)
-    verify.add_argument('--threads', type=THREADS, default=0, help='0: one for each core')
+    verify.add_argument('--threads', type=THREADS, default=0, help=THREADS_HELP)
     verify.add_argument(
-        '--out', type=Path, help='a new file instead (default: the model itself)'
+        '--out', type=Path, metavar='FILE',
+        help='write the results into a copy of the model (default: into the model itself)',
     )
-    verify.add_argument('--json', action='store_true')
+    add_json(verify)
     add_force(verify)
 
 
@@ -96,7 +102,8 @@ def verify_command(arguments: argparse.Namespace) -> None:
         engine.close()
         if replace(other, name=spec.name, description=spec.description) != spec:
             raise SetupError(
-                f'{int8}: takes or gives something else than {path.name}; quantise that again'
+                f'{int8}: its input or output differs from that of {path.name}; quantise '
+                f'{path.name} again'
             )
     times_ms = time_ways(files, precisions, threads)
 
@@ -119,9 +126,10 @@ def verify_command(arguments: argparse.Namespace) -> None:
     print(json.dumps(facts, indent=2) if arguments.json else table(facts))
     if result['images'] < ENOUGH_IMAGES:
         print(
-            f'{data}: {result["images"]} labelled images are few: what is lost may be told wrong '
+            f'{data}: {result["images"]} labelled images are few: the measured loss may be wrong '
             f'by more than the {MOST_LOST} that `auto` may lose; verify with {ENOUGH_IMAGES} or '
-            f'more, of all places and lights, or run with precision fp32', file=sys.stderr,
+            f'more, from all places and in all kinds of light, or run with precision '
+            f'fp32', file=sys.stderr,
         )
 
 
@@ -137,8 +145,8 @@ def choose_out(arguments: argparse.Namespace, path: Path, int8: Path) -> Path:
 
     if arguments.out is None and not with_home(arguments.model).is_file():
         raise SetupError(
-            f'{arguments.model}: is shipped, and its card tells what it holds; name a copy with '
-            f'--out'
+            f'{arguments.model}: is a shipped model, which must stay as its card describes it; '
+            f'write to a copy with --out'
         )
     check_file(path)
     out: Path = arguments.out or path
@@ -147,8 +155,8 @@ def choose_out(arguments: argparse.Namespace, path: Path, int8: Path) -> Path:
     exact_file = path.with_name(path.name.replace('_int8.onnx', '.onnx'))
     if in_place and exact_file != path and exact_file.is_file():
         raise SetupError(
-            f'{path}: is the int8 file of {exact_file.name}, which knows it by its sha256 and '
-            f'would take it no more; verify {exact_file}, which measures both'
+            f'{path}: is the int8 file of {exact_file.name}, which identifies it by its sha256, '
+            f'so it must not change; verify {exact_file} instead: that measures both'
         )
     return out
 
@@ -167,8 +175,8 @@ def find_lacks(engine: 'Engine', path: Path, int8: Path) -> dict[str, str]:
         lacks['int8'] = f'there is no {int8.name} beside the model'
     if len(lacks) == len(LACKS):
         raise SetupError(
-            f'{path}: nothing can be measured beside fp32: {"; ".join(lacks.values())}; '
-            f'verify it on a computer like those that will run it'
+            f'{path}: no precision except fp32 can be measured: {"; ".join(lacks.values())}; run '
+            f'verify on a computer like the ones that will use the model'
         )
     return lacks
 
@@ -188,10 +196,10 @@ def exact_figure(
     exact = result[figure] or 0.0  # None: there is nothing to find
     if exact < LEAST:
         raise DataError(
-            f'{path}: its {figure} on {data} is {exact:.4f} in fp32, expected {LEAST} or more: of '
-            f'a model that finds next to nothing there, nothing can be lost in bf16 or int8. '
-            f'Where labels have other classes than the model, --spec and --map tell which; see '
-            f'{command_name()} evaluate {path} {data}'
+            f'{path}: its {figure} on {data} is {exact:.4f} in fp32, expected {LEAST} or more: '
+            f'the model finds almost nothing there, so a loss in bf16 or int8 cannot be measured. '
+            f'If the labels have other classes than the model, name them with --spec and --map; '
+            f'see {command_name()} evaluate {path} {data}'
         )
     return figure, exact
 
@@ -223,8 +231,8 @@ def describe(
         for name in LACKS
     }
     if 'int8' in good and (copy := int8_beside(out.absolute())) != int8:
-        facts['int8'] += f'; taken where {int8.name} lies beside it as {copy.name}'
-    facts['auto'] = f'{", else ".join(good)}, where the CPU has it' if good else 'fp32'
+        facts['int8'] += f'; used if {int8.name} lies beside it as {copy.name}'
+    facts['auto'] = f'{", else ".join(good)}, if the CPU supports it' if good else 'fp32'
     if lost := [name for name in found if name not in good]:
         facts['auto'] += f'; {" and ".join(lost)} would lose more than {MOST_LOST}'
     return facts

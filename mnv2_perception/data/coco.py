@@ -59,8 +59,8 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
         raise DataError(f'{path}: has {len(file.images)} images and {len(classes)} categories')
     if twice := [name for name, count in Counter(classes).items() if count > 1]:
         raise DataError(
-            f'{path}: calls several categories {twice[0]}; figures name classes, so give each a '
-            f'name of its own'
+            f'{path}: calls several categories {twice[0]}; give each category its own name, '
+            f'because results are listed by name'
         )
     samples, outside = [], []
     for image_id, name in file.images.items():
@@ -86,13 +86,14 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
     reach = [sample.boxes.max() for sample in samples if len(sample.boxes)]
     if reach and max(reach) <= 1.0:
         raise DataError(
-            f"{path}: all its boxes lie within an image's first pixel; COCO's are in pixels, so "
-            f'multiply them by width and height'
+            f"{path}: all its boxes lie within the first pixel of an image; COCO's boxes are in "
+            f'pixels, so multiply them by width and height'
         )
     if outside:
         logger.warning(
-            "%s: boxes of %d of %d images end outside of them, such as of %s; COCO's are x, y, "
-            'width, height, not two corners', path, len(outside), len(samples), outside[0],
+            "%s: boxes of %d of %d images end outside of their image, for example in %s; COCO's "
+            'boxes are x, y, width, height, not two '
+            'corners', path, len(outside), len(samples), outside[0],
         )
     return classes, samples
 
@@ -118,7 +119,8 @@ class _File(NamedTuple):
 def _load(path: Path) -> _File:
     if path.is_dir():
         raise DataError(
-            f"{path}: is a folder, expected COCO's JSON in a file; `mnv2 boxes` makes it of masks"
+            f"{path}: is a folder, expected COCO's JSON in a file; `mnv2 boxes` makes it from "
+            f'masks'
         )
     try:
         values = json.loads(path.read_text(encoding='utf-8'))
@@ -142,7 +144,7 @@ def _load(path: Path) -> _File:
         raise DataError(f'{path}: cannot be read: {exc.strerror}') from exc
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise DataError(f'{path}: ' + (stand_in(path) or (
-            f'is no COCO JSON of boxes ({type(exc).__name__}: {exc}); expected images, '
+            f'is not a COCO JSON of boxes ({type(exc).__name__}: {exc}); expected images, '
             f'categories and annotations with image_id, category_id and bbox'
         ))) from exc
 
@@ -157,7 +159,7 @@ def _check_size(path: Path, image: Path, expected: tuple[int, int]) -> None:
         raise DataError(
             f'{path}: its boxes are of {image.name} of {expected[0]} × {expected[1]} (height × '
             f'width), but the file is {size[0]} × {size[1]}; ' + (
-                'the picture is turned for viewing by its EXIF orientation, and its boxes must be '
+                'viewers rotate the picture by its EXIF orientation, so its boxes must be rotated '
                 'too' if turned else 'resize boxes and images together'
             )
         )

@@ -39,11 +39,11 @@ def make_folder(folder: Path) -> None:
         for path in (folder, *folder.parents):
             if os.path.lexists(path) and not path.is_dir():
                 raise SetupError(
-                    f'{folder}: cannot be made: {path} is a file, expected a folder; choose '
+                    f'{folder}: cannot be created: {path} is a file, expected a folder; choose '
                     f'another --out, or move the file away'
                 ) from exc
         raise SetupError(
-            f'{folder}: cannot be made: {exc.strerror}; choose another --out'
+            f'{folder}: cannot be created: {exc.strerror}; choose another --out'
         ) from exc
 
 

@@ -41,7 +41,8 @@ def list_pairs(folder: Path) -> list[tuple[Path, Path]]:
     if len(set(stems)) < len(stems):
         twice = next(stem for stem in stems if stems.count(stem) > 1)
         raise DataError(
-            f'{folder}/images: {twice} is there with two suffixes; each label belongs to one image'
+            f'{folder}/images: {twice} exists with two suffixes, but each label belongs to one '
+            f'image; remove one of the two'
         )
     written = {
         path.stem: path for path in (folder / 'labels').glob('*') if path.suffix.lower() == '.png'
@@ -63,7 +64,8 @@ def list_pairs(folder: Path) -> list[tuple[Path, Path]]:
 @cache
 def _tell_spare(labels: Path, count: int, total: int, first: str) -> None:
     logger.warning(
-        '%s: %d of %d are left out, for no image has their name, such as %s', labels, count,
+        '%s: %d of %d are left out, because no image has their name, for example '
+        '%s', labels, count,
         total, first,
     )
 
@@ -77,11 +79,11 @@ def _instead_of(missing: Path) -> str:
     same = [path for path in others if path.stem == missing.stem]
     if same:
         return (
-            f'{same[0].name} is there, but a label is a PNG, written from the ids themselves '
+            f'{same[0].name} exists, but a label must be a PNG, written from the ids themselves '
             f'(JPEG changes them)'
         )
-    there = f'{others[0].name} is there; ' if others else ''
-    return f'{there}each image needs a label of the same name, in capital letters as in small ones'
+    there = f'{others[0].name} exists; ' if others else ''
+    return f'{there}each image needs a label of the same name, with the same upper and lower case'
 
 
 def list_labels(folder: Path) -> list[Path]:
@@ -120,9 +122,9 @@ def read_pair(image_path: Path, label_path: Path) -> Sample:
     turned = exif_orientation(read_bytes(image_path)) > 1
     if label.shape != image.shape[:2]:
         raise DataError(
-            f'{label_path}: is {label.shape}, its image is {image.shape[:2]}; '
-            + ('the picture is turned for viewing by its EXIF orientation, and its label must be '
-               'too' if turned else 'resize neither alone, labels by nearest neighbour')
+            f'{label_path}: is {label.shape}, but its image is {image.shape[:2]}; '
+            + ('viewers rotate the picture by its EXIF orientation, so its label must be rotated '
+               'too' if turned else 'resize both in the same way, labels by nearest neighbour')
         )
     if turned:
         _tell_turned(image_path.parent)
@@ -132,8 +134,8 @@ def read_pair(image_path: Path, label_path: Path) -> Sample:
 @cache
 def _tell_turned(folder: Path) -> None:
     logger.warning(
-        '%s: has pictures that are turned for viewing by their EXIF orientation; their labels '
-        'count as drawn on the turned picture', folder,
+        '%s: viewers rotate some of its pictures by their EXIF orientation; their labels are '
+        'taken as drawn on the rotated picture', folder,
     )
 
 
@@ -193,8 +195,8 @@ def _digest(path: Path) -> bytes:
 @cache
 def _tell_twice(source: Path, first: Path, other: Path, more: int) -> None:
     logger.warning(
-        '%s: a picture lies in two classes, byte for byte the same: %s and %s (so do %d more); '
-        'leave each in one', source, first, other, more,
+        '%s: a picture is in two classes, byte for byte the same: %s and %s (and %d more); keep '
+        'each in one class', source, first, other, more,
     )
 
 
@@ -218,7 +220,7 @@ def _list_table(source: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
     try:
         lines = source.read_text(encoding='utf-8-sig').split('\n')
     except (OSError, UnicodeDecodeError) as exc:
-        raise DataError(f'{source}: is no TSV file: {exc}') from exc
+        raise DataError(f'{source}: is not a TSV file: {exc}') from exc
     ids = _ids_by_name(classes)
     rows = [line.split('\t') for line in lines]
     header = rows[0] if 'file' in rows[0] else ['file', 'label']
@@ -236,7 +238,7 @@ def _list_table(source: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
             )
         path, label = source.parent / row[header.index('file')], row[header.index(label_name)]
         if not is_file(path):
-            raise DataError(f'{source}:{number}: there is no file {path}')
+            raise DataError(f'{source}:{number}: no such file: {path}')
         class_ids = ids.get(label, []) if label_name == 'label' else []
         if not class_ids and label.isdecimal() and int(label) < len(classes):
             class_ids = [int(label)]
@@ -247,7 +249,7 @@ def _list_table(source: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
             )
         found.append((path, class_ids[0]))
     if not found:
-        raise DataError(f'{source}: lists no image; expected lines of image, tab, label')
+        raise DataError(f'{source}: lists no images; expected lines of image, tab, label')
     return found
 
 
@@ -262,8 +264,8 @@ def _ids_by_name(classes: Sequence[str]) -> dict[str, list[int]]:
 def _no_class(label: str, ids: dict[str, list[int]]) -> str:
     """Return why a label tells no class."""
     if label in ids:
-        return f'{label!r}, the name of the classes {" and ".join(map(str, ids[label]))}'
-    return f'{label!r}, no class of the model (such as {next(iter(ids))!r})'
+        return f'{label!r}, the name of several classes: {" and ".join(map(str, ids[label]))}'
+    return f'{label!r}, not a class of the model (such as {next(iter(ids))!r})'
 
 
 def read_folder(folder: Path, classes: Sequence[str]) -> list[Sample]:
@@ -317,19 +319,19 @@ class LabelCounts:
         occurring = np.flatnonzero(self.pixels).tolist()
         if occurring == [0, 255] and len(self.classes) > 1:
             raise DataError(
-                f'{labels}: has the ids 0 and 255 only, and 255 means unlabelled; write 1 '
-                f'instead of 255 for {self.classes[1]}'
+                f'{labels}: has only the ids 0 and 255, and 255 means unlabelled; write 1 instead '
+                f'of 255 for {self.classes[1]}'
             )
         if not self.pixels[: len(self.classes)].any():
             raise DataError(
-                f'{labels}: no pixel has an id below {len(self.classes)}, the number of '
-                f'classes ({", ".join(self.classes[:5])} …); are these the labels of them?'
+                f'{labels}: no pixel has an id below {len(self.classes)}, the number of classes '
+                f'({", ".join(self.classes[:5])} …); are these labels of those classes?'
             )
         facts = self.facts()
         unknown = [index for index in occurring if len(self.classes) <= index < UNLABELLED]
         if unknown:
             logger.warning(
-                '%s: the ids %s are no class of %d and count as unlabelled', labels,
+                '%s: the ids %s are not among the %d classes and count as unlabelled', labels,
                 ', '.join(map(str, unknown)), len(self.classes),
             )
         if facts['unlabelled'] > 0.0:

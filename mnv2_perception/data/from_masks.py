@@ -98,7 +98,7 @@ def write_patches(
                 window = image[y : y + height, x : x + width]
                 file = f'{image_path.stem}_{y}_{x}.png'
                 if not cv2.imwrite(str(images / file), window):
-                    raise DataError(f'{out}: cannot be written; is there room on the disk?')
+                    raise DataError(f'{out}: cannot be written; check the free space on the disk')
                 lines.append(f'images/{file}\t{name}')
         images.rename(out / 'images')
     (out / 'labels.tsv').write_text('\n'.join(lines) + '\n', encoding='utf-8')

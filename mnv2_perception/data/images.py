@@ -40,9 +40,9 @@ def decode_image(data: bytes, path: Path) -> NDArray[np.uint8]:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     except (ImageError, cv2.error) as exc:
         reason = exc if isinstance(exc, ImageError) else 'OpenCV cannot decode it'
-        raise DataError(f'{path}: {reason}; copy it again, or take it out') from exc
+        raise DataError(f'{path}: {reason}; copy it again, or remove it') from exc
     if image is None:
-        other = stand_in(path) or 'is no readable image; copy it again, or take it out'
+        other = stand_in(path) or 'is not a readable image; copy it again, or remove it'
         raise DataError(f'{path}: {other}')
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
@@ -79,10 +79,12 @@ def _encode(path: Path, image: NDArray[np.uint8]) -> bytes:
     try:
         done, data = cv2.imencode(path.suffix, coloured)
     except cv2.error as exc:
-        raise DataError(f'{path}: OpenCV cannot write it ({exc.err}); end it in .png') from exc
+        raise DataError(f'{path}: OpenCV cannot write it ({exc.err}); use a name that ends in '
+                        f'.png') from exc
     if not done:
         raise DataError(
-            f'{path}: such a file holds no colours, or no image so large; end it in .png'
+            f'{path}: this format cannot hold colours or an image of this size; use a name that '
+            f'ends in .png'
         )
     return data.tobytes()
 

@@ -1,4 +1,4 @@
-"""Runtimes behind one door: `open_engine` opens a model, `Engine.infer` runs it."""
+"""Runtimes with a common interface: `open_engine` opens a model, `Engine.infer` runs it."""
 
 from dataclasses import replace
 import logging
@@ -20,9 +20,9 @@ MAX_THREADS = 256
 
 logger = logging.getLogger(__name__)
 
-# A robot tells nobody what it runs, unless its owner sets the variable to 0. Newer ONNX Runtimes
-# report to Microsoft; `import openvino` starts a process that reports to Google Analytics, and has
-# a stub for where the module that does it cannot be imported.
+# A robot does not report what it runs, unless its owner sets the variable to 0. Newer ONNX
+# Runtimes report to Microsoft; `import openvino` starts a process that reports to Google
+# Analytics, but has a stub in case the module that does it cannot be imported.
 os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
 if 'openvino' not in sys.modules:
     cast('dict[str, Any]', sys.modules).setdefault('openvino_telemetry', None)
@@ -40,22 +40,22 @@ def open_engine(
 
     Args:
         model: path of the model file.
-        engine: a name of ENGINES, or `auto`: TensorRT where the cache folder has a plan of the
-            model or may be given one, else ONNX Runtime's CUDA provider, OpenVINO or ONNX Runtime
-            on the CPU, the first that is installed and takes the model.
-        threads: CPU threads for one inference; 0 leaves it to the runtime.
-        build: build the TensorRT plan if none serves; takes minutes.
-        precision: of the arithmetic, one of PRECISIONS; `auto` is that of a TensorRT plan, in
-            OpenVINO the faster one of int8 and bf16 that the CPU has and the model was verified
-            in, else fp32 (`mnv2 verify`).
-        at_once: inferences that it is to take at once, if it can (`Engine.at_once` tells), no more
-            than threads, which they share: on a CPU that gives more images a second than one after
-            the other in all threads, and each takes longer.
+        engine: a name in ENGINES, or `auto`: TensorRT if the cache folder has a plan of the model
+            or `build` is set, otherwise the first of ONNX Runtime's CUDA provider, OpenVINO and
+            ONNX Runtime on the CPU that is installed and takes the model.
+        threads: CPU threads for one inference; 0: the runtime decides.
+        build: whether to build a TensorRT plan if none fits; takes minutes.
+        precision: precision of the computation, one of PRECISIONS; `auto` is that of a TensorRT
+            plan, in OpenVINO the faster of int8 and bf16 that the CPU has and the model was
+            verified in (`mnv2 verify`), otherwise fp32.
+        at_once: number of inferences to run concurrently if the engine can (see `Engine.at_once`),
+            at most `threads`, which they share: on a CPU that gives more images per second than
+            one after the other with all threads, but each takes longer.
 
     Raises:
-        EngineError: the name is unknown; the file is a Git LFS pointer, a web page, a
-            checkpoint or a YAML, or its weights are not beside it; the runtime is missing, refuses
-            the model or has no such precision.
+        EngineError: the name is unknown or `threads` out of range; the file is a Git LFS pointer,
+            a web page, a checkpoint or a YAML, or its weights are not beside it; the runtime is
+            missing, refuses the model or does not have the precision.
     """
     if not 0 <= threads <= MAX_THREADS:
         raise EngineError(f'threads is {threads}, expected 0 (one for each core) to {MAX_THREADS}')
@@ -65,7 +65,7 @@ def open_engine(
 
 
 def check_file(model: Path, engine: str = 'auto') -> None:
-    """Refuse a file that no engine opens, and `fake` alone a YAML; open_engine does it too.
+    """Raise for a file that no engine opens; a YAML is for `fake` only. Part of `open_engine`.
 
     Raises:
         EngineError: it is a Git LFS pointer, a web page, a checkpoint or a YAML, or its weights
@@ -90,7 +90,7 @@ def _open(model: Path, how: Opening) -> Engine:
 
 
 def _open_auto(model: Path, how: Opening) -> Engine:
-    """Open a model with the first engine that can, and say why it was this one."""
+    """Open a model with the first engine that can, and log why it was this one."""
     for info in REGISTRY:
         if info.suffix and model.suffix == info.suffix:
             return _open(model, replace(how, engine=info.name))
@@ -106,8 +106,8 @@ def _open_auto(model: Path, how: Opening) -> Engine:
         try:
             opened = _open(model, replace(how, engine=info.name))
         except EngineError as exc:
-            logger.warning('%s is passed over: %s', info.name, exc)
-            passed_over.append(f'{info.name} refuses it')
+            logger.warning('%s is skipped: %s', info.name, exc)
+            passed_over.append(f'{info.name} cannot open it')
             refusals.append(str(exc))
             continue
         break
@@ -117,7 +117,7 @@ def _open_auto(model: Path, how: Opening) -> Engine:
         except EngineError as exc:
             if how.precision == 'auto':
                 raise
-            # The last one only knows that it has no such precision.
+            # The last engine only knows that it does not have the precision.
             raise EngineError('; '.join([*refusals, str(exc), *missing])) from exc
     why = '; '.join(passed_over) or 'it has a plan'
     logger.info('%s: engine %s in %s: %s', model.name, opened.name, opened.precision, why)

@@ -1,4 +1,4 @@
-"""What every engine is: named tensors in, named tensors out, checked once."""
+"""Engine: the interface of all runtimes. Named tensors in, named tensors out, checked once."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ Tensors = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, shape and dtype of an input or output; None is a side of any length."""
+    """Name, shape and dtype of an input or output; a side of None may have any length."""
 
     name: str
     shape: tuple[int | None, ...]
@@ -47,15 +47,15 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Opening:
-    """How a model is to be opened; an engine takes of it what it has.
+    """Options for opening a model; an engine uses those that apply to it.
 
     Attributes:
-        engine: the name it was asked for by: one class may have several.
-        threads: CPU threads for one inference; 0 leaves it to the runtime.
-        build: build what the engine needs and does not find; takes minutes.
-        precision: of the arithmetic, or `auto`.
-        at_once: inferences that it is to take at once, each asked for by a thread of its own; they
-            share `threads`, of which there are as many at least.
+        engine: name by which the engine was requested, because one class may have several names.
+        threads: CPU threads for one inference; 0: the runtime decides.
+        build: whether to build what the engine needs and does not find; takes minutes.
+        precision: precision of the computation, or `auto`.
+        at_once: number of inferences to run concurrently, each requested by its own thread; they
+            share `threads`, of which there are at least as many.
     """
 
     engine: str
@@ -70,19 +70,19 @@ class Engine(ABC):
 
     Args:
         model: path of the model file.
-        how: to open it.
+        how: options for opening it.
 
     Attributes:
-        name: the runtime, for logs and reports.
+        name: name of the engine, for logs and reports.
         model: name of the model file, for errors.
-        inputs: what `infer` takes.
-        outputs: what `infer` returns.
-        metadata: the model's own key-value pairs.
-        precision: of the arithmetic on what the file holds in float, one of PRECISIONS; `int8`
-            of a TensorRT plan, and where the int8 file beside the model was taken.
+        inputs: tensors that `infer` takes.
+        outputs: tensors that `infer` returns.
+        metadata: key-value pairs of the model file.
+        precision: precision in which the float parts of the file are computed, one of PRECISIONS;
+            `int8` for an int8 TensorRT plan, and if the int8 file beside the model is used.
         on_gpu: whether it computes on an NVIDIA GPU.
-        at_once: how many threads may be in `infer` at once and gain by it; 1 where an engine has
-            no use for more, whatever it was asked for.
+        at_once: number of threads that may usefully call `infer` at the same time; 1 if the engine
+            does not profit from more, whatever was requested.
         closed: whether it has been released.
     """
 
@@ -96,24 +96,24 @@ class Engine(ABC):
     at_once = 1
     closed = False
     _users = 1
-    _counting = threading.Lock()  # of all engines: it is held for no time
+    _counting = threading.Lock()  # one lock for all engines: it is held only briefly
 
     @abstractmethod
     def __init__(self, model: Path, how: Opening) -> None: ...
 
     @classmethod
     def lacks(cls, model: Path, how: Opening) -> str:
-        """Return what keeps `auto` from trying it, empty where nothing is known to."""
+        """Return why `auto` should not try this engine, empty if no reason is known."""
         return ''
 
     def infer(self, tensors: Mapping[str, NDArray[Any]]) -> Tensors:
         """Run the model once.
 
         Args:
-            tensors: one C-contiguous array for each input; only read, and only until return.
+            tensors: one C-contiguous array per input; only read, and only until this returns.
 
         Returns:
-            One array for each output, owned by the caller.
+            One array per output, owned by the caller.
 
         Raises:
             TensorError: a name, shape or dtype is not what the model takes.
@@ -142,14 +142,14 @@ class Engine(ABC):
         """Run the model on checked, contiguous tensors."""
 
     def share(self) -> bool:
-        """Let one more user close the engine before it is released; False where it is closed."""
+        """Add a user, who must close the engine too; return False if it is closed already."""
         with self._counting:
             if not self.closed:
                 self._users += 1
             return not self.closed
 
     def close(self) -> None:
-        """Release what the engine holds once each user has closed it; more calls do nothing."""
+        """Release the engine when its last user closes it; further calls do nothing."""
         with self._counting:
             self._users -= 1
             last = self._users <= 0 and not self.closed
@@ -160,7 +160,7 @@ class Engine(ABC):
 
     @abstractmethod
     def _release(self) -> None:
-        """Release what the runtime holds."""
+        """Release the resources of the runtime."""
 
     def __enter__(self) -> 'Engine':
         return self
@@ -175,28 +175,28 @@ class Engine(ABC):
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def give_back_memory() -> None:
-    """Give the system what the heap holds free: glibc would keep much of a closed model."""
+    """Return free heap memory to the system: glibc would keep much of a closed model's."""
     if sys.platform == 'linux' and (libc := ctypes.CDLL(None)) and hasattr(libc, 'malloc_trim'):
         libc.malloc_trim(0)
 
 
 def check_precision(engine: str, precision: str, known: tuple[str, ...]) -> str:
-    """Return the precision that an engine is to compute in.
+    """Return the precision that an engine computes in.
 
     Args:
-        engine: its name, for errors.
+        engine: name of the engine, for errors.
         precision: `auto`, or one of `known`.
-        known: those that it has, the default first.
+        known: precisions of the engine, the default first.
 
     Raises:
-        EngineError: it has no such precision.
+        EngineError: the engine does not have this precision.
     """
     if precision not in ('auto', *known):
         raise EngineError(

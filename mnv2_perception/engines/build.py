@@ -1,4 +1,4 @@
-"""From an ONNX file to a TensorRT plan in the cache folder: `mnv2 build`."""
+"""Build a TensorRT plan of an ONNX file in the cache folder: `mnv2 build`."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from mnv2_perception.engines.plans import Plan, PlanKey
 from mnv2_perception.errors import command_name, EngineError
 from mnv2_perception.model_spec import ModelSpec
 
-PERIOD_S = 5.0  # a build that runs says so at least as often
+PERIOD_S = 5.0  # a running build logs at least this often
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a plan is to be.
+    """Options of a plan.
 
     Attributes:
-        precision: one of plans.PRECISIONS; empty: what the file holds, fp16 for float weights.
+        precision: one of plans.PRECISIONS; empty: that of the file, but fp16 for fp32 weights.
         dla: number of the DLA core, None for the GPU alone. Untested on a DLA.
-        batch: images in one inference, for a file that leaves it open or takes any number.
+        batch: number of images in one inference, for a file that leaves it open or takes any.
     """
 
     precision: str = ''
@@ -36,11 +36,11 @@ class Options:
 
 
 class Progress:
-    """Logs every PERIOD_S seconds that a build is under way, and what it does.
+    """Logs periodically that a build is under way, and its present step.
 
     Args:
-        what: is being built.
-        period_s: between two lines.
+        what: name of what is being built.
+        period_s: time between two lines, in seconds.
     """
 
     def __init__(self, what: str, period_s: float = PERIOD_S) -> None:
@@ -60,7 +60,8 @@ class Progress:
 
     def __enter__(self) -> 'Progress':
         self._start_s = time.monotonic()
-        logger.info('%s: building a TensorRT plan; on a GPU this takes minutes, once', self._what)
+        logger.info('%s: building a TensorRT plan; on a GPU this takes minutes, but only '
+                    'once', self._what)
         self._thread.start()
         return self
 
@@ -72,7 +73,7 @@ class Progress:
 
 
 class PlanBuilder(Protocol):
-    """What makes plans, for one TensorRT version and GPU."""
+    """Builds plans for one TensorRT version and GPU."""
 
     tensorrt: str
     gpu: str
@@ -85,27 +86,26 @@ class PlanBuilder(Protocol):
         """
 
     def loads(self, blob: bytes, dla: int | None) -> bool:
-        """Tell whether a plan deserialises."""
+        """Tell whether a plan can be deserialised."""
 
 
 def build_plan(
     model: Path, options: Options, folder: Path, builder: PlanBuilder, keep: bool = True
 ) -> Plan:
-    """Return a model's plan, from the folder if it is there, else built and written there.
+    """Return a model's plan, from the folder if it is there, otherwise built and stored there.
 
-    Of two processes that ask for the same plan one builds it and the other waits.
+    If two processes need the same plan, one builds it and the other waits.
 
     Args:
-        model: the .onnx file.
-        options: what the plan is to be.
-        folder: where plans are kept; made if it is missing.
-        builder: what makes it.
-        keep: fail when the plan cannot be written; else this is only logged.
+        model: path of the .onnx file.
+        options: options of the plan.
+        folder: folder of the plans; created if it is missing.
+        builder: builder of the plan.
+        keep: whether to fail if the plan cannot be written; otherwise this is only logged.
 
     Raises:
-        ModelError: the file is no ONNX model, or its ModelSpec is missing.
-        EngineError: the options do not fit the file, TensorRT cannot build it, or it cannot be
-            written.
+        ModelError: the file is not an ONNX model, or its ModelSpec is missing.
+        EngineError: the options do not fit the file, or the plan cannot be built or written.
     """
     proto = read_onnx(model)
     precision = choose_precision(model, precision_of(proto), options)
@@ -121,11 +121,11 @@ def build_plan(
         text = f'{folder}: {what} ({exc.strerror or exc})'
         if keep:
             raise EngineError(f'{text}; make room there, or choose another with --cache') from exc
-        logger.warning('%s; the plan serves this process only', text)
+        logger.warning('%s; only this process uses the plan', text)
 
     with ExitStack() as stack:
         if plan := built(path, builder, logging.DEBUG):
-            logger.info('%s: is there already', path)
+            logger.info('%s: already exists', path)
             return plan
         writable = True
         try:
@@ -133,8 +133,8 @@ def build_plan(
             stack.enter_context(plans.locked(path))
         except OSError as exc:
             writable = False
-            tell(exc, 'plans cannot be kept there')
-        if plan := built(path, builder, logging.WARNING):  # by another process meanwhile
+            tell(exc, 'plans cannot be stored there')
+        if plan := built(path, builder, logging.WARNING):  # another process built it meanwhile
             return plan
         with Progress(f'{model.name} ({precision})') as progress:
             blob = builder.build(proto, key, progress)
@@ -144,41 +144,42 @@ def build_plan(
             try:
                 plans.write_plan(path, plan)
             except OSError as exc:
-                tell(exc, f'the plan of {len(blob) / 1e6:.0f} MB was built, but not kept')
+                tell(exc, f'the plan of {len(blob) / 1e6:.0f} MB was built, but could not be '
+                          f'stored')
         return plan
 
 
 def built(path: Path, builder: PlanBuilder, level: int) -> Plan | None:
-    """Return the plan at a path if there is one that deserialises; log why it does not."""
+    """Return the plan at a path if it exists and deserialises; otherwise log why not."""
     if not path.exists():
         return None
     try:
         plan = plans.read_plan(path)
         if builder.loads(plan.blob, plan.key.dla):
             return plan
-        logger.log(level, '%s: does not deserialise; it is built again', path)
+        logger.log(level, '%s: cannot be loaded; building it again', path)
     except EngineError as exc:
-        logger.log(level, '%s; it is built again', exc)
+        logger.log(level, '%s; building it again', exc)
     return None
 
 
 def choose_precision(model: Path, given: str, options: Options) -> str:
-    """Return the plan's precision.
+    """Return the precision of the plan.
 
     Args:
-        model: for errors.
-        given: what the file holds, one of plans.PRECISIONS.
-        options: what is asked for.
+        model: path of the model, for errors.
+        given: precision of the file, one of plans.PRECISIONS.
+        options: options of the plan.
 
     Raises:
-        EngineError: the file cannot become that.
+        EngineError: the file cannot be converted to the requested precision.
     """
     wanted = options.precision or ('fp16' if given == 'fp32' else given)
     if wanted not in plans.PRECISIONS:
         raise EngineError(f'precision is {wanted!r}, expected one of {plans.PRECISIONS}')
     if wanted == 'int8' and given != 'int8':
         raise EngineError(
-            f'{model}: has float weights, int8 needs quantised ones; make them first: '
+            f'{model}: has float weights, but int8 needs a quantised model; make one first: '
             f'{command_name()} quantize {model}'
         )
     if options.dla is not None and wanted != 'fp16':
@@ -187,6 +188,7 @@ def choose_precision(model: Path, given: str, options: Options) -> str:
                           f'file with --precision fp16')
     if wanted != given and given != 'fp32':
         raise EngineError(
-            f'{model}: holds {given}, {wanted} was asked for; build the float file it was made of'
+            f'{model}: is {given}, but {wanted} was requested; build the float model it was made '
+            f'from'
         )
     return wanted

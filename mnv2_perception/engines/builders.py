@@ -1,4 +1,4 @@
-"""What makes plans of graphs: TensorRT with the GPU that is here, TensorRT for RTX anywhere."""
+"""Build plans of graphs: TensorRT for the GPU of this machine, TensorRT for RTX for any."""
 
 from collections.abc import Sequence
 import logging
@@ -17,7 +17,7 @@ from mnv2_perception.errors import EngineError
 if TYPE_CHECKING:
     import tensorrt as trt
 
-# Compute capabilities that TensorRT for RTX builds for; Turing's (SM75) makes large plans.
+# Compute capabilities that TensorRT for RTX supports; Turing's (SM75) makes large plans.
 RTX_GPUS = ('SM75', 'SM80', 'SM86', 'SM89', 'SM120', 'SM121')
 RTX_DEFAULT = RTX_GPUS[1:]
 
@@ -25,12 +25,12 @@ logger = logging.getLogger(__name__)
 
 
 class TensorRTBuilder:
-    """Builds plans with the TensorRT and the GPU of this machine.
+    """Builds plans with the TensorRT and for the GPU of this machine.
 
     Args:
-        model: for errors.
-        folder: of the plans.
-        timing_cache: file of kernel timings that builds share; None for one in the folder.
+        model: path of the model, for errors.
+        folder: folder of the plans.
+        timing_cache: file of kernel timings that builds share; None: one in the folder.
 
     Raises:
         EngineError: TensorRT, cuda-python, onnx or the GPU is missing.
@@ -48,7 +48,7 @@ class TensorRTBuilder:
         self._timing_cache = timing_cache or folder / f'{name}.cache'
 
     def loads(self, blob: bytes, dla: int | None) -> bool:
-        """Tell whether a plan deserialises."""
+        """Tell whether a plan can be deserialised."""
         return runtime.deserialise(self._module, blob, dla) is not None
 
     def parse(
@@ -70,7 +70,7 @@ class TensorRTBuilder:
         else:
             flags = typed << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = builder.create_network(flags)
-        # A flag says it where there is no typing: fp16, or int8 with the rest in fp16.
+        # Without strong typing flags set the precision: fp16, or int8 with the rest in fp16.
         if typed and (key.precision, precision_of(proto)) in (('fp16', 'fp32'), ('int8', 'int8')):
             proto = to_fp16(proto)
         parser = trt.OnnxParser(network, runtime.trt_logger(trt))
@@ -80,7 +80,7 @@ class TensorRTBuilder:
         return network
 
     def _is_typed(self, key: PlanKey) -> bool:
-        """Tell whether the precision lies in the graph; else flags tell it."""
+        """Tell whether the graph sets the precision; otherwise builder flags do."""
         if TYPE_CHECKING:
             import tensorrt as trt
         else:
@@ -94,7 +94,7 @@ class TensorRTBuilder:
         """Return the plan of an onnx.ModelProto.
 
         Raises:
-            EngineError: TensorRT refuses the graph, or this machine has no such DLA.
+            EngineError: TensorRT refuses the graph, or this machine does not have the DLA core.
         """
         if TYPE_CHECKING:
             import tensorrt as trt
@@ -113,8 +113,9 @@ class TensorRTBuilder:
         if key.dla is not None:
             if not 0 <= key.dla < builder.num_DLA_cores:
                 raise EngineError(
-                    f'{self._model}: DLA {key.dla} was asked for, {self.gpu} has '
-                    f'{builder.num_DLA_cores} with TensorRT {self.tensorrt}; leave out --dla'
+                    f'{self._model}: DLA core {key.dla} was requested, but {self.gpu} has '
+                    f'{builder.num_DLA_cores} DLA cores with TensorRT {self.tensorrt}; leave out '
+                    f'--dla'
                 )
             config.default_device_type = trt.DeviceType.DLA
             config.DLA_core = key.dla
@@ -129,37 +130,37 @@ class TensorRTBuilder:
         return to_bytes(blob)
 
     def _prepare(self, config: 'trt.IBuilderConfig') -> None:
-        """Let the build start from the timings of those before."""
+        """Let the build reuse the kernel timings of earlier builds."""
         try:
             timings = self._timing_cache.read_bytes()
         except OSError:
             timings = b''
         timing_cache = config.create_timing_cache(timings)
         if not timing_cache or not config.set_timing_cache(timing_cache, ignore_mismatch=False):
-            logger.info('%s: is of no use here; it starts afresh', self._timing_cache)
+            logger.info('%s: cannot be used here; starting a new one', self._timing_cache)
             timing_cache = config.create_timing_cache(b'')
             config.set_timing_cache(timing_cache, ignore_mismatch=False)
 
     def _keep(self, config: 'trt.IBuilderConfig') -> None:
-        """Keep the timings for the next build."""
+        """Store the kernel timings for the next build."""
         try:
             with plans.locked(self._timing_cache):
                 plans.write_whole(
                     self._timing_cache, to_bytes(config.get_timing_cache().serialize())
                 )
         except OSError as exc:
-            logger.info('%s: not kept: %s', self._timing_cache, exc.strerror)
+            logger.info('%s: could not be stored: %s', self._timing_cache, exc.strerror)
 
 
 class RtxBuilder(TensorRTBuilder):
-    """Builds plans with TensorRT for RTX, on any machine: no GPU is needed, and nothing is timed.
+    """Builds plans with TensorRT for RTX on any machine: it needs no GPU, and times nothing.
 
     Args:
-        model: for errors.
+        model: path of the model, for errors.
         gpus: compute capabilities of the GPUs that the plan is for, some of RTX_GPUS.
 
     Raises:
-        EngineError: TensorRT for RTX or onnx is missing, or it knows no such GPU.
+        EngineError: TensorRT for RTX or onnx is missing, or it does not support one of the GPUs.
     """
 
     def __init__(self, model: Path, gpus: Sequence[str] = RTX_DEFAULT) -> None:
@@ -171,12 +172,12 @@ class RtxBuilder(TensorRTBuilder):
         self.gpu = ' '.join(gpus)
 
     def loads(self, blob: bytes, dla: int | None) -> bool:
-        """Tell whether a plan is whole; only the GPU that it is for can tell more."""
+        """Tell whether a plan is complete; only on its GPU could more be told."""
         if TYPE_CHECKING:
             import tensorrt as trt
         else:
             trt = self._module
-        has_targets = hasattr(trt, 'ComputeCapability')  # RTX alone
+        has_targets = hasattr(trt, 'ComputeCapability')  # only RTX has this
         if has_targets:
             reader = trt.Runtime(runtime.trt_logger(trt))
             _, problems = reader.get_engine_validity(blob)
@@ -197,7 +198,7 @@ class RtxBuilder(TensorRTBuilder):
         return super().parse(builder, proto, key)
 
     def _prepare(self, config: 'trt.IBuilderConfig') -> None:
-        """Say which GPUs the plan is for."""
+        """Set the GPUs that the plan is for."""
         if TYPE_CHECKING:
             import tensorrt as trt
         else:
@@ -212,24 +213,24 @@ class RtxBuilder(TensorRTBuilder):
                                       f'{runtime.last_errors()}')
 
     def _keep(self, config: 'trt.IBuilderConfig') -> None:
-        """Keep nothing."""
+        """Store nothing: there are no timings."""
 
 
 def check_gpus(model: Path, gpus: Sequence[str]) -> None:
-    """Refuse compute capabilities that TensorRT for RTX does not build for.
+    """Refuse compute capabilities that TensorRT for RTX does not support.
 
     Raises:
-        EngineError: there is one.
+        EngineError: one of them is not supported.
     """
     if unknown := set(gpus) - set(RTX_GPUS):
         raise EngineError(
-            f'{model}: TensorRT for RTX is for {", ".join(RTX_GPUS)}, got '
-            f'{", ".join(sorted(unknown))}; choose engine tensorrt there'
+            f'{model}: TensorRT for RTX supports {", ".join(RTX_GPUS)}, got '
+            f'{", ".join(sorted(unknown))}; use engine tensorrt for the others'
         )
 
 
 def watch(module: Any, config: 'trt.IBuilderConfig', progress: Progress) -> Any:
-    """Keep `progress.step` up to date where TensorRT tells; return what must live until then."""
+    """Keep `progress.step` up to date if TensorRT reports it; return an object to keep alive."""
     if TYPE_CHECKING:
         import tensorrt as trt
     else:
@@ -238,7 +239,7 @@ def watch(module: Any, config: 'trt.IBuilderConfig', progress: Progress) -> Any:
     if has_monitor:
 
         class Monitor(trt.IProgressMonitor):
-            """Shows the innermost phase; TensorRT calls from threads of its own."""
+            """Shows the innermost phase; TensorRT calls it from threads of its own."""
 
             def __init__(self) -> None:
                 trt.IProgressMonitor.__init__(self)
@@ -263,5 +264,5 @@ def watch(module: Any, config: 'trt.IBuilderConfig', progress: Progress) -> Any:
 
 
 def to_bytes(memory: Any) -> bytes:
-    """Return a copy of an IHostMemory's content."""
+    """Return a copy of the content of an IHostMemory."""
     return bytes(memoryview(memory))

@@ -1,6 +1,6 @@
-"""An ONNX file's encoder alone, with the mean of its last features as output.
+"""Cut the encoder out of an ONNX file, with the mean of its last features as output.
 
-Needs no library: an ONNX file is one protobuf message, of which whole parts are kept or left out.
+It needs no library: an ONNX file is one protobuf message, whose parts are copied or left out.
 https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
@@ -13,19 +13,19 @@ from mnv2_perception.engines.protobuf import bytes_field, fields
 from mnv2_perception.engines.verified import METADATA_KEY
 from mnv2_perception.errors import ModelError
 
-FEATURES = 'features'  # the output, (1, channels) float32
-GRAPH, METADATA = 7, 14  # ModelProto's
+FEATURES = 'features'  # name of the output, (1, channels) float32
+GRAPH, METADATA = 7, 14  # fields of ModelProto
 NODE, INITIALIZER, INPUT, OUTPUT, VALUE_INFO, ANNOTATION = 1, 5, 11, 12, 13, 14  # GraphProto's
 NAME_OF = {INITIALIZER: 8, INPUT: 1}  # the field that holds the name of such a part
 FLOAT = 1  # TensorProto.DataType
-# The exporter names nodes by their module: /net/features/features.13/Add, or, where a network
-# goes through its encoder stage by stage, /0/net/features.13/Add.
+# The exporter names nodes by their module: /net/features/features.13/Add, or, if a network runs
+# its encoder stage by stage, /0/net/features.13/Add.
 IN_ENCODER = re.compile(r'/features[./]')
 NO_FEATURES = {'Constant', 'QuantizeLinear', 'DequantizeLinear'}
 
 
 class Node(NamedTuple):
-    """What is needed of a NodeProto."""
+    """The needed parts of a NodeProto."""
 
     name: str
     operator: str
@@ -34,22 +34,23 @@ class Node(NamedTuple):
 
 
 def cut_encoder(model: Path, spec: Mapping[str, str] = {}) -> bytes:
-    """Return the ONNX file of a model's encoder: images as the model takes them to features.
+    """Return an ONNX file of a model's encoder: it takes the model's images and outputs features.
 
-    Features are the mean over the image of what the encoder's last layer gives, before a decoder
-    or a classifier; (1, channels) float32, named `features`. The spec stays, so a file that was
-    cut can be cut again, which changes nothing.
+    The features are the mean over the image of the encoder's last layer, before any decoder or
+    classifier; (1, channels) float32, named `features`. The spec is kept, so a file that was cut
+    can be cut again, which changes nothing.
 
     Args:
-        model: an .onnx file of `mnv2 export`, `mnv2 quantize`, or any whose nodes are named by
-            torchvision's modules `features.N`.
-        spec: metadata for a file that does not say itself what it takes and gives.
+        model: path of an .onnx file of `mnv2 export` or `mnv2 quantize`, or of any file whose
+            nodes are named by torchvision's modules `features.N`.
+        spec: metadata entries to add if the file does not have them, such as its ModelSpec.
 
     Raises:
-        ModelError: it cannot be read, or has no such nodes.
+        ModelError: the file cannot be read, or has no such nodes.
     """
     if model.suffix != '.onnx':
-        raise ModelError(f'{model}: features are cut out of .onnx files; give the .onnx of it')
+        raise ModelError(f'{model}: features can only be taken from an .onnx file; give that of '
+                         f'this model')
     try:
         data = model.read_bytes()
         parts = list(fields(data))
@@ -60,10 +61,10 @@ def cut_encoder(model: Path, spec: Mapping[str, str] = {}) -> bytes:
     except OSError as exc:
         raise ModelError(f'{model}: cannot be read: {exc.strerror}') from exc
     except ValueError as exc:
-        raise ModelError(f'{model}: is no ONNX file that can be read: {exc}') from exc
+        raise ModelError(f'{model}: is not a readable ONNX file: {exc}') from exc
     if not graph:
         raise ModelError(
-            f'{model}: has no encoder that can be told: no node is named as a layer of '
+            f'{model}: its encoder cannot be found, because no node is named as a layer of '
             f'`features`; give a model of `mnv2 export`, or a shipped one'
         )
     kept = [
@@ -82,12 +83,12 @@ def cut_encoder(model: Path, spec: Mapping[str, str] = {}) -> bytes:
 
 
 def _is_verified(entry: bytes) -> bool:
-    """Tell whether metadata are figures of the whole model."""
+    """Tell whether a metadata entry holds measurements, which are of the whole model."""
     return _texts(entry).get(1) == [METADATA_KEY]
 
 
 def _cut(graph: bytes) -> bytes:
-    """Return the graph up to the end of its encoder, empty where there is none."""
+    """Return the graph up to the end of its encoder, empty if it has none."""
     parts = list(fields(graph))
     nodes = [_node(graph[start:end]) for field, _, start, end in parts if field == NODE]
     ends = [
@@ -111,7 +112,7 @@ def _cut(graph: bytes) -> bytes:
         if not needed.issuperset(names):
             continue
         kept.append(graph[begin:end])
-    side = bytes_field(1, b'')  # of a length that the graph does not tell
+    side = bytes_field(1, b'')  # a side whose length the graph does not tell
     tensor = bytes_field(1, bytes([8, FLOAT]) + bytes_field(2, side + side))
     return b''.join([
         *kept,
@@ -133,9 +134,9 @@ def _node_bytes(operator: str, taken: str, given: str) -> bytes:
 
 
 def _texts(data: bytes) -> dict[int, list[str]]:
-    """Return the fields of bytes by their numbers, those that are texts."""
+    """Return the fields of bytes that may be texts, by their numbers."""
     found: dict[int, list[str]] = {}
     for field, _, start, end in fields(data):
-        if end - start < 10_000:  # weights are no text
+        if end - start < 10_000:  # longer ones are weights, not text
             found.setdefault(field, []).append(data[start:end].decode(errors='replace'))
     return found

@@ -1,14 +1,14 @@
-"""An engine without a network, for testing the wiring around engines.
+"""An engine without a network, for testing the code around engines.
 
-Its class ids are the image's red channel and its confidence the green one (at least 1, as a
-network's), so a test knows every pixel that must come out. Its model is a YAML file::
+Its class ids are the image's red channel, and its confidence is the green one (at least 1, like
+that of a network), so a test knows every pixel of the result. Its model is a YAML file::
 
     height: 64
     width: 96
     latency_ms: 100.0
-    batch: 4                # images at once; null takes any number; 1 where it is not given
-    opening_s: 2.0          # how long opening takes; 0 where it is not given
-    hang_after: 3           # inferences, after which none ends; never where it is not given
+    batch: 4                # images at once; null: any number; default 1
+    opening_s: 2.0          # duration of opening; default 0
+    hang_after: 3           # number of inferences after which it hangs; default never
     metadata: {mnv2_perception.model_spec: '{"name": ...}'}   # ModelSpec.to_metadata()
 """
 
@@ -23,7 +23,7 @@ from mnv2_perception.errors import EngineError
 
 
 class FakeEngine(Engine):
-    """Red channel to class ids, green channel to confidence, after a given time.
+    """Returns the red channel as class ids and the green one as confidence, after a given time.
 
     Raises:
         EngineError: the YAML file is missing or lacks a key.

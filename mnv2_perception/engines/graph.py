@@ -1,4 +1,4 @@
-"""ONNX graphs as TensorRT's strong typing wants them: the precision lies in the file."""
+"""Prepare ONNX graphs for TensorRT's strong typing, which takes the precision from the file."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,11 +12,11 @@ from mnv2_perception.errors import EngineError, ModelError, not_loaded, stand_in
 WEIGHTED = {'Conv', 'ConvTranspose', 'Gemm', 'MatMul'}
 QDQ = {'QuantizeLinear', 'DequantizeLinear'}
 FP16_MAX = 65504.0
-FP16_LEAST = 2.0**-24  # above zero: a scale is divided by
-FP16_QDQ_OPSET = 19  # the first in which they take half precision
+FP16_LEAST = 2.0**-24  # more than zero: values are divided by a scale
+FP16_QDQ_OPSET = 19  # the first opset in which Q/DQ take half precision
 # Inputs that are float32 whatever the others are: Resize's roi and scales.
 ALWAYS_FLOAT = {('Resize', 1), ('Resize', 2)}
-# Operators that hold no number of images in their parameters, as Reshape may.
+# Operators whose parameters contain no number of images, unlike those of Reshape.
 ANY_BATCH = {
     'Add', 'ArgMax', 'AveragePool', 'BatchNormalization', 'Cast', 'Clip', 'Concat', 'Constant',
     'Conv', 'ConvTranspose', 'DequantizeLinear', 'Div', 'Exp', 'Flatten', 'Gemm',
@@ -27,35 +27,34 @@ ANY_BATCH = {
 
 
 def read_onnx(model: Path) -> Any:
-    """Return a file's onnx.ModelProto.
+    """Return the onnx.ModelProto of a file.
 
     Raises:
         EngineError: onnx is not installed.
-        ModelError: the file is missing or no ONNX model.
+        ModelError: the file is missing or not an ONNX model.
     """
     try:
         import onnx
     except ImportError as exc:
         raise EngineError(
-            f'{model}: is read and changed with onnx {not_loaded(exc, "pip install onnx")}'
+            f'{model}: reading and changing it needs onnx {not_loaded(exc, "pip install onnx")}'
         ) from exc
     if not model.is_file():
         raise ModelError(f'{model}: no such model file')
     try:
         proto = onnx.load(str(model))
         onnx.checker.check_model(proto)
-    except Exception as exc:  # protobuf's and the checker's share no base but Exception
+    except Exception as exc:  # errors of protobuf and checker have no common base but Exception
         raise ModelError(
             f'{model}: ' + (
-                stand_in(model) or lacks_weights(model) or f'is no ONNX model: {exc}'
+                stand_in(model) or lacks_weights(model) or f'is not an ONNX model: {exc}'
             )
         ) from exc
     return proto
 
 
 def precision_of(proto: Any) -> str:
-    """Return `int8` for a graph with Q/DQ nodes, `fp16` for half-precision weights, else `fp32`.
-    """
+    """Return `int8` for a graph with Q/DQ nodes, `fp16` for half-precision weights, or `fp32`."""
     from onnx import TensorProto
 
     if any(node.op_type == 'QuantizeLinear' for node in proto.graph.node):
@@ -66,28 +65,28 @@ def precision_of(proto: Any) -> str:
 
 
 def fix_batch(proto: Any, batch: int, model: Path) -> tuple[str, ...]:
-    """Set the length of the first side, where the graph leaves it open or takes any.
+    """Set the first side of inputs and outputs, if the graph leaves it open or works with any.
 
     Args:
-        proto: onnx.ModelProto; changed.
-        batch: images in one inference.
-        model: for errors.
+        proto: onnx.ModelProto; changed in place.
+        batch: number of images in one inference.
+        model: path of the model, for errors.
 
     Returns:
-        The inputs, as `image 1x256x512x3`.
+        The inputs, such as `image 1x256x512x3`.
 
     Raises:
         ModelError: the graph takes another number of images, or leaves another side open.
     """
     constants = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in constants]
-    del proto.graph.value_info[:]  # they hold the first side too
+    del proto.graph.value_info[:]  # they contain the first side, too
     ends = [value.type.tensor_type.shape.dim for value in (*inputs, *proto.graph.output)]
     single = [sides[0] for sides in ends if sides and sides[0].dim_value == 1]
     takes_any = {node.op_type for node in proto.graph.node} <= ANY_BATCH
     for sides in ends:
         if sides and not sides[0].dim_value:
-            sides[0].dim_value = batch  # of the pair value and name, this drops the name
+            sides[0].dim_value = batch  # value and name are alternatives: this drops the name
     if batch > 1 and takes_any:
         for side in single:
             side.dim_value = batch
@@ -102,15 +101,15 @@ def fix_batch(proto: Any, batch: int, model: Path) -> tuple[str, ...]:
             raise ModelError(f'{model}: takes {text}; export it with a fixed height and width')
         if lengths[0] != batch:
             raise ModelError(
-                f'{model}: takes {text}, {batch} images in one inference were asked for; export '
-                f'it with that first side, or with an open one'
+                f'{model}: takes {text}, but a batch of {batch} images was requested; export it '
+                f'with this first dimension, or with a dynamic one'
             )
         shapes.append(text)
     return tuple(shapes)
 
 
 def _follows(proto: Any) -> bool:
-    """Tell whether the graph's outputs have the first side that they announce."""
+    """Tell whether the outputs have the first side that the graph declares."""
     import onnx
 
     try:
@@ -123,15 +122,15 @@ def _follows(proto: Any) -> bool:
 def to_fp16(proto: Any) -> Any:
     """Return the graph in half precision from its first convolution to its last.
 
-    What comes before (scaling) and after (decoding) stays float, and so do inputs and outputs:
-    TensorRT converts to and from uint8 only there. Of a graph in int8 it is what surrounds the
-    int8, as NVIDIA's Model Optimizer does.
+    Whatever is before (scaling) and after (decoding) stays float, as do inputs and outputs:
+    TensorRT converts from and to uint8 only there. In an int8 graph, the parts around the int8
+    layers become fp16, as in NVIDIA's Model Optimizer.
 
     Args:
         proto: onnx.ModelProto with float weights; only read.
 
     Raises:
-        ModelError: the graph holds subgraphs, or is in int8 of an opset that cannot be raised.
+        ModelError: the graph contains subgraphs, or is int8 in an opset that cannot be converted.
     """
     import onnx
     from onnx import helper, numpy_helper, TensorProto, version_converter
@@ -140,17 +139,17 @@ def to_fp16(proto: Any) -> Any:
     if opset < FP16_QDQ_OPSET and precision_of(proto) == 'int8':
         try:
             proto = version_converter.convert_version(proto, FP16_QDQ_OPSET)
-        except Exception as exc:  # of C++, with no base of its own
+        except Exception as exc:  # an exception of C++, without a useful base
             raise ModelError(
                 f'int8: opset {opset} cannot be raised to {FP16_QDQ_OPSET}: {exc}; export the '
-                f'float model in that one, and quantise it again'
+                f'float model with that opset, and quantise it again'
             ) from exc
     proto = onnx.shape_inference.infer_shapes(proto)
     graph = proto.graph
     for node in graph.node:
         if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
-            raise ModelError(f'fp16: {node.op_type} {node.name!r} holds a graph of its own; '
-                             f'build it with --precision fp32')
+            raise ModelError(f'fp16: {node.op_type} {node.name!r} contains a subgraph; build it '
+                             f'with --precision fp32')
     fold_constants(proto)
     half = between_convolutions(graph.node)
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -171,7 +170,7 @@ def to_fp16(proto: Any) -> Any:
             if types.get(name) != TensorProto.FLOAT or (node.op_type, place) in ALWAYS_FLOAT:
                 continue
             if name in made_half and name not in kept_names:
-                continue  # it keeps its name and is half from now on
+                continue  # it keeps its name and is half precision from now on
             node.input[place] = f'{name}__fp16'
             if name in made_half or name in halves:
                 continue
@@ -205,7 +204,7 @@ def to_fp16(proto: Any) -> Any:
 
 
 def fold_constants(proto: Any) -> None:
-    """Turn Constant nodes into initializers: TensorRT wants the limits of Clip constant."""
+    """Convert Constant nodes to initializers: TensorRT requires constant limits of Clip."""
     graph = proto.graph
     for node in [node for node in graph.node if node.op_type == 'Constant']:
         if node.attribute[0].name == 'value':
@@ -216,19 +215,19 @@ def fold_constants(proto: Any) -> None:
 
 
 def between_convolutions(nodes: Iterable[Any]) -> set[int]:
-    """Return the indices of the nodes that have a weighted node before (or are one) and after.
+    """Return the indices of nodes that have weighted nodes before and after, or are weighted.
 
-    Q/DQ nodes count as weighted ones, whose input and weights they make.
+    Q/DQ nodes count as weighted, because they make the inputs and weights of weighted nodes.
     """
     nodes = list(nodes)
     weighted = WEIGHTED | QDQ
-    after: set[str] = set()  # tensors that come from a weighted node
+    after: set[str] = set()  # tensors that depend on a weighted node
     behind = set()
     for index, node in enumerate(nodes):
         if node.op_type in weighted or after.intersection(node.input):
             behind.add(index)
             after.update(node.output)
-    before: set[str] = set()  # tensors that go into a weighted node
+    before: set[str] = set()  # tensors that a weighted node depends on
     ahead = set()
     for index, node in reversed(list(enumerate(nodes))):
         if node.op_type in weighted or before.intersection(node.output):
@@ -240,13 +239,14 @@ def between_convolutions(nodes: Iterable[Any]) -> set[int]:
 def network_ends(proto: Any) -> tuple[list[str], list[str]]:
     """Return the tensors between which the network lies: after scaling and before decoding.
 
-    They are what the first weighted nodes take and what the last ones give, quantisation aside.
+    They are the inputs of the first weighted nodes and the outputs of the last ones, apart from
+    quantisation.
     """
     graph = proto.graph
     constants = {tensor.name for tensor in graph.initializer}
     constants |= {node.output[0] for node in graph.node if node.op_type == 'Constant'}
     starts: list[str] = []
-    behind: set[str] = set()  # tensors that come from a weighted node
+    behind: set[str] = set()  # tensors that depend on a weighted node
     for node in graph.node:
         if behind.intersection(node.input):
             behind.update(node.output)
@@ -255,7 +255,7 @@ def network_ends(proto: Any) -> tuple[list[str], list[str]]:
             if node.input[0] not in starts:
                 starts.append(node.input[0])
     ends: list[str] = []
-    ahead: set[str] = set()  # tensors that go into a weighted node
+    ahead: set[str] = set()  # tensors that a weighted node depends on
     for node in reversed(graph.node):
         leads = ahead.intersection(node.output)
         if node.op_type in WEIGHTED and not leads:
@@ -266,11 +266,11 @@ def network_ends(proto: Any) -> tuple[list[str], list[str]]:
 
 
 def cut_network(model: Path, out: Path) -> None:
-    """Write a model's network alone: scaled float image in, what its last layers give out.
+    """Write only the network of a model: scaled float image in, outputs of its last layers out.
 
     Raises:
         EngineError: onnx is not installed.
-        ModelError: the file is no ONNX model, or has no weighted layer.
+        ModelError: the file is not an ONNX model, or has no weighted layer.
     """
     proto = read_onnx(model)
     import onnx
@@ -281,6 +281,6 @@ def cut_network(model: Path, out: Path) -> None:
     proto = onnx.shape_inference.infer_shapes(proto)
     try:
         cut = onnx.utils.Extractor(proto).extract_model(starts, ends)
-    except Exception as exc:  # what it lacks ends in a KeyError
+    except Exception as exc:  # a missing part ends in a KeyError
         raise ModelError(f'{model}: its network cannot be cut out: {exc}') from exc
     onnx.save(cut, str(out))

@@ -1,4 +1,4 @@
-"""ONNX Runtime: on the CPU, or on an NVIDIA GPU through its CUDA and TensorRT providers."""
+"""Engines for ONNX Runtime: on the CPU, or on an NVIDIA GPU by its CUDA and TensorRT providers."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ DTYPES = {
         'float16', 'bool', 'uint8', 'int8', 'uint16', 'int16', 'uint32', 'int32', 'uint64', 'int64'
     )},
 }
-# Engine name to execution provider, https://onnxruntime.ai/docs/execution-providers
+# Execution provider of each engine, https://onnxruntime.ai/docs/execution-providers
 PROVIDERS = {
     'onnx_runtime': 'CPUExecutionProvider',
     'onnx_runtime_cuda': 'CUDAExecutionProvider',
@@ -35,12 +35,12 @@ class OnnxRuntimeEngine(Engine):
 
     Args:
         model: path of the .onnx file.
-        how: `engine` is a name of PROVIDERS, `precision` fp32 or auto, which is the same; 0
-            `threads` use one for each core.
+        how: `engine` is a name in PROVIDERS, `precision` fp32 or auto, which is the same;
+            `threads` of 0 uses one per core.
 
     Raises:
-        EngineError: onnxruntime or its provider is not installed or finds no GPU, or the file is
-            missing or no ONNX model.
+        EngineError: onnxruntime or its provider is not installed or finds no GPU, the precision is
+            not fp32, or the file is missing or not an ONNX model.
     """
 
     def __init__(self, model: Path, how: Opening) -> None:
@@ -65,24 +65,24 @@ class OnnxRuntimeEngine(Engine):
         options.intra_op_num_threads = how.threads
         if how.at_once > 1 and not self.on_gpu:
             self.at_once = how.at_once
-            # It starts one less, for who asks is one; with all who ask these are `threads`.
+            # The pool starts one thread less than this: with the callers these are `threads`.
             options.intra_op_num_threads = (how.threads or cores()) - how.at_once + 1
         options.log_severity_level = 3
-        # Else it holds one block for all of an inference beside what the first one allocated:
-        # 77 MB for unet_mobilenetv2_ground, which is no faster for it.
+        # Otherwise it keeps one block for a whole inference beside what the first one allocated:
+        # 77 MB for unet_mobilenetv2_ground, without being faster.
         options.enable_mem_pattern = self.on_gpu
-        # Else its idle threads spin and slow down what runs next: the process's other models.
+        # Otherwise its idle threads spin and slow down the other models of the process.
         options.add_session_config_entry('session.force_spinning_stop', '1')
         try:
             self._session = onnxruntime.InferenceSession(
                 str(model), options, providers=[provider]
             )
-        except Exception as exc:  # its exceptions share no base but Exception
+        except Exception as exc:  # its exceptions have no common base but Exception
             raise EngineError(f'{model}: ONNX Runtime refuses it: {exc}') from exc
-        if provider not in self._session.get_providers():  # it falls back without an error
+        if provider not in self._session.get_providers():  # it falls back silently
             raise EngineError(
-                f'{model}: ONNX Runtime could not start its {provider}; are the GPU, its driver '
-                f'and the CUDA libraries of this onnxruntime-gpu there?'
+                f'{model}: ONNX Runtime could not start its {provider}; check the GPU, its driver '
+                f'and the CUDA libraries that this onnxruntime-gpu needs'
             )
         self.model = model.name
         self.inputs = tuple(_tensor_spec(model, arg) for arg in self._session.get_inputs())
@@ -97,7 +97,7 @@ class OnnxRuntimeEngine(Engine):
         names = [spec.name for spec in self.outputs]
         try:
             arrays = self._session.run(names, tensors)
-        except Exception as exc:  # its exceptions share no base but Exception
+        except Exception as exc:  # its exceptions have no common base but Exception
             raise EngineError(f'{self.model}: ONNX Runtime failed: {exc}') from exc
         return dict(zip(names, arrays, strict=True))
 
@@ -106,7 +106,7 @@ class OnnxRuntimeEngine(Engine):
 
 
 def has_provider(name: str) -> bool:
-    """Tell whether the ONNX Runtime installed here, if any, has the provider of an engine."""
+    """Tell whether an ONNX Runtime is installed that has the provider of an engine."""
     try:
         import onnxruntime
     except ImportError:

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU."""
+"""Engine for OpenVINO on the CPU."""
 
 from contextlib import suppress
 import hashlib
@@ -19,10 +19,10 @@ from mnv2_perception.engines.verified import int8_beside, read_verified, verifie
 from mnv2_perception.errors import EngineError, not_loaded
 
 HINTS = {'fp32': 'f32', 'bf16': 'bf16'}
-# Flags of CPUs that multiply int8 by themselves. Others are slow at it, and sums may overflow.
+# CPU flags of int8 instructions. Other CPUs are slow at int8, and sums may overflow.
 VNNI = {'avx512_vnni', 'avx_vnni', 'amx_int8'}
 DIGEST_BYTES = 32
-KEPT = 16  # compiled models; that of one that was replaced is of no use to anybody
+KEPT = 16  # number of compiled models; those of replaced models are useless
 
 logger = logging.getLogger(__name__)
 
@@ -32,21 +32,22 @@ class OpenVINOEngine(Engine):
 
     Args:
         model: path of the .onnx file.
-        how: `precision` is fp32, or, where the CPU has it, bf16, or int8: the file beside the
-            model, what is float in it in bf16 if the model was verified in that too, or else
+        how: `precision` is fp32, or, if the CPU has it, bf16 or int8. int8 is the file beside the
+            model, with its float parts in bf16 if the model was verified in that too, otherwise in
             fp32. auto is the faster of int8 and bf16 that the CPU has and the model was verified
-            in, see `verified`, else fp32. Left to itself OpenVINO would take bf16 without a word.
-            0 `threads` use one for each core.
+            in, see `verified`, otherwise fp32. By default OpenVINO would silently use bf16.
+            `threads` of 0 uses one per core.
 
     Raises:
-        EngineError: openvino is not installed, the file is missing or no ONNX model, the CPU does
-            not compute in the precision, or the int8 file is missing or another.
+        EngineError: openvino is not installed, the file is missing or not an ONNX model, the CPU
+            does not compute in the precision, or the int8 file is missing or another one.
     """
 
     name = 'openvino'
     # One for the life of the process. Each Core's CPU plugin gives the thread a signal stack and
-    # unmaps it with its last model; of two that close in the order they were opened, the second
-    # puts the first one's unmapped stack back, and the next signal, say Ctrl-C, kills the process.
+    # unmaps it with its last model; of two that close in the order in which they were opened, the
+    # second one restores the first one's unmapped stack, and the next signal, such as Ctrl-C,
+    # kills the process.
     # https://github.com/openvinotoolkit/openvino/pull/11894
     _core: ClassVar[Any] = None
 
@@ -64,7 +65,7 @@ class OpenVINOEngine(Engine):
             if OpenVINOEngine._core is None:
                 OpenVINOEngine._core = openvino.Core()
             network = self._core.read_model(str(model))
-            # Where its ONNX reader leaves the file's key-value pairs.
+            # This is where its ONNX reader puts the file's key-value pairs.
             facts = network.get_rt_info()
             pairs = facts['framework'].items() if 'framework' in facts else ()
             self.metadata = {key: str(getattr(value, 'value', value)) for key, value in pairs}
@@ -87,11 +88,11 @@ class OpenVINOEngine(Engine):
         given = compiled.get_property('INFERENCE_PRECISION_HINT').get_type_name()
         if given != HINTS[of_floats]:
             raise EngineError(
-                f'{model}: this CPU does not compute in {self.precision}, OpenVINO would take '
-                f'{given}; expected precision fp32'
+                f'{model}: this CPU has no hardware support for {self.precision}, so OpenVINO '
+                f'would use {given}; set precision to fp32'
             )
         self.at_once = how.at_once
-        self._requests: SimpleQueue[Any] = SimpleQueue()  # those that nobody uses
+        self._requests: SimpleQueue[Any] = SimpleQueue()  # those that are not in use
         for _ in range(self.at_once):
             self._requests.put(compiled.create_infer_request())
         self.model = file.name
@@ -105,22 +106,22 @@ class OpenVINOEngine(Engine):
         return ''
 
     def _choose(self, model: Path, asked: str) -> tuple[str, str, Path]:
-        """Return the precision, that of what the file holds in float, and the file.
+        """Return the precision, the precision of the file's float parts, and the file.
 
         Raises:
-            EngineError: int8 is asked for, and cannot be had.
+            EngineError: int8 is requested but not available.
         """
         if asked in HINTS:
             return asked, asked, model
         found = read_verified(self.metadata, model)
         native = self.native()
-        # Where bf16 was not measured, it was not in the int8 file either.
+        # If bf16 was not measured, it was not used in the int8 file either.
         of_floats = 'bf16' if native['bf16'] and 'bf16' in found else 'fp32'
         if asked == 'int8':
             if not native['int8']:
                 raise EngineError(
-                    f'{model}: this CPU does not compute in int8 by itself (VNNI, AMX); expected '
-                    f'precision fp32'
+                    f'{model}: this CPU has no hardware support for int8 (VNNI, AMX); set '
+                    f'precision to fp32'
                 )
             return 'int8', of_floats, verified_int8(model, found.get('int8'))
         names = sorted(
@@ -128,7 +129,7 @@ class OpenVINOEngine(Engine):
             key=lambda name: found[name].speed, reverse=True,
         )
         if native['int8'] and 'int8' not in found and int8_beside(model).is_file():
-            names.insert(0, 'int8')  # so that it is said why not
+            names.insert(0, 'int8')  # so that the log says why not
         for name in names:
             file = model
             if name == 'int8':
@@ -139,25 +140,26 @@ class OpenVINOEngine(Engine):
                     logger.log(logging.WARNING if wrong else logging.INFO, 'no int8: %s', exc)
                     continue
             logger.info(
-                '%s: in %s: %s; precision fp32 is the exact one', file.name, name, found[name]
+                '%s: runs in %s: %s; precision fp32 gives the exact '
+                'results', file.name, name, found[name]
             )
             return name, of_floats, file
         return 'fp32', 'fp32', model
 
     def native(self) -> dict[str, bool]:
-        """Tell of bf16 and int8 whether the CPU computes in it by itself."""
+        """Return for bf16 and int8 whether the CPU has instructions for it."""
         capabilities = self._capabilities()
         return {'bf16': 'BF16' in capabilities, 'int8': 'VNNI' in capabilities}
 
     def _capabilities(self) -> list[str]:
-        """Return what the CPU computes in by itself; VNNI stands for int8."""
+        """Return the CPU's capabilities; VNNI stands for int8."""
         found = list(self._core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'))
         return [*found, 'VNNI'] if cpu_flags() & VNNI else found
 
     def _compile_once(self, file: Path, of_floats: str, config: dict[str, Any]) -> Any:
-        """Return a model compiled, from the cache folder if it is there, else kept there.
+        """Return a compiled model, from the cache folder if it is there, otherwise stored there.
 
-        In int8 OpenVINO compiles for half a second, every time.
+        OpenVINO compiles an int8 model for half a second, every time.
         """
         key = json.dumps([
             sha256(file), config, self._capabilities(),
@@ -168,29 +170,29 @@ class OpenVINOEngine(Engine):
         path = cache_folder().with_name('openvino') / f'{file.stem}-{digest[:16]}.blob'
         try:
             kept = path.read_bytes()
-            # It would load damaged weights without suspicion.
+            # OpenVINO would load damaged weights without complaint.
             if hashlib.sha256(kept[DIGEST_BYTES:]).digest() == kept[:DIGEST_BYTES]:
                 return self._core.import_model(kept[DIGEST_BYTES:], 'CPU', config)
-            logger.warning('%s: is damaged, and made again', path)
+            logger.warning('%s: is damaged; making it again', path)
         except FileNotFoundError:
             pass
         except (OSError, RuntimeError) as exc:
-            logger.warning('%s: cannot be used, and is made again: %s', path, exc)
+            logger.warning('%s: cannot be used; making it again: %s', path, exc)
         network = self._core.read_model(str(file))
         openvino_passes.rewrite(network, of_floats)
         compiled = self._core.compile_model(network, 'CPU', config)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             blob = compiled.export_model().getvalue()
-            # Nodes that start together each keep one, under a name of its own while it is written.
+            # Nodes that start together each store one, under a unique name until it is written.
             own = path.with_name(f'{path.stem}.{threading.get_native_id()}')
             write_whole(own, hashlib.sha256(blob).digest() + blob)
             own.replace(path)
             drop_oldest(path.parent)
         except (OSError, RuntimeError) as exc:
             logger.info(
-                '%s: cannot be kept, so each start compiles it: %s; XDG_CACHE_HOME names another '
-                'folder', path, exc,
+                '%s: cannot be stored, so the model is compiled at each start: %s; set '
+                'XDG_CACHE_HOME to another folder', path, exc,
             )
         return compiled
 
@@ -210,14 +212,14 @@ class OpenVINOEngine(Engine):
 
 
 def drop_oldest(folder: Path) -> None:
-    """Leave the newest KEPT files of a folder."""
-    with suppress(OSError):  # another process drops them, too
+    """Delete all but the newest KEPT files of a folder."""
+    with suppress(OSError):  # another process may delete them, too
         for path in sorted(folder.iterdir(), key=lambda each: each.stat().st_mtime)[:-KEPT]:
             path.unlink()
 
 
 def cpu_flags() -> set[str]:
-    """Return what the CPU says that it has, as Linux names it on x86; empty elsewhere."""
+    """Return the CPU's feature flags, as Linux names them on x86; empty elsewhere."""
     try:
         lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
     except OSError:
@@ -227,7 +229,7 @@ def cpu_flags() -> set[str]:
 
 
 def _tensor_spec(port: Any) -> TensorSpec:
-    # A port may have several names; its node's is that of the ONNX file.
+    # A port may have several names; that of its node is the one in the ONNX file.
     name = port.node.get_friendly_name().removesuffix('/sink_port_0')
     if port.partial_shape.rank.is_dynamic:
         shape: tuple[int | None, ...] = ()

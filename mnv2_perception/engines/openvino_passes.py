@@ -1,4 +1,4 @@
-"""What OpenVINO computes faster in another form, with the same results."""
+"""Rewrites of a graph that make OpenVINO faster, with the same results."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 3  # of what is done here: compiled models are kept
-# How OpenVINO reads Q/DQ, and a bias with ReLU6 before it.
+VERSION = 3  # version of these rewrites, because compiled models are cached
+# How OpenVINO represents Q/DQ, and Q/DQ after a bias with ReLU6.
 QDQ = ('FakeQuantize', 'Convert', 'Convert', 'Subtract', 'Multiply')
 ACTIVATED = ('Add', 'Maximum', 'Minimum', *QDQ)
-MOST_PLANES = 256  # ids are uint8. OpenVINO compiles a thousand for seven seconds
+MOST_PLANES = 256  # ids are uint8; OpenVINO compiles a thousand planes for seven seconds
 
 
 def rewrite(network: Any, of_floats: str) -> None:
-    """Rewrite a graph as it was read, before it is compiled.
+    """Rewrite a graph after it was read and before it is compiled.
 
     Args:
-        network: an openvino.Model.
-        of_floats: fp32 or bf16, in which what is float in it will be computed.
+        network: an openvino.Model; changed in place.
+        of_floats: `fp32` or `bf16`, in which the float parts of the graph will be computed.
     """
     try:
         from openvino import passes
-    except ImportError:  # before 2025: slower, and as right
+    except ImportError:  # before 2025: slower, with the same results
         return
 
     class Rewrite(passes.MatcherPass):
@@ -39,11 +39,11 @@ def rewrite(network: Any, of_floats: str) -> None:
 
 
 def take_share(of_floats: str) -> tuple[Any, Any]:
-    """Take the greatest softmax where there is 1 / Σ exp(x − max x): a tenth of an inference.
+    """Replace 1 / Σ exp(x − max x) by the largest softmax value: saves a tenth of an inference.
 
-    It sums over the classes slowly. ONNX Runtime is slow at softmax over them, so the file has
-    the sum (`nets.export.IdsAndConfidence`). Plane by plane it is faster still, but not in fp32,
-    where softmax takes the planes as the convolution leaves them.
+    OpenVINO sums over the classes slowly. ONNX Runtime is slow at softmax over them, so the file
+    has the sum (`nets.export.IdsAndConfidence`). Computing plane by plane is faster still, but not
+    in fp32, where softmax takes the planes in the layout in which the convolution leaves them.
     """
     from openvino import opset13
     from openvino.passes import AnyInput, WrapType
@@ -60,7 +60,7 @@ def take_share(of_floats: str) -> tuple[Any, Any]:
 
     def take_share(found: Any) -> bool:
         nodes = found.get_pattern_value_map()
-        if nodes[top].get_node().get_attributes()['keep_dims']:  # then `below` has one side more
+        if nodes[top].get_node().get_attributes()['keep_dims']:  # `below` would have one axis more
             return False
         along = {tuple(nodes[each].get_node().get_vector()) for each in axes}
         constant = nodes[one].get_node()
@@ -84,9 +84,10 @@ def take_share(of_floats: str) -> tuple[Any, Any]:
 
 
 def scale_rows() -> tuple[Any, Any]:
-    """Scale an image (N, H, W, C) by whole rows, and not plane by plane: 1 to 3 % of an inference.
+    """Scale an image (N, H, W, C) by whole rows, not by planes: saves 1 to 3 % of an inference.
 
-    So it stays as the first convolution wants it. ONNX Runtime wants planes (`nets.export`).
+    So it keeps the layout that the first convolution wants. ONNX Runtime wants planes
+    (`nets.export`).
     """
     from openvino import opset13
     from openvino.passes import WrapType
@@ -119,11 +120,12 @@ def scale_rows() -> tuple[Any, Any]:
 
 
 def part_concat() -> tuple[Any, Any]:
-    """Convolve what was concatenated part by part, in int8: 3 to 8 % of an inference.
+    """Convolve concatenated parts one by one, in int8: saves 3 to 8 % of an inference.
 
-    That is depthwise, where no channel meets another, and then pointwise, which sums them
-    (`nets.unet`). OpenVINO concatenates int8 pixel by pixel; in float it has nothing to move. And
-    what was enlarged is quantised before that: a quarter of the pixels.
+    The convolutions are a depthwise one, which never mixes channels, and a pointwise one, which
+    sums over them (`nets.unet`). OpenVINO concatenates int8 pixel by pixel; in float it has
+    nothing to move. And a part that was upsampled is quantised before that: a quarter of the
+    pixels.
     """
     from openvino import opset13
     from openvino.passes import AnyInput, WrapType
@@ -166,10 +168,10 @@ def part_concat() -> tuple[Any, Any]:
 
 
 def walk_up(node: Any, kinds: Sequence[str]) -> tuple[list[Any], Any]:
-    """Return the nodes of these kinds above a node, top first, and what is above them.
+    """Return the chain of nodes of these kinds above a node, top first, and the node above them.
 
-    None of them unless all are there, one after the other and for each other alone, and do the
-    same to all that a channel holds, in fp32 and with zero point 0.
+    The chain is empty unless all kinds are there, in this order, each used by the next one only,
+    acting alike on all values of a channel, from and to fp32, and with zero point 0.
     """
     passed: list[Any] = []
     if not node.get_input_size():
@@ -196,33 +198,33 @@ def walk_up(node: Any, kinds: Sequence[str]) -> tuple[list[Any], Any]:
 
 
 def is_constant(value: Any) -> bool:
-    """Tell whether it is, in whatever type and shape."""
+    """Tell whether a value is a constant, even if its type or shape is converted."""
     static = value.get_partial_shape().is_static
     return bool(static and origin(value).get_type_name() == 'Constant')
 
 
 def origin(value: Any) -> Any:
-    """Return the node that a value is of, before it got another type or shape."""
+    """Return the node that made a value, before conversions of type and shape."""
     while (node := value.get_node()).get_type_name() in ('Convert', 'Reshape'):
         value = node.input_value(0)
     return node
 
 
 def side(value: Any, axis: int) -> Any:
-    """Return the length of a value's side; None if that is open."""
+    """Return the length of an axis of a value; None if it is dynamic."""
     shape = value.get_partial_shape()
     fixed = shape.rank.is_static and axis < len(shape) and shape[axis].is_static
     return shape[axis].get_length() if fixed else None
 
 
 def users(node: Any) -> int:
-    """Return how many take a node's result, besides those that only ask for its shape."""
+    """Return the number of nodes that use a node's result, other than to read its shape."""
     taken = node.output(0).get_target_inputs()
     return sum(each.get_node().get_type_name() != 'ShapeOf' for each in taken)
 
 
 def joins_channels(node: Any) -> bool:
-    """Tell whether a node, for one user, concatenates (N, C, H, W) that differ in C alone."""
+    """Tell whether a node, with one user, concatenates (N, C, H, W) tensors along C only."""
     if node.get_type_name() != 'Concat' or node.get_attributes()['axis'] != 1 or users(node) > 1:
         return False
     whole = node.output(0)
@@ -234,7 +236,7 @@ def joins_channels(node: Any) -> bool:
 
 
 def depends_on_input(value: Any) -> bool:
-    """Tell whether a value is of an input of the graph; OpenVINO folds others, and fails at it."""
+    """Tell whether a value depends on a graph input; OpenVINO would fold others, and fail."""
     seen, left = set(), [value.get_node()]
     while left:
         node = left.pop()
@@ -247,7 +249,7 @@ def depends_on_input(value: Any) -> bool:
 
 
 def is_enlarged(node: Any) -> bool:
-    """Tell whether a node repeats pixels, for one user alone."""
+    """Tell whether a node, with one user, upsamples by repeating pixels."""
     if node.get_type_name() != 'Interpolate' or users(node) > 1:
         return False
     same = side(node.input_value(0), 1) == side(node.output(0), 1)
@@ -255,7 +257,7 @@ def is_enlarged(node: Any) -> bool:
 
 
 def on_part(nodes: list[Any], value: Any, part: slice) -> Any:
-    """Do what nodes of ACTIVATED do, to a part of the channels (N, C, H, W)."""
+    """Apply nodes of ACTIVATED to a part of the channels of a value (N, C, H, W)."""
     from openvino import opset13
 
     for node in nodes:
@@ -275,10 +277,10 @@ def on_part(nodes: list[Any], value: Any, part: slice) -> Any:
 
 
 def int8_kernel(layer: Any) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """Return a layer's weights (O, I, H, W) in int8, and their scale (O, 1, 1, 1)."""
+    """Return a layer's weights (O, I, H, W) int8 and scale (O, 1, 1, 1); None if not in int8."""
     value = layer.input_value(1)
     product = value.get_node()
-    if product.get_type_name() == 'Reshape':  # for depthwise, by (O, 1, I, H, W)
+    if product.get_type_name() == 'Reshape':  # for depthwise layers, of (O, 1, I, H, W)
         product = product.input_value(0).get_node()
     if product.get_type_name() != 'Multiply':
         return None
@@ -301,7 +303,7 @@ def int8_kernel(layer: Any) -> tuple[NDArray[Any], NDArray[Any]] | None:
 
 
 def dequantised(weights: NDArray[Any], scale: NDArray[Any]) -> Any:
-    """Return a kernel as OpenVINO knows it for int8."""
+    """Return a kernel in the form that OpenVINO recognises as int8."""
     from openvino import opset13
 
     scale = scale.reshape(scale.shape + (1,) * (weights.ndim - scale.ndim))
@@ -309,6 +311,6 @@ def dequantised(weights: NDArray[Any], scale: NDArray[Any]) -> Any:
 
 
 def window(layer: Any) -> tuple[Any, ...]:
-    """Return a convolution's attributes in the order in which opset13 takes them."""
+    """Return the attributes of a convolution in the order of opset13's arguments."""
     names = ('strides', 'pads_begin', 'pads_end', 'dilations', 'auto_pad')
     return tuple(layer.get_attributes()[name] for name in names)

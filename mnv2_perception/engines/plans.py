@@ -1,7 +1,7 @@
-"""TensorRT plans on the disk: what each was built from, where it lies, who may write it.
+"""TensorRT plans on disk: what each was built from, where it is, and who may write it.
 
-A plan serves one ONNX file, TensorRT version and GPU; one of TensorRT for RTX several GPUs. The
-JSON beside it says which, and is written last: a plan without it is one whose writer was killed.
+A plan fits one ONNX file, TensorRT version and GPU; a plan of TensorRT for RTX several GPUs. The
+JSON beside it says which. It is written last: without it, the writer of the plan was killed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,25 +17,25 @@ from typing import Any
 from mnv2_perception.engines.weights import weights_beside
 from mnv2_perception.errors import command_name, EngineError, with_home
 
-NO_HOME = Path('/nonexistent')  # as Debian calls it
-BUILDER = 2  # raised when engines.builders makes something else of the same file
+NO_HOME = Path('/nonexistent')  # Debian's name for it
+BUILDER = 2  # to be raised when engines.builders makes something else of the same file
 PRECISIONS = ('fp32', 'fp16', 'int8')
-RTX = 'tensorrt_rtx'  # the engine
-RTX_VERSION = 'RTX '  # before its version
+RTX = 'tensorrt_rtx'  # name of the engine
+RTX_VERSION = 'RTX '  # prefix of its version
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PlanKey:
-    """All that decides whether a plan serves.
+    """Everything that decides whether a plan fits.
 
     Attributes:
-        onnx_sha256: of the ONNX file, in hexadecimal digits.
-        tensorrt: its version; a plan loads in no other. `RTX 1.7.1` is one of TensorRT for RTX.
-        gpu: name, compute capability and number of multiprocessors; of RTX `SM86 SM89`.
+        onnx_sha256: sha256 of the ONNX file, hexadecimal.
+        tensorrt: version of TensorRT; a plan loads in no other. `RTX 1.7.1` is TensorRT for RTX.
+        gpu: name, compute capability and number of multiprocessors; for RTX `SM86 SM89`.
         precision: one of PRECISIONS.
-        shapes: of the inputs, as `image 1x256x512x3`.
+        shapes: shapes of the inputs, such as `image 1x256x512x3`.
         dla: number of the DLA core, None for the GPU alone.
         builder: version of the builder, BUILDER.
     """
@@ -50,35 +50,35 @@ class PlanKey:
 
     @property
     def batch(self) -> int:
-        """Images in one inference."""
+        """Number of images in one inference."""
         return int(self.shapes[0].split()[-1].partition('x')[0])
 
     @property
     def engine(self) -> str:
-        """The engine that opens it."""
+        """The name of the engine that opens the plan."""
         return RTX if self.tensorrt.startswith(RTX_VERSION) else 'tensorrt'
 
     def serves(self, tensorrt: str, gpu: str) -> bool:
-        """Tell whether the plan loads in this TensorRT, on this GPU."""
+        """Tell whether the plan loads in this version of TensorRT, on this GPU."""
         gpus = self.gpu.split() if self.engine == RTX else [self.gpu]
         return (self.tensorrt, self.builder) == (tensorrt, BUILDER) and gpu in gpus
 
     def file_name(self, model: Path) -> str:
-        """Return the plan's file name: the model's, the precision and a digest of it all."""
+        """Return the plan's file name: the model's name, the precision and a digest of the key."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
         return f'{model.stem}-{self.precision}-{digest[:16]}.plan'
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A serialised engine and what is known of it.
+    """A serialised engine, and what is known about it.
 
     Attributes:
         key: what it was built for.
-        metadata: the ONNX file's own key-value pairs.
-        spec: the entries that carry the ModelSpec, from there or from the YAML beside the file.
-        built: when, ISO 8601.
-        blob: what TensorRT deserialises.
+        metadata: key-value pairs of the ONNX file.
+        spec: the entries that hold the ModelSpec, from the file or from the YAML beside it.
+        built: time of the build, ISO 8601.
+        blob: the bytes that TensorRT deserialises.
     """
 
     key: PlanKey
@@ -89,9 +89,9 @@ class Plan:
 
 
 def cache_folder() -> Path:
-    """Return $XDG_CACHE_HOME/mnv2_perception/plans, or that below ~/.cache.
+    """Return $XDG_CACHE_HOME/mnv2_perception/plans, by default below ~/.cache.
 
-    For a user without a home nothing is kept: into a folder for all, strangers could put plans.
+    For a user without a home nothing is stored: in a folder for all, strangers could place plans.
     """
     cache = Path(os.environ.get('XDG_CACHE_HOME') or with_home('~/.cache'))
     return (NO_HOME if cache.parts[0] == '~' else cache) / 'mnv2_perception/plans'
@@ -104,9 +104,9 @@ def build_command(
 
     Args:
         model: path of the .onnx file.
-        key: of the plan that is built again.
-        engine: that is to open it.
-        gpu: that it is for, if the engine is RTX's.
+        key: key of the plan to build again, if any.
+        engine: engine that is to open it.
+        gpu: GPU that it is for, if the engine is RTX's.
     """
     words = [command_name(), 'build', str(model)]
     words += ['--rtx', '--gpu', gpu] if engine == RTX else []
@@ -120,10 +120,10 @@ def build_command(
 
 
 def sha256(path: Path) -> str:
-    """Return a file's sha256 in hexadecimal digits; of an ONNX file, that of its weights with it.
+    """Return a file's sha256, hexadecimal; for an ONNX file including the weights beside it.
 
-    Those may lie in files beside it, whose names alone it holds: after a training that changed
-    nothing else it is the same, byte for byte.
+    An ONNX file may only name the files of its weights: then it is the same, byte for byte, after
+    a training that changed nothing else.
     """
     digest = hashlib.sha256()
     for file in [path, *filter(Path.is_file, weights_beside(path))]:
@@ -144,14 +144,14 @@ def read_plan(path: Path) -> Plan:
         blob = path.read_bytes()
     except OSError as exc:
         raise EngineError(f'{path}: cannot be read: {exc.strerror}') from exc
-    # TensorRT reads a damaged plan without suspicion, beyond its end if need be.
+    # TensorRT reads a damaged plan without complaint, even beyond its end.
     if hashlib.sha256(blob).hexdigest() != facts['plan_sha256']:
-        raise EngineError(f'{path}: is damaged, its sha256 is not that of the JSON beside it')
+        raise EngineError(f'{path}: is damaged: its sha256 is not the one in the JSON beside it')
     return Plan(facts['key'], facts['metadata'], facts['spec'], facts['built'], blob)
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """Read the JSON beside a plan; its `key` as PlanKey.
+    """Read the JSON beside a plan; its `key` is returned as PlanKey.
 
     Raises:
         EngineError: it is missing or damaged.
@@ -171,7 +171,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def write_plan(path: Path, plan: Plan) -> None:
-    """Write a plan, then the JSON beside it, each whole or not at all.
+    """Write a plan, then the JSON beside it, each completely or not at all.
 
     Raises:
         OSError: the folder cannot be written, or is full.
@@ -189,7 +189,7 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is never seen half-written, not even after a power cut.
 
     Raises:
-        OSError: it cannot be written; nothing is left.
+        OSError: it cannot be written; nothing is left behind.
     """
     partial = path.with_name(f'{path.name}.partial')
     try:
@@ -203,7 +203,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def plans_of(model: Path, folder: Path) -> list[tuple[Path, PlanKey]]:
-    """Return path and key of the plans that were built from a file, the newest first."""
+    """Return path and key of each plan that was built from a file, the newest first."""
     if not folder.is_dir():
         return []
     digest = sha256(model)
@@ -220,10 +220,10 @@ def plans_of(model: Path, folder: Path) -> list[tuple[Path, PlanKey]]:
 
 
 def choose_plan(model: Path, folder: Path, tensorrt: str, gpu: str) -> tuple[Path, PlanKey]:
-    """Return path and key of the newest plan that serves here.
+    """Return path and key of the newest plan that fits this machine.
 
     Raises:
-        EngineError: there is none; the message says what there is instead.
+        EngineError: there is none; the message says which others there are.
     """
     found = plans_of(model, folder)
     for path, key in found:
@@ -238,15 +238,15 @@ def choose_plan(model: Path, folder: Path, tensorrt: str, gpu: str) -> tuple[Pat
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a plan's file: one process at a time builds it.
+    """Hold the lock of a plan's file: only one process at a time builds it.
 
-    The kernel lets go of the lock of a process that is killed. The file stays: removing it would
-    let two processes hold two locks of one name.
+    The kernel releases the lock of a process that is killed. The lock file is never removed,
+    because then two processes could hold two locks of the same name.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    import fcntl  # not on every system; without plans, engines work there
+    import fcntl  # some systems have no fcntl; there, engines work without plans
 
     with path.with_suffix('.lock').open('w') as file:
         try:

@@ -1,4 +1,4 @@
-"""Protobuf messages taken apart, and put together, without a library: an ONNX file is one.
+"""Read and write protobuf messages without a library; an ONNX file is one.
 
 https://protobuf.dev/programming-guides/encoding
 """
@@ -11,7 +11,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 
 
 class Field(NamedTuple):
-    """A field of a message: its number, and at which bytes it and its content begin and end."""
+    """A field of a message: its number, where it begins, and where its content starts and ends."""
 
     number: int
     begin: int
@@ -23,7 +23,7 @@ def fields(data: bytes | mmap.mmap) -> Iterator[Field]:
     """Yield the fields of a message.
 
     Raises:
-        ValueError: it is none, or cut short.
+        ValueError: the data is not a message, or is cut short.
     """
     place = 0
     while place < len(data):
@@ -46,7 +46,7 @@ def fields(data: bytes | mmap.mmap) -> Iterator[Field]:
 
 
 def bytes_field(number: int, content: bytes) -> bytes:
-    """Return a field of bytes, such as a text or an inner message, with its key and length."""
+    """Encode a field of bytes, such as a text or an inner message, with its key and length."""
     length, head = len(content), bytearray([number * 8 + BYTES])
     while length > 0x7F:
         head.append(length & 0x7F | 0x80)
@@ -56,7 +56,7 @@ def bytes_field(number: int, content: bytes) -> bytes:
 
 
 def _varint(data: bytes | mmap.mmap, place: int) -> tuple[int, int]:
-    """Return a number, and where it ends."""
+    """Return a variable-length integer, and the position behind it."""
     value = 0
     for shift in range(0, 70, 7):
         if place >= len(data):

@@ -1,9 +1,9 @@
-"""Programs of torch.export, checked before torch sees them.
+"""Check programs of torch.export before torch reads them.
 
-torch.export.load unpickles whatever a file asks for (example inputs, tensors, objects), loads
-compiled libraries, evaluates symbolic sizes, and makes Python code of names: each runs code of
-the file's author. A program of `mnv2 export` needs none of that. What is more than its plain
-form is refused, and torch gets a copy that was written here, so that it cannot read another file
+torch.export.load unpickles whatever a file contains (example inputs, tensors, objects), loads
+compiled libraries, evaluates symbolic sizes, and turns names into Python code: each can run code
+of the file's author. Programs of `mnv2 export` need none of that. So anything beyond their plain
+form is refused, and torch gets a copy that is written here, so that it cannot read any other file
 than the one that was checked.
 """
 
@@ -22,7 +22,7 @@ _GRAPH = 'models/model.json'
 _CONFIGS = (
     'data/weights/model_weights_config.json', 'data/constants/model_constants_config.json'
 )
-_EXAMPLES = 'data/sample_inputs/model.pt'  # a pickle; nobody needs it
+_EXAMPLES = 'data/sample_inputs/model.pt'  # a pickle that nobody needs
 _RECORD = re.compile(
     r'archive_format|archive_version|byteorder|\.data/version|\.data/serialization_id|extra/[\w.]+'
     rf'|data/weights/weight_\d+|data/constants/tensor_\d+|{_GRAPH}|{_EXAMPLES}|'
@@ -35,10 +35,10 @@ _TREE_CLASSES = ('builtins.tuple', 'builtins.list', 'builtins.dict')
 
 
 def checked_program(model: Path) -> tuple[io.BytesIO, dict[str, Any]]:
-    """Return a program of `mnv2 export` for torch.export.load, and the facts beside it.
+    """Return a program of `mnv2 export` for torch.export.load, and the facts stored beside it.
 
     Raises:
-        EngineError: it is none, or needs what could run code.
+        EngineError: it is not such a program, or has parts that could run code.
     """
     try:
         return _checked(model)
@@ -74,11 +74,11 @@ def _checked(model: Path) -> tuple[io.BytesIO, dict[str, Any]]:
 
 
 def _check_graph(model: Path, graph: dict[str, Any]) -> None:
-    """Refuse what becomes code: operators of others, symbolic sizes, guards, odd names."""
+    """Refuse what becomes code: foreign operators, symbolic sizes, guards, odd names."""
     if graph.get('guards_code') or graph.get('range_constraints'):
         _refuse(model, 'sizes that are open')
     for node in graph['graph_module']['graph']['nodes']:
-        node['metadata'] = {}  # of debugging; among it, names of classes
+        node['metadata'] = {}  # for debugging; it contains names of classes
         if not _OPERATOR.fullmatch(node['target']):
             _refuse(model, f'the operator {quoted(node["target"])}')
     for key, text in _strings(graph):
@@ -93,7 +93,7 @@ def _check_graph(model: Path, graph: dict[str, Any]) -> None:
 
 
 def _strings(value: Any, key: str = '') -> Iterator[tuple[str, str]]:
-    """Yield each string with the key that it stands under, and each key with itself."""
+    """Yield each string with the key above it, and each key with itself."""
     if isinstance(value, dict):
         for name, each in value.items():
             yield name, name
@@ -107,6 +107,6 @@ def _strings(value: Any, key: str = '') -> Iterator[tuple[str, str]]:
 
 def _refuse(model: Path, what: str) -> None:
     raise EngineError(
-        f'{model}: has {what}, which no .pt2 file of `mnv2 export` has (torch 2.8 or newer); such '
-        f'files can run code when they are opened, so it is not; export the checkpoint again'
+        f'{model}: has {what}, which no file of `mnv2 export` has (with torch 2.8 or newer); it '
+        f'was not opened, because such files can run code; export the checkpoint again'
     )

@@ -1,9 +1,10 @@
-"""INT8 once for all runtimes: an ONNX file with Q/DQ nodes, by the rules that TensorRT sets.
+"""Quantise a model to int8 for all runtimes: an ONNX file with Q/DQ nodes, by TensorRT's rules.
 
-Activations and weights are symmetric int8 with zero point 0, weights for each channel, biases stay
-float, https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html.
+Activations and weights are symmetric int8 with zero point 0, weights per channel; biases stay
+float,
+https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html.
 Only convolutions and matrix products are quantised, at their inputs: scaling before and decoding
-behind them stay float, and so do the few layers whose rounding disturbs the result most.
+after them stay float, and so do the few layers whose rounding disturbs the result most.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,21 +29,21 @@ from mnv2_perception.model_spec import ModelSpec
 
 TYPES = sorted(WEIGHTED - {'ConvTranspose'})
 IMAGES_COMPARED = 3
-MOST_FLOAT = 0.1  # of the layers
+MOST_FLOAT = 0.1  # as a fraction of the layers
 TOLERANCE = 0.02
 
-Progress = Callable[[str, int, int], None]  # what, done, of
+Progress = Callable[[str, int, int], None]  # arguments: what, done, total
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """What `quantize_model` did.
+    """The result of `quantize_model`.
 
     Attributes:
         layers: number of layers in int8.
-        kept: names of those left in float, worst first, and the error each had caused alone.
-        error: of the file that was written; see `quantize_model`.
-        error_of_all: that of int8 in every layer.
+        kept: names of the layers left in float, worst first, with the error each caused alone.
+        error: error of the written file; see `quantize_model`.
+        error_of_all: error with every layer in int8.
     """
 
     layers: int
@@ -61,24 +62,24 @@ def quantize_model(
 ) -> Quantised:
     """Write a model in int8.
 
-    An error here is the mean squared difference of the network's outputs (before decoding) to
-    those in float, relative to their variance. Each layer is tried alone in int8; those that err
-    most stay float until what the others err alone sums to `tolerance`, but at most MOST_FLOAT of
-    them all, or one of fewer than ten.
+    An error here is the mean squared difference of the network's outputs (before decoding) from
+    those in float, relative to their variance. Each layer is tried alone in int8; those with the
+    largest errors stay float until the errors of the others sum to at most `tolerance`, but no
+    more layers than the fraction MOST_FLOAT (at least one).
 
     Args:
         model: path of the .onnx file, in fp32.
-        out: the .onnx file to write, atomically; its ModelSpec's name ends in `_int8`.
-        tensors: inputs as the model takes them, of images like those it will see, but none that
-            its accuracy is measured on. The range of each activation is the largest value seen.
-        tolerance: see above; 0 leaves as many layers in float as it may.
-        progress: called with what is being done, how much of it is done and how much there is.
-        small: hold the weights of the layers in int8: a quarter of the bytes, the same results.
+        out: path of the .onnx file to write, atomically; its ModelSpec's name ends in `_int8`.
+        tensors: inputs of the model, made from images like those it will see, but none that its
+            accuracy is measured on. The range of each activation is the largest value seen.
+        tolerance: see above; 0 leaves as many layers in float as allowed.
+        progress: called with what is being done, how much of it is done, and the total.
+        small: whether to store the weights in int8: a quarter of the bytes, the same results.
 
     Raises:
         EngineError: onnx or onnxruntime is not installed, or there is no tensor.
-        ModelError: the file is none that can be quantised, what it gives is not finite, or `out`
-            cannot be written.
+        ModelError: the file cannot be quantised, its output is not finite, or `out` cannot be
+            written.
     """
     try:
         import onnx
@@ -93,16 +94,16 @@ def quantize_model(
     spec = ModelSpec.from_metadata(pairs, model)
     layers = name_layers(proto, model)
     if not out.parent.is_dir():
-        raise ModelError(f'{out}: its folder does not exist; make it first')
+        raise ModelError(f'{out}: its folder does not exist; create it first')
     if not tensors:
-        raise EngineError(f'{model}: got no image to calibrate with, expected some hundred')
+        raise EngineError(f'{model}: got no image to calibrate with, expected about a hundred')
     _, ends = network_ends(proto)
     compared = tensors[:: max(1, len(tensors) // IMAGES_COMPARED)][:IMAGES_COMPARED]
     reference = run_network(proto, ends, compared)
     if not all(np.isfinite(each).all() for each in reference):
         raise ModelError(
-            f'{model}: its output for the images to calibrate with is NaN or infinite in float '
-            f'already, as of a network that was trained or exported broken; export it again'
+            f'{model}: its output for the calibration images is NaN or infinite even in float, so '
+            f'its training or export is broken; export it again'
         )
     with tempfile.TemporaryDirectory() as scratch:
         ranges = calibrate(proto, tensors, Path(scratch), progress)
@@ -115,7 +116,7 @@ def quantize_model(
     alone = {}
     for index, layer in enumerate(layers):
         alone[layer] = error(set(layers) - {layer})
-        progress('layers tried alone', index + 1, len(layers))
+        progress('layers measured', index + 1, len(layers))
     kept = choose_kept(alone, tolerance)
     result = leave_in_float(quantised, kept)
     if small:
@@ -123,7 +124,7 @@ def quantize_model(
     note = f'int8, {len(kept)} of {len(layers)} layers in float'
     description = '; '.join(filter(None, [spec.description, note]))
     described = replace(spec, name=f'{spec.name}_int8', description=description)
-    pairs.pop(METADATA_KEY, None)  # of another model than this one
+    pairs.pop(METADATA_KEY, None)  # they were measured with the original model, not this one
     onnx.helper.set_model_props(result, {**pairs, **described.to_metadata()})
     partial = out.with_suffix('.partial')
     try:
@@ -140,10 +141,10 @@ def quantize_model(
 
 
 def name_layers(proto: Any, model: Path) -> list[str]:
-    """Return the names of the layers to quantise, after giving each node one of its own.
+    """Give each node a unique name, and return the names of the layers to quantise.
 
     Raises:
-        ModelError: the file is no fp32 model, or has none.
+        ModelError: the file is not an fp32 model, or has no such layer.
     """
     if (precision := precision_of(proto)) != 'fp32':
         raise ModelError(f'{model}: is {precision} already; quantise the fp32 file it came from')
@@ -155,7 +156,8 @@ def name_layers(proto: Any, model: Path) -> list[str]:
         names.add(node.name)
     layers = [node.name for node in proto.graph.node if node.op_type in TYPES]
     if not layers:
-        raise ModelError(f'{model}: has no layer to quantise; expected {", ".join(TYPES)}')
+        raise ModelError(f'{model}: has no layer that can be quantised; expected '
+                         f'{", ".join(TYPES)}')
     return layers
 
 
@@ -167,13 +169,13 @@ def calibrate(
     from onnxruntime.quantization.calibrate import create_calibrator
 
     class Reader:
-        """Hands over one input at a time; onnxruntime calls until there is None."""
+        """Yields one input at a time; onnxruntime calls it until it returns None."""
 
         def __init__(self) -> None:
             self.done = 0
 
         def get_next(self) -> dict[str, NDArray[Any]] | None:
-            progress('images calibrated with', self.done, len(tensors))
+            progress('images calibrated', self.done, len(tensors))
             if self.done == len(tensors):
                 return None
             self.done += 1
@@ -189,7 +191,7 @@ def calibrate(
 
 
 def insert_qdq(proto: Any, layers: list[str], ranges: Any) -> Any:
-    """Return the graph with Q/DQ before every layer's input and weight."""
+    """Return the graph with Q/DQ before the input and the weights of every layer."""
     import onnx
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -203,7 +205,7 @@ def insert_qdq(proto: Any, layers: list[str], ranges: Any) -> Any:
         extra_options={
             'ActivationSymmetric': True, 'WeightSymmetric': True, 'AddQDQPairToWeight': True,
             'DedicatedQDQPair': True, 'QuantizeBias': False,
-            # What a layer gives is rounded where the next one takes it, not twice.
+            # A layer's output is rounded where the next one takes it, not twice.
             'OpTypesToExcludeOutputQuantization': TYPES,
         },
     )
@@ -213,9 +215,10 @@ def insert_qdq(proto: Any, layers: list[str], ranges: Any) -> Any:
 
 
 def grouped_layers(quantised: Any) -> list[str]:
-    """Return the names of the convolutions in groups (depthwise ones) that have Q/DQ before them.
+    """Return the names of the grouped convolutions (such as depthwise ones) with Q/DQ before them.
 
-    Only those whose inputs are float in the file, or constants, can be taken back.
+    Only those are included whose inputs can be taken back to float: float in the file, or
+    constants.
     """
     makers = {name: node for node in quantised.graph.node for name in node.output}
     constants = {tensor.name for tensor in quantised.graph.initializer}
@@ -235,7 +238,7 @@ def grouped_layers(quantised: Any) -> list[str]:
 
 
 def leave_in_float(quantised: Any, layers: Iterable[str]) -> Any:
-    """Return a quantised graph without the Q/DQ of some layers."""
+    """Return a copy of a quantised graph without the Q/DQ of some layers."""
     import onnx
 
     copy = onnx.ModelProto()
@@ -257,7 +260,7 @@ def leave_in_float(quantised: Any, layers: Iterable[str]) -> Any:
             value = (held * along(maker, scale, held.ndim)).astype(np.float32)
             node.input[place] = f'{name}_float'
             graph.initializer.append(onnx.numpy_helper.from_array(value, node.input[place]))
-    for op_type in ('DequantizeLinear', 'QuantizeLinear'):  # in this order each is seen unused
+    for op_type in ('DequantizeLinear', 'QuantizeLinear'):  # DQ first: then its Q is unused
         used = {name for node in graph.node for name in node.input}
         for node in [node for node in graph.node if node.op_type == op_type]:
             if node.output[0] not in used:
@@ -267,7 +270,7 @@ def leave_in_float(quantised: Any, layers: Iterable[str]) -> Any:
 
 
 def hold_int8(quantised: Any) -> None:
-    """Make what Q nodes give of constants (the weights) constants, symmetric int8 as they are."""
+    """Replace Q nodes on constants (the weights) by int8 constants, symmetric as they are."""
     import onnx
 
     graph = quantised.graph
@@ -284,13 +287,13 @@ def hold_int8(quantised: Any) -> None:
 
 
 def along(node: Any, scale: NDArray[Any], ndim: int) -> NDArray[Any]:
-    """Return the scale of a Q or DQ node in the shape in which numpy repeats it."""
+    """Return the scale of a Q or DQ node in a shape that numpy broadcasts along its axis."""
     axis = next((each.i for each in node.attribute if each.name == 'axis'), 1)
     return scale.reshape([-1 if side == axis % ndim else 1 for side in range(ndim)])
 
 
 def drop_unused(graph: Any) -> None:
-    """Remove the constants that no node takes."""
+    """Remove constants that no node uses."""
     used = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
@@ -299,7 +302,7 @@ def drop_unused(graph: Any) -> None:
 def run_network(
     proto: Any, ends: Sequence[str], tensors: Sequence[NDArray[Any]]
 ) -> list[NDArray[np.float32]]:
-    """Return what a graph's inner tensors are for each input, one flat array for each tensor."""
+    """Return a graph's inner tensors `ends`, each flattened over all inputs to one array."""
     import onnx
     import onnxruntime
 
@@ -322,7 +325,7 @@ def run_network(
 def relative_error(
     reference: Sequence[NDArray[np.float32]], found: Sequence[NDArray[np.float32]]
 ) -> float:
-    """Return the mean squared difference relative to the variance, the mean over the tensors."""
+    """Return the mean squared difference relative to the variance, averaged over the tensors."""
     return float(np.mean([
         np.square(one - other).mean() / max(float(one.var()), 1e-12)
         for one, other in zip(reference, found, strict=True)

@@ -1,4 +1,4 @@
-"""Every engine, registered once: a new one is a row here and a file beside it."""
+"""The registry of engines: a new engine is one row here, and one file in this folder."""
 
 from importlib import import_module
 from typing import NamedTuple
@@ -8,15 +8,15 @@ from mnv2_perception.errors import EngineError
 
 
 class EngineInfo(NamedTuple):
-    """What is known of an engine before it is opened.
+    """Facts about an engine that are known before it is opened.
 
     Attributes:
-        name: as in parameters and options.
-        module: file of this folder that has it. Imported when it is opened, for it may import its
-            runtime only then: no engine needs another's.
-        class_name: in this file, an Engine.
-        auto: whether `auto` tries it; the last of these must do.
-        suffix: of files that no other engine opens.
+        name: name in parameters and options.
+        module: file of this folder that contains it. It is imported only when the engine is
+            opened, because it may import its runtime: no engine needs that of another.
+        class_name: name of its class in this file, an Engine.
+        auto: whether `auto` tries it; the last of these must work everywhere.
+        suffix: suffix of files that only this engine opens.
     """
 
     name: str
@@ -26,7 +26,7 @@ class EngineInfo(NamedTuple):
     suffix: str = ''
 
     def load(self) -> type[Engine]:
-        """Return its class."""
+        """Import and return its class."""
         loaded: type[Engine] = getattr(
             import_module(f'{__package__}.{self.module}'), self.class_name
         )
@@ -52,7 +52,7 @@ def find_engine(name: str) -> EngineInfo:
     """Return the row of an engine.
 
     Raises:
-        EngineError: there is none of this name.
+        EngineError: there is no engine of this name.
     """
     for info in REGISTRY:
         if info.name == name:

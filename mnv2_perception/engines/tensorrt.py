@@ -1,10 +1,10 @@
 """TensorRT on an NVIDIA GPU: a plan, a stream of its own, pinned memory, a CUDA graph.
 
-One class for `tensorrt` and `tensorrt_rtx`, TensorRT for RTX: their API is the same.
+One class for `tensorrt` and `tensorrt_rtx` (TensorRT for RTX), whose APIs are the same.
 
-CUDA comes through cuda-python, for torch would cost the process 1 to 2 GB. The functions of its
-runtime API share one context between all threads, so any thread may call; what may not happen is
-two at once on one execution context, and a lock sees to that.
+CUDA is called through cuda-python, because torch would cost the process 1 to 2 GB. All threads
+share one context of CUDA's runtime API, so any thread may call `infer`; a lock makes sure that no
+two use the execution context at the same time.
 """
 
 from collections.abc import Callable
@@ -51,13 +51,13 @@ class TensorRTEngine(Engine):
     """A plan in TensorRT.
 
     Args:
-        model: path of the .onnx file whose plan the cache folder holds, or of a .plan file.
-        how: `build` the plan if none serves; `precision` is the plan's, or auto.
+        model: path of an .onnx file whose plan is in the cache folder, or of a .plan file.
+        how: `build`: build the plan if none fits; `precision` is that of the plan, or auto.
 
     Raises:
-        EngineError: TensorRT, cuda-python or the GPU is missing, the plan is of another
-            precision, or there is none and none may be built; the message then holds the command
-            that builds it.
+        EngineError: TensorRT, cuda-python or the GPU is missing, the plan has another precision,
+            or there is none and `build` is not set; the message then contains the command that
+            builds it.
     """
 
     on_gpu = True
@@ -81,7 +81,7 @@ class TensorRTEngine(Engine):
         self._host: dict[str, NDArray[Any]] = {}
         self._device: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._held = ExitStack()  # gives back in reverse
+        self._held = ExitStack()  # releases in reverse order
         try:
             self._open(engine)
         except BaseException:
@@ -105,19 +105,19 @@ class TensorRTEngine(Engine):
         return f'no {TITLES[how.engine]} plan of it in {folder}'
 
     def _open(self, engine: 'trt.ICudaEngine') -> None:
-        """Make everything that an inference needs, once."""
+        """Create everything that inferences need, once."""
         if TYPE_CHECKING:
             import tensorrt as trt
         else:
             trt = self._module
         context = engine.create_execution_context()
         if context is None:
-            raise EngineError(f'{self.model}: TensorRT makes no context: {last_errors()}')
+            raise EngineError(f'{self.model}: TensorRT cannot create a context: {last_errors()}')
         self._context = context
         self._held.callback(self._drop_context)
         self._stream = checked(cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking))
         self._give_back(cudart.cudaStreamDestroy, self._stream)
-        # A GPU that shares the CPU's memory (Jetson) reads and writes it without a copy.
+        # A GPU that shares the CPU's memory (Jetson) accesses it without a copy.
         self._mapped = bool(checked(cudart.cudaDeviceGetAttribute(
             cudart.cudaDeviceAttr.cudaDevAttrIntegrated, DEVICE
         )))
@@ -126,8 +126,8 @@ class TensorRTEngine(Engine):
         for index in range(engine.num_io_tensors):
             name = engine.get_tensor_name(index)
             shape = tuple(engine.get_tensor_shape(name))
-            if min(shape, default=0) < 0:  # such as boxes after NMS: no CUDA graph either
-                raise EngineError(f'{self.model}: {name!r} is {shape}, a side is open; export '
+            if min(shape, default=0) < 0:  # e.g. boxes after NMS; no CUDA graph either
+                raise EngineError(f'{self.model}: {name!r} is {shape}, which is not fixed; export '
                                   f'the model with fixed sizes and build it again')
             kind = engine.get_tensor_dtype(name).name
             if kind not in DTYPES:
@@ -138,7 +138,7 @@ class TensorRTEngine(Engine):
             (inputs if is_input else outputs).append(spec)
             self._allocate(spec, shape)
             if not self._context.set_tensor_address(name, self._device[name]):
-                raise EngineError(f'{self.model}: {spec} is refused: {last_errors()}')
+                raise EngineError(f'{self.model}: TensorRT refuses {spec}: {last_errors()}')
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self._graph = self._capture()
 
@@ -159,12 +159,12 @@ class TensorRTEngine(Engine):
         self._device[spec.name] = int(device)
 
     def _give_back(self, free: Callable[[Any], Any], handle: Any) -> None:
-        """Have a handle given back when the engine is closed, or could not be opened."""
+        """Register a handle to be freed when the engine is closed, or if opening it fails."""
 
         def give_back() -> None:
             try:
                 checked(free(handle))
-            except EngineError as exc:  # the rest is to be given back all the same
+            except EngineError as exc:  # the remaining handles must be freed all the same
                 logger.error('%s: closing: %s', self.model, exc)
 
         self._held.callback(give_back)
@@ -173,7 +173,7 @@ class TensorRTEngine(Engine):
         del self._context
 
     def _enqueue(self) -> None:
-        """Queue copies and network on the stream."""
+        """Queue the copies and the network on the stream."""
         to_device = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
         to_host = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
         for spec in () if self._mapped else self.inputs:
@@ -190,17 +190,17 @@ class TensorRTEngine(Engine):
             ))
 
     def _capture(self) -> Any:
-        """Record one inference as a CUDA graph; return it, or None where that is refused."""
-        self._run_once()  # TensorRT sets itself up in the first run, outside the capture
+        """Record one inference as a CUDA graph; return it, or None if that is refused."""
+        self._run_once()  # TensorRT initialises itself in the first run, so not in the capture
         try:
-            # Of this thread alone: another engine of the process may allocate meanwhile.
+            # Capture this thread only: another engine of the process may allocate meanwhile.
             checked(cudart.cudaStreamBeginCapture(
                 self._stream, cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
             ))
             try:
                 self._enqueue()
             except EngineError:
-                # Ends the capture; what it holds of a graph is of no use.
+                # End the capture; its incomplete graph is useless.
                 error, graph = cudart.cudaStreamEndCapture(self._stream)
                 if not int(error) and graph:
                     checked(cudart.cudaGraphDestroy(graph))
@@ -211,10 +211,11 @@ class TensorRTEngine(Engine):
             finally:
                 checked(cudart.cudaGraphDestroy(graph))
         except EngineError as exc:
-            cudart.cudaGetLastError()  # or a later check would see this error
-            logger.warning('%s: no CUDA graph (%s); each inference is queued anew', self.model,
+            cudart.cudaGetLastError()  # otherwise a later check would see this error
+            logger.warning('%s: no CUDA graph (%s); each inference launches its kernels one by '
+                           'one', self.model,
                            exc)
-            self._run_once()  # it must work without
+            self._run_once()  # it must work without a graph
             return None
         self._give_back(cudart.cudaGraphExecDestroy, executable)
         return executable
@@ -226,7 +227,7 @@ class TensorRTEngine(Engine):
     def _infer(self, tensors: Tensors) -> Tensors:
         with self._lock:
             if not self._host:
-                raise EngineError(f'{self.model}: the engine was closed meanwhile')
+                raise EngineError(f'{self.model}: the engine was closed during the inference')
             for name, array in tensors.items():
                 np.copyto(self._host[name], array)
             if self._graph is None:
@@ -237,16 +238,16 @@ class TensorRTEngine(Engine):
             return {spec.name: self._host[spec.name].copy() for spec in self.outputs}
 
     def _release(self) -> None:
-        with self._lock:  # after the inference under way, of whatever thread
+        with self._lock:  # wait for the inference under way in any thread
             self._host.clear()
             self._held.close()
 
 
 def check_library(model: Path, engine: str) -> None:
-    """Refuse a .plan file that the other library built, before anything is loaded.
+    """Refuse a .plan file that was built by the other library, before anything is loaded.
 
     Raises:
-        EngineError: it is one of these, or nothing says what it is.
+        EngineError: it was, or the facts beside the plan are missing.
     """
     if model.suffix != '.plan':
         return
@@ -262,16 +263,16 @@ def check_library(model: Path, engine: str) -> None:
 def open_plan(
     model: Path, engine: str, module: Any, build: bool
 ) -> tuple[Plan, 'trt.ICudaEngine']:
-    """Return the plan that serves here, and its engine.
+    """Return the plan that fits this machine, and its engine.
 
     Args:
         model: path of the .onnx or .plan file.
         engine: `tensorrt` or `tensorrt_rtx`.
-        module: the engine's, see `load`.
-        build: build a plan if none serves.
+        module: TensorRT module of the engine, see `load`.
+        build: whether to build a plan if none fits.
 
     Raises:
-        EngineError: none serves, and none may be built.
+        EngineError: no plan fits, and none may or can be built.
     """
     if TYPE_CHECKING:
         import tensorrt as trt

@@ -1,6 +1,6 @@
-"""What engine and builder share of TensorRT and CUDA: modules, errors, the GPU's name.
+"""What engine and builder share of TensorRT and CUDA: modules, errors, the name of the GPU.
 
-TensorRT and TensorRT for RTX are two libraries of one API; a process may use both.
+TensorRT and TensorRT for RTX are two libraries with the same API; a process may use both.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cuda.bindings import runtime as cudart  # at run time `load` sets it
     import tensorrt as trt
 
-DEVICE = 0  # CUDA_VISIBLE_DEVICES chooses which GPU that is
+DEVICE = 0  # CUDA_VISIBLE_DEVICES chooses which GPU this is
 INSTALL = {
     'tensorrt': (
         'on a Jetson: apt install python3-libnvinfer, and pip install onnx "cuda-python<13" '
@@ -38,13 +38,13 @@ logger = logging.getLogger(__name__)
 
 
 def load(model: Path, engine: str, building: bool = False, running: bool = True) -> Any:
-    """Import what an engine needs; return its TensorRT module.
+    """Import the modules that an engine needs; return its TensorRT module.
 
     Args:
-        model: for errors.
+        model: path of the model, for errors.
         engine: `tensorrt` or `tensorrt_rtx`.
-        building: it is to read ONNX files, too.
-        running: it is to use the GPU.
+        building: whether ONNX files are to be read, too.
+        running: whether the GPU is to be used.
 
     Raises:
         EngineError: something is not installed, or there is no GPU.
@@ -60,7 +60,7 @@ def load(model: Path, engine: str, building: bool = False, running: bool = True)
             missing.append(exc)
     if missing:
         reasons = ', '.join(map(str, missing))
-        raise EngineError(f'{model}: {TITLES[engine]} cannot be used, for something is not '
+        raise EngineError(f'{model}: {TITLES[engine]} cannot be used, because a package is not '
                           f'installed ({reasons}); {INSTALL[engine]}') from missing[0]
     if running:
         globals().update(cudart=found[1])
@@ -78,20 +78,20 @@ def import_tensorrt() -> Any:
 
 
 def import_rtx() -> Any:
-    """Return the module of TensorRT for RTX, with the libraries that another package brings."""
+    """Return the module of TensorRT for RTX; its libraries come from another package."""
     spec = find_spec('onnxruntime_ep_nv_tensorrt_rtx')
     for folder in (spec and spec.submodule_search_locations) or ():
         for name in ('libtensorrt_rtx', 'libtensorrt_onnxparser_rtx'):
             for library in Path(folder).glob(f'{name}.so.*'):
                 try:
-                    ctypes.CDLL(str(library))  # what is open already is looked for nowhere else
+                    ctypes.CDLL(str(library))  # the loader takes the library that is already open
                 except OSError as exc:
                     raise ImportError(str(exc)) from exc
     return import_module('tensorrt_rtx_bindings')
 
 
 def import_cudart() -> Any:
-    """Return cuda-python's runtime API, which has moved."""
+    """Return the runtime API of cuda-python, whose module has moved."""
     try:
         from cuda.bindings import runtime
         return runtime
@@ -101,7 +101,7 @@ def import_cudart() -> Any:
 
 
 def checked(result: tuple[Any, ...]) -> Any:
-    """Return what a call of cuda-python gave, without the error code.
+    """Return the results of a cuda-python call without the error code.
 
     Raises:
         EngineError: the code is not cudaSuccess.
@@ -115,10 +115,10 @@ def checked(result: tuple[Any, ...]) -> Any:
 
 
 def gpu_name(engine: str) -> str:
-    """Return what the plans of an engine are for: the GPU, as they name it.
+    """Return the name of the GPU in the form that an engine's plans use.
 
-    For TensorRT that is name, compute capability and multiprocessors, such as `Orin 8.7 (16 SMs)`,
-    as the modules of a Jetson family share the first two, but no plan. For RTX it is `SM86`.
+    For TensorRT it is name, compute capability and multiprocessors, such as `Orin 8.7 (16 SMs)`,
+    because the modules of a Jetson family share the first two but no plans. For RTX it is `SM86`.
     """
     properties: cudart.cudaDeviceProp = checked(cudart.cudaGetDeviceProperties(DEVICE))
     if engine == RTX:
@@ -128,26 +128,26 @@ def gpu_name(engine: str) -> str:
             f'({properties.multiProcessorCount} SMs)')
 
 
-# What TensorRT said since an exception last told it.
+# Errors that TensorRT logged and no exception has reported yet.
 ERRORS: deque[str] = deque(maxlen=4)
 
 
 def last_errors() -> str:
-    """Return what TensorRT complained of since the last call."""
+    """Return the errors that TensorRT logged since the last call."""
     errors = [ERRORS.popleft() for _ in range(len(ERRORS))]
     return '; '.join(errors) or 'it gives no reason'
 
 
 @cache
 def trt_logger(module: Any) -> Any:
-    """Return a library's logger; it keeps the first of a process."""
+    """Return the logger of a library, which keeps the first one of a process."""
     if TYPE_CHECKING:
         import tensorrt as trt
     else:
         trt = module
 
     class Logger(trt.ILogger):
-        """Errors wait for the exception that tells them, the rest is logged."""
+        """Keeps errors for the exception that will report them, and logs everything else."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -164,7 +164,7 @@ def trt_logger(module: Any) -> Any:
 
 
 def deserialise(module: Any, blob: bytes, dla: int | None) -> 'trt.ICudaEngine | None':
-    """Return the engine of a plan, on a DLA core if any; None where TensorRT refuses it."""
+    """Return the engine of a plan, on a DLA core if given; None if TensorRT refuses it."""
     if TYPE_CHECKING:
         import tensorrt as trt
     else:

@@ -1,7 +1,8 @@
-"""torch: for machines that have it and a GPU, but no TensorRT.
+"""Engine for torch: for machines that have torch and a GPU, but no TensorRT.
 
-It opens what `mnv2 export RUN/best.pt model.pt2` wrote, https://docs.pytorch.org/docs/stable/export.html.
-On a GPU the network runs channels last, as one CUDA graph; in fp16 scaling and decoding stay fp32.
+It opens .pt2 files, which `mnv2 export RUN/best.pt model.pt2` writes. On a GPU the network runs
+channels last, as one CUDA graph; in fp16, scaling and decoding stay fp32.
+https://docs.pytorch.org/docs/stable/export.html
 """
 
 from collections.abc import Callable
@@ -23,16 +24,16 @@ class TorchEngine(Engine):
 
     Args:
         model: path of the .pt2 file.
-        how: `precision` is fp32 or fp16 on a GPU, fp32 on a CPU; auto is fp32, for fp16 was slower
-            for the wider of two networks (benchmark/gpu.py). 0 `threads` leave them as they are;
-            torch has one number for the whole process.
+        how: `precision` is fp32 or fp16 on a GPU, fp32 on a CPU; auto is fp32, because fp16 was
+            slower for the wider of two networks (benchmark/gpu.py). `threads` of 0 changes
+            nothing; torch has one number of threads for the whole process.
 
     Raises:
-        EngineError: torch is not installed, or the file is missing or none that `mnv2 export`
-            wrote.
+        EngineError: torch is not installed, the file is missing or was not written by
+            `mnv2 export`, or the precision is not available.
 
     Attributes:
-        graph: on a GPU the CUDA graph of one inference, for a benchmark to replay alone.
+        graph: on a GPU, the CUDA graph of one inference, so that a benchmark can replay it alone.
     """
 
     name = 'torch'
@@ -42,7 +43,8 @@ class TorchEngine(Engine):
         if not model.is_file():
             raise EngineError(f'{model}: no such model file')
         if not is_zipfile(model):
-            raise EngineError(f'{model}: is no .pt2 file; torch opens those of `mnv2 export`')
+            raise EngineError(f'{model}: is not a .pt2 file; engine torch opens those of `mnv2 '
+                              f'export`')
         try:
             import torch
         except ImportError as exc:
@@ -55,7 +57,7 @@ class TorchEngine(Engine):
         checked, facts = checked_program(model)
         try:
             program = torch.export.load(checked)
-        except Exception as exc:  # a zip's, a schema's: they share no base
+        except Exception as exc:  # errors of zip and schema have no common base
             raise EngineError(
                 f'{model}: torch refuses it: {exc}; expected a .pt2 file of `mnv2 export`'
             ) from exc
@@ -73,7 +75,7 @@ class TorchEngine(Engine):
         )
         if how.threads:
             torch.set_num_threads(how.threads)
-        if self.on_gpu:  # also what it asserts of its tensors
+        if self.on_gpu:  # also moves the devices that the program asserts of its tensors
             from torch.export.passes import move_to_device_pass
 
             program = move_to_device_pass(program, 'cuda')
@@ -92,7 +94,7 @@ class TorchEngine(Engine):
         self._run = run
 
     def _infer(self, tensors: Tensors) -> Tensors:
-        # from_numpy warns of arrays that cannot be written to, though nothing writes here.
+        # from_numpy warns of read-only arrays, although nothing is written here.
         arrays = [np.require(tensors[spec.name], requirements='W') for spec in self.inputs]
         try:
             results = self._run(*arrays)
@@ -111,7 +113,7 @@ class TorchEngine(Engine):
 def _capture(
     network: Any, inputs: tuple[TensorSpec, ...], precision: str
 ) -> tuple[Any, Callable[..., tuple[Any, ...]]]:
-    """Record one inference as a CUDA graph; return it, and a function of the inputs for it."""
+    """Record one inference as a CUDA graph; return it, and a function that runs it on inputs."""
     import torch
 
     halved = precision == 'fp16'
@@ -141,9 +143,10 @@ def _capture(
 
 
 def halve_weights(network: Any) -> None:
-    """Store a program's weights in fp16: autocast would halve them anew in each replay.
+    """Store a program's weights in fp16: autocast would convert them again in every replay.
 
-    What fp16 cannot hold becomes its largest: a channel that never answers may have such weights.
+    Values beyond fp16's range become its largest: a channel that is never active may have such
+    weights.
     """
     import torch
 
@@ -156,7 +159,7 @@ def halve_weights(network: Any) -> None:
                     weight = network.get_parameter(argument.target)
                     weight.data = weight.data.clamp(-most, most).half()
         elif node.target is aten._assert_tensor_metadata.default:
-            network.graph.erase_node(node)  # it insists on the precision of the export
+            network.graph.erase_node(node)  # it asserts the precision of the export
     network.recompile()
 
 

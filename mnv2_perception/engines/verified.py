@@ -1,7 +1,7 @@
-"""What a model was measured to lose in shorter arithmetic: what `precision: auto` goes by.
+"""What a model was measured to lose in lower precision; `precision: auto` decides by it.
 
-It travels in the metadata of the ONNX file, where `mnv2 verify` writes it. In int8 a model is a
-second file, MODEL_int8.onnx beside MODEL.onnx, known by its sha256.
+It is part of the metadata of the ONNX file, where `mnv2 verify` writes it. The int8 version of a
+model is a second file, MODEL_int8.onnx beside MODEL.onnx, identified by its sha256.
 """
 
 from collections.abc import Mapping
@@ -22,28 +22,29 @@ from mnv2_perception.model_spec import read_plain_yaml, yaml_beside
 
 METADATA_KEY = 'mnv2_perception.verified'
 logger = logging.getLogger(__name__)
-MOST_LOST = 0.005  # of the task's figure, 0 to 1, for what is taken without asking
-# Labelled images from which on a loss is told about as finely as MOST_LOST. Its standard deviation
-# over sets of 100, drawn from ground/val with replacement: 0.006 mIoU for the fast segmenter in
-# int8 (0.015 for sets of 10; a class that few images show moves the mean), 0.006 top1 for the
-# classifier in bf16 (0.017; one of 100 images is 0.01), 0.002 AP for the detector in int8 (0.008).
+MOST_LOST = 0.005  # largest loss of the task's figure (0 to 1) that `auto` accepts
+# Number of labelled images from which on a loss is known about as finely as MOST_LOST. Its
+# standard deviation over sets of 100, drawn from ground/val with replacement: 0.006 mIoU for the
+# fast segmenter in int8 (0.015 for sets of 10; a class that few images show moves the mean), 0.006
+# top1 for the classifier in bf16 (0.017; one of 100 images is 0.01), 0.002 AP for the detector in
+# int8 (0.008).
 ENOUGH_IMAGES = 100
 
 
 @dataclass(frozen=True)
 class Verified:
-    """A model's figure in one precision beside that in fp32, on the same data.
+    """A model's accuracy in one precision beside that in fp32, on the same data.
 
     Attributes:
-        figure: its name, such as `miou`.
-        fp32: in fp32, 0 to 1.
-        value: in the precision.
-        images: how many they are measured on.
+        figure: name of the figure, such as `miou`.
+        fp32: the figure in fp32, 0 to 1.
+        value: the figure in this precision.
+        images: number of images that it was measured on.
         data: name of the data.
-        sha256: of the file that was measured, in hexadecimal digits; empty: the model itself.
-        speed: times that of fp32 in OpenVINO, on the machine that measured; 0: nobody timed it.
-        yaml_sha256: of the YAML beside the model, by which it was measured, see `yaml_digest`;
-            empty: by its own metadata.
+        sha256: of the file that was measured, hexadecimal; empty: the model itself.
+        speed: speed relative to fp32 in OpenVINO, on the machine that measured; 0: not measured.
+        yaml_sha256: digest of the YAML beside the model by which it was measured, see
+            `yaml_digest`; empty: it was measured by its own metadata.
     """
 
     figure: str
@@ -56,13 +57,13 @@ class Verified:
     yaml_sha256: str = ''
 
     def __post_init__(self) -> None:
-        for name in ('fp32', 'value', 'speed'):  # a file's metadata may hold anything
+        for name in ('fp32', 'value', 'speed'):  # the metadata of a file may contain anything
             if not isinstance(value := getattr(self, name), int | float):
                 raise TypeError(f'{name} is {quoted(value)}, expected a number')
 
     @property
     def good(self) -> bool:
-        """Whether so little is lost that `auto` may take the precision."""
+        """Whether the loss is so small that `auto` may use the precision."""
         return self.fp32 - self.value <= MOST_LOST
 
     def __str__(self) -> str:
@@ -74,9 +75,9 @@ class Verified:
 
 
 def int8_beside(model: Path) -> Path:
-    """Return where a model's int8 file lies, if there is one.
+    """Return the path of a model's int8 file, which may not exist.
 
-    That is beside the model, or, of a link that has none, beside what it leads to.
+    It is beside the model; for a link without one, beside the target of the link.
     """
     beside = model.with_name(f'{model.stem}_int8.onnx')
     if model.is_symlink() and not beside.exists():
@@ -85,14 +86,14 @@ def int8_beside(model: Path) -> Path:
 
 
 def verified_int8(model: Path, found: Verified | None) -> Path:
-    """Return the path of a model's int8 file.
+    """Return the path of a model's int8 file after checking it.
 
     Args:
         model: path of the model.
-        found: what it says of its int8 file; None if nothing.
+        found: what the model's metadata say of its int8 file; None if nothing.
 
     Raises:
-        EngineError: it is missing, or not the one that was measured.
+        EngineError: the file is missing, was not verified, or is not the one that was measured.
     """
     file = int8_beside(model)
     verify = f'{command_name()} verify {model} DATA'
@@ -106,15 +107,15 @@ def verified_int8(model: Path, found: Verified | None) -> Path:
     if (digest := sha256(file)) != found.sha256:
         raise EngineError(
             f'{file}: is not the int8 file that {model.name} was verified with: its sha256 is '
-            f'{digest}, expected {found.sha256}; make it again of this model, then {verify}'
+            f'{digest}, expected {found.sha256}; make it again from this model, then {verify}'
         )
     return file
 
 
 def yaml_digest(model: Path) -> str:
-    """Return the sha256 of the YAML beside a model; empty where there is none.
+    """Return the sha256 of the YAML beside a model; empty if there is none.
 
-    Where the YAML names a file of class names, it is that of both files' sha256.
+    If the YAML names a file of class names, it is the sha256 of both files' digests.
     """
     digests = [sha256(file) for file in _yaml_files(model)]
     both = ''.join(digests)
@@ -125,7 +126,7 @@ def _yaml_files(model: Path) -> list[Path]:
     """Return the YAML beside a model and the file of class names that it names, if they exist."""
     beside = yaml_beside(model)
     files = [beside]
-    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, ModelError):  # told by ModelSpec
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, ModelError):  # ModelSpec reports it
         values = yaml.safe_load(read_plain_yaml(beside))
         if isinstance(values, dict) and isinstance(names := values.get('classes'), str):
             files.append(beside.parent / Path(names).name)
@@ -133,17 +134,16 @@ def _yaml_files(model: Path) -> list[Path]:
 
 
 def read_verified(metadata: Mapping[str, str], model: Path) -> dict[str, Verified]:
-    """Return what was measured, by precision; nothing where nothing was.
+    """Return what was measured, by precision; empty if nothing was.
 
-    What was measured by another YAML than lies beside the model now does not count, which the log
-    tells.
+    Measurements by another YAML than the one beside the model now do not count, which is logged.
 
     Args:
-        metadata: of the model.
-        model: its path.
+        metadata: metadata of the model.
+        model: path of the model.
 
     Raises:
-        EngineError: the entry is not as `write_verified` leaves it.
+        EngineError: the entry is not as `write_verified` writes it.
     """
     try:
         found = json.loads(metadata.get(METADATA_KEY, '{}'))
@@ -164,8 +164,8 @@ def read_verified(metadata: Mapping[str, str], model: Path) -> dict[str, Verifie
 @cache
 def _tell_changed(model: Path) -> None:
     logger.warning(
-        '%s: what was measured in bf16 and int8 does not count, for %s has changed since; run '
-        '%s verify %s DATA', model,
+        '%s: the measurements in bf16 and int8 are ignored, because %s has changed since; run %s '
+        'verify %s DATA', model,
         ' or '.join(file.name for file in _yaml_files(model)) or yaml_beside(model).name,
         command_name(), model,
     )
@@ -174,19 +174,19 @@ def _tell_changed(model: Path) -> None:
 def write_verified(
     model: Path, out: Path, found: Mapping[str, Verified], spec: Mapping[str, str] = {}
 ) -> None:
-    """Write a copy of an ONNX file that carries what was measured; it may replace the file.
+    """Write a copy of an ONNX file with measurements in its metadata; it may replace the file.
 
-    Where `out` is a link, what it leads to is replaced.
+    If `out` is a link, its target is replaced.
 
     Args:
         model: path of the file.
         out: path of the copy.
-        found: what was measured, by precision.
-        spec: metadata for a file that does not say itself what it takes and gives.
+        found: measurements by precision.
+        spec: metadata entries to add if the file does not have them, such as its ModelSpec.
 
     Raises:
         EngineError: onnx is not installed.
-        ModelError: the file is no ONNX model, or `out` cannot be written.
+        ModelError: the file is not an ONNX model, or `out` cannot be written.
     """
     proto = read_onnx(model)
     kept = [pair for pair in proto.metadata_props if pair.key != METADATA_KEY]

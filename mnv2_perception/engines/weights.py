@@ -1,7 +1,7 @@
-"""Weights that lie in files beside an ONNX file, as torch's exporter and large models have them.
+"""Find weights that are in files beside an ONNX file, as torch's exporter and large models do it.
 
-Read without onnx, which a robot need not have: the names are entries `location` of protobuf's
-TensorProto.external_data, field 1 the key and field 2 the value.
+The file is read without onnx, which a robot need not have: the names are entries `location` of
+protobuf's TensorProto.external_data, field 1 the key and field 2 the value.
 """
 
 import mmap
@@ -14,10 +14,10 @@ _LOCATION = re.compile(rb'\x0a\x08location\x12([\x01-\x7f])(?=(.{1,127}))', re.D
 
 
 def weights_beside(model: Path) -> list[Path]:
-    """Return the files in which an ONNX file says that its weights lie, sorted.
+    """Return the files that an ONNX file names as holding its weights, sorted.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     if model.suffix != '.onnx' or not model.stat().st_size:
         return []
@@ -26,7 +26,7 @@ def weights_beside(model: Path) -> list[Path]:
             found[2][:found[1][0]].decode(errors='replace')
             for found in _LOCATION.finditer(content)
         }
-    inside = {PurePosixPath(name) for name in names}  # runtimes refuse all others
+    inside = {PurePosixPath(name) for name in names}  # runtimes refuse any others
     return sorted(
         model.parent / name for name in inside
         if not name.is_absolute() and '..' not in name.parts
@@ -41,10 +41,10 @@ def lacks_weights(model: Path) -> str:
         return ''
     for file in files:
         if other := stand_in(file):
-            return f'its weights lie in {file.name}, which is {other}'
+            return f'its weights are in {file.name}, which is {other}'
         if not file.exists():
             return (
-                f'its weights lie in {file.relative_to(model.parent)}, which is not beside it; '
-                f'copy that file there, too'
+                f'its weights are in {file.relative_to(model.parent)}, which is not beside it; '
+                f'copy that file there too'
             )
     return ''

@@ -180,8 +180,8 @@ def compared(
     unknown = [name for name in labels if name not in model]
     if unknown and not maps:
         raise DataError(
-            f'{path}: the model does not know {", ".join(unknown)}; it knows {", ".join(model)}; '
-            f'say which is which with --map'
+            f'{path}: the model has no class {", ".join(unknown)}; it has {", ".join(model)}; '
+            f'match them with --map'
         )
     return map_classes(labels, model, maps)
 

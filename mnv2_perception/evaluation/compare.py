@@ -166,16 +166,17 @@ def compare_runs(
             continue
         other = find_result(new, name, type_name)
         if other is None:
-            checks.append(Check(name, False, f'{base} has {topic}, {new} has none'))
+            checks.append(Check(name, False, f'{base} has {topic}, but {new} does not'))
             continue
         shared, check = _frames(base, new, topic, other, name)
         checks.append(check)
         if shared:
             checks.append(judge(Both(base, new, topic, other, shared)))
     if not checks:
-        raise BagError(f'{base}: has no masks, boxes, classes or grids to compare; run it anew')
+        raise BagError(f'{base}: has no masks, boxes, classes or grids to compare; make the run '
+                       f'again')
     if labels and find_result(base, 'segmentation/mask', IMAGE) is None:
-        raise DataError(f'{labels}: labels are compared with masks, and {base} has none')
+        raise DataError(f'{labels}: labels are compared with masks, but {base} has none')
     return [*checks, *_latencies(base, new)]
 
 
@@ -221,8 +222,8 @@ def _judge_masks(both: Both, labels: str, max_drop: float) -> Check:
     if table is None:
         found = quoted(', '.join(others_names.values()))
         return Check('masks: agreement', False, (
-            f'{base} has the classes {quoted(", ".join(classes))}, {new} has {found}, and '
-            f'no name is in both; expected two runs of models for the same classes'
+            f'{base} has the classes {quoted(", ".join(classes))}, {new} has {found}, with no '
+            f'name in common; expected two runs of models for the same classes'
         ))
     truth = Truth(base, new, labels, classes, both.shared, both.topic) if labels else None
     agreement, before, after = (ConfusionMatrix(len(classes)) for _ in range(3))
@@ -253,7 +254,8 @@ def _judge_masks(both: Both, labels: str, max_drop: float) -> Check:
         drop = 1.0 - agreement.miou()
         return Check(
             'masks: agreement', drop <= max_drop,
-            f'mean IoU of the two {1.0 - drop:.4f}, expected {1.0 - max_drop:.4f} or more'
+            f'mean IoU between the two runs {1.0 - drop:.4f}, expected {1.0 - max_drop:.4f} or '
+            f'more'
             + ('' if how == 'by name' else f'; their classes differ: compared {how}'),
             _worst(alike), figures,
         )
@@ -278,7 +280,7 @@ def _judge_accuracy(
     return Check(
         'accuracy', drop <= max_drop,
         f'mIoU {before:.4f} before, {after:.4f} now: {"a drop" if drop > 0 else "a gain"} of '
-        f'{abs(drop):.4f}, allowed is a drop of {max_drop:g}', _worst(frames), figures,
+        f'{abs(drop):.4f}, allowed drop {max_drop:g}', _worst(frames), figures,
     )
 
 
@@ -286,8 +288,8 @@ def _names(bag: Path, mask: str) -> dict[int, str]:
     names = read_names(bag, mask)
     if not names:
         raise BagError(
-            f'{bag}: nothing names the classes of {mask} (label_info beside it); run it anew, or '
-            f'record label_info too'
+            f'{bag}: the class names of {mask} are missing (label_info beside it); make the run '
+            f'again, or record label_info too'
         )
     return names
 
@@ -297,7 +299,10 @@ def _apart(named: tuple[set[str], set[str]]) -> str:
     if not all(named) or not named[0].isdisjoint(named[1]):
         return ''
     ours, theirs = (quoted(', '.join(sorted(names))) for names in named)
-    return f'; no class is in both, {ours} and {theirs}: are the models for the same ones?'
+    return (
+        f'; they have no class in common, {ours} and {theirs}: are the models for the same '
+        f'classes?'
+    )
 
 
 def _judge_boxes(both: Both, max_drop: float) -> Check:
@@ -348,7 +353,7 @@ def _judge_grids(both: Both, max_changed: float) -> Check:
     share = changed / max(1, known)
     return Check(
         'grid: changed cells', share <= max_changed,
-        f'{share:.4f} of the known cells changed, allowed is {max_changed:g}', _worst(alike),
+        f'{share:.4f} of the known cells changed, allowed {max_changed:g}', _worst(alike),
         {'changed': changed, 'known': known, 'share': share},
     )
 
@@ -359,7 +364,7 @@ def _require_one_place(left: Grid, right: Grid, key: Key) -> None:
         (right.origin_x_m, right.origin_y_m, right.resolution_m),
     ):
         raise BagError(
-            f'the grids at {stamp_text(key[0])} are of two places or sizes; run both with the '
+            f'the grids at {stamp_text(key[0])} have different places or sizes; run both with the '
             f'same camera and frames'
         )
 

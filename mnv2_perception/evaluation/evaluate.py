@@ -62,14 +62,15 @@ def evaluate_model(
     """
     if is_bag(data) and spec.task != 'segmentation':
         raise DataError(
-            f'{data}: a bag has labels for segmentation, and {spec.name} is for {spec.task}; give '
-            f'a folder or file of such labels'
+            f'{data}: a bag has labels for segmentation, but {spec.name} is for {spec.task}; give '
+            f'a folder or file of labels for {spec.task}'
         )
     if any(topics) and not is_bag(data):
-        raise DataError(f'{data}: is no bag, and a topic names something in a bag alone')
+        raise DataError(f'{data}: is not a bag, but --labels and --topic are for bags; leave them '
+                        f'out')
     if spec.task == 'detection' or (spec.task == 'segmentation' and data.suffix == '.json'):
         if labels:
-            raise DataError(f'{data}: names its classes itself; leave out --spec')
+            raise DataError(f'{data}: names its own classes; leave out --spec')
         if spec.task == 'detection':
             return evaluate_detection(Detector(engine, spec, min_score=0.0), data, by_prefix, maps)
         return evaluate_components(Segmenter(engine, spec), data, MIN_AREA, by_prefix, maps)
@@ -208,7 +209,7 @@ def evaluate_segmentation(
         whole.merge(part)
     if np.isnan(whole.miou()):
         raise DataError(
-            f'{folder}/labels: no pixel has a class that is compared '
+            f'{folder}/labels: no pixel has one of the compared classes '
             f'({", ".join(classes.names)}); correct --map'
         )
     return {

@@ -116,7 +116,7 @@ def labelled_images(
         raise DataError(f'{bag}: has no topic of labels; name it with --labels')
     table, how = renumbering(label, read_names(bag, label), classes)
     if table is None:
-        raise DataError(f'{bag}: {how}; are these the labels of its classes?')
+        raise DataError(f"{bag}: {how}; are these labels of the model's classes?")
     level = logging.WARNING if how.startswith('by number') else logging.INFO
     logger.log(level, '%s: labels are compared %s', bag, how)
     wanted = set(keys(bag, camera.image)) & set(keys(bag, label))
@@ -126,8 +126,8 @@ def labelled_images(
             name = stamp_text(key[0])
             if stored.shape != image.shape[:2]:
                 raise DataError(
-                    f'{bag}: at {name} the label is {stored.shape}, the image {image.shape[:2]}; '
-                    f'record labels of one size with their images'
+                    f'{bag}: at {name} the label is {stored.shape}, but the image '
+                    f'{image.shape[:2]}; record labels in the size of their images'
                 )
             yield name, image, table[stored]
     if not wanted:

@@ -99,7 +99,7 @@ def map_classes(
         ):
             if unknown := [name for name in names if name not in known]:
                 raise DataError(
-                    f'--map {text}: {", ".join(unknown)} is no class of the {whose}, which has '
+                    f'--map {text}: {", ".join(unknown)} is not a class of the {whose}, which has '
                     f'{_some(known)}' + (
                         '; if the labels have other classes, name their file with --spec'
                         if whose == 'labels' and tuple(labels) == tuple(model) else ''
@@ -118,7 +118,7 @@ def map_classes(
     if not pairs:
         raise DataError(
             f'labels and model have no class in common: {_some(labels)}; and {_some(model)}; '
-            f'say which is which with --map, such as --map {labels[0]}={model[0]}'
+            f'match them with --map, such as --map {labels[0]}={model[0]}'
         )
     pairs.sort(key=lambda pair: min(labels.index(name) for name in pair[0]))
 

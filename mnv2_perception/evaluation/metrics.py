@@ -43,7 +43,8 @@ class ConfusionMatrix:
         """
         if truth.shape != predicted.shape:
             raise DataError(
-                f'label is {truth.shape}, prediction {predicted.shape}; expected one size (H, W)'
+                f'label is {truth.shape}, prediction {predicted.shape}; expected the same size '
+                f'(H, W)'
             )
         n = self.num_classes
         labelled = truth < n

@@ -40,7 +40,7 @@ def draw_confusion(table: Mapping[str, Mapping[str, int]], title: str) -> Pictur
     if len(rows) > MOST_ROWS:
         wrong = {row: sum(table[row].values()) - table[row].get(row, 0) for row in rows}
         rows = sorted(sorted(rows, key=lambda row: -wrong[row])[:MOST_ROWS], key=rows.index)
-        title += f'; the {MOST_ROWS} of {len(table)} classes that go wrong most often'
+        title += f'; the {MOST_ROWS} of {len(table)} classes with the most errors'
     others = dict.fromkeys(name for row in rows for name in table[row] if name not in rows)
     columns = [*(row for row in rows if row != NOTHING), *others]
     labels = [[_label(name) for name in names] for names in (rows, columns)]
@@ -62,7 +62,7 @@ def draw_confusion(table: Mapping[str, Mapping[str, int]], title: str) -> Pictur
         for column, predicted in enumerate(columns):
             share = table[name].get(predicted, 0) / total
             _draw_cell(picture, left + CELL_PX * column, y, share, name == predicted)
-    texts = [_label(title), _label('rows: the truth; columns: what it was taken for; % of a row')]
+    texts = [_label(title), _label('rows: label; columns: prediction; % of the row')]
     wide = max(picture.shape[1], *(text.shape[1] + 2 * MARGIN_PX for text in texts))
     sheet = np.full((sum(len(text) + MARGIN_PX for text in texts) + len(picture), wide, 3), 255,
                     np.uint8)

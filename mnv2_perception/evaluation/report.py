@@ -91,7 +91,7 @@ def _classified(
 ) -> Pictures:
     for each in worst:
         path = Path(each['image'])
-        caption = f'{each["label"]}, taken for {each["said"]} ({each["confidence"]:.2f})'
+        caption = f'{each["label"]}, predicted {each["said"]} ({each["confidence"]:.2f})'
         yield path, draw_caption(legible(read_image(path)), caption)
 
 

@@ -51,8 +51,8 @@ class Truth:
             bag = next((each for each in (base, new) if has_messages(each, labels)), None)
             if bag is None:
                 raise DataError(
-                    f'{labels}: neither run has this topic; take it along with `mnv2 bag run '
-                    f'--copy`, or give a bag or a folder'
+                    f'{labels}: neither run has this topic; copy it with `mnv2 bag run --copy`, '
+                    f'or give a bag or a folder'
                 )
             topic = labels
         elif is_bag(folder):
@@ -79,8 +79,8 @@ class Truth:
             return None
         if label.shape != shape:
             raise DataError(
-                f'{self._place}: at {stamp_text(key[0])} the label is {label.shape}, the mask '
-                f'{shape}; give labels of the images, in their size'
+                f'{self._place}: at {stamp_text(key[0])} the label is {label.shape}, but the mask '
+                f'{shape}; give labels in the size of the images'
             )
         self._pixels += np.bincount(label.ravel(), minlength=256)
         return self._table[label]
@@ -102,8 +102,8 @@ class Truth:
         files = list_labels(folder)
         if len(files) != len(masks):
             raise DataError(
-                f'{folder}: holds {len(files)} labels (.png), and there are {len(masks)} masks; '
-                f'expected one for each, in the order of their names'
+                f'{folder}: has {len(files)} labels (.png) for {len(masks)} masks; expected one '
+                f'for each, in the order of their names'
             )
         for key, path in zip(masks, files, strict=True):
             yield key, read_label(path)

@@ -80,10 +80,10 @@ def read_weights(path: Path) -> dict[str, Any]:
     except Exception as exc:  # a damaged file fails in whatever way its bytes lead
         reason = (str(exc) or type(exc).__name__).splitlines()[0]
         if reason.startswith('Weights only load failed'):  # it goes on with dangerous advice
-            reason = 'it is of something else, or would run code when loaded'
+            reason = 'it is another kind of file, or would run code when loaded'
         raise ModelError(f'{path}: ' + (
             stand_in(path)
-            or f'is no checkpoint of plain tensors ({reason}); save a state_dict'
+            or f'is not a checkpoint of plain tensors ({reason}); save a state_dict'
         )) from exc
     if not isinstance(values, dict):
         raise ModelError(f'{path}: holds a {type(values).__name__}, expected a state_dict')
@@ -148,7 +148,7 @@ def load_exported(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
     except FileNotFoundError as exc:
         raise ModelError(f'{path}: no such model') from exc
     except Exception as exc:  # a damaged file fails in whatever way its bytes lead
-        raise ModelError(f'{path}: ' + (stand_in(path) or f'is no ONNX model: {exc}')) from exc
+        raise ModelError(f'{path}: ' + (stand_in(path) or f'is not an ONNX model: {exc}')) from exc
     graph = model.graph
     arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:  # equal tensors are stored once
@@ -158,8 +158,8 @@ def load_exported(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
     ours = METADATA_KEY in {entry.key for entry in model.metadata_props}
     if not ours or not all(name in arrays for names in sources for name in names):
         raise ModelError(
-            f'{path}: was not written by `mnv2 export`, or quantised since; what a network starts '
-            f'from is such a model, a checkpoint, or published weights (mnv2 fetch)'
+            f'{path}: was not written by `mnv2 export`, or was quantised since; --weights takes '
+            f'unquantised models of `mnv2 export`, checkpoints and published weights (mnv2 fetch)'
         )
     layers = [
         layer for module in (encoder.features, net) for layer in module.modules()
@@ -177,9 +177,9 @@ def load_exported(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
             len(shapes),
         )
         raise ModelError(
-            f'{path}: its first {same} of {count} convolutions are those of this encoder, then '
-            f'they differ; choose --encoder, --width-mult and --encoder-depth as it was trained '
-            f'(the card of a shipped model has them)'
+            f'{path}: only the first {same} of its {count} convolutions match this encoder; '
+            f'choose --encoder, --width-mult and --encoder-depth as it was trained (the card of a '
+            f'shipped model has them)'
         )
     # Layers beyond the encoder are its network's only if there are as many.
     known = len(shapes) if len(shapes) == len(wanted) else count
@@ -246,4 +246,4 @@ def load_checkpoint(path: Path) -> Checkpoint:
         values['spec'] = ModelSpec.from_dict(values['spec'], str(path))
         return Checkpoint(**values)
     except (KeyError, TypeError) as exc:
-        raise ModelError(f'{path}: is no checkpoint of `mnv2 train` ({exc})') from exc
+        raise ModelError(f'{path}: is not a checkpoint of `mnv2 train` ({exc})') from exc

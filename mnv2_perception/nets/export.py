@@ -126,13 +126,13 @@ def export_weights(weights: Path, encoder: str, licence: str, model_path: Path) 
     """
     if 'architecture' in read_weights(weights):
         if encoder:
-            raise ModelError(f'{weights}: tells its network itself; leave out the encoder')
+            raise ModelError(f'{weights}: already says which network it is; leave out the encoder')
         export_model(weights, model_path)
         return
     encoder = encoder or next((name for name in BACKBONES if weights.name.startswith(name)), '')
     if not encoder:
         raise ModelError(
-            f'{weights}: does not tell whose weights it holds; give --encoder, one of '
+            f'{weights}: does not say which network it belongs to; give --encoder, one of '
             f'{", ".join(BACKBONES)}'
         )
     net = make_backbone(encoder, num_classes=1)
@@ -158,7 +158,7 @@ def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
             the folder of `model_path` does not exist, or it cannot be written.
     """
     if not model_path.parent.is_dir():
-        raise ModelError(f'{model_path}: its folder does not exist; make it first')
+        raise ModelError(f'{model_path}: its folder does not exist; create it first')
     check_spec(spec)
     write: Callable[[nn.Module, ModelSpec, Path], None]
     write = write_program if model_path.suffix == '.pt2' else write_onnx

@@ -1,4 +1,4 @@
-"""What to do about a topic from which nothing comes."""
+"""Advice about topics from which no messages come."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -14,33 +14,33 @@ SUFFIX = '/compressed'
 
 
 def types_on(node: Node, topic: str) -> set[str]:
-    """Return the types that publishers of a topic have."""
+    """Return the message types of a topic's publishers."""
     return {info.topic_type for info in node.get_publishers_info_by_topic(topic)}
 
 
 def wrong_type(node: Node, topic: str, msg_type: Any) -> str:
-    """Say that publishers of a topic have another type than the expected one; empty if not."""
+    """Return a sentence if a topic's publishers have another type than expected, else empty."""
     expected = f'{msg_type.__module__.partition(".")[0]}/msg/{msg_type.__name__}'
     found = types_on(node, topic)
     if not found or expected in found:
         return ''
-    return f'{topic} brings {quoted(", ".join(sorted(found)))}, expected {expected}; remap it'
+    return f'{topic} carries {quoted(", ".join(sorted(found)))}, expected {expected}; remap it'
 
 
 def image_topic_behind(node: Node, topic: str, model_nodes: Iterable[Any]) -> str:
-    """Return from which topic the images come that results are of; empty where nobody knows.
+    """Return the topic of the images from which results are made; empty if it is unknown.
 
     Args:
-        node: that asks.
-        topic: of the results.
-        model_nodes: camera nodes of this process, which share their subscriptions.
+        node: node that asks the ROS graph.
+        topic: topic of the results, resolved.
+        model_nodes: camera nodes of this process, whose subscriptions may be another node's.
     """
     known = {(each.get_name(), each.get_namespace()): each.image_topic for each in model_nodes}
     for info in node.get_publishers_info_by_topic(topic):
         place = info.node_name, info.node_namespace
         if place in known:
             return str(known[place])
-        with suppress(Exception):  # it has ended meanwhile
+        with suppress(Exception):  # the publisher's node may have ended meanwhile
             heard = node.get_subscriber_names_and_types_by_node(*place)
             images = [name for name, types in heard if {RAW, COMPRESSED} & set(types)]
             if len(images) == 1:
@@ -54,9 +54,9 @@ def incompatible_qos(
     """Yield a warning for each topic whose other side has an incompatible QoS.
 
     Args:
-        node: whose publishers and subscriptions these are.
-        publishers: of its results.
-        subscriptions: the node's; only latched ones can be refused.
+        node: node that owns the publishers and subscriptions.
+        publishers: publishers of its results.
+        subscriptions: its subscriptions; only latched ones can be incompatible.
     """
     pairs: list[tuple[str, Any, Any, Any, str]] = []
     for each in publishers:
@@ -80,22 +80,22 @@ def incompatible_qos(
         ) if needs.name.lower() == what != has.name.lower()]
         if wanted:
             yield (
-                f'{quoted(info.node_name)} {does} {topic} with an incompatible QoS, so nothing '
-                f'comes through: {" and ".join(wanted)} is asked for and not offered'
+                f'{quoted(info.node_name)} {does} {topic} with an incompatible QoS, so no '
+                f'message arrives: {" and ".join(wanted)} is required, but not offered'
             )
 
 
 def wrong_topic(node: Node, topic: str, compressed: bool, heard: bool = False) -> str:
-    """Say which topic or transport is the camera's, where `topic` can bring no image of it.
+    """Say which topic or transport is the camera's, if no image can come on `topic`.
 
     Args:
-        node: that listens.
-        topic: resolved; of the compressed transport, with its suffix.
-        compressed: whether it expects CompressedImage.
-        heard: whether images have come on it.
+        node: node that subscribes.
+        topic: resolved name, with its suffix for compressed transport.
+        compressed: whether the node expects CompressedImage.
+        heard: whether images have come on it before.
 
     Returns:
-        A sentence, empty where a publisher of the right type is there.
+        A sentence; empty if a publisher of the right type exists.
     """
     expected, other = (COMPRESSED, RAW) if compressed else (RAW, COMPRESSED)
     found = types_on(node, topic)
@@ -103,7 +103,7 @@ def wrong_topic(node: Node, topic: str, compressed: bool, heard: bool = False) -
         return ''
     base = topic.removesuffix(SUFFIX)
     if other in found:
-        said = f'{topic} brings {other}, expected {expected}'
+        said = f'{topic} carries {other}, expected {expected}'
         if compressed:
             return f'{said}; set image_transport to raw and remap image to {topic}'
         if base != topic:
@@ -114,16 +114,16 @@ def wrong_topic(node: Node, topic: str, compressed: bool, heard: bool = False) -
         )
     if found:
         names = quoted(', '.join(sorted(found)))
-        return f"{topic} brings {names}, expected {expected}; remap image to the camera's topic"
+        return f"{topic} carries {names}, expected {expected}; remap image to the camera's topic"
     if compressed and COMPRESSED in types_on(node, base):
         image = base.removesuffix(SUFFIX)
         return f'{topic} has no publisher, but {base} has; remap image to {image}'
     if compressed and RAW in types_on(node, base):
-        return f'{topic} has no publisher, but {base} brings {RAW}; set image_transport to raw'
+        return f'{topic} has no publisher, but {base} carries {RAW}; set image_transport to raw'
     if not compressed and COMPRESSED in types_on(node, topic + SUFFIX):
         return (
             f'{topic} has no publisher, but {topic}{SUFFIX} has; set image_transport to compressed'
         )
     if heard:
-        return f'{topic} has no publisher any more: look whether the camera and its driver run'
+        return f'{topic} has no publisher any more: check that the camera and its driver run'
     return f"{topic} has no publisher; remap image to the camera's topic"

@@ -1,4 +1,4 @@
-"""The command lines of `mnv2 bag play` and `mnv2 bag record`, beside parameters."""
+"""Command lines of `mnv2 bag play` and `mnv2 bag record`, which override the nodes' parameters."""
 
 import argparse
 from dataclasses import fields, replace
@@ -15,58 +15,81 @@ from mnv2_perception.nodes.overrides import check_overrides, check_params_files
 
 P = TypeVar('P')
 
+ROS_EPILOG = 'ROS arguments, such as parameters and remappings, go after --ros-args.'
+
 
 def player_arguments(args: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Parse a command line, sys.argv's when None; what is not given there is None.
+    """Parse the player's command line, by default that of sys.argv; an option not given is None.
 
     Returns:
-        What it says, and the ROS arguments in it.
+        The parsed arguments, and the ROS arguments of the command line.
     """
     own, ros = split_ros_arguments(sys.argv[1:] if args is None else args)
     parser = argparse.ArgumentParser(
-        prog='mnv2 bag play', description='Play a bag with its original spacing and /clock.'
+        prog='mnv2 bag play', epilog=ROS_EPILOG,
+        description='Play a bag, with /clock and its original timing.'
     )
-    parser.add_argument('bag', nargs='?', metavar='BAG', help='folder, .mcap, .db3 or .bag file')
-    parser.add_argument('--rate', type=float, help='bag seconds per second (1.0)')
+    parser.add_argument(
+        'bag', nargs='?', metavar='BAG', help='bag folder, or a single .mcap, .db3 or .bag file'
+    )
+    parser.add_argument(
+        '--rate', type=float, help='playing speed, bag seconds per second (default: 1.0)'
+    )
     parser.add_argument('--loop', action='store_const', const=True, help='start again at the end')
-    parser.add_argument('--topics', nargs='+', metavar='T', help='play only these')
-    parser.add_argument('--exclude', nargs='+', metavar='T', help='do not play these')
-    parser.add_argument('--remap', nargs='+', metavar='A:=B', help='publish A under the name B')
+    parser.add_argument(
+        '--topics', nargs='+', metavar='TOPIC', help='play only these topics (default: all)'
+    )
+    parser.add_argument('--exclude', nargs='+', metavar='TOPIC', help='do not play these topics')
+    parser.add_argument(
+        '--remap', nargs='+', metavar='A:=B', help='publish topic A under the name B'
+    )
     parser.add_argument(
         '--start-delay', type=float, dest='start_delay_s', metavar='SECONDS',
-        help='time for discovery before the first message (0.5)',
+        help='pause before the first message, for discovery (default: 0.5)',
     )
     parser.add_argument(
         '--wait-for-subscribers', type=float, dest='wait_for_subscribers_s', metavar='SECONDS',
-        help='longest wait until every played topic has a subscriber (0: do not wait)',
+        help='wait at most this long until every played topic has a subscriber; 0: do not wait '
+        '(default: 0)',
     )
     parser.add_argument(
-        '--wait-for-topics', nargs='+', metavar='T', help='wait for subscribers of these only'
+        '--wait-for-topics', nargs='+', metavar='TOPIC',
+        help='wait for subscribers of these topics only (default: of all played topics)',
     )
-    parser.add_argument('--clock-hz', type=float, help='/clock messages per second (100; 0: none)')
+    parser.add_argument(
+        '--clock-hz', type=float, help='/clock messages per second; 0: none (default: 100)'
+    )
     parser.add_argument(
         '--max-gap', type=float, dest='max_gap_s', metavar='SECONDS',
-        help='shorten longer gaps in the recording to 1 s (60; 0: none)',
+        help='shorten longer gaps in the recording to 1 s; 0: keep all gaps (default: 60)',
     )
-    parser.add_argument('--log', metavar='FILE.csv', help='write topic,stamp_ns,published_ns')
+    parser.add_argument(
+        '--log', metavar='FILE.csv',
+        help='also write a CSV file: topic,stamp_ns,published_ns',
+    )
     add_viewer_option(parser)
     return parser.parse_args(own, argparse.Namespace(ros_args=ros)), ros
 
 
 def recorder_arguments(args: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Parse a command line, sys.argv's when None; what is not given there is None.
+    """Parse the recorder's command line, by default that of sys.argv; an option not given is None.
 
     Returns:
-        What it says, and the ROS arguments in it.
+        The parsed arguments, and the ROS arguments of the command line.
     """
     own, ros = split_ros_arguments(sys.argv[1:] if args is None else args)
     parser = argparse.ArgumentParser(
-        prog='mnv2 bag record', description='Record topics into a ROS 2 bag until Ctrl-C.'
+        prog='mnv2 bag record', epilog=ROS_EPILOG,
+        description='Record topics into a ROS 2 bag until Ctrl-C.'
     )
-    parser.add_argument('topics', nargs='*', metavar='TOPIC')
+    parser.add_argument('topics', nargs='*', metavar='TOPIC', help='topics to record')
     parser.add_argument('--out', metavar='DIR', help="the new bag's folder")
-    parser.add_argument('--storage', choices=['mcap', 'sqlite3'], help='(mcap)')
-    parser.add_argument('--log', metavar='FILE.csv', help='write topic,stamp_ns,received_ns')
+    parser.add_argument(
+        '--storage', choices=['mcap', 'sqlite3'], help='file format of the bag (default: mcap)'
+    )
+    parser.add_argument(
+        '--log', metavar='FILE.csv', help='also write a CSV file: topic,stamp_ns,received_ns'
+    )
     arguments = parser.parse_args(own, argparse.Namespace(ros_args=ros))
     arguments.topics = arguments.topics or None
     return arguments, ros
@@ -81,7 +104,7 @@ def split_ros_arguments(args: list[str]) -> tuple[list[str], list[str]]:
         args: Command line without the program's name.
 
     Returns:
-        Own arguments, and ROS arguments with the marks around them.
+        Own arguments, and ROS arguments including the two marks.
     """
     own: list[str] = []
     ros: list[str] = []
@@ -96,15 +119,15 @@ def split_ros_arguments(args: list[str]) -> tuple[list[str], list[str]]:
 
 
 def declared(node: Node, cls: type[P], arguments: argparse.Namespace | None) -> P:
-    """Declare a node's parameters and return their values.
+    """Declare a node's parameters and return their values, overridden by the command line.
 
     Args:
         node: the node.
         cls: its parameter class.
-        arguments: of the command line; what is not None there beats the parameter.
+        arguments: arguments of the command line; a value that is not None overrides the parameter.
 
     Raises:
-        ParameterError: a value is not possible, or of no parameter.
+        ParameterError: a value is out of range or invalid, or its parameter does not exist.
     """
     declare(node, cls, read_only=True)
     check_overrides(node, cls, alone=True)
@@ -121,11 +144,11 @@ def declared(node: Node, cls: type[P], arguments: argparse.Namespace | None) -> 
 
 
 def player_settings(node: Node, arguments: argparse.Namespace | None) -> BagPlayerParameters:
-    """Return what to play and how, see `declared`.
+    """Return the settings of the player, see `declared`.
 
     Raises:
-        BagError: there is no bag.
-        ParameterError: a number is not possible.
+        BagError: no bag was given.
+        ParameterError: a number is out of range.
     """
     settings = declared(node, BagPlayerParameters, arguments)
     if not settings.bag:

@@ -37,10 +37,10 @@ class BagPlayerNode(ToughNode):
         """Open the bag and create the publishers.
 
         Args:
-            arguments: From ``player_arguments``; what is not None there beats the parameter.
+            arguments: From ``player_arguments``; a value that is not None overrides the parameter.
 
         Raises:
-            BagError: The bag cannot be read, or nothing of it can be played.
+            BagError: The bag cannot be read, or nothing in it can be played.
         """
         super().__init__('bag_player')
         self._log_handler = RosLogHandler(self)
@@ -72,11 +72,11 @@ class BagPlayerNode(ToughNode):
 
     @property
     def playing(self) -> bool:
-        """False once the end was reached, or it failed (``error``)."""
+        """False once the end is reached, or playing has failed (see ``error``)."""
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """End playing and close the files."""
+        """Stop playing and close the files."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -105,10 +105,10 @@ class BagPlayerNode(ToughNode):
             message_count += topic.message_count
         if message_count == 0:
             raise BagError(
-                f'{self.settings.bag}: no message can be played; choose topics that have some, '
-                'and install the packages named above'
+                f'{self.settings.bag}: no message can be played; choose topics with messages, and '
+                'install the packages named above'
             )
-        # The recorded headers were stamped by a recorded /clock. Reliable: heard by everybody.
+        # A recorded /clock is played as it is. Reliable: it matches every subscriber.
         recorded = '/clock' in {name for name, _ in self._publisher_of}
         if self.settings.clock_hz > 0 and not recorded:
             self._clock = self.create_publisher(Clock, '/clock', DEFAULT_DEPTH)
@@ -129,7 +129,9 @@ class BagPlayerNode(ToughNode):
         for turn in itertools.count():
             messages = read_ahead(self.reader.messages(topics))
             if (first := next(messages, None)) is None:
-                raise BagError(f'{self.settings.bag}: no message came; record or copy it again')
+                raise BagError(
+                    f'{self.settings.bag}: no message could be read; record or copy it again'
+                )
             if turn == 0:
                 self._wait_for_listeners(first.stamp_ns)
             self._play_once(itertools.chain([first], messages))
@@ -137,14 +139,14 @@ class BagPlayerNode(ToughNode):
                 return
 
     def _wait_for_listeners(self, start_ns: int) -> None:
-        """Hold /clock at the start of the bag until subscribers and discovery had their time."""
+        """Hold /clock at the start of the bag while subscribers appear and discovery finishes."""
         deadline_s = time.monotonic() + self.settings.wait_for_subscribers_s
         while (lonely := self._topics_without_subscriber()) and time.monotonic() < deadline_s:
             self._publish_clock(start_ns)
             if self._stop.wait(POLL_S):
                 return
         if lonely and self.settings.wait_for_subscribers_s > 0:
-            self.get_logger().warning(f'nobody subscribes to {", ".join(lonely)}; playing anyway')
+            self.get_logger().warning(f'no subscriber to {", ".join(lonely)}; playing anyway')
         deadline_s = time.monotonic() + self.settings.start_delay_s
         while (left_s := deadline_s - time.monotonic()) > 0:
             self._publish_clock(start_ns)
@@ -160,8 +162,8 @@ class BagPlayerNode(ToughNode):
         for step in schedule(messages, self.settings.rate, clock_hz, self.settings.max_gap_s):
             if step.gap_ns:
                 self.get_logger().warning(
-                    f'{step.gap_ns / 1e9:.0f} s in which nothing was recorded are left out: more '
-                    f'than max_gap_s ({self.settings.max_gap_s:g}); /clock jumps there'
+                    f'skipping {step.gap_ns / 1e9:.0f} s without messages, which is more than '
+                    f'max_gap_s ({self.settings.max_gap_s:g}); /clock jumps there'
                 )
             if self._stop.wait(max(0.0, (begin_ns + step.after_ns - time.monotonic_ns()) / 1e9)):
                 return
@@ -186,17 +188,17 @@ class BagPlayerNode(ToughNode):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Play a bag to its end, or until SIGINT or SIGTERM; print the counts as its last line, JSON.
+    """Play a bag to its end, or until SIGINT or SIGTERM; print the counts as last line, JSON.
 
     Args:
-        args: Command line without the program's name; sys.argv's when None.
+        args: Command line without the program's name; None: that of sys.argv.
 
     Returns:
-        Exit code: 0, or 1 with a message on stderr, also where the bag has less than it promises.
+        Exit code: 0, or 1 with a message on stderr, also if the bag has less than it promises.
     """
     arguments, ros_args = player_arguments(args)
     try:
-        # The signals end the playing, not the context: what is out must still be acknowledged.
+        # A signal stops the playing, not the context: sent messages must still be acknowledged.
         with ros(ros_args) as stop:
             node = BagPlayerNode(arguments)
             executor = SingleThreadedExecutor()

@@ -1,4 +1,4 @@
-"""One topic of a bag, published again."""
+"""Publish one topic of a bag again."""
 
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -16,10 +16,10 @@ from mnv2_perception.nodes.bag_topics import (
 
 
 class BagPublisher:
-    """Publishes a topic's messages as they were recorded; of static transforms all so far.
+    """Publishes a topic's messages as recorded; for static transforms, each with all earlier ones.
 
     Each static broadcaster latches its own message. Here one publisher stands for all of them, and
-    who comes late hears its last one.
+    a late subscriber gets only its last message.
 
     Attributes:
         ros: the publisher.
@@ -32,18 +32,18 @@ class BagPublisher:
         """Create the publisher.
 
         Args:
-            node: publishes.
-            topic: of the bag.
-            name: what it is called now.
+            node: node that publishes.
+            topic: topic of the bag.
+            name: name under which it is published.
 
         Raises:
-            BagError: its type is not installed.
+            BagError: its message type is not installed.
         """
         self._node, self._type = node, message_class(topic.type_name)
         self.stamped = begins_with_header(self._type)
         self.ros = node.create_publisher(self._type, name, publisher_qos(topic))
         self._static = is_static_tf(topic)
-        self._transforms: dict[str, object] = {}  # the last of each child frame
+        self._transforms: dict[str, object] = {}  # the latest transform of each child frame
 
     def publish(self, cdr: bytes) -> None:
         """Publish a serialised message."""
@@ -54,7 +54,7 @@ class BagPublisher:
             message = deserialised(cdr, TF)
         except BagError as exc:
             self._node.get_logger().warning(
-                f'{self.ros.topic_name}: a message is damaged ({exc}); played as it is',
+                f'{self.ros.topic_name}: a message is damaged ({exc}); played unchanged',
                 throttle_duration_sec=10.0,
             )
             return cdr

@@ -27,21 +27,22 @@ from mnv2_perception.nodes.process import ros, tell
 from mnv2_perception.nodes.rclpy_private import ToughNode
 
 DISCOVERY_PERIOD_S = 0.05
-# After a signal: what has arrived by then is still written.
+# After a signal, messages that arrive within this time are still written.
 DRAIN_S = 0.2
 
 
 class BagRecorderNode(ToughNode):
-    """Subscribes to topics as soon as they appear and writes what comes, unread, into a bag."""
+    """Subscribes to topics as soon as they appear and writes their messages, unread, to a bag."""
 
     def __init__(self, arguments: argparse.Namespace | None = None) -> None:
         """Create the bag and begin to look for the topics.
 
         Args:
-            arguments: From ``recorder_arguments``; what is not None there beats the parameter.
+            arguments: From ``recorder_arguments``; a value that is not None overrides the
+                parameter.
 
         Raises:
-            BagError: The bag or the log cannot be made.
+            BagError: Out or topics are missing or wrong, or the bag or the log cannot be created.
         """
         super().__init__('bag_recorder')
         settings = self.settings = declared(self, BagRecorderParameters, arguments)
@@ -53,7 +54,7 @@ class BagRecorderNode(ToughNode):
         try:
             self.topics = [self.resolve_topic_name(topic) for topic in settings.topics]
         except Exception as exc:  # rclpy's RCLError is private
-            raise BagError(f'{", ".join(settings.topics)}: no topic name ({exc})') from exc
+            raise BagError(f'{", ".join(settings.topics)}: no valid topic name ({exc})') from exc
         self._log: MessageLog | None = None
         with ExitStack() as files:
             self._writer = files.enter_context(BagWriter(settings.out, settings.storage))
@@ -63,21 +64,21 @@ class BagRecorderNode(ToughNode):
             self._files = files.pop_all()
         self._subscription_of: dict[str, tuple[TopicQos, Subscription]] = {}
         self._refused: set[str] = set()
-        # Topics must be found also while simulated time stands still.
+        # A steady clock: topics must be found even while simulated time stands still.
         self.create_timer(
             DISCOVERY_PERIOD_S, self.discover, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
 
     @property
     def received(self) -> dict[str, int]:
-        """Messages written so far, per topic; 0 for a topic that never appeared."""
+        """Number of messages written so far, by topic; 0 for a topic that never appeared."""
         return {topic: self._writer.message_counts.get(topic, 0) for topic in self.topics}
 
     def discover(self) -> None:
-        """Subscribe to the topics that have appeared; weaken a QoS that not all can serve.
+        """Subscribe to topics that have appeared; weaken a QoS that not all publishers can serve.
 
         Raises:
-            BagError: The disk took no more of what came before.
+            BagError: The disk could not take earlier messages.
         """
         self._writer.flush()
         if self.get_clock().now().nanoseconds == 0:  # use_sim_time, and no /clock yet.
@@ -113,7 +114,7 @@ class BagRecorderNode(ToughNode):
         """Finish the bag and the log.
 
         Raises:
-            BagError: The disk took no more.
+            BagError: The disk could not take the rest.
         """
         self._files.close()
 
@@ -137,7 +138,7 @@ def main(args: list[str] | None = None) -> int:
     """Record until SIGINT or SIGTERM; print JSON lines: topics found, then the counts.
 
     Args:
-        args: Command line without the program's name; sys.argv's when None.
+        args: Command line without the program's name; None: that of sys.argv.
 
     Returns:
         Exit code: 0, or 1 with a message on stderr.

@@ -1,4 +1,4 @@
-"""Topics of bags: their message classes, QoS and names, and the CSV log of what went through."""
+"""Topics of bags: their message classes, QoS and names, and a CSV log of messages."""
 
 from contextlib import suppress
 import csv
@@ -15,7 +15,7 @@ from rclpy.validate_full_topic_name import validate_full_topic_name
 from mnv2_perception.bags.read import BagTopic, header_stamp_ns, STAMP_BYTES, TopicQos
 from mnv2_perception.errors import BagError
 
-DEFAULT_DEPTH = 10  # What `ros2 bag play` offers where the bag does not tell.
+DEFAULT_DEPTH = 10  # What `ros2 bag play` offers if the bag does not say.
 LARGE_TYPES = {
     'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage', 'sensor_msgs/msg/PointCloud2',
     'nav_msgs/msg/OccupancyGrid',
@@ -23,7 +23,7 @@ LARGE_TYPES = {
 LARGE_DEPTH = 10
 SMALL_DEPTH = 100
 TF = 'tf2_msgs/msg/TFMessage'
-# By custom, whatever a bag without QoS says; volatile subscribers hear latched topics, too.
+# Latched by convention, even if the bag has no QoS; volatile subscribers get latched topics, too.
 LATCHED = {'tf_static', 'robot_description', 'map', 'label_info'}
 LOG_HEADER = b'topic,stamp_ns,'
 
@@ -32,7 +32,7 @@ def message_class(type_name: str) -> Any:
     """Import the Python class of a message type.
 
     Args:
-        type_name: ROS 2 type, as ``sensor_msgs/msg/Image``.
+        type_name: ROS 2 type, such as ``sensor_msgs/msg/Image``.
 
     Returns:
         The class.
@@ -57,14 +57,14 @@ def begins_with_header(message_type: Any) -> bool:
 
 
 def is_static_tf(topic: BagTopic) -> bool:
-    """Tell whether a topic is what tf2's static broadcasters publish."""
+    """Tell whether a topic is one that tf2's static broadcasters publish."""
     return topic.type_name == TF and topic.name.rpartition('/')[2] == 'tf_static'
 
 
 def publisher_qos(topic: BagTopic) -> QoSProfile:
-    """Return the QoS to publish a topic with: as it was when recorded; latched stays latched."""
+    """Return the QoS to publish a topic with: that of the recording; latched stays latched."""
     known = TopicQos(transient_local=topic.name.rpartition('/')[2] in LATCHED, depth=1)
-    # A tf2 listener hears no static broadcaster that is not latched.
+    # A tf2 listener does not match a static broadcaster that is not latched.
     offered = known if is_static_tf(topic) else topic.qos or known
     latched = offered.transient_local
     return profile(offered, offered.depth if latched and offered.depth > 0 else DEFAULT_DEPTH)
@@ -76,7 +76,7 @@ def subscription_qos(qos: TopicQos, type_name: str) -> QoSProfile:
 
 
 def profile(qos: TopicQos, depth: int) -> QoSProfile:
-    """Return a topic's QoS as rclpy takes it."""
+    """Convert a topic's QoS to rclpy's profile."""
     return QoSProfile(
         depth=depth,
         reliability=(
@@ -89,10 +89,10 @@ def profile(qos: TopicQos, depth: int) -> QoSProfile:
 
 
 def offered_qos(publishers: list[TopicEndpointInfo]) -> TopicQos:
-    """Return what all of a topic's publishers offer, so that a subscription matches each of them.
+    """Return the QoS that all of a topic's publishers offer, so that a subscription matches each.
 
     Args:
-        publishers: of each publisher, at least one.
+        publishers: info of each publisher, at least one.
 
     Returns:
         The weakest of their offers.
@@ -106,7 +106,7 @@ def offered_qos(publishers: list[TopicEndpointInfo]) -> TopicQos:
 
 
 def absolute(name: str) -> str:
-    """Return a topic name of the root."""
+    """Return a topic name with a leading slash."""
     return name if name.startswith('/') else f'/{name}'
 
 
@@ -114,11 +114,11 @@ def split_remap(rule: str) -> tuple[str, str]:
     """Return both names of a rule `from:=to`; the first absolute, as topics of a bag are.
 
     Raises:
-        BagError: it is no rule, or the second no name.
+        BagError: it is not a rule, or the second part is not a topic name.
     """
     old, separator, new = rule.partition(':=')
     if not (old and separator and new):
-        raise BagError(f"remap {rule!r} is not a rule; expected 'from:=to', as /a:=/b")
+        raise BagError(f"remap {rule!r} is not a rule; expected 'from:=to', such as /a:=/b")
     try:
         validate_full_topic_name(absolute(new))
     except InvalidTopicNameException as exc:
@@ -127,32 +127,32 @@ def split_remap(rule: str) -> tuple[str, str]:
 
 
 def open_log(path: str) -> TextIO:
-    """Create a CSV file.
+    """Create a CSV file for a log.
 
     Args:
-        path: Where; an older log is replaced, no other file.
+        path: Path of the file; an older log is replaced, any other file is not.
 
     Returns:
         The open file, written line by line so that it can be followed.
 
     Raises:
-        BagError: It cannot be made.
+        BagError: It cannot be created.
     """
     try:
         if Path(path).is_file() and not _is_log(Path(path)):
-            raise BagError(f'--log: {path} exists and is no log; choose another file')
+            raise BagError(f'--log: {path} exists and is not such a log; choose another file')
         return Path(path).open('w', buffering=1, newline='', encoding='utf-8')
     except OSError as exc:
         raise BagError(f'--log: cannot be written ({exc}); choose another file') from exc
 
 
 class MessageLog:
-    """Which messages went through, and when, as CSV; it may fail without ending anything.
+    """Logs which messages went through, and when, as CSV; a failure only ends the log.
 
     Args:
         path: see `open_log`.
-        column: Name of the times.
-        node: Tells a failure, once.
+        column: Name of the column of times.
+        node: Node that logs a failure, once.
     """
 
     def __init__(self, path: str, column: str, node: Node) -> None:
@@ -161,7 +161,7 @@ class MessageLog:
         self._write(['topic', 'stamp_ns', column])
 
     def write(self, topic: str, cdr: bytes, stamped: bool, time_ns: int) -> None:
-        """Add a message; `stamped`: it begins with a header, if it is whole."""
+        """Add a message; `stamped`: whether its type begins with a header."""
         stamp = header_stamp_ns(cdr) if stamped and len(cdr) >= STAMP_BYTES else ''
         self._write([topic, stamp, time_ns])
 
@@ -178,7 +178,8 @@ class MessageLog:
             csv.writer(self._file).writerow(row)
         except OSError as exc:
             self._node.get_logger().error(
-                f'--log: {self._path} cannot be written ({exc}); it ends here, all else goes on'
+                f'--log: {self._path} cannot be written ({exc}); the log ends here, everything '
+                f'else continues'
             )
             self.close()
             self._file = None

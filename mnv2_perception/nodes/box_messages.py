@@ -1,4 +1,4 @@
-"""Detectors' messages <-> boxes, in the image and in space; no node and no DDS, as in messages."""
+"""Convert detection messages to and from boxes, in the image and in space; no node and no DDS."""
 
 from collections.abc import Sequence
 
@@ -15,14 +15,16 @@ from vision_msgs.msg import (
 from mnv2_perception.errors import ImageError
 from mnv2_perception.vision.boxes3d import Box3D
 
-MAX_BOXES, MAX_RESULTS = 1000, 10_000  # of one image; a box takes half a millisecond to place
+MAX_BOXES, MAX_RESULTS = 1000, 10_000  # per image; placing a box takes half a millisecond
 
 
 def boxes_from_msg(msg: Detection2DArray) -> NDArray[np.float64]:
-    """Read the boxes of a detector's message: (N, 4) x1, y1, x2, y2, px, around turned ones too.
+    """Read the boxes of a detection message: (N, 4) float64 x1, y1, x2, y2, px.
+
+    A rotated box is replaced by the upright box around it.
 
     Raises:
-        ImageError: there are more of them, or of their classes, than any detector finds.
+        ImageError: there are more boxes, or more classes of them, than any detector finds.
     """
     results = sum(len(detection.results) for detection in msg.detections)
     if len(msg.detections) > MAX_BOXES or results > MAX_RESULTS:
@@ -35,7 +37,7 @@ def boxes_from_msg(msg: Detection2DArray) -> NDArray[np.float64]:
         for box in (detection.bbox for detection in msg.detections)
     ], np.float64).reshape(-1, 5)
     centres, (width, height, turn) = boxes[:, :2], boxes[:, 2:].T
-    with np.errstate(invalid='ignore', over='ignore'):  # what is not finite is placed nowhere
+    with np.errstate(invalid='ignore', over='ignore'):  # a box that is not finite is not placed
         c, s = np.abs(np.cos(turn)), np.abs(np.sin(turn))
         halves = np.stack([c * width + s * height, s * width + c * height], axis=1) / 2
         return np.hstack([centres - halves, centres + halves])
@@ -44,12 +46,12 @@ def boxes_from_msg(msg: Detection2DArray) -> NDArray[np.float64]:
 def detections3d_to_msg(
     boxes: Sequence[Box3D | None], found: Detection2DArray, header: Header
 ) -> Detection3DArray:
-    """Make a message of the detections that have a place, with their classes, scores and ids.
+    """Make a message of the detections that were placed, with their classes, scores and ids.
 
     Args:
-        boxes: of each of the detections, None where it has no place.
+        boxes: box in space of each detection, None if it was not placed.
         found: the detections in the image.
-        header: the image's stamp, the boxes' frame.
+        header: stamp of the image, frame of the boxes.
     """
     msg = Detection3DArray(header=header)
     for box, detection in zip(boxes, found.detections, strict=True):

@@ -1,4 +1,4 @@
-"""Calibrations: the camera_info that belongs to each image of a camera."""
+"""Calibrations: find the camera_info that belongs to each image of a camera."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from mnv2_perception.nodes.messages import stamp_to_ns
 from mnv2_perception.nodes.sync import StampedQueue
 from mnv2_perception.vision.camera import Camera, oddity
 
-KEPT = 300  # 10 s of a camera: a mask comes as late as its inference takes
-# A camera sends one with each image if so many of so many images had theirs: more than of one
-# that sends two for three, and some may be lost.
+KEPT = 300  # 10 s of a camera: a mask arrives as late as its inference takes
+# A camera counts as sending a camera_info with each image if 11 of the latest 15 images had
+# theirs: more than from a camera that sends two for three images, and a few may be lost.
 OWN, OF = 11, 15
 
 
@@ -23,9 +23,9 @@ class Calibration:
     """A camera_info.
 
     Attributes:
-        header: its stamp.
-        info: the message; None where it is unusable, for strangers' may be large.
-        camera: what it says, or why it is unusable.
+        header: header with its stamp only.
+        info: the message; None if it is unusable, because a faulty one may be large.
+        camera: the camera that it describes, or why it is unusable.
     """
 
     header: Header
@@ -34,20 +34,20 @@ class Calibration:
 
 
 class Calibrations:
-    """What has come on one camera_info topic; any thread may use it.
+    """The messages of one camera_info topic; thread-safe.
 
-    An image's own is the one with its stamp. Where it has none, the last usable one counts: an
-    unusable one does not take its place. The object is false until one has come.
+    An image's own camera_info is the one with its stamp. If there is none, the last usable one
+    counts; an unusable one never replaces it. The object is false until one has arrived.
 
     Args:
-        name: of the topic.
-        rectified: what `Camera.from_info` takes.
-        tell: called with why one is unusable, or looks wrong.
+        name: name of the topic.
+        rectified: whether images are rectified, see `Camera.from_info`.
+        tell: called with a sentence if a camera_info is unusable or looks wrong.
 
     Attributes:
-        name: of the topic.
-        refusal: why the last that came is unusable, empty if it is not.
-        usable: whether one that is has come.
+        name: name of the topic.
+        refusal: why the last camera_info is unusable, empty if it is usable.
+        usable: whether a usable one has arrived.
     """
 
     def __init__(self, name: str, rectified: bool, tell: Callable[[str], object]) -> None:
@@ -57,20 +57,20 @@ class Calibrations:
         self._lock = threading.Lock()
         self._kept: StampedQueue[Calibration] = StampedQueue(KEPT)
         self._last: Calibration | None = None
-        self._had_own: dict[int, bool] = {}  # by stamp, of the latest images
+        self._had_own: dict[int, bool] = {}  # by stamp of the latest images
         self.refusal = self._odd = ''
         self.usable = False
 
     @property
     def last_info(self) -> CameraInfo | None:
-        """What counts for images without their own; None where that is unusable."""
+        """The camera_info that counts for images without their own; None if that is unusable."""
         return self._last.info if self._last else None
 
     def __bool__(self) -> bool:
         return self._last is not None
 
     def put(self, msg: CameraInfo) -> bool:
-        """Take a camera_info; return whether it is the first usable one."""
+        """Store a camera_info; return whether it is the first usable one."""
         header, stamp_ns = Header(stamp=msg.header.stamp), stamp_to_ns(msg.header.stamp)
         odd = refusal = ''
         try:
@@ -80,7 +80,7 @@ class Calibrations:
         except CalibrationError as exc:
             refusal = f'{self.name}: {str(exc).removeprefix("camera_info: ")}'
             taken = Calibration(header, None, CalibrationError(refusal))
-            refusal += '; the last usable one counts for images without their own' * self.usable
+            refusal += '; the last usable one is used for images without their own' * self.usable
         with self._lock:
             was_usable, self.usable = self.usable, self.usable or not refusal
             if not refusal or not was_usable:
@@ -97,14 +97,14 @@ class Calibrations:
         return self.usable and not was_usable
 
     def of(self, stamp_ns: int, arrived_s: float) -> tuple[Camera, CameraInfo] | None:
-        """Return an image's calibration, None if none has come.
+        """Return an image's camera and camera_info, None if none has arrived.
 
         Args:
-            stamp_ns: of the image.
-            arrived_s: when it, or what was made of it, came (time.monotonic).
+            stamp_ns: stamp of the image.
+            arrived_s: when the image, or the result made from it, arrived (time.monotonic).
 
         Raises:
-            CalibrationError: its own is unusable, or all that have come are.
+            CalibrationError: its own is unusable, or all that have arrived are.
         """
         with self._lock:
             own = self._kept.find(stamp_ns, 0.0, arrived_s)
@@ -121,7 +121,7 @@ class Calibrations:
         return found.camera, found.info
 
     def awaits(self, stamp_ns: int, arrived_s: float) -> bool:
-        """Tell whether an image's own is still to come, as those of the latest images came."""
+        """Tell whether an image's own is still to come, as the latest images had theirs."""
         with self._lock:
             expected = sum(self._had_own.values()) >= OWN
             return expected and self._kept.find(stamp_ns, 0.0, arrived_s) is None

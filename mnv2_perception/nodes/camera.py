@@ -1,4 +1,4 @@
-"""CameraNode: what the nodes that run one model on a camera's images share."""
+"""CameraNode: the base class of the nodes that run one model on the images of a camera."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -33,9 +33,9 @@ from mnv2_perception.tasks.models import Engine, find_model
 from mnv2_perception.tasks.onnx_spec import read_spec
 from mnv2_perception.tasks.pipeline import infer_images, Pipeline, require_task
 
-HELD = 'held back until a new subscriber of the results has the names of the classes'
-PUBLISHER_BEGINS_S = 10.0  # a bag's player waits for its subscribers first
-TOLD_S = 60.0  # how long a model that was not taken is a warning
+HELD = 'held back until a new subscriber of the results has received the class names'
+PUBLISHER_BEGINS_S = 10.0  # a bag player waits for its subscribers before it begins
+TOLD_S = 60.0  # how long the refusal of a new model is shown as a warning
 
 Values = TypeVar('Values', bound=CameraParameters)
 Outputs = Sequence[NDArray[Any]]
@@ -44,7 +44,7 @@ Model = TypeVar('Model', bound=Pipeline[Any])
 
 @dataclass(frozen=True)
 class Entry:
-    """A frame of a batch."""
+    """A frame of a batch: its node, its RGB image, the network's input image and the model."""
 
     node: 'CameraNode[Any, Any]'
     frame: Frame
@@ -54,7 +54,7 @@ class Entry:
 
 
 def warm_up(engine: Engine, spec: ModelSpec) -> None:
-    """Let a runtime allocate, and load its kernels, which it does with the first image."""
+    """Run one black image, so that the runtime allocates memory and loads its kernels now."""
     infer_images(engine, spec, [np.zeros((spec.height, spec.width, 3), np.uint8)])
 
 
@@ -63,14 +63,15 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
 
     A subclass calls `acquire_model` in its `acquire`, and implements `open_model`, and
     `publish_result` instead of `work`. Its `Parameters` derive from CameraParameters; `threshold`
-    is the name of the one that label_info holds, which is sent again when a parameter changes.
+    is the name of the parameter that label_info contains. label_info is sent again whenever a
+    parameter changes.
 
-    The parameter `model` may be set at any time: the other model is opened beside the one in
-    use, in a thread of its own, and takes its place between two frames. Where it cannot, the
-    parameter goes back to the one in use, and log and diagnostics say why.
+    The parameter `model` may be set at any time: the new model is opened in a thread of its own
+    while the current one works on, and takes its place between two frames. If that fails, the
+    parameter returns to the current model, and the log and the diagnostics say why.
 
-    Where the model takes several images at once, the newest frames of the nodes of this process
-    that use the same one, such as those of other cameras, go through it together.
+    If the model takes several images at once, it runs on the newest frames of all nodes of this
+    process that use it, such as those of other cameras, together.
     """
 
     task: str
@@ -78,8 +79,8 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
 
     def __init__(self, name: str, **kwargs: Any) -> None:
         self._model: Model | None = None
-        self._in_use = ''  # the parameter's value that the model was opened with
-        self._refusal = ''  # of the last model that did not take its place
+        self._in_use = ''  # value of the parameter `model` when the current model was opened
+        self._refusal = ''  # why the last new model was refused
         self._refused_s = 0.0
         self._setting = threading.RLock()
         self._loader: Loader[Model] = Loader(self._on_loaded, self._on_not_loaded)
@@ -91,48 +92,49 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
 
     @property
     def model(self) -> Model:
-        """What the configured node runs."""
+        """The model of the configured node."""
         assert self._model is not None, 'the node is not configured'
         return self._model
 
     @property
     def image_topic(self) -> str:
-        """Where its images come from; of the compressed transport, with its suffix."""
+        """The topic of its images, with the suffix `/compressed` for compressed transport."""
         return self._camera.topic_name
 
     def turns(self) -> Turns:
         return self.shared.turns
 
     def prepare(self, image: NDArray[uint8]) -> NDArray[uint8] | None:
-        """Return what the network is to see of an RGB image (H, W, 3); None passes it over."""
+        """Return the network's input for an RGB image (H, W, 3); None passes the image over."""
         return self.model.prepare(image)
 
     @abstractmethod
     def publish_result(
         self, image: NDArray[uint8], outputs: Outputs, header: Header
     ) -> bool:
-        """Publish what the model's outputs say of an image; return whether that was done."""
+        """Publish the result for an image from the model's outputs; return whether it did."""
 
     @abstractmethod
     def open_model(self, values: Values) -> Model:
-        """Open the model that the values name, with `opening`; it touches nothing else."""
+        """Open the model that the values name, with `opening`, and change nothing else."""
 
     def check_spec(self, spec: ModelSpec, values: Values) -> None:
-        """Raise ParameterError unless a model's classes are those that the values name."""
+        """Raise ParameterError if the values name classes that the model does not have."""
 
     def use_model(self, model: Model) -> None:
-        """Work with an opened model from the next frame on."""
+        """Use an opened model from the next frame on."""
         self._model = model
         spec = model.spec
         self.get_logger().info(
             f'{spec.name}: {spec.width}×{spec.height}, {len(spec.classes)} classes, engine '
-            f'{model.engine.name} in {model.engine.precision}, images through {IMAGE_CONVERTER}'
+            f'{model.engine.name} in {model.engine.precision}, images converted by '
+            f'{IMAGE_CONVERTER}'
         )
         by = f'; made by {spec.attribution}' if spec.attribution else ''
         self.get_logger().info(f'licence of the model {spec.name}: {licence_of(spec)}{by}')
 
     def acquire_model(self, label_info_topic: str) -> None:
-        """Open the model that the parameters name; its classes are told on a latched topic."""
+        """Open the model that the parameters name; create the latched topic of its class names."""
         values = self.parameters
         self.use_model(self.open_model(values))
         self._in_use, self._refusal = values.model, ''
@@ -141,7 +143,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
 
     @contextmanager
     def opening(self, values: Values) -> Iterator[tuple[Engine, ModelSpec]]:
-        """Open the model that the values name, or share it with another node."""
+        """Open the model that the values name, or share the one that another node has open."""
         with self.shared.models.opening(
             values.model, values.engine, values.threads, values.build_engine, values.precision,
             warm_up,
@@ -165,7 +167,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         self.publish_label_info()
 
     def publish_label_info(self) -> None:
-        """Publish the names of the classes and the threshold; any thread may do it."""
+        """Publish the names of the classes and the threshold; thread-safe."""
         with self._label_info_lock:
             header = Header(stamp=self.get_clock().now().to_msg())
             threshold = getattr(self.parameters, self.threshold)
@@ -174,13 +176,13 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             )
 
     def rename(self) -> None:
-        """Publish the names of a model that has taken the place of another."""
+        """Publish the class names of a model that has replaced another."""
         self.publish_label_info()
 
     def subscribe(self) -> None:
         self._publisher_since_s = time.monotonic()
         if self.parameters.image_transport == 'compressed':
-            # As image_transport does: the transport's name is appended to the remapped name.
+            # Named as image_transport does: the transport is appended to the remapped name.
             topic = self.resolve_topic_name('image')
             self._camera = self.create_camera_subscription(CompressedImage, f'{topic}/compressed')
         else:
@@ -196,17 +198,17 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             outputs: Sequence[Outputs | Exception] = infer_images(
                 model.engine, model.spec, [entry.prepared for entry in batch]
             )
-        except Exception as exc:  # each frame's node tells it
+        except Exception as exc:  # each node reports it for its own frame
             outputs = [exc] * len(batch)
         for entry, output in zip(batch, outputs, strict=True):
             entry.node._publish(entry, output)
 
     def _companions(self) -> list[tuple['CameraNode[Any, Any]', Frame]]:
-        """Take the frames that the model has room for, of other nodes that use it."""
+        """Take waiting frames of other nodes with the same model, as many as it has room for."""
         engine = self.model.engine
         users = [node for node in self.shared.model_nodes if node.model.engine is engine]
         after = users.index(self) + 1
-        others = users[after:] + users[:after - 1]  # in turn: room for few goes to each as often
+        others = users[after:] + users[:after - 1]  # round robin: each gets a share of little room
         room = images_at_once(engine)
         found: list[tuple[CameraNode[Any, Any], Frame]] = []
         for node in others:
@@ -232,11 +234,11 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             if isinstance(outputs, Exception):
                 raise outputs
             if entry.model is not self._model:
-                raise ModelError('the model was changed while it had this frame')
+                raise ModelError('the model was replaced while it processed this frame')
             done = self.publish_result(entry.image, outputs, entry.frame.msg.header)
             self.count(entry.frame, 'published' if done else 'passed_over', '' if done else HELD)
 
-    # A model may be refused before rclpy has stored the value that names it.
+    # Locked: a model may be refused before rclpy has stored the parameter that names it.
 
     def set_parameters(self, parameter_list: list[Parameter]) -> list[SetParametersResult]:
         with self._setting:
@@ -252,7 +254,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         if other is not None and self._values is not None:
             try:
                 self._check_model(other, self._values)
-            except Exception as exc:  # a path may be one that no file can have
+            except Exception as exc:  # the given path may be impossible as a file name
                 return SetParametersResult(successful=False, reason=str(exc))
         result = super()._on_set_parameters(changes)
         if not result.successful or self._values is None:
@@ -266,13 +268,13 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
     # Another model
 
     def _check_model(self, name: str, values: Values) -> None:
-        """Raise PerceptionError where it is plain that the model cannot take the place of this."""
+        """Raise PerceptionError if a model clearly cannot replace the current one."""
         if name == self._in_use:
             return
         if loading := self._loader.loading:
             raise ModelError(
-                f'another is being opened, {loading}; set model again when that has ended, or to '
-                f'{self._in_use} to call it off'
+                f'another model is being opened, {loading}; set model again when it is ready, or '
+                f'to {self._in_use} to cancel it'
             )
         path = find_model(name)
         if spec := read_spec(path):
@@ -283,7 +285,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         self._loader.cancel()
         if name == self._in_use:
             return
-        # A plan takes minutes to build, which is no matter of a working robot.
+        # Building a plan takes minutes: too long beside a robot's work.
         values = replace(self.parameters, build_engine=False)
         engine = self.model.engine.name
 
@@ -292,12 +294,13 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             if (found := model.engine.name) != engine:
                 model.close()
                 raise EngineError(
-                    f'{name} would run in {found}, and not in {engine} as the model in use; where '
-                    f'its plan is missing, build it (mnv2 build), or clean up and configure'
+                    f'{name} would run in {found}, but the model in use runs in {engine}; if its '
+                    f'TensorRT plan is missing, build it (mnv2 build); otherwise clean up and '
+                    f'configure the node'
                 )
             return model
 
-        self.get_logger().info(f'opening {name}; {self._in_use} works on until it is ready')
+        self.get_logger().info(f'opening {name}; {self._in_use} stays in use until it is ready')
         self._loader.start(name, open_other)
 
     def _on_loaded(self) -> None:
@@ -305,7 +308,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
             worker.post(self._take_over)
 
     def _take_over(self) -> None:
-        """Put the model that is ready in the place of the other; in a turn, between two frames."""
+        """Replace the current model by the one that is ready, in a turn, between two frames."""
         taken = self._loader.take()
         if taken is None:
             return
@@ -317,7 +320,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
 
     def _on_not_loaded(self, name: str, exc: Exception) -> None:
         why = describe_error(exc)
-        self._refusal = f'model {name} is not taken, {self._in_use} works on: {why}'
+        self._refusal = f'model {name} was not accepted, {self._in_use} stays in use: {why}'
         self._refused_s = time.monotonic()
         self.get_logger().error(self._refusal)
         with self._setting:
@@ -353,7 +356,7 @@ class CameraNode(PerceptionNode[Values], Generic[Values, Model]):
         if now_s - self._publisher_since_s < PUBLISHER_BEGINS_S:
             return ''
         return (
-            f'{topic} has a publisher, but no image arrives: it sends none (ros2 topic hz), or '
-            f'its images need larger transport buffers, see config/fastdds.xml (both sides need '
-            f'it)'
+            f'{topic} has a publisher, but no image arrives: if `ros2 topic hz` shows none, '
+            f'the camera sends none; otherwise its images need larger transport buffers, see '
+            f'config/fastdds.xml (for both sides)'
         )

@@ -1,4 +1,4 @@
-"""classification_node: camera images in, what they show out."""
+"""classification_node: take camera images, publish what they show."""
 
 import sys
 from typing import Any
@@ -19,23 +19,23 @@ from mnv2_perception.vision.preprocess import check_region, crop_region, rotate_
 
 
 class ClassificationNode(CameraNode[ClassificationParameters, Classifier]):
-    """Publishes the likeliest classes of a region of the newest image, best first.
+    """Publishes the most likely classes of a region of the newest image, best first.
 
-    One message for each processed image, with its header: at most `top_k` classes of at least
-    `min_confidence`, so it may be empty.
+    There is one message for each processed image, with its header: at most `top_k` classes of at
+    least `min_confidence`, so it may be empty.
 
-    With `debounce_frames` above 1 the first class is the one that last won so many processed
-    frames in a row. While another one wins but has not done so yet, the classes that score above
-    the first are left out: the message holds the first with its score in this very frame, and
-    what scores below it. So scores always fall. The message is empty until a class has won often
-    enough, and in frames where the first is less probable than `min_confidence`; after
-    `debounce_frames` frames in a row without any class, it is as at the beginning. Activation,
-    switching on and another model begin anew.
+    With `debounce_frames` above 1, the first class of the message is the last one that won so many
+    processed frames in a row. While another class wins but has not done so often enough, the
+    classes that score above the first one are left out: the message has the first class with its
+    score in this frame, and the classes that score lower. So scores always fall. The message is
+    empty until a class has won often enough, and in frames where the first class is less probable
+    than `min_confidence`. `debounce_frames` frames in a row without any class reset it, as do
+    activation, switching on and a new model.
     """
 
     Parameters = ClassificationParameters
     task = Classifier.task
-    rank = 1  # masks keep their rate
+    rank = 1  # segmentation goes first, so that masks keep their rate
     threshold = 'min_confidence'
 
     def __init__(self, **kwargs: Any) -> None:
@@ -46,7 +46,7 @@ class ClassificationNode(CameraNode[ClassificationParameters, Classifier]):
     def open_model(self, values: ClassificationParameters) -> Classifier:
         check_region(values.region)
         with self.opening(values) as (engine, spec):
-            return Classifier(engine, spec, len(spec.classes))  # cut only after debouncing
+            return Classifier(engine, spec, len(spec.classes))  # top_k applies after debouncing
 
     def use_model(self, model: Classifier) -> None:
         super().use_model(model)

@@ -1,4 +1,4 @@
-"""CostmapInputs: what costmap_node has heard, and places masks with."""
+"""CostmapInputs: the messages that costmap_node has received and places masks with."""
 
 from collections.abc import Callable
 import time
@@ -26,23 +26,24 @@ from mnv2_perception.vision.roles import (
     topics_of_classes,
 )
 
-NO_CONFIDENCE = f"segmentation/confidence of a mask's stamp; {RAISE}"
+NO_CONFIDENCE = f"segmentation/confidence with the mask's stamp; {RAISE}"
 
-LONGEST_NAME = 1000  # of a class
+LONGEST_NAME = 1000  # of a class, in characters
 
 
 class CostmapInputs(Measurements):
-    """What places masks, the last names of their classes, and the latest confidences.
+    """The measurements that place masks, the latest class names, and the latest confidences.
 
     Args:
-        sync_queue: how many confidences, depth images or clouds are kept.
-        rectified: images are.
-        tell: called with why a camera_info is unusable.
+        sync_queue: number of confidences, and of depth images or clouds, to keep.
+        rectified: whether images are rectified.
+        tell: called with a sentence if a camera_info is unusable.
 
     Attributes:
-        label_info: names of the mask's classes.
-        renamed_s: when the classes last became others; masks of before had the former.
-        confidences: of masks.
+        label_info: class names of the masks.
+        renamed_s: when the classes last changed (time.monotonic); masks that came before have the
+            former classes.
+        confidences: confidences of the masks.
     """
 
     def __init__(
@@ -61,56 +62,57 @@ class CostmapInputs(Measurements):
     def confidence_of(
         self, frame: Frame, values: CostmapParameters, stamps: StampWatch
     ) -> Image | None:
-        """Return the confidence of a mask, None if there is none."""
+        """Return the confidence image of a mask, None if there is none."""
         stamp_ns, age_s = stamp_to_ns(frame.msg.header.stamp), max_age_s(frame, values, stamps)
         return self.confidences.find(stamp_ns, 0.0, frame.received_s, age_s)
 
     def awaits_confidence(
         self, frame: Frame, values: CostmapParameters, stamps: StampWatch
     ) -> bool:
-        """Tell whether the confidence of a mask may still come; there may be none at all."""
+        """Tell whether a mask's confidence may still come; not if none has come so far."""
         return not (self.confidences.is_empty() or self.confidence_of(frame, values, stamps))
 
     def take_label_info(self, msg: LabelInfo) -> bool:
-        """Take the names of the ids that a mask can hold; return whether they are new.
+        """Store the names of the ids that a mask can contain; return whether they are new.
 
-        Nav2's layer would cast other ids to a byte. Of each id the last name counts.
+        Nav2's layer would cast larger ids to a byte. If an id occurs twice, its last name counts.
         """
-        # A message of its own: in one process other nodes have the same one.
+        # A new message: the given one is shared with other nodes of the process.
         held = list({
             item.class_id: item for item in msg.class_map
             if item.class_id < UNLABELLED and len(item.class_name) <= LONGEST_NAME
         }.values())
         known = self.label_info
         if known and known.class_map != held:
-            self.renamed_s = time.monotonic()  # first: who sees the new names knows since when
+            self.renamed_s = time.monotonic()  # first: a reader of the new names needs it
         self.label_info = LabelInfo(header=msg.header, class_map=held, threshold=msg.threshold)
         return known is None or bool(known.class_map != held)
 
     @property
     def id_of(self) -> dict[str, int]:
-        """The id of each class by its name; empty before the names are known."""
+        """Class ids by class name; empty before the names are known."""
         known = self.label_info.class_map if self.label_info else ()
         return {item.class_name: item.class_id for item in known}
 
     def roles(self, values: CostmapParameters) -> NDArray[np.uint8]:
-        """Return the role of each class id, see `roles_of`, which also may refuse the names."""
+        """Return the role of each class id; like `roles_of`, it raises if the names do not fit."""
         return roles_of(
             self.id_of, values.traversable_classes, values.forbidden_classes,
             values.obstacle_classes, values.ignored_classes,
         )
 
     def describe_classes(self, values: CostmapParameters) -> str:
-        """Return what the lists make of each class; empty where they fit no mask."""
+        """Say how the lists treat each class; empty if they do not fit the masks."""
         try:
-            return f'of the classes are {describe_roles(self.roles(values), self.id_of)}'
+            roles = describe_roles(self.roles(values), self.id_of)
+            return f'classes of the masks that are {roles}'
         except ParameterError:
-            return ''  # each mask is rejected with the reason
+            return ''  # each mask is rejected with this reason
 
     def semantic_size(
         self, ids: NDArray[np.uint8], values: CostmapParameters
     ) -> tuple[int, int]:
-        """Return height and width of what the semantic layer gets of a mask (H, W)."""
+        """Return the height and width of the semantic layer's topics for a mask (H, W)."""
         height = min(values.semantic_height, len(ids))
         return height, max(1, round(height * ids.shape[1] / len(ids)))
 
@@ -123,7 +125,7 @@ class CostmapInputs(Measurements):
         ]
 
     def misspelt_classes(self, values: CostmapParameters) -> str:
-        """Return which names of classes look misspelt: what they stand for is not marked."""
+        """Return which class names look misspelt, so that the classes meant are not marked."""
         lists = {name: getattr(values, name) for name in CLASS_LISTS}
         found = misspelt_classes([*self.id_of], lists)
         found |= misspelt_classes([*self.id_of], {'cloud_classes': values.cloud_classes})
@@ -133,23 +135,25 @@ class CostmapInputs(Measurements):
         )
 
     def absent_classes(self, values: CostmapParameters) -> str:
-        """Return which classes that block the masks cannot show, empty before that is known."""
+        """Return which blocking classes the masks lack; empty before their names are known."""
         if not self.label_info:
             return ''
         known, obstacles = self.id_of, values.obstacle_classes
         told = [
-            f'the masks have no class {name!r} of cloud_classes: obstacles/{topic} is silent'
+            f'the masks have no class {name!r} of cloud_classes: nothing is published on '
+            f'obstacles/{topic}'
             for name, topic in topics_of_classes(values.cloud_classes).items() if name not in known
         ]
         if obstacles and not set(obstacles) & set(known):
             told.append(
-                f'obstacle_classes is {list(obstacles)}, of which the masks have none: nothing is '
-                f'an obstacle; name some of {str(sorted(known))[:1000]}, or none for all others'
+                f'obstacle_classes is {list(obstacles)}, but the masks have none of these '
+                f'classes, so nothing is an obstacle; name some of {str(sorted(known))[:1000]}, '
+                f'or leave it empty: then every class in no other list is an obstacle'
             )
         return '; '.join(told)
 
     def calibration(self, values: CostmapParameters) -> str:
-        """Return where the calibration of the mask's camera comes from, empty if there is none."""
+        """Return the source of the mask camera's calibration, empty if there is none."""
         if values.horizontal_fov_rad and not self.camera_info.usable:
             return 'horizontal_fov_rad'
         return 'camera_info' if self.camera_info else ''
@@ -157,16 +161,16 @@ class CostmapInputs(Measurements):
     def refused(self, values: PlacingParameters) -> str:
         assert isinstance(values, CostmapParameters)
         if self.calibration(values) == 'horizontal_fov_rad':
-            return self.depth_info.refusal  # it is given for a camera without calibration
+            return self.depth_info.refusal  # the fov is for a camera without calibration
         return super().refused(values)
 
     def camera_of(
         self, frame: Frame, values: CostmapParameters
     ) -> tuple[Camera | None, CameraInfo | None]:
-        """Return a mask's camera and its camera_info; None where nothing calibrates it.
+        """Return the camera and the camera_info of a mask, None and None if it has no calibration.
 
         Raises:
-            CalibrationError: it does not fit the mask, or is none.
+            CalibrationError: the camera_info does not fit the mask, or is unusable.
         """
         mask, fov_rad = frame.msg, values.horizontal_fov_rad
         if fov_rad and not self.camera_info.usable:
@@ -180,10 +184,10 @@ class CostmapInputs(Measurements):
 
 
 class Views:
-    """What the camera sees of the ground, worked out anew where it has moved.
+    """The part of the ground that the camera sees, computed again when the camera has moved.
 
     Args:
-        tell: logs what is seen, of each camera once.
+        tell: function that logs how far the ground is seen, once per camera.
     """
 
     def __init__(self, tell: Callable[[str], object]) -> None:
@@ -191,7 +195,7 @@ class Views:
         self._last: tuple[Camera, Pose, GroundView] | None = None
 
     def of(self, camera: Camera, pose: Pose, values: CostmapParameters) -> GroundView:
-        """Return the view of a camera from a pose.
+        """Return a camera's view of the ground from a pose.
 
         Raises:
             CalibrationError: it sees no ground.
@@ -202,8 +206,8 @@ class Views:
         view = GroundView(camera, pose, values.max_range_m, values.max_footprint_m)
         if last is None or last[0] != camera:
             self._tell(
-                f'camera at height {pose.translation[2]:.2f} m sees ground as far as '
-                f'{view.range_max_m:.1f} m'
+                f'the camera, at a height of {pose.translation[2]:.2f} m, sees ground up to '
+                f'{view.range_max_m:.1f} m away'
             )
         self._last = camera, pose, view
         return view

@@ -1,4 +1,4 @@
-"""costmap_node: masks and a camera's geometry in, what Nav2's costmaps take out."""
+"""costmap_node: turn masks and a camera's geometry into the inputs of Nav2's costmaps."""
 
 from dataclasses import fields
 from functools import partial
@@ -36,7 +36,7 @@ GROUND_SHARE = 0.01  # of a mask: less may be mistaken
 
 
 class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
-    """Places masks on the ground or in space, and publishes what costmap layers take."""
+    """Places masks on the ground or in space, and publishes what costmap layers read."""
 
     Parameters = CostmapParameters
     frames, frames_topic = 'masks', 'segmentation/mask'
@@ -77,12 +77,12 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
         self._mask = listen(Image, 'segmentation/mask')
 
     def greet(self) -> None:
-        """Also send the names again when a subscriber of semantic/mask has appeared."""
+        """Also publish the names again when a subscriber of semantic/mask has appeared."""
         super().greet()
         self.greeting.greet()
 
     def on_label_info(self, msg: LabelInfo) -> None:
-        """Take the names of the classes, and pass them on at once where they are new."""
+        """Store the names of the classes, and pass them on at once if they are new."""
         if self.inputs.take_label_info(msg):
             self.greeting.announce()
             if told := self.inputs.describe_classes(self.parameters):
@@ -90,7 +90,7 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
 
     def on_camera_info(self, msg: CameraInfo) -> None:
         if self.inputs.camera_info.put(msg) and self.parameters.horizontal_fov_rad:
-            self.get_logger().info('camera_info came: horizontal_fov_rad counts no longer')
+            self.get_logger().info('camera_info received: horizontal_fov_rad is no longer used')
 
     def _publish_label_info(self) -> None:
         if self.inputs.label_info:
@@ -115,7 +115,7 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
             self.tell_missing(unpaired=0)
             return False
         ids, roles = labels_from_msg(msg), inputs.roles(values)
-        if frame.received_s < inputs.renamed_s:  # its ids are of other classes
+        if frame.received_s < inputs.renamed_s:  # the mask was made before the classes changed
             return False
         measured = self.measured_of(frame)
         if measured is None and values.source != 'ground':
@@ -163,14 +163,14 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
     def _read_confidence(
         self, frame: Frame, values: CostmapParameters
     ) -> NDArray[np.uint8] | None:
-        """Return a mask's confidence (H, W); where there is none to use, it is what is lacking."""
+        """Return a mask's confidence (H, W); if there is none, note it as what is missing."""
         found = self.inputs.confidence_of(frame, values, self.stamps)
         if found is None:
             self._lack = NO_CONFIDENCE
             return None
         try:
             return labels_from_msg(found)
-        except ImageError as exc:  # of no matter to what went out already
+        except ImageError as exc:  # the other results are published already
             self._lack = f'a usable segmentation/confidence: {exc}'
             return None
 

@@ -1,4 +1,4 @@
-"""CostmapResults: what costmap_node publishes, for Nav2's stock layers and its semantic one."""
+"""CostmapResults: the topics of costmap_node for Nav2's stock layers and its semantic layer."""
 
 from collections.abc import Callable, Mapping
 
@@ -27,8 +27,8 @@ class CostmapResults:
     """The publishers of one costmap_node.
 
     Args:
-        publisher: creates one, of a message type, a topic and perhaps a QoS.
-        topic_of_class: of each class that has a cloud of its own, below `obstacles`.
+        publisher: creates a publisher, given a message type, a topic and optionally a QoS.
+        topic_of_class: topic below `obstacles` of each class that has its own cloud, by class.
     """
 
     def __init__(
@@ -51,9 +51,10 @@ class CostmapResults:
     def publish(
         self, marks: Marks, id_of: Mapping[str, int], in_base: Header, in_grid: Header
     ) -> None:
-        """Publish what a mask marks and clears; empty clouds too, for a layer keeps the last.
+        """Publish what a mask marks and clears; also empty clouds, since a layer keeps the last.
 
-        Of a class that the mask cannot show, by its names' ids, nothing says that it is absent.
+        A class that the masks cannot show, because `id_of` lacks it, gets no cloud: an empty one
+        would claim that it is absent.
         """
         self._ground.publish(cloud_to_msg(marks.ground, in_base))
         self._obstacles.publish(cloud_to_msg(marks.obstacles, in_base))
@@ -73,7 +74,7 @@ class CostmapResults:
         in_image: Header,
         in_base: Header,
     ) -> None:
-        """Publish one set of one size and stamp, the mask last: whoever has it has the rest."""
+        """Publish messages of one size and stamp, the mask last: whoever gets it has the rest."""
         if info:
             self._camera_info.publish(camera_info_to_msg(info, *size, in_image))
         self._points.publish(cloud_to_msg(resize_points(points, *size), in_base))

@@ -1,4 +1,4 @@
-"""How a parameter class becomes a node's parameters: declared, read, checked, changed."""
+"""Turn a parameter class into a node's parameters: declare, read, check and change them."""
 
 from collections import Counter
 from dataclasses import Field, field, fields, replace
@@ -32,12 +32,12 @@ def parameter(
     """Declare a field of a parameter class.
 
     Args:
-        default: value where none is given.
+        default: value if none is given.
         meaning: one sentence for `ros2 param describe` and docs/parameters.md.
         low: smallest value, for numbers.
         high: largest value, for numbers.
-        choices: the possible values, where there are few.
-        live: may be set while the node is active; others only while it is unconfigured.
+        choices: the possible values, if they are few.
+        live: whether it may be set while the node is active; otherwise only while unconfigured.
     """
     meta = {'meaning': meaning, 'low': low, 'high': high, 'choices': choices, 'live': live}
     return field(default=default, metadata=meta)
@@ -49,10 +49,10 @@ def declare(node: Node, cls: type[Any], read_only: bool = False) -> None:
     Args:
         node: the node.
         cls: its parameter class.
-        read_only: whether values are fixed once the node is there.
+        read_only: whether the values are fixed once the node exists.
 
     Raises:
-        ParameterError: a value that was given has another type or is out of range.
+        ParameterError: a given value has the wrong type or is out of range.
     """
     for item in fields(cls):
         meta = item.metadata
@@ -70,7 +70,8 @@ def declare(node: Node, cls: type[Any], read_only: bool = False) -> None:
         try:
             node.declare_parameter(item.name, ros_default(item), descriptor)
         except ParameterException as exc:
-            point = '; a double has a point: 4.0, not 4' if isinstance(item.default, float) else ''
+            is_double = isinstance(item.default, float)
+            point = '; write a double with a point: 4.0, not 4' if is_double else ''
             raise ParameterError(
                 f'{node.get_name()}, parameter {item.name}: {exc}{point}; '
                 f'{meta["meaning"]} {describe_range(item)}'
@@ -78,13 +79,13 @@ def declare(node: Node, cls: type[Any], read_only: bool = False) -> None:
 
 
 def read(node: Node, cls: type[P]) -> P:
-    """Return the node's parameters.
+    """Return the node's parameters as an instance of its parameter class.
 
     Raises:
-        ParameterError: a value is not one of the possible ones, or contradicts another.
+        ParameterError: a value is not one of the choices, is not finite, or contradicts another.
     """
     values = cls(**{
-        # [] in YAML sets nothing
+        # an empty list in YAML sets no value
         item.name: value_of(item, node.get_parameter_or(item.name).value)
         for item in fields(cls)  # type: ignore[arg-type]
     })
@@ -93,10 +94,10 @@ def read(node: Node, cls: type[P]) -> P:
 
 
 def value_of(item: 'Field[Any]', value: Any) -> Any:
-    """Return what a field holds of a ROS value.
+    """Convert a ROS parameter value to the value of its field.
 
     Raises:
-        ParameterError: it is not one of the possible ones.
+        ParameterError: it is not finite, or not one of the field's choices.
     """
     if isinstance(item.default, tuple):
         value = tuple(part for part in value or () if part != '')
@@ -108,15 +109,15 @@ def value_of(item: 'Field[Any]', value: Any) -> Any:
 
 
 def check(values: Any) -> None:
-    """Raise ParameterError if parameters contradict each other, where their class can tell."""
+    """Raise ParameterError if parameters contradict each other, as far as their class can tell."""
     if hasattr(values, 'check'):
         values.check()
 
 
 def ros_default(item: 'Field[Any]') -> Any:
-    """Return a field's default as ROS takes it.
+    """Return a field's default in the form that ROS takes.
 
-    rclpy takes an empty list for BYTE_ARRAY: one empty string stands for none.
+    rclpy takes an empty list for BYTE_ARRAY: a single empty string stands for it.
     """
     return (list(item.default) or ['']) if isinstance(item.default, tuple) else item.default
 
@@ -127,12 +128,12 @@ def change(
     """Apply changes while a node runs.
 
     Args:
-        values: the parameters of the configured node; None while it is unconfigured.
-        changes: what is to be set.
+        values: parameters of the configured node; None while it is unconfigured.
+        changes: parameters to set.
         cls: the node's parameter class.
 
     Returns:
-        The new values (or the old ones where a change is refused) and the answer to the caller.
+        The new values (the old ones if a change is refused), and the answer to the caller.
     """
     by_name = {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
     ours = [parameter for parameter in changes if parameter.name in by_name]
@@ -156,17 +157,17 @@ def change(
 
 
 def check_choice(item: 'Field[Any]', value: Any) -> None:
-    """Raise ParameterError unless the value is one of the field's choices, if it has any."""
+    """Raise ParameterError if the field has choices and the value is none of them."""
     choices = item.metadata['choices']
     if choices and value not in choices:
         raise ParameterError(f'{item.name} is {value!r}, expected one of {choices}')
 
 
 def check_names(parameter: str, names: tuple[str, ...], pattern: str) -> tuple[str, ...]:
-    """Return names that are as they must be.
+    """Return the names if all of them are valid.
 
     Raises:
-        ParameterError: one does not match the pattern, or is there twice.
+        ParameterError: a name does not match the pattern, or appears twice.
     """
     wrong = [name for name in names if not re.fullmatch(pattern, name)]
     wrong += [name for name, count in Counter(names).items() if count > 1]
@@ -178,7 +179,7 @@ def check_names(parameter: str, names: tuple[str, ...], pattern: str) -> tuple[s
 
 
 def describe_range(item: 'Field[Any]') -> str:
-    """Return the possible values of a field in words, empty where anything goes."""
+    """Return the possible values of a field in words, empty if there is no limit."""
     meta = item.metadata
     if meta['choices']:
         return ', '.join(f'`{choice}`' for choice in meta['choices'])

@@ -1,4 +1,4 @@
-"""detection3d_node: boxes in images, depth or a cloud in, boxes in space out."""
+"""detection3d_node: turn boxes in images, with depth or a point cloud, into boxes in space."""
 
 from collections import deque
 import sys
@@ -19,14 +19,14 @@ from mnv2_perception.nodes.topics import Publisher, Subscription
 from mnv2_perception.nodes.worker import Frame
 from mnv2_perception.vision.boxes3d import Box3D, place_boxes
 
-WINDOW = 30  # boxes in a row of which none is placed are no accident
+WINDOW = 30  # this many boxes in a row without any placed one are no coincidence
 
 
 class Detection3DNode(PlacingNode[Detection3DParameters, Measurements]):
-    """Places a detector's boxes where depth or a cloud measured what they are around.
+    """Places a detector's boxes in space where depth or a point cloud measured their contents.
 
-    The message has the image's stamp and `base_frame`. A box whose thing was not measured is left
-    out and counted.
+    The message has the image's stamp and the frame `base_frame`. A box without measurements is
+    left out and counted.
     """
 
     Parameters = Detection3DParameters
@@ -89,8 +89,8 @@ class Detection3DNode(PlacingNode[Detection3DParameters, Measurements]):
         with self._lock:
             unmeasured = len(self._latest) == WINDOW and not any(self._latest)
         return super().warning() or unmeasured * (
-            f'of the last {WINDOW} boxes none was measured, all are left out: see that depth '
-            f'covers what the camera sees, and is of its stamp; or lower min_points'
+            f'none of the last {WINDOW} boxes could be measured, so all are left out: check that '
+            f"depth covers the camera's view and has the image's stamps, or lower min_points"
         )
 
     def explain_silence(self) -> str:

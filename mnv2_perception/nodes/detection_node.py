@@ -1,4 +1,4 @@
-"""detection_node: camera images in, boxes of objects out."""
+"""detection_node: take camera images, publish bounding boxes of objects."""
 
 import sys
 from typing import Any
@@ -19,14 +19,14 @@ from mnv2_perception.vision.overlay import draw_boxes
 
 
 class DetectionNode(CameraNode[DetectionParameters, Detector]):
-    """Publishes the boxes of the newest image in its pixels, best first; none are a message too.
+    """Publishes the boxes in the newest image in its pixels, best first; an empty list, too.
 
-    The header is the image's own.
+    The header is that of the image.
     """
 
     Parameters = DetectionParameters
     task = Detector.task
-    rank = 1  # masks keep their rate
+    rank = 1  # segmentation goes first, so that masks keep their rate
     threshold = 'min_score'
 
     def __init__(self, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a node publishes on /diagnostics: its health, what became of its frames, its own facts."""
+"""The /diagnostics of a node: its health, counts of its frames, and facts that it adds itself."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -20,32 +20,32 @@ PERIOD_S = 1.0
 TICK_S = 0.25
 SLOW_OPENING_S = 10.0
 HUNG_OPENING_S = 60.0
-RESTART = 'if it stays so, restart the process (a second SIGTERM ends it at once)'
+RESTART = 'if this persists, restart the process (a second SIGTERM ends it at once)'
 
 LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Health:
-    """How a node fares.
+    """The condition of a node, as `judge` needs it.
 
     Attributes:
-        state: of its lifecycle.
+        state: state of its lifecycle, such as `inactive`.
         active: whether it processes frames.
-        failure: of the last transition, empty if there was none.
+        failure: why the last transition failed, empty if it did not.
         warning: what is wrong although it works, empty if nothing is.
-        silent_s: how long no frame has come.
-        counts: of frames since it started, by what became of them.
-        latencies_ms: of the latest results.
+        silent_s: time since the last frame came.
+        counts: frames since the node started, by what became of them.
+        latencies_ms: latencies of the latest results.
         fault: what makes its results wrong, empty if nothing does.
-        waiting: what it lacks to make results, and the cure; empty where it has all.
+        waiting: what it lacks to make results, and the cure; empty if it lacks nothing.
         rejection: why the last frame was rejected.
-        passing: why the last frame was passed over, where that is not because a newer one came.
-        busy_s: how long its worker has been at one frame, or at opening or closing the model.
-        builds: whether opening may take minutes.
-        max_rate_hz: frames a second that it processes at most; 0 where it takes all.
-        min_rate_hz: results a second that it is to publish at least; 0 where it need not.
-        silence: why no frame may come, and what to do.
+        passing: why the last frame was passed over, if not because a newer one came.
+        busy_s: how long its worker has been busy with one frame, or opening or closing the model.
+        builds: whether opening the model may take minutes, because it builds an engine.
+        max_rate_hz: the most frames that it processes per second; 0: all.
+        min_rate_hz: the fewest results that it has to publish per second; 0: no minimum.
+        silence: why frames may be missing, and what to do.
         off: whether `~/enable` has switched it off.
     """
 
@@ -69,12 +69,12 @@ class Health:
 
     @property
     def window_s(self) -> float:
-        """Seconds after which a rate can be judged: three frames of the lowest that is set."""
+        """Seconds that it takes to judge a rate: three periods of the lowest rate that is set."""
         return max([WINDOW_S, *(3.0 / hz for hz in (self.max_rate_hz, self.min_rate_hz) if hz)])
 
     @property
     def silent(self) -> bool:
-        """Whether frames should be coming, and none does."""
+        """Whether frames are expected but none comes."""
         return self.active and not self.failure and self.silent_s > SILENCE_S
 
 
@@ -82,9 +82,9 @@ def judge(health: Health, new: Mapping[str, int], over_s: float) -> tuple[bytes,
     """Return the level of a DiagnosticStatus and its message; docs/topics.md has the table.
 
     Args:
-        health: of the node.
-        new: counts of the frames of the last seconds.
-        over_s: how many seconds these are.
+        health: condition of the node.
+        new: counts of the frames of the last seconds, by what became of them.
+        over_s: number of these seconds.
     """
     if health.state in ('configuring', 'unconfigured') and health.busy_s:
         text = f'opening the model for {health.busy_s:.0f} s'
@@ -115,16 +115,16 @@ def judge(health: Health, new: Mapping[str, int], over_s: float) -> tuple[bytes,
     judged = over_s > health.window_s - PERIOD_S / 2.0
     if received and not published and judged:
         text = f'no result of {received} images in {over_s:.0f} s'
-        return DiagnosticStatus.ERROR, f'{text}: {reason or "none has been processed"}'
+        return DiagnosticStatus.ERROR, f'{text}: {reason or "no image has been processed"}'
     if health.waiting or rejected or (health.passing and new['passed_over']):
         return DiagnosticStatus.WARN, f'{published} results of {received} images: {reason}'
-    due = health.min_rate_hz * over_s - 1.0  # one may be due just now
+    due = health.min_rate_hz * over_s - 1.0  # the next one may be about to come
     if judged and published <= due:
         few = received <= due
         return DiagnosticStatus.WARN, (
-            f'{published / over_s:.1f} results of {received / over_s:.1f} images a second, '
+            f'{published / over_s:.1f} results of {received / over_s:.1f} images per second, '
             f'expected {health.min_rate_hz:g} (min_rate_hz): '
-            f'{"too few come" if few else "take a faster model, or let less run beside it"}'
+            f'{"too few images arrive" if few else "use a faster model or free the processor"}'
         )
     if health.warning:
         return DiagnosticStatus.WARN, health.warning
@@ -132,10 +132,10 @@ def judge(health: Health, new: Mapping[str, int], over_s: float) -> tuple[bytes,
 
 
 class Diagnostics:
-    """Publishes a node's status, and works out what is new since the last one.
+    """Publishes a node's status, with the counts and rates since the previous ones.
 
     Args:
-        node: whose.
+        node: the node to report on.
     """
 
     def __init__(self, node: Node) -> None:
@@ -145,10 +145,10 @@ class Diagnostics:
         self._was_active = False
 
     def publish(self, health: Health, facts: Mapping[str, object]) -> None:
-        """Publish level and message, counts, rate, latency, and the node's own facts."""
+        """Publish level, message, counts, rate and latency, and the node's own facts."""
         now_s, counts = time.monotonic(), health.counts
         if health.active and not self._was_active:
-            self._reported = deque([self._reported[-1]])  # how it fares since then
+            self._reported = deque([self._reported[-1]])  # count only from its activation on
         self._was_active = health.active
         enough_s = health.window_s - PERIOD_S / 2.0
         while len(self._reported) > 1 and now_s - self._reported[1][0] > enough_s:
@@ -156,7 +156,7 @@ class Diagnostics:
         before_s, before = self._reported[0]
         new = {name: counts.get(name, 0) - before.get(name, 0) for name in COUNTS}
         if not new['received']:
-            self._reported.clear()  # seconds are counted from the first image
+            self._reported.clear()  # a rate is measured from the first image on
         self._reported.append((now_s, counts))
         level, message = judge(health, new, now_s - before_s)
         values: dict[str, object] = {name: counts.get(name, 0) for name in COUNTS}
@@ -174,10 +174,10 @@ class Diagnostics:
 
 
 class Heartbeat:
-    """Calls what tells how nodes fare, and what else is due at times, in a thread of its own.
+    """Calls functions at fixed periods in one thread, such as those that publish diagnostics.
 
-    An executor that is stuck in a transition, or a node whose engine hangs, silences nobody; and
-    one thread that wakes for all nodes costs less than a timer in the executor of each.
+    So an executor that is stuck in a transition, or a node whose engine hangs, silences no other
+    node; and one thread for all nodes costs less than a timer in the executor of each.
     """
 
     def __init__(self) -> None:
@@ -187,12 +187,12 @@ class Heartbeat:
         threading.Thread(target=self._run, name='diagnostics', daemon=True).start()
 
     def add(self, call: Callable[[], None], period_s: float = PERIOD_S) -> None:
-        """Begin to call a function, with a period of whole quarters of a second."""
+        """Call a function periodically from now on; the period is a multiple of 0.25 s."""
         with self._lock:
             self._every[call] = round(period_s / TICK_S)
 
     def remove(self, call: Callable[[], None]) -> None:
-        """End calling it; it is not under way any more then."""
+        """Stop calling a function; when this returns, no call of it is under way any more."""
         with self._lock:
             self._every.pop(call, None)
 
@@ -209,5 +209,5 @@ class Heartbeat:
                     try:
                         if ticks % every == 0:
                             call()
-                    except Exception:  # of one node: the others still report
+                    except Exception:  # one node's error must not silence the others
                         LOGGER.exception('diagnostics')

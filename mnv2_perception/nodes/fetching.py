@@ -1,4 +1,4 @@
-"""Fetching: latched messages, which a publisher sent once, before a node subscribed."""
+"""Fetching: get latched messages that a publisher sent once, before the node subscribed."""
 
 from typing import Any
 
@@ -9,13 +9,14 @@ from mnv2_perception.nodes.topics import Subscription
 
 
 class Fetching:
-    """Fetches latched messages for a node, from each publisher once.
+    """Fetches latched messages for a node, once from each publisher.
 
-    A subscription that asks for latched messages (transient local) is not matched with a volatile
-    publisher, as most drivers are. So this is a second one, and it ends when a message has come.
+    A subscription that asks for latched messages (transient local) does not match a volatile
+    publisher, which most drivers have. So this opens a second subscription, and ends it when a
+    message has come.
 
     Args:
-        node: whose subscriptions they are.
+        node: node that owns the subscriptions.
     """
 
     def __init__(self, node: Node) -> None:
@@ -25,7 +26,7 @@ class Fetching:
         self._came: set[Subscription] = set()
 
     def fetch(self, heard: Subscription) -> None:
-        """Fetch from latched publishers that were not asked yet; to be called again and again."""
+        """Fetch from latched publishers that were not asked yet; to be called periodically."""
         keepers = find_keepers(self._node, heard.topic_name)
         if keepers - self._asked.get(heard, set()):
             self._close(heard)
@@ -54,7 +55,7 @@ class Fetching:
 
 
 def find_keepers(node: Node, topic: str) -> set[tuple[int, ...]]:
-    """Return the publishers of a topic if all of them are latched, else none."""
+    """Return the gids of a topic's publishers if all are latched and reliable, else none."""
     found = node.get_publishers_info_by_topic(topic)
     kept = (LATCHED_QOS.durability, LATCHED_QOS.reliability)
     offered = [(each.qos_profile.durability, each.qos_profile.reliability) for each in found]

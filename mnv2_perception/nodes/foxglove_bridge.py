@@ -1,4 +1,4 @@
-"""The ROS graph for Foxglove, in a process of its own: what is played and made, to look at."""
+"""Show the ROS graph in Foxglove, from a process of its own: what is played, and results."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,19 +24,19 @@ from mnv2_perception.nodes.rclpy_private import Executor, UneventfulNode
 
 PERIOD_S = 0.1
 DISCOVERY_PERIODS = 5
-TIME_PERIODS = 2  # so that a line may be blocked for 12 s before its backlog is full
-# Of transforms and other small messages none is to be missed; of images the newest is enough.
+TIME_PERIODS = 2  # a connection may be blocked for 12 s before its backlog is full
+# No transform or other small message may be missed; of images the newest is enough.
 SMALL_DEPTH = 50
 END_S = 5.0
 
 
 class Heard(NamedTuple):
-    """A topic that is subscribed to.
+    """A topic that the bridge subscribes to.
 
     Attributes:
-        subscription: to it.
-        qos: what all its publishers offered.
-        greeted: how many viewers had come for it by then.
+        subscription: the subscription.
+        qos: QoS that all publishers offered when it was made.
+        greeted: number of viewers that had come for the topic by then.
     """
 
     subscription: Subscription
@@ -47,9 +47,10 @@ class Heard(NamedTuple):
 class FoxgloveBridge(UneventfulNode):
     """Offers each topic that has a publisher, and subscribes to those that a viewer watches.
 
-    As a publisher offers it: asked for best effort, images larger than the transport's shared
-    memory are lost (13 of 60 came at 640×480 over Fast DDS's default, of reliable ones all), and
-    a reliable publisher takes no longer for one. Of images the newest is enough.
+    It subscribes with the QoS that the publishers offer. With best effort, images larger than the
+    transport's shared memory are lost (13 of 60 arrived at 640×480 with Fast DDS's default, all
+    with reliable), and a reliable publisher takes no longer for one. Of images, the newest is
+    enough.
     """
 
     def __init__(self, address: str) -> None:
@@ -59,8 +60,8 @@ class FoxgloveBridge(UneventfulNode):
             address: see `viewer_address`.
 
         Raises:
-            ParameterError: the address is none.
-            SetupError: nothing can be served there.
+            ParameterError: the address is invalid.
+            SetupError: the address cannot be used, or the SDK is missing.
         """
         super().__init__('mnv2_foxglove')
         self._own_time = bool(self.get_parameter('use_sim_time').value)
@@ -70,16 +71,16 @@ class FoxgloveBridge(UneventfulNode):
         self._heard: dict[str, Heard] = {}
         self._turns = 0
         self._seen = False
-        # Also while simulated time stands still.
+        # Runs even while simulated time stands still.
         self.steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(PERIOD_S, self.follow, clock=self.steady_clock)
 
     def time_ns(self) -> int:
-        """Return the time: that of /clock, once there is one, where it is asked for."""
+        """Return the time: that of /clock if use_sim_time is set and /clock has come."""
         return int(self.get_clock().now().nanoseconds) or time.time_ns()
 
     def follow(self) -> None:
-        """Offer what is published, subscribe to what is watched, and tell the time."""
+        """Offer published topics, subscribe to watched ones, and send the time."""
         if discovers := self._turns % DISCOVERY_PERIODS == 0:
             self._discover()
         self._turns += 1
@@ -99,7 +100,7 @@ class FoxgloveBridge(UneventfulNode):
     def _discover(self) -> None:
         types = {}
         for name, type_names in self.get_topic_names_and_types():
-            if '/_' not in name and self.count_publishers(name):  # hidden, and what only we hear
+            if '/_' not in name and self.count_publishers(name):  # neither hidden nor ours alone
                 types[name] = type_names[0]
         for name in [name for name in self._types if types.get(name) != self._types[name]]:
             del self._types[name]
@@ -113,12 +114,12 @@ class FoxgloveBridge(UneventfulNode):
                 self._types[name] = type_name
             except BagError as exc:
                 self._refused.add(type_name)
-                self.get_logger().warning(f'Foxglove is not offered {name}: {exc}')
+                self.get_logger().warning(f'{name} is not available in Foxglove: {exc}')
 
     def _subscribe(self, name: str, greeted: int) -> None:
-        """Subscribe to a topic, also where that no longer matches each of its publishers.
+        """Subscribe to a topic, or again if the subscription no longer matches every publisher.
 
-        Who comes later gets what is latched by a subscription that begins again.
+        A new viewer gets latched messages from a subscription that is made again.
         """
         publishers = self.get_publishers_info_by_topic(name)
         if not publishers or name not in self._types:
@@ -143,13 +144,13 @@ class FoxgloveBridge(UneventfulNode):
 
 @contextmanager
 def served(address: str) -> Iterator[None]:
-    """Serve the graph for the time of a block, in a process that holds up nothing here.
+    """Serve the graph during a block, in a process of its own, which delays nothing here.
 
     Args:
-        address: see `viewer_address`; empty serves nothing.
+        address: see `viewer_address`; empty: nothing is served.
 
     Raises:
-        SetupError: nothing can be served there.
+        SetupError: the address cannot be used.
     """
     if not address:
         yield
@@ -160,7 +161,7 @@ def served(address: str) -> Iterator[None]:
         try:
             event = json.loads(process.stdout.readline() or '{"event": "ended"}')
             if event['event'] != 'serving':
-                raise SetupError(event.get('error', f'{address}: the server for Foxglove ended'))
+                raise SetupError(event.get('error', f'{address}: the Foxglove server has ended'))
             yield
         finally:
             process.send_signal(signal.SIGINT)
@@ -171,10 +172,10 @@ def served(address: str) -> Iterator[None]:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM, or until the parent process is gone.
+    """Serve until SIGINT or SIGTERM, or until the parent process has ended.
 
     Args:
-        args: an address, see `viewer_address`, and ROS arguments; sys.argv's when None.
+        args: an address, see `viewer_address`, and ROS arguments; None: those of sys.argv.
 
     Returns:
         Exit code: 0, or 1 after an event `failed`.
@@ -186,7 +187,8 @@ def main(args: list[str] | None = None) -> int:
             node = FoxgloveBridge(address)
             tell('serving', url=node.server.url)
             node.get_logger().info(
-                f'watch at {node.server.url}: Foxglove, open connection, Foxglove WebSocket'
+                f'watch at {node.server.url}: in Foxglove choose Open connection, Foxglove '
+                f'WebSocket'
             )
 
             def end_with_parent() -> None:

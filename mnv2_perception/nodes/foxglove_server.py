@@ -1,4 +1,4 @@
-"""A server for Foxglove: ROS messages go out as they are, with their definitions."""
+"""A server for Foxglove that sends ROS messages unchanged, with their definitions."""
 
 from collections import Counter, defaultdict
 import threading
@@ -8,19 +8,19 @@ from mnv2_perception.bags.definitions import typestore_of
 from mnv2_perception.bags.viewing import check_viewer, FOXGLOVE_SDK, viewer_address
 from mnv2_perception.errors import SetupError
 
-# Messages that may wait for one viewer's line, of all topics; then the oldest is dropped. As many
-# times and offers may wait; then the viewer is disconnected, and may come again.
+# Messages of all topics that may wait for one viewer's connection; then the oldest is dropped. As
+# many times and offers may wait; then the viewer is disconnected, and may connect again.
 BACKLOG = 64
 
 
 class FoxgloveServer:
-    """Channels of ROS topics, for any number of viewers, who can change nothing here.
+    """Serves ROS topics as channels to any number of viewers, who can change nothing here.
 
     Viewers come and go in the SDK's threads, which call `on_subscribe` and `on_unsubscribe`. The
-    SDK calls these while it closes a channel, too, so it is never called under the lock.
+    SDK also calls these while it closes a channel, so the SDK is never called under the lock.
 
     Attributes:
-        url: where viewers connect.
+        url: address that viewers connect to.
     """
 
     def __init__(self, address: str, own_time: bool) -> None:
@@ -28,20 +28,21 @@ class FoxgloveServer:
 
         Args:
             address: see `viewer_address`.
-            own_time: viewers take the time from `tell_time`, not from their own clock.
+            own_time: whether viewers take the time from `tell_time`, not from their own clock.
 
         Raises:
-            ParameterError: the address is none.
-            SetupError: the SDK is missing, or the address cannot be had.
+            ParameterError: the address is invalid.
+            SetupError: the SDK is missing, or the address cannot be used.
         """
         host, port = viewer_address(address)
         check_viewer()
         try:
             import foxglove
             from foxglove.websocket import Capability
-        except ImportError as exc:  # PyPI has another package whose module has the name
+        except ImportError as exc:  # PyPI has another package whose module has the same name
             raise SetupError(
-                f'the module foxglove is not the SDK ({exc}): pip install {FOXGLOVE_SDK}'
+                f'the Python module foxglove is not the Foxglove SDK ({exc}): pip install '
+                f'{FOXGLOVE_SDK}'
             ) from exc
         self._foxglove: Any = foxglove
         self._lock = threading.Lock()
@@ -57,22 +58,22 @@ class FoxgloveServer:
             )
         except RuntimeError as exc:
             raise SetupError(
-                f'nothing can be served at {host}:{port} ({exc}); give a free port, and an '
+                f'Foxglove cannot be served at {host}:{port} ({exc}); give a free port and an '
                 f'address of this machine'
             ) from exc
         self.url = f'ws://{f"[{host}]" if ":" in host else host}:{port}'
 
     @property
     def watched(self) -> dict[str, int]:
-        """Topics that somebody watches, each with how many viewers have come for it so far."""
+        """Topics that are watched now, each with the number of viewers that ever came for it."""
         with self._lock:
             return {name: self._greeted[name] for name, seen in self._viewers.items() if seen}
 
     def offer(self, topic: str, type_name: str) -> None:
-        """Offer a topic.
+        """Offer a topic to viewers.
 
         Raises:
-            BagError: the definition of its type is nowhere to be found.
+            BagError: the definition of its type cannot be found.
         """
         definition, _ = typestore_of(type_name, None).generate_msgdef(type_name, ros_version=2)
         self._channels[topic] = self._foxglove.Channel(
@@ -83,18 +84,18 @@ class FoxgloveServer:
         )
 
     def withdraw(self, topic: str) -> None:
-        """Offer a topic no longer."""
+        """Stop offering a topic."""
         self._channels.pop(topic).close()
         with self._lock:
             self._viewers.pop(topic, None)
 
     def send(self, topic: str, cdr: bytes, time_ns: int) -> None:
-        """Send a serialised message to those who watch its topic; never waits for them."""
+        """Send a serialised message to the viewers of its topic; never waits for them."""
         if channel := self._channels.get(topic):
             channel.log(cdr, log_time=time_ns)
 
     def tell_time(self, time_ns: int) -> None:
-        """Tell viewers what time it is."""
+        """Send the time to the viewers."""
         self._server.broadcast_time(time_ns)
 
     def close(self) -> None:
@@ -102,12 +103,12 @@ class FoxgloveServer:
         self._server.stop()
 
     def on_subscribe(self, client: Any, channel: Any) -> None:
-        """Count a viewer in; the SDK calls it."""
+        """Count a new viewer of a topic; called by the SDK."""
         with self._lock:
             self._viewers[channel.topic].add(client.id)
             self._greeted[channel.topic] += 1
 
     def on_unsubscribe(self, client: Any, channel: Any) -> None:
-        """Count a viewer out; the SDK calls it."""
+        """Remove a viewer of a topic; called by the SDK."""
         with self._lock:
             self._viewers[channel.topic].discard(client.id)

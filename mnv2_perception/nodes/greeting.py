@@ -1,4 +1,4 @@
-"""Greeting: a mask's names reach each of its subscribers before the first mask does."""
+"""Greeting: make sure that each subscriber has the class names before the first mask."""
 
 from collections.abc import Callable, Sequence
 import threading
@@ -8,25 +8,26 @@ from rclpy.node import Node
 
 from mnv2_perception.nodes.topics import Publisher
 
-# A late subscriber has no order between label_info and mask: Nav2's layer dereferences null when
-# a mask comes first. So masks wait this long after a subscriber appeared.
+# The order of label_info and mask is undefined for a late subscriber, and Nav2's layer
+# dereferences null when a mask comes first. So masks are held back this long after a subscriber
+# appeared.
 HOLD_S = 0.5
-# But each hold starves who listened already: those that appear sooner after one get the names
-# before the next mask, which waits no longer than this for them to acknowledge them.
+# But each hold keeps masks from the other subscribers. A subscriber that appears sooner after a
+# hold gets the names before the next mask, which waits at most WAIT_S until they are acknowledged.
 HOLD_EVERY_S = 3.0
 WAIT_S = 0.1
 
 
 class Greeting:
-    """Sends the names again when a subscriber has appeared, and holds masks back meanwhile.
+    """Publishes the names again when a subscriber appears, and holds masks back meanwhile.
 
-    Subscribers of this process are not meant: they have the names before any mask.
+    Subscribers of this process do not count: they get the names before any mask.
 
     Args:
-        node: whose topics they are.
-        masks: whose subscribers are greeted.
-        names: the publisher of label_info.
-        publish_names: sends label_info.
+        node: node that owns the topics.
+        masks: publishers whose subscribers need the names.
+        names: publisher of label_info.
+        publish_names: function that publishes label_info.
     """
 
     def __init__(
@@ -43,13 +44,13 @@ class Greeting:
         self.hold_until_s = 0.0
 
     def announce(self) -> None:
-        """Send the names and begin to hold."""
+        """Publish the names and begin to hold masks back."""
         with self._lock:
             self._known = self._subscribers()
             self._send()
 
     def rename(self) -> None:
-        """Send other names for the masks that follow; the first waits for them, and briefly."""
+        """Publish new names for the masks that follow; the first mask waits for them, briefly."""
         with self._lock:
             self._publish_names()
             self._unheard = True
@@ -57,8 +58,8 @@ class Greeting:
     def greet(self) -> None:
         """Announce again if a subscriber has appeared.
 
-        The heartbeat calls it, so that the wait is over before a camera starts; and so does each
-        frame before its mask goes out.
+        The heartbeat calls it, so that the hold is over before a camera starts; each frame calls
+        it too before its mask is published.
         """
         with self._lock:
             known, self._known = self._known, self._subscribers()
@@ -66,7 +67,7 @@ class Greeting:
                 self._send()
 
     def holding(self) -> bool:
-        """Greet, and tell whether masks are to be held back now from other processes."""
+        """Greet; return whether masks are now to be held back from other processes."""
         self.greet()
         if time.monotonic() < self.hold_until_s:
             return True
@@ -78,7 +79,7 @@ class Greeting:
         return False
 
     def _subscribers(self) -> set[tuple[int, ...]]:
-        """Who listens; their number alone would hide one that comes as another goes."""
+        """Return the subscribers' gids; a mere count would miss one that comes as another goes."""
         return {
             tuple(info.endpoint_gid) for mask in self._masks if mask.count_elsewhere()
             for info in self._node.get_subscriptions_info_by_topic(mask.topic_name)

@@ -1,4 +1,4 @@
-"""Hooks: what a subclass of PerceptionNode implements, and what it may override."""
+"""Hooks: the methods that a subclass of PerceptionNode implements or may override."""
 
 from abc import abstractmethod
 
@@ -6,10 +6,10 @@ from mnv2_perception.nodes.worker import Frame, Turns
 
 
 class Hooks:
-    """What a node does besides what PerceptionNode does; see there which thread calls it.
+    """What a node does besides the work of PerceptionNode; see there which thread calls each hook.
 
     Attributes:
-        rank: in the turns of its process's workers: the lowest goes first.
+        rank: rank in the turns of the process's workers: the lowest goes first.
     """
 
     rank = 0
@@ -20,14 +20,14 @@ class Hooks:
 
     @abstractmethod
     def release(self) -> None:
-        """Give back, in reverse, what `acquire` opened; it may have failed half-way."""
+        """Release what `acquire` opened, in reverse order; `acquire` may have failed half-way."""
 
     @abstractmethod
     def announce(self) -> None:
-        """Publish what consumers must know before the first result."""
+        """Publish what subscribers must know before the first result."""
 
     def greet(self) -> None:
-        """Serve subscribers or publishers that have appeared; called often while active."""
+        """Serve subscribers or publishers that have newly appeared; called often while active."""
 
     @abstractmethod
     def subscribe(self) -> None:
@@ -35,31 +35,31 @@ class Hooks:
 
     @abstractmethod
     def work(self, frame: Frame) -> None:
-        """Turn a frame into results and publish them, `rejecting` it where that fails.
+        """Process a frame and publish the results; count each frame exactly once.
 
-        Each frame is to be counted once.
+        Errors are to be caught with `rejecting`, which counts the frame.
         """
 
     @abstractmethod
     def describe(self) -> dict[str, object]:
-        """Return facts for the diagnostics."""
+        """Return the node's own facts for the diagnostics."""
 
     def warning(self) -> str:
         """Return what the diagnostics warn of although the node works, empty if nothing."""
         return ''
 
     def fault(self) -> str:
-        """Return what makes the results wrong although there are some, empty if nothing does."""
+        """Return why the results are wrong although there are some, empty if they are not."""
         return ''
 
     def waiting(self) -> str:
-        """Return what the node lacks to make results, and the cure, empty if it has all."""
+        """Return what the node lacks to make results, and the cure; empty if it lacks nothing."""
         return ''
 
     def turns(self) -> Turns | None:
-        """Return the turns that the workers of this process take, None if this one takes none."""
+        """Return the turns that the process's workers share, None if this worker needs none."""
         return None
 
     def explain_silence(self) -> str:
-        """Return why no frame may be arriving, and what to do; empty while it is too early."""
+        """Return why no frames arrive, and what to do; empty if it is too early to say."""
         return 'no image arrives'

@@ -1,4 +1,4 @@
-"""PerceptionNode: what every node of this package does besides its own work.
+"""PerceptionNode: the base class of this package's lifecycle nodes.
 
 Guarded lifecycle transitions, one worker thread on the newest frame, QoS by name, diagnostics.
 """
@@ -42,7 +42,7 @@ from mnv2_perception.nodes.worker import Frame, NewestFrameWorker
 LOG_PERIOD_S = 10.0
 QOS_PERIOD_S = 5.0
 LATENCY_WINDOW = 256
-# How long a transition waits for the work under way.
+# How long a transition waits for the work under way to end.
 IDLE_S = 2.0
 
 Values = TypeVar('Values', bound=LifecycleParameters)
@@ -51,22 +51,22 @@ Values = TypeVar('Values', bound=LifecycleParameters)
 class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
     """A lifecycle node that turns a camera's frames into results.
 
-    A subclass gives its parameter class and implements the `Hooks`. `acquire`, `work` and
-    `release` run in the worker's thread, the rest in the executor's. `active` tells whether
-    frames are being processed. Its publishers live while it is configured, its subscriptions
-    while it is active and not switched off by `~/enable`: else it costs the camera and the
-    network nothing.
+    A subclass sets its parameter class and implements the `Hooks`. `acquire`, `work` and `release`
+    run in the worker's thread, `announce` and `subscribe` in the executor's, `greet` and whatever
+    the diagnostics ask for in the heartbeat's. `active` tells whether frames are being processed.
+    Publishers exist while the node is configured, subscriptions while it is active and not
+    switched off by `~/enable`; so otherwise it costs the camera and the network nothing.
 
-    Counted in `counts`: received (frames that reached the callback), published, passed_over
-    (a newer one came first, max_rate_hz, held back, or the node was not active), rejected
-    (malformed, or processing failed) and lost (never reached the callback, see `Losses`). Once
-    idle, received = published + passed_over + rejected, and of one camera in another process
-    received + lost = what it sent since its first image that arrived.
+    `counts` has: received (frames that reached the callback), published, passed_over (a newer one
+    came first, max_rate_hz, held back, or the node was not active), rejected (malformed, or
+    processing failed) and lost (never reached the callback, see `Losses`). When idle, received =
+    published + passed_over + rejected; and for one camera in another process, received + lost =
+    the images that it sent, from the first that arrived.
 
     Args:
-        name: of the node.
-        shared: what the nodes of its process share; None where it is the only one.
-        kwargs: for LifecycleNode.
+        name: name of the node.
+        shared: what the nodes of the process share; None if it is the only node.
+        kwargs: passed to LifecycleNode.
     """
 
     Parameters: type[Values]
@@ -92,7 +92,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         self._passing = ''
         self._told_qos: set[str] = set()
         self._abandoned = False
-        # Of what the diagnostics' thread reads and transitions take away.
+        # Guards what the diagnostics' thread reads and transitions take away.
         self._facts_lock = threading.Lock()
         declare.declare(self, self.Parameters)
         check_overrides(self, self.Parameters, self._is_alone)
@@ -104,17 +104,17 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         self.shared.heartbeat.add(self._look_around, QOS_PERIOD_S)
         self._autostart_timer: Timer | None = None
         if self.get_parameter('autostart').value:
-            # From the executor, so that a lifecycle manager's requests never run beside it.
+            # In the executor, so that a lifecycle manager's requests never run at the same time.
             self._autostart_timer = self.create_steady_timer(0.0, self._autostart)
 
     @property
     def parameters(self) -> Values:
-        """The values of the configured node."""
+        """The parameter values of the configured node."""
         assert self._values is not None, 'the node is not configured'
         return self._values
 
     def take_waiting(self) -> Frame | None:
-        """Take the frame that waits, to process it together with another node's."""
+        """Take the waiting frame, so that another node can process it with its own."""
         return self._worker.take() if self._worker else None
 
     def create_steady_timer(self, period_s: float, callback: Callable[[], None]) -> Timer:
@@ -133,10 +133,10 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         """Subscribe to a camera topic until deactivation; parameters can override its QoS.
 
         Args:
-            msg_type: of the topic.
-            topic: its name.
-            callback: for messages that are no frames, such as camera_info; `on_frame` when None.
-            qos: best effort unless told otherwise.
+            msg_type: message type of the topic.
+            topic: name of the topic.
+            callback: for messages that are not frames, such as camera_info; None: `on_frame`.
+            qos: best effort by default.
         """
         subscription = Subscription(
             self, msg_type, topic, callback or self.on_frame,
@@ -195,7 +195,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
             self.count(frame, 'rejected', describe_error(exc))
 
     def count(self, frame: Frame, outcome: str, reason: str = '') -> None:
-        """Count how a frame ended: published, passed_over or rejected, for the reason."""
+        """Count a frame's outcome: published, passed_over or rejected, with the reason."""
         with self._lock:
             self.counts[outcome] += 1
             if outcome == 'rejected':
@@ -209,19 +209,19 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         with self._lock:
             self.counts['lost'] += count
         self.get_logger().warning(
-            f'{self.counts["lost"]} images did not arrive: this process was busy, they cannot be '
-            f'read, or need larger transport buffers, see config/fastdds.xml (for both sides)',
+            f'{self.counts["lost"]} images were lost: this process was busy, they cannot be read, '
+            f'or they need larger transport buffers, see config/fastdds.xml (for both sides)',
             throttle_duration_sec=LOG_PERIOD_S,
         )
 
-    # Lifecycle. rclpy swallows exceptions of these callbacks, so each is guarded here.
+    # Lifecycle. rclpy swallows exceptions in these callbacks, so each one is guarded here.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._failure = self._rejection = self._passing = ''
         self._worker = NewestFrameWorker(self.work, self.turns(), self.rank)
         try:
             self._values = declare.read(self, self.Parameters)
-            self._worker.run(self.acquire)  # plans take minutes to build: no limit but a signal
+            self._worker.run(self.acquire)  # no time limit: building a plan takes minutes
         except Exception as exc:
             self._log_failure('configure', exc)
             self._release_all()
@@ -229,7 +229,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        result = super().on_activate(state)  # enables the publishers: what comes before is lost
+        result = super().on_activate(state)  # enables the publishers: earlier messages are lost
         try:
             self.announce()
             if self._switch.on:
@@ -240,12 +240,12 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
             super().on_deactivate(state)
             return TransitionCallbackReturn.FAILURE
         self._failure = ''
-        self.get_logger().info('active' if self._switch.on else 'active, and switched off')
+        self.get_logger().info('active' if self._switch.on else 'active, but switched off')
         tell('active', node=self.get_fully_qualified_name())
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._stop_working()  # an engine that hangs is told by the diagnostics
+        self._stop_working()  # the diagnostics report an engine that hangs
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -273,19 +273,19 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
 
     @property
     def abandoned(self) -> bool:
-        """Whether the engine hung when it was to be released; the process is to be ended."""
+        """Whether the engine hung when it was to be released, so the process must be ended."""
         return self._abandoned
 
     def _begin_working(self) -> None:
-        """Begin receiving."""
+        """Begin to receive frames."""
         self.subscribe()
         self._failure = ''
         with self._lock:
             self.active = True
-            self._last_received_s = time.monotonic()  # silence is counted from here
+            self._last_received_s = time.monotonic()  # silence is measured from here
 
     def _stop_working(self) -> bool:
-        """End receiving; return whether the work under way has ended too."""
+        """Stop receiving; return whether the work under way has ended, too."""
         while self._camera_subscriptions:
             self.shared.topics.unsubscribe(self._camera_subscriptions.pop())
         with self._facts_lock, self._lock:
@@ -332,13 +332,13 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
         if self.trigger_configure() != success or self.trigger_activate() != success:
             self.get_logger().error(
                 f'the node stays {self.state_label}: correct its parameters, then configure and '
-                f'activate it (`ros2 lifecycle set`), or start it again'
+                f'activate it (`ros2 lifecycle set`), or restart it'
             )
 
     def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         with self._lock:
             self._values, result = declare.change(self._values, changes, self.Parameters)
-            self._next_due_s = 0.0  # of the old max_rate_hz
+            self._next_due_s = 0.0  # it was computed with the former max_rate_hz
         return result
 
     def _greet(self) -> None:
@@ -352,7 +352,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
                 self.look_around()
 
     def look_around(self) -> None:
-        """Tell, once every few seconds, what is wrong with those on the other side of topics."""
+        """Check the other side of the topics every few seconds; warn of what is wrong, once."""
         told, self._told_qos = self._told_qos, set(incompatible_qos(
             self, tuple(self._result_publishers), tuple(self._camera_subscriptions)
         ))
@@ -383,7 +383,7 @@ class PerceptionNode(Hooks, TolerantLifecycleNode, Generic[Values]):
             )
         if health.silent and (why := self.explain_silence()):
             health = replace(health, silence=why)
-            # rclpy's throttle looks up its caller, which costs more than all the rest of this.
+            # rclpy's throttling inspects its caller, which costs more than all the rest of this.
             if (now_s := time.monotonic()) >= self._silence_told_s + 5 * LOG_PERIOD_S:
                 self._silence_told_s = now_s
                 self.get_logger().warning(why)

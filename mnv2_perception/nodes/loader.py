@@ -1,4 +1,4 @@
-"""Loader: opens another model beside the one in use, which works on until that is ready."""
+"""Loader: open another model while the one in use works on."""
 
 from collections.abc import Callable
 import threading
@@ -13,11 +13,11 @@ Model = TypeVar('Model', bound=Pipeline[Any])
 
 
 class Loader(Generic[Model]):
-    """Opens one model at a time, in a thread of its own. Any thread may call it.
+    """Opens one model at a time, in a thread of its own; thread-safe.
 
     Args:
         on_ready: called in that thread when there is a model to `take`.
-        on_failure: called in that thread with the model's name and what was raised.
+        on_failure: called in that thread with the model's name and the exception.
     """
 
     def __init__(
@@ -26,14 +26,14 @@ class Loader(Generic[Model]):
         self._on_ready, self._on_failure = on_ready, on_failure
         self._lock = threading.Lock()
         self._name = ''
-        self._opening: object | None = None  # stands for the one that is still wanted
+        self._opening: object | None = None  # identifies the opening whose result is still wanted
         self._begun_s = 0.0
         self._ready: Model | None = None
         self._thread: threading.Thread | None = None
 
     @property
     def loading(self) -> str:
-        """What is being opened, and for how long; empty where nothing is."""
+        """The name of the model that is being opened, and for how long; empty if none is."""
         with self._lock:
             if self._opening is None:
                 return ''
@@ -41,13 +41,13 @@ class Loader(Generic[Model]):
 
     @property
     def warning(self) -> str:
-        """What is said of an opening that takes so long that it may never end."""
+        """A warning if opening takes so long that it may never end, else empty."""
         loading = self.loading
         slow = loading and time.monotonic() - self._begun_s > SLOW_S
-        return f'opening {loading}; the model in use works on' if slow else ''
+        return f'opening {loading}; the other model stays in use' if slow else ''
 
     def start(self, name: str, open_model: Callable[[], Model]) -> None:
-        """Begin to open a model; see `loading` for whether another is being opened."""
+        """Begin to open a model; check `loading` first for whether another is being opened."""
         opening = object()
         with self._lock:
             self._name, self._opening, self._begun_s = name, opening, time.monotonic()
@@ -58,7 +58,7 @@ class Loader(Generic[Model]):
         self._thread.start()
 
     def take(self) -> tuple[str, Model] | None:
-        """Take over the model that is ready, and its name; None where it is wanted no more."""
+        """Take over the model that is ready, with its name; None if there is none."""
         with self._lock:
             ready, self._ready = self._ready, None
             if ready is None:
@@ -67,14 +67,14 @@ class Loader(Generic[Model]):
             return self._name, ready
 
     def cancel(self) -> None:
-        """Want no model any more; one that is being opened is closed when it is ready."""
+        """Cancel the opening; a model that is still being opened is closed when it is ready."""
         with self._lock:
             ready, self._ready, self._opening = self._ready, None, None
         if ready:
             ready.close()
 
     def join(self) -> None:
-        """Wait until nothing is being opened: a runtime that opens must not outlive Python."""
+        """Wait until no model is being opened: the opening must not outlive Python."""
         if self._thread:
             self._thread.join()
 
@@ -83,7 +83,7 @@ class Loader(Generic[Model]):
         before: threading.Thread | None,
     ) -> None:
         if before:
-            before.join()  # one that is no longer wanted holds memory until it is open and closed
+            before.join()  # a cancelled one holds memory until it has been opened and closed
         try:
             model = open_model()
         except Exception as exc:

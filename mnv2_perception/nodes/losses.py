@@ -1,11 +1,11 @@
-"""Losses: how many messages a publisher sent that a subscription never saw."""
+"""Losses: count the messages that were published but never reached a subscription."""
 
 from collections.abc import Callable, Set
 from typing import Any, Protocol
 
 
 class Lost(Protocol):
-    """What the middleware tells when it lost messages; rclpy's class has moved."""
+    """The middleware's event about lost messages; a protocol because rclpy's class has moved."""
 
     total_count_change: int
 
@@ -13,16 +13,18 @@ class Lost(Protocol):
 class Losses:
     """Counts the messages that a subscription over DDS missed, from the first that arrived.
 
-    Each publisher numbers its messages. Where one publisher alone is heard, a gap is what was
-    lost on the way, overwritten in this process's queue, or could not be read. Where the
-    middleware has no numbers (Humble), it tells only what was lost on the way; of several
-    publishers with numbers nothing is counted, for that event is left out, see `rclpy_private`.
+    Each publisher numbers its messages. With a single publisher, a gap in the numbers is what was
+    lost on the way, overwritten in this process's queue, or could not be read. If the middleware
+    has no numbers (Humble), only its events about losses on the way count. With several publishers
+    that number their messages nothing is counted: on those distros the events are left out, see
+    `rclpy_private`.
 
     Args:
-        on_lost: called with each number of messages.
-        on_mixed: called with how many publishers are heard where there are several.
-        find_publishers: returns who publishes now. rclpy could tell who comes and goes, too, but
-            such an event, waiting while its subscription is destroyed, ends the executor.
+        on_lost: called with the number of lost messages.
+        on_mixed: called with the number of publishers if there are several.
+        find_publishers: returns the present publishers. rclpy has events for their coming and
+            going, but such an event, waiting while its subscription is destroyed, ends the
+            executor.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class Losses:
         self._told = False
 
     def on_message(self, info: dict[str, Any]) -> None:
-        """Take what the middleware tells of a message; the executor's thread only."""
+        """Evaluate a message's info from the middleware; only in the executor's thread."""
         number = info.get('publication_sequence_number')
         if number is None:
             return
@@ -50,14 +52,14 @@ class Losses:
         if self._publishers != known:
             self._told = False
         elif len(self._publishers) > 1:
-            if not self._told:  # of one that was killed nothing comes, but it is known for a while
+            if not self._told:  # a killed publisher sends nothing, but stays known for a while
                 self._on_mixed(len(self._publishers))
             self._told = True
         elif self._counts and last is not None and number > last:
             self._on_lost(number - last - 1)
 
     def on_event(self, event: Lost) -> None:
-        """Take what the middleware lost; the gap in the numbers tells it where there are any."""
+        """Evaluate an event of lost messages; ignored if the gaps in the numbers are counted."""
         if not self._counts:
             self._on_lost(event.total_count_change)
 

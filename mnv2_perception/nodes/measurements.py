@@ -24,23 +24,23 @@ from mnv2_perception.vision.projection import pixel_offset
 RAISE = 'raise sync_tolerance_s, sync_queue or sync_wait_s'
 ONE_CLOCK = 'let both drivers stamp by one clock (system time), or by /clock'
 START = 'start what publishes it, or remap it'
-MISALIGNED = 0.05  # of the image's width
-SILENT_S = 10.0  # no tolerance of stamps helps then
+MISALIGNED = 0.05  # as a fraction of the image's width
+SILENT_S = 10.0  # after this, a larger tolerance of stamps does not help
 
 
 class Measurements:
-    """The latest calibrations, depth images or clouds.
+    """The latest calibrations, and depth images or clouds.
 
     Args:
-        sync_queue: how many depth images or clouds are kept.
-        rectified: images are.
-        tell: called with why a camera_info is unusable.
+        sync_queue: number of depth images or clouds to keep.
+        rectified: whether images are rectified.
+        tell: called with a sentence if a camera_info is unusable, or a cloud does not fit.
 
     Attributes:
         camera_info: calibrations of the camera of the masks or boxes.
         depth_info: calibrations of the depth camera.
         measured: depth images or clouds.
-        not_optical: what is wrong with the frame of those placed last, empty if nothing is.
+        not_optical: what is wrong with the frame of the last placed ones, empty if nothing is.
         misaligned: what is wrong with the pixels of the last cloud, empty if nothing is.
     """
 
@@ -55,17 +55,17 @@ class Measurements:
         self._tell = tell
 
     def forget(self, after_ns: int) -> None:
-        """Forget what is of a later time than that to which time has jumped back."""
+        """Forget messages from before a jump back in time, see `StampedQueue.forget`."""
         self.measured.forget(after_ns)
         self.camera_info.forget(after_ns)
         self.depth_info.forget(after_ns)
 
     def refused(self, values: PlacingParameters) -> str:
-        """Return what is wrong with a camera_info that came last, empty if nothing is."""
+        """Return what is wrong with the last camera_info, empty if nothing is."""
         return '; '.join(filter(None, [self.camera_info.refusal, self.depth_info.refusal]))
 
     def missing(self, values: PlacingParameters) -> list[str]:
-        """Return the topics that have not been heard, and without which nothing is placed."""
+        """Return the topics that are needed to place anything, but from which nothing has come."""
         needed = {
             'camera_info': self.camera_info,
             'depth/camera_info': self.depth_info or values.source != 'depth',
@@ -77,7 +77,7 @@ class Measurements:
     ) -> Image | PointCloud2 | None:
         """Return the depth image or cloud of a frame, None if there is none.
 
-        Where stamps cannot decide, see `max_age_s`.
+        If stamps cannot decide, the time of arrival does, see `max_age_s`.
         """
         stamp_ns, age_s = stamp_to_ns(frame.msg.header.stamp), max_age_s(frame, values, stamps)
         return self.measured.find(stamp_ns, values.sync_tolerance_s, frame.received_s, age_s)
@@ -85,9 +85,9 @@ class Measurements:
     def lack(
         self, frame: Frame, values: PlacingParameters, stamps: StampWatch, poses: Poses
     ) -> Lack | None:
-        """Return what of its own time a frame has to wait for before it can be placed."""
+        """Return what a frame still has to wait for before it can be placed, None if nothing."""
         if self.missing(values):
-            return None  # of no time: it may never come
+            return None  # not to be waited for: it may never come
         places = frame.msg
         if values.source != 'ground':
             measured = self.measured_of(frame, values, stamps)
@@ -103,16 +103,17 @@ class Measurements:
                     f'{apart_s:.3f} s away); {cure}'
                 )
                 if silent_s > SILENT_S:
-                    what = f', which brings nothing: {START}'
+                    what = f', on which nothing arrives: {START}'
                 return Lack(what, values.sync_wait_s, topic)
             places = measured
         if what := poses.lack(frame.msg.header, places.header.frame_id):
             return Lack(what, poses.wait_s)
         for infos, image in ((self.camera_info, frame.msg), (self.depth_info, places)):
             if infos.awaits(stamp_to_ns(image.header.stamp), frame.received_s):
-                what = f"{infos.name} of an image's own stamp, such as came with those before"
+                what = f"{infos.name} with the image's own stamp, as earlier images had"
                 return Lack(
-                    f'{what}; meanwhile the last one counts; raise sync_wait_s', values.sync_wait_s
+                    f'{what}; meanwhile the last one is used; raise sync_wait_s',
+                    values.sync_wait_s,
                 )
         return None
 
@@ -120,15 +121,15 @@ class Measurements:
         self, measured: Image | PointCloud2, camera: Camera | None, size: tuple[int, int],
         image: tuple[int, int], frame: Frame, poses: Poses,
     ) -> NDArray[np.float32]:
-        """Return (H, W, 3) points in the base frame, whose pixels are the image's, resized.
+        """Return (H, W, 3) points, m, in the base frame, for the pixels of the resized image.
 
         Args:
             measured: a depth image or a cloud.
-            camera: the image's; a depth image needs it.
-            size: height and width that depth of another camera is registered to at most.
+            camera: camera of the image; a depth image requires it.
+            size: largest height and width to which depth of another camera is registered.
             image: height and width of the image.
-            frame: of the image.
-            poses: of the cameras.
+            frame: frame of the image.
+            poses: poses of the cameras.
 
         Raises:
             ImageError: the message contradicts itself or the image.
@@ -149,7 +150,7 @@ class Measurements:
                 self.not_optical = _not_optical(frame_id, pose)
             misaligned = ''
             if camera and not of_camera:
-                with suppress(CalibrationError):  # the image's own pose places nothing here
+                with suppress(CalibrationError):  # the image's own pose is not needed here
                     image_pose = poses.base_from_camera(header.frame_id, header)
                     if not looks_up(image_pose):  # an optical frame
                         misaligned = _misaligned(
@@ -164,8 +165,8 @@ class Measurements:
         assert camera and found
         elsewhere = in_tf2(frame_id) != in_tf2(header.frame_id)
         of_frame = in_tf2(found[1].header.frame_id)
-        # Where the matrices are the same, only a simulator's names differ; and aligned depth has
-        # the image's size.
+        # If the matrices are the same, it is only that a simulator uses different names; and
+        # aligned depth has the image's size.
         if not elsewhere and in_tf2(frame_id) and of_frame not in ('', in_tf2(frame_id)) and (
             (measured.height, measured.width) == image and not found[0].same_matrix(camera)
         ):
@@ -197,15 +198,15 @@ def _misaligned(
 
 
 def _not_optical(frame_id: str, pose: Pose) -> str:
-    """Return what is wrong with the frame of what has z ahead, empty if nothing is."""
+    """Return what is wrong with a frame whose z should point ahead, empty if nothing is."""
     return f'in the frame {quoted(frame_id)} {NOT_OPTICAL}' if looks_up(pose) else ''
 
 
 def max_age_s(frame: Frame, values: PlacingParameters, stamps: StampWatch) -> float | None:
-    """Return how long before a frame what belongs to it may have come; None: at any time.
+    """Return how long before a frame its data may have arrived, in seconds; None: any time.
 
-    Where stamps stand still or are zero they cannot decide: what came more than
-    `sync_tolerance_s` before the frame may be of any, and is not taken.
+    If stamps stand still or are zero, they cannot decide: data that came more than
+    `sync_tolerance_s` before the frame may belong to any other, and is not used.
     """
     undecided = stamps.undecided(stamp_to_ns(frame.msg.header.stamp))
     return values.sync_tolerance_s if undecided else None

@@ -1,7 +1,7 @@
-"""Every array <-> message conversion. No node and no DDS: messages are plain objects here.
+"""Conversions between arrays and messages. No node and no DDS: messages are plain objects here.
 
-cv_bridge converts images where it is installed and right; `vision.encodings` gives equal results
-everywhere else.
+cv_bridge converts images if it is installed and works correctly; otherwise `vision.encodings`
+does, with equal results.
 """
 
 from array import array
@@ -67,18 +67,18 @@ __all__ = [
 
 
 def _open_cv_bridge() -> tuple[Any, str]:
-    """cv_bridge's converter if it works here, or None, and a phrase for the log."""
+    """Return cv_bridge's converter, None if it does not work here, and a phrase for the log."""
     try:
-        # Built for NumPy 1 and OpenCV 4, it takes the process down beside newer ones.
+        # A cv_bridge built for NumPy 1 and OpenCV 4 crashes the process beside newer ones.
         if int(np.__version__.split('.')[0]) > 1 or int(cv2.__version__.split('.')[0]) > 4:
-            raise ImportError(f'not tried beside NumPy {np.__version__}, OpenCV {cv2.__version__}')
+            raise ImportError(f'not used with NumPy {np.__version__}, OpenCV {cv2.__version__}')
         from cv_bridge import CvBridge
 
         bridge = CvBridge()
         probe = Image(height=1, width=2, encoding='bgr8', step=6, data=array('B', range(6)))
         if bridge.imgmsg_to_cv2(probe, 'rgb8').tolist() != [[[2, 1, 0], [5, 4, 3]]]:
-            raise ImportError('it mixes up the colours of a probe')
-    except Exception as exc:  # a wrong build fails in many ways
+            raise ImportError('it mixes up colours')
+    except Exception as exc:  # a wrong build can fail in many ways
         return None, f'numpy and OpenCV (no cv_bridge: {exc})'
     return bridge, 'cv_bridge'
 
@@ -88,41 +88,41 @@ _CV_BRIDGE, IMAGE_CONVERTER = _open_cv_bridge()
 
 
 def image_from_msg(msg: Image, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Make an RGB image of a message of any camera encoding, padding and byte order.
+    """Convert an image message of any camera encoding, row padding and byte order to RGB.
 
-    16 bits scale by type (65535 → 255), never by content. YUV is BT.601 of limited range.
+    16 bits are scaled by type (65535 → 255), never by content. YUV is BT.601, limited range.
 
     Args:
         msg: the message.
-        max_pixels: largest height × width.
+        max_pixels: largest allowed height × width.
 
     Returns:
-        (height, width, 3) uint8, RGB. For rgb8 a view of the message's data, strided where the
-        rows are padded: do not write to it. Contiguous and owned by the caller otherwise.
+        (height, width, 3) uint8, RGB. For rgb8 a view of the message's data, with strides if the
+        rows are padded: do not write to it. Otherwise contiguous and owned by the caller.
 
     Raises:
         ImageError: The encoding is unknown, or size, step and data contradict each other.
     """
     layout = checked_layout(msg, max_pixels)
-    # cv_bridge misreads padding that is no whole pixel, and swaps bytes in a way NumPy 2 removed.
+    # cv_bridge misreads padding of partial pixels, and swaps bytes in a way NumPy 2 removed.
     plain = msg.step == row_bytes(msg, layout) and not msg.is_bigendian
     if _CV_BRIDGE is not None and layout.in_cv_bridge and plain:
-        with suppress(Exception):  # what it refuses takes the equal way below
+        with suppress(Exception):  # what cv_bridge refuses, the code below converts equally
             bridged: NDArray[np.uint8] = _CV_BRIDGE.imgmsg_to_cv2(msg, 'rgb8')
             return bridged
     return image_from_fields(msg, max_pixels)
 
 
 def stamp_to_ns(stamp: Time) -> int:
-    """Express a message's stamp in nanoseconds."""
+    """Convert a message's stamp to nanoseconds."""
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
 def mask_to_msg(ids: NDArray[np.uint8], header: Header) -> Image:
-    """Copy class ids, or confidences, (height, width) uint8, into a mono8 message.
+    """Copy class ids or confidences, (height, width) uint8, into a mono8 message.
 
-    Rows are never padded: Nav2's semantic layer checks neither encoding nor step. The header is
-    the source image's, handed on unchanged.
+    Rows are never padded: Nav2's semantic layer checks neither encoding nor step. `header` is the
+    source image's, passed on unchanged.
 
     Raises:
         ImageError: `ids` is not (height, width) uint8, or empty.
@@ -131,14 +131,14 @@ def mask_to_msg(ids: NDArray[np.uint8], header: Header) -> Image:
 
 
 def mask_to_png_msg(ids: NDArray[np.uint8], header: Header) -> CompressedImage:
-    """Put class ids, (height, width) uint8, into a PNG as compressed_image_transport does mono8.
+    """Encode class ids, (height, width) uint8, as PNG, like compressed_image_transport for mono8.
 
     Raises:
         ImageError: `ids` is not (height, width) uint8, or empty.
     """
     data = array('B')
     data.frombytes(mask_to_png(ids))
-    # The plugin names no colours behind it, only a blank.
+    # The plugin writes no colour format behind 'compressed', only the blank.
     return CompressedImage(header=header, format='mono8; png compressed ', data=data)
 
 
@@ -152,7 +152,7 @@ def rgb_to_msg(image: NDArray[np.uint8], header: Header) -> Image:
 
 
 def label_info_to_msg(class_names: Sequence[str], header: Header, threshold: float) -> LabelInfo:
-    """Name a mask's ids: i is `class_names[i]`, 255 is less confident than `threshold` (0–1)."""
+    """Name a mask's ids: i is `class_names[i]`; 255 means a confidence below `threshold` (0–1)."""
     classes = [VisionClass(class_id=i, class_name=name) for i, name in enumerate(class_names)]
     return LabelInfo(header=header, class_map=classes, threshold=float(threshold))
 
@@ -163,13 +163,13 @@ def classification_to_msg(
     class_names: Sequence[str],
     header: Header,
 ) -> Classification:
-    """Make a message of an image's classes, in the order given, with the image's header.
+    """Make a message of an image's classes, in the given order, with the image's header.
 
     Args:
-        class_ids: (K,), indices of `class_names`; the message has the names.
+        class_ids: (K,), indices into `class_names`; the message contains the names.
         scores: (K,), 0 to 1.
-        class_names: of all classes.
-        header: The source image's.
+        class_names: names of all classes of the model.
+        header: header of the source image.
     """
     results = [
         ObjectHypothesis(class_id=class_names[class_id], score=float(score))
@@ -185,15 +185,15 @@ def detections_to_msg(
     class_names: Sequence[str],
     header: Header,
 ) -> Detection2DArray:
-    """Make a message of the objects in an image, in the order given, with the image's header.
+    """Make a message of the objects in an image, in the given order, with the image's header.
 
     Args:
-        boxes: (N, 4) x1, y1, x2, y2, px of the image; x2 and y2 are the first beyond the box, so
-            one around an image of width 640 has its centre at 320 and a size of 640.
+        boxes: (N, 4) x1, y1, x2, y2 in pixels of the image; x2 and y2 are exclusive, so a box over
+            the whole width of a 640 px image has its centre at 320 and a size of 640.
         scores: (N,), 0 to 1.
-        class_ids: (N,), indices of `class_names`; the message has the names.
-        class_names: of all classes.
-        header: The source image's; each detection has it too.
+        class_ids: (N,), indices into `class_names`; the message contains the names.
+        class_names: names of all classes of the model.
+        header: header of the source image; each detection gets it too.
     """
     msg = Detection2DArray(header=header)
     for box, score, class_id in zip(boxes.tolist(), scores, class_ids, strict=True):
@@ -217,15 +217,15 @@ def diagnostics_to_msg(
     values: Mapping[str, object],
     stamp: Time,
 ) -> DiagnosticArray:
-    """Make a /diagnostics message of one status.
+    """Make a /diagnostics message with a single status.
 
     Args:
-        name: The node and what of it, such as 'segmentation_node: inference'.
-        hardware_id: What it runs on, such as the GPU.
+        name: node and subject, such as 'segmentation_node: frames'.
+        hardware_id: what the status is about; our nodes pass their name.
         level: `DiagnosticStatus.OK`, `WARN`, `ERROR` or `STALE`: one byte.
-        message: One sentence.
-        values: Figures by name, units in the names.
-        stamp: Now, by the node's clock.
+        message: one sentence.
+        values: figures by name, with the units in the names.
+        stamp: present time of the node's clock.
     """
     pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
     status = DiagnosticStatus(name=name, hardware_id=hardware_id, level=level, message=message)
@@ -234,7 +234,7 @@ def diagnostics_to_msg(
 
 
 def camera_info_to_msg(info: CameraInfo, height: int, width: int, header: Header) -> CameraInfo:
-    """Make the camera_info of the same image resized to another size.
+    """Convert a camera_info to that of the same image at another size.
 
     Raises:
         CalibrationError: the camera is not calibrated.
@@ -247,7 +247,7 @@ def camera_info_to_msg(info: CameraInfo, height: int, width: int, header: Header
 
 
 def pinhole_to_msg(camera: Camera) -> CameraInfo:
-    """Make the camera_info of a camera without distortion; its header is left empty."""
+    """Make the camera_info of a camera without distortion; its header stays empty."""
     return CameraInfo(
         height=camera.height, width=camera.width, distortion_model='plumb_bob',
         d=[0.0] * 5, k=camera.matrix.ravel().tolist(), r=np.eye(3).ravel().tolist(),
@@ -256,11 +256,12 @@ def pinhole_to_msg(camera: Camera) -> CameraInfo:
 
 
 def cloud_to_msg(points: NDArray[np.float32], header: Header) -> PointCloud2:
-    """Copy points, (height, width, 3) organised or (N, 3), N may be 0, into a message of x, y, z.
+    """Copy points into a point cloud message with the fields x, y, z.
 
     Args:
-        points: Metres in the header's frame; NaN where an organised cloud has no point.
-        header: The source image's stamp, the points' frame.
+        points: (height, width, 3) organised, or (N, 3), N may be 0; metres in the header's frame;
+            NaN where an organised cloud has no point.
+        header: stamp of the source image, frame of the points.
     """
     height, width = points.shape[:2] if points.ndim == 3 else (1, len(points))
     msg = PointCloud2(header=header, height=height, width=width, point_step=12)
@@ -282,14 +283,14 @@ def points_from_msg(msg: PointCloud2) -> NDArray[np.float32]:
     measured.
 
     Raises:
-        ImageError: it is not organised, has no float32 x, y, z, or contradicts itself.
+        ImageError: it is not organised, has no float32 x, y and z, or contradicts itself.
     """
     names = ', '.join(f.name for f in msg.fields[:16])
     described = f'cloud ({msg.height} × {msg.width}, fields {quoted(names)})'
     offset_of = {f.name: f.offset for f in msg.fields if f.datatype == PointField.FLOAT32}
     if msg.height < 2 or not msg.width or not offset_of.keys() >= {'x', 'y', 'z'}:
         raise ImageError(
-            f'{described}: expected an organised cloud (a height of more than 1) with float32 x, '
+            f'{described}: expected an organised cloud (height above 1) with float32 x, '
             'y and z; switch the camera driver to organised clouds'
         )
     offsets = [offset_of[name] for name in 'xyz']
@@ -298,7 +299,7 @@ def points_from_msg(msg: PointCloud2) -> NDArray[np.float32]:
     if not fits or got < msg.height * msg.row_step:
         raise ImageError(
             f'{described}: got {got} bytes, point_step {msg.point_step} and row_step '
-            f'{msg.row_step}, which do not fit; correct the camera driver'
+            f'{msg.row_step}, which contradict each other; correct the camera driver'
         )
     kind = '>f4' if msg.is_bigendian else '<f4'
     dtype = np.dtype(
@@ -314,7 +315,7 @@ def points_from_msg(msg: PointCloud2) -> NDArray[np.float32]:
 
 
 def scan_to_msg(scan: Scan, header: Header) -> LaserScan:
-    """Make a message of a scan; free beams are +inf, unknown ones NaN (REP 117)."""
+    """Convert a scan to a message; free beams are +inf, unknown ones NaN (REP 117)."""
     msg = LaserScan(header=header, angle_min=scan.angle_min, angle_increment=scan.angle_increment)
     msg.angle_max = scan.angle_min + (len(scan.ranges_m) - 1) * scan.angle_increment
     msg.range_max = scan.range_max_m
@@ -325,7 +326,7 @@ def scan_to_msg(scan: Scan, header: Header) -> LaserScan:
 
 
 def grid_to_msg(grid: Grid, header: Header) -> OccupancyGrid:
-    """Make a message of a grid, with the image's stamp and the grid's frame."""
+    """Convert a grid to a message; `header` has the image's stamp and the grid's frame."""
     msg = OccupancyGrid(header=header)
     msg.info.map_load_time = header.stamp
     msg.info.resolution = grid.resolution_m
@@ -348,8 +349,8 @@ def _image_msg(
             f'(height, width{", 3" if channels else ""}), not empty; convert it first'
         )
     height, width = pixels.shape[:2]
-    data = array('B')  # rclpy looks at every single element of most other types
+    data = array('B')  # rclpy checks every single element of most other types
     data.frombytes(np.ascontiguousarray(pixels).data)
     msg = Image(header=header, height=height, width=width, encoding=encoding)
-    msg.step, msg.data = len(data) // height, data  # the constructor would copy once more
+    msg.step, msg.data = len(data) // height, data  # the constructor would copy it again
     return msg

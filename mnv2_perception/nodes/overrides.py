@@ -1,4 +1,4 @@
-"""Parameters that no node takes: misspelt names, and sections of a YAML file for no node."""
+"""Find given parameters that no node has: misspelt names, and YAML sections that fit no node."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -14,40 +14,40 @@ from mnv2_perception.errors import nearest, ParameterError
 from mnv2_perception.nodes.parameters import NODES
 from mnv2_perception.nodes.rclpy_private import undeclared_overrides
 
-# By the node's own name: the bag nodes' lack what their executables' end with.
+# By the name of the node: those of the bag nodes do not end with _node as their executables do.
 PARAMETERS = {
     name.removesuffix('_node') if name.startswith('bag_') else name:
     {item.name for item in fields(cls)} for name, cls in NODES.items()
 }
 OF_ROS = ('use_sim_time', 'start_type_description_service')
-QOS = 'qos_overrides.'  # declared with their topic
+QOS = 'qos_overrides.'  # these are declared together with their topic
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the advice for an unknown name: the nearest known one, else all of them."""
+    """Return advice for an unknown name: the nearest known one, otherwise all of them."""
     known = list(known)
     close = nearest(name, known, 0.6)
     return f'did you mean {close!r}?' if close else f'it has {", ".join(known)}'
 
 
 def is_misspelt(name: str, known: Iterable[str]) -> bool:
-    """Tell whether a parameter is neither one of these nor one that every node has."""
+    """Tell whether a parameter is neither a known one nor one that every node has."""
     return name not in known and name not in OF_ROS and not name.startswith(QOS)
 
 
 def check_overrides(node: Node, cls: type[Any], alone: bool) -> None:
-    """Check that each value that a node was started with is of one of its parameters.
+    """Check that each initial value of a node is of a parameter that exists.
 
-    A value for every node (`/**:`, `-p`) may be of another node of this package: that has no
-    effect here, which is only told where the node is alone in its process.
+    A value for every node (`/**:`, `-p`) may belong to another node of this package and has no
+    effect here; there is a warning about that only if the node is alone in its process.
 
     Args:
-        node: its parameters are declared.
+        node: node whose parameters are declared.
         cls: its parameter class.
-        alone: whether it is the process's only one.
+        alone: whether it is the only node of its process.
 
     Raises:
-        ParameterError: nobody has such a parameter; the message names the nearest.
+        ParameterError: no node has such a parameter; the message names the nearest one.
     """
     anywhere = set().union(*PARAMETERS.values())
     names = {item.name for item in fields(cls)}
@@ -59,27 +59,27 @@ def check_overrides(node: Node, cls: type[Any], alone: bool) -> None:
             )
         if alone and name in anywhere:
             node.get_logger().warning(
-                f'{name} is a parameter of other nodes: it has no effect on {node.get_name()}'
+                f'{name} is a parameter of other nodes and has no effect on {node.get_name()}'
             )
 
 
 def check_params_files(args: Sequence[str], nodes: Sequence[Node]) -> list[str]:
     """Check the YAML files that a process was started with.
 
-    Sections of other nodes are normal, for one file may serve all of a robot: refused is what
-    looks like one of ours and is none.
+    Sections of other nodes are normal, because one file may serve a whole robot; only a section
+    that looks like one of ours and is not is refused.
 
     Args:
-        args: of the process, with its `--params-file`.
-        nodes: of the process.
+        args: arguments of the process, with its `--params-file`.
+        nodes: nodes of the process.
 
     Returns:
-        What is to be warned of: sections of nodes of this process under another name, or before
-        one for all of their kind, which ROS, going from top to bottom, lets win.
+        Warnings: sections of nodes of this process under another name, or above a section for all
+        nodes of their kind, which wins, because ROS reads from top to bottom.
 
     Raises:
-        ParameterError: a section's name is nearly that of one of our nodes, or one of ours has a
-            parameter that its node has not.
+        ParameterError: a section's name is almost that of one of our nodes, or one of ours sets a
+            parameter that its node does not have.
     """
     warnings = []
     for file in params_files(args):
@@ -91,8 +91,8 @@ def check_params_files(args: Sequence[str], nodes: Sequence[Node]) -> list[str]:
             lost = sorted({*values} & {*others}) if '*' in later and '*' not in name else []
             if lost and any(matches(name, full) and matches(later, full) for full in names):
                 warnings.append(
-                    f'{file}: {later} stands below {name} and wins, for {", ".join(lost)}; write '
-                    f'{name} below it'
+                    f'{file}: {later} comes after {name} and overrides its {", ".join(lost)}; '
+                    f'move {name} below it'
                 )
         for kind in PARAMETERS:
             ours = [node for node in nodes if kind_of(node) == kind]
@@ -101,20 +101,20 @@ def check_params_files(args: Sequence[str], nodes: Sequence[Node]) -> list[str]:
             full = [node.get_fully_qualified_name() for node in ours]
             if full and own and not any(matches(name, each) for name in own for each in full):
                 warnings.append(
-                    f'{file}: {", ".join(own)} is none of {", ".join(full)}, which start '
-                    f'with their defaults; write /**/{ours[0].get_name()}, or the namespace too'
+                    f'{file}: {", ".join(own)} matches none of {", ".join(full)}, which start '
+                    f'with their defaults; write /**/{ours[0].get_name()}, or the full namespace'
                 )
     return warnings
 
 
 def kind_of(node: Node) -> str:
-    """Return the name that a node has unless it is given another (`__node`)."""
+    """Return the name that a node has unless `__node` renames it."""
     cls = getattr(node, 'Parameters', None)
     return next((name for name, each in NODES.items() if each is cls), node.get_name())
 
 
 def check_section(file: str, name: str, values: Iterable[str]) -> None:
-    """Raise ParameterError if a section is nearly one of ours, or sets what its node has not."""
+    """Raise ParameterError if a section is almost one of ours, or sets an unknown parameter."""
     kind, values = name.rpartition('/')[2], list(values)
     if kind in PARAMETERS:
         for value in values:
@@ -134,12 +134,12 @@ def check_section(file: str, name: str, values: Iterable[str]) -> None:
 
 
 def params_files(args: Sequence[str]) -> list[str]:
-    """Return the files that ROS arguments name."""
+    """Return the parameter files that ROS arguments name."""
     return [after for flag, after in pairwise(args) if flag == '--params-file']
 
 
 def read_sections(file: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield name and parameters of each section; nothing of a file that rcl has to refuse."""
+    """Yield the name and the parameters of each section; nothing if rcl will refuse the file."""
     try:
         content = yaml.safe_load(Path(file).read_text(encoding='utf-8'))
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
@@ -166,6 +166,6 @@ def _flat(prefix: str, values: Any) -> Iterator[str]:
 
 
 def matches(section: str, name: str) -> bool:
-    """Tell whether a section's name, in which * and ** stand for parts, is that of a node."""
+    """Tell whether a section's name, with its wildcards * and **, matches a node's full name."""
     pattern = re.escape(section).replace(r'/\*\*', '(/[^/]+)*').replace(r'\*', '[^/]+')
     return bool(re.fullmatch(pattern, name))

@@ -1,4 +1,4 @@
-"""Every ROS parameter of every node, declared once: type, default, meaning, range.
+"""All ROS parameters of all nodes, each declared once: type, default, meaning, range.
 
 `python -m mnv2_perception.nodes.parameters` prints docs/parameters.md.
 """
@@ -23,26 +23,26 @@ from mnv2_perception.vision.roles import require_marked, topics_of_classes
 
 
 class LifecycleParameters(Protocol):
-    """What the parameters of every lifecycle node have."""
+    """The parameters that every lifecycle node has."""
 
     @property
     def max_rate_hz(self) -> float:
-        """Frames a second that are processed at most; 0 takes all."""
+        """The most frames to process per second; 0: all."""
 
     @property
     def min_rate_hz(self) -> float:
-        """Results a second below which `/diagnostics` warns; 0 never."""
+        """Results per second below which `/diagnostics` warns; 0: never."""
 
     @property
     def autostart(self) -> bool:
         """Whether the node configures and activates itself."""
 
 
-MAX_CELLS = 4_000_000  # 100 m in cells of 5 cm; more takes longer than a frame
+MAX_CELLS = 4_000_000  # 100 m in cells of 5 cm; a larger grid would take longer than a frame
 
 
 def require_each_once(lists: dict[str, tuple[str, ...]]) -> None:
-    """Raise ParameterError if a name is in two of the lists, or in one of them twice."""
+    """Raise ParameterError if a name is in two of the lists, or twice in one of them."""
     names = Counter(name for each in lists.values() for name in each)
     for name, count in names.items():
         if count > 1:
@@ -55,7 +55,7 @@ MODEL = 'Name of a shipped model, or path of an ONNX file.'
 
 @dataclass(frozen=True)
 class CameraParameters:
-    """What the nodes that run a model on a camera's images share."""
+    """The parameters shared by the nodes that run a model on a camera's images."""
 
     model: str = parameter('', MODEL, live=True)
     engine: str = parameter(
@@ -264,8 +264,8 @@ class CostmapParameters(PlacingParameters):
             )
 
 
-# What `perception` runs, by short name, in the order of creation: results before what places them.
-# The node of a name is class NameNode in name_node.py.
+# Nodes that `perception` can run, by short name, in the order of their creation: those that make
+# results come before those that place them. Short name `name`: class NameNode in name_node.py.
 SHARING_NODES: dict[str, type[LifecycleParameters]] = {
     'segmentation': SegmentationParameters,
     'classification': ClassificationParameters,
@@ -290,7 +290,7 @@ class PerceptionParameters:
     )
 
 
-# Every node: the name of its executable and of its file, and its parameters.
+# All nodes: the name of the executable, which is that of the file, and the parameters.
 NODES: dict[str, type[Any]] = {
     **{f'{name}_node': cls for name, cls in SHARING_NODES.items()},
     'perception': PerceptionParameters,
@@ -302,7 +302,7 @@ TYPE_NAMES = {bool: 'bool', int: 'integer', float: 'double', str: 'string'}
 
 
 def table(items: 'Sequence[Field[Any]]') -> str:
-    """Return a Markdown table of parameters."""
+    """Format parameters as a Markdown table."""
     lines = [
         '| parameter | type | default | values | live | meaning |',
         '| --- | --- | --- | --- | --- | --- |',
@@ -338,7 +338,7 @@ and of the bag nodes cannot be changed once the process runs.
 
 
 def page() -> str:
-    """Return docs/parameters.md; what several nodes share is told once."""
+    """Return docs/parameters.md; parameters that several nodes share are listed once."""
     shared: list[Field[Any]] = []
     parts = []
     for base, special in ((CameraParameters, 'model'), (PlacingParameters, 'source')):

@@ -1,7 +1,7 @@
-"""perception: several nodes in one process, for one camera or for several.
+"""perception: run several nodes in one process, for one camera or for several.
 
-Each image is received and decoded once, each model is opened once, and masks reach costmap_node
-in memory. Nodes keep their names, parameters, topics and lifecycle.
+Each image is received and decoded once, each model is opened once, and masks reach costmap_node in
+memory. The nodes keep their names, parameters, topics and lifecycle.
 """
 
 from importlib import import_module
@@ -26,10 +26,10 @@ NODE_CLASSES: dict[str, type[PerceptionNode[Any]]] = {
 
 
 class Perception(ToughNode):
-    """Owns what its process's nodes share, and tells which these are."""
+    """Holds what the nodes of the process share, and knows which nodes to create."""
 
     def __init__(self, **kwargs: Any) -> None:
-        self.shared = Shared()  # first: Kilted destroys a node that cannot be made
+        self.shared = Shared()  # first: Kilted calls destroy_node if __init__ fails
         super().__init__('perception', **kwargs)
         declare(self, PerceptionParameters, read_only=True)
         check_overrides(self, PerceptionParameters, alone=False)
@@ -40,13 +40,13 @@ class Perception(ToughNode):
             raise ParameterError(f'nodes is empty, expected some of {", ".join(NODE_CLASSES)}')
 
     def create_nodes(self, **kwargs: Any) -> list[PerceptionNode[Any]]:
-        """Create the nodes of each camera; `kwargs` go to each."""
+        """Create the nodes of every camera; `kwargs` are passed to each of them."""
         namespace = self.get_namespace().rstrip('/')
         nodes = []
         for camera in self.cameras or ('',):
             for name in NODE_CLASSES:
                 if name in self.names:
-                    # A process's own rules, such as launch's __node, would hold for every node.
+                    # Remappings of the process, such as launch's __node, would apply to all.
                     place = f'{namespace}/{camera}'.rstrip('/') or '/'
                     rules = f'__ns:={place}', f'__node:={name}_node'
                     arguments = [part for rule in rules for part in ('-r', rule)]
@@ -67,7 +67,7 @@ def create() -> list[Node]:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the nodes until they are told to stop."""
+    """Run the nodes until the process is told to stop."""
     return spin(create, args)
 
 

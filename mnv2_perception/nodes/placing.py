@@ -1,4 +1,4 @@
-"""PlacingNode: pairing, waiting and poses of the nodes that place what was seen in an image."""
+"""PlacingNode: pairing, waiting and poses for nodes that place what an image shows."""
 
 from abc import abstractmethod
 from functools import partial
@@ -24,16 +24,16 @@ Inputs = TypeVar('Inputs', bound=Measurements)
 
 
 class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
-    """A node whose frames wait for what belongs to their stamp, and are then placed.
+    """A node whose frames wait for the other data of their stamp, and are then placed in space.
 
-    A subclass implements `place` instead of `work`, calls `acquire` and `subscribe` of this class
-    in its own, and says in `frames` what its frames are called in the log, and in `frames_topic`
-    on which topic they come. It may override `lack_of` where its frames wait for more.
+    A subclass implements `place` instead of `work` and calls this class's `acquire` and
+    `subscribe` in its own. It sets `frames` to what the log calls its frames, and `frames_topic`
+    to their topic. It may override `lack_of` if its frames have to wait for more.
 
     Args:
-        name: of the node.
-        make_inputs: class of what it receives besides frames.
-        kwargs: for PerceptionNode.
+        name: name of the node.
+        make_inputs: class of the data that it receives besides the frames.
+        kwargs: passed to PerceptionNode.
     """
 
     frames: str
@@ -52,15 +52,15 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
 
     @abstractmethod
     def place(self, frame: Frame) -> bool:
-        """Place a frame that has waited long enough, and publish that; return whether it did."""
+        """Place a frame that has waited long enough; return whether a result was published."""
 
     def grid_frame(self) -> str:
-        """Return the frame of the grid, empty where the node makes none."""
+        """Return the frame of the grid, empty if the node publishes none."""
         return ''
 
     @property
     def poses(self) -> Poses:
-        """Of the cameras."""
+        """Poses of the cameras."""
         assert self._poses is not None, 'the node is not configured'
         return self._poses
 
@@ -89,18 +89,18 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
             listen(PointCloud2, 'points', inputs.measured.put)
 
     def greet(self) -> None:
-        """Fetch a camera_info that was sent once, before this node listened, where it is kept."""
+        """Fetch the latched camera_info that a publisher sent before this node subscribed."""
         for heard in tuple(self._camera_subscriptions):
             if heard.msg_type is CameraInfo:
                 self._fetching.fetch(heard)
 
     def look_around(self) -> None:
-        """Also compare what the name of the images' topic says with `rectified`."""
+        """Also compare the name of the images' topic with the parameter `rectified`."""
         super().look_around()
         info, rectified = self.inputs.camera_info.last_info, self.parameters.rectified
         before, self._odd_name = self._odd_name, ''
         if info is None or not any(info.d) or self.parameters.source == 'points':
-            return  # without distortion it makes next to no difference
+            return  # without distortion, rectified or not makes almost no difference
         results = self.resolve_topic_name(self.frames_topic)
         topic = image_topic_behind(self, results, self.shared.model_nodes)
         if named_rectified(topic) and not rectified:
@@ -122,7 +122,7 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
         return idle
 
     def on_camera_info(self, msg: CameraInfo) -> None:
-        """Take the calibration of the camera whose images these are."""
+        """Take the calibration of the camera of the images."""
         self.inputs.camera_info.put(msg)
 
     # One frame
@@ -130,11 +130,11 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
     def on_frame(self, msg: Image | Detection2DArray) -> None:
         stamp_ns = stamp_to_ns(msg.header.stamp)
         if self.stamps.is_jump_back(stamp_ns) and not self.get_clock().ros_time_is_active:
-            self._forget(stamp_ns)  # else /clock tells it
+            self._forget(stamp_ns)  # with ROS time, the jump of /clock triggers it
         super().on_frame(msg)
 
     def _forget(self, now_ns: int) -> None:
-        """Forget what was received before time jumped back, to now."""
+        """Forget what was received before time jumped back to `now_ns`."""
         self._present.begin(now_ns)
         self.inputs.forget(self._present.until_ns)
         if self._poses:
@@ -158,16 +158,16 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
         self.poses.values = self.parameters
         try:
             lack = self.lack_of(frame)
-        except Exception:  # placing it meets the same, rejects it, and no other frame waits for it
+        except Exception:  # `place` meets this too and rejects the frame; others do not wait
             lack = None
         return lack if self._present.has(frame) else None
 
     def lack_of(self, frame: Frame) -> Lack | None:
-        """Return what of its own time a frame has to wait for before it can be placed."""
+        """Return what a frame still has to wait for before it can be placed, None if nothing."""
         return self.inputs.lack(frame, self.parameters, self.stamps, self.poses)
 
     def measured_of(self, frame: Frame) -> Image | PointCloud2 | None:
-        """Return the depth image or cloud of a frame, None if there is none."""
+        """Return the depth image or cloud that belongs to a frame, None if there is none."""
         return self.inputs.measured_of(frame, self.parameters, self.stamps)
 
     def missing(self) -> str:
@@ -176,7 +176,7 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
         return ', '.join([*missing, *filter(None, [self._lack])])
 
     def tell_missing(self, unpaired: int) -> None:
-        """Log what frames wait for, and count those that have waited in vain."""
+        """Log what frames wait for, and count those that waited in vain."""
         with self._lock:
             self.counts['unpaired'] += unpaired
         self.get_logger().warning(

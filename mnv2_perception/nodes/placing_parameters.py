@@ -1,4 +1,4 @@
-"""Parameters of the nodes that place pixels: what they share, and those of detection3d_node."""
+"""Parameters of the nodes that place pixels in 3D: shared ones, and those of detection3d_node."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from mnv2_perception.nodes.declare import parameter
 
 
 def require_order(low: float, low_name: str, high: float, high_name: str) -> None:
-    """Raise ParameterError unless the one is below the other."""
+    """Raise ParameterError unless `low` is below `high`."""
     if not low < high:
         raise ParameterError(
             f'{low_name} is {low:g} and {high_name} is {high:g}, expected the first below the '
@@ -16,14 +16,14 @@ def require_order(low: float, low_name: str, high: float, high_name: str) -> Non
 
 
 def require_rates(min_rate_hz: float, max_rate_hz: float) -> None:
-    """Raise ParameterError unless the one is below the other, where both are set."""
+    """Raise ParameterError unless the minimum is below the maximum, if both are set."""
     if min_rate_hz and max_rate_hz:
         require_order(min_rate_hz, 'min_rate_hz', max_rate_hz, 'max_rate_hz')
 
 
 @dataclass(frozen=True)
 class PlacingParameters:
-    """What the nodes that place a camera's pixels share; each has choices of `source` itself."""
+    """The parameters shared by the nodes that place pixels; each defines `source` itself."""
 
     source: str = parameter('', '')
     base_frame: str = parameter(
@@ -82,7 +82,7 @@ class PlacingParameters:
 
 
 def require_frame(name: str, value: str) -> None:
-    """Raise ParameterError unless a parameter's value is the name of a frame of tf2."""
+    """Raise ParameterError unless a parameter's value is a valid frame name of tf2."""
     if not value.strip('/ '):
         raise ParameterError(f'{name} is empty, expected the name of a frame')
     if value.startswith('/'):

@@ -17,19 +17,19 @@ try:
 except ImportError:
     tf2_ros = None
 
-WAIT_S = 0.5  # of a frame; newer ones do not wait for it
-APART_S = 5.0  # beyond this, clocks differ or time has jumped
+WAIT_S = 0.5  # how long a frame waits at least; newer frames are not held up by it
+APART_S = 5.0  # a larger difference means different clocks, or a jump of time
 NO_TF2 = (
-    "pose_source is 'auto', but tf2_ros is not installed: the camera's pose is that of the "
-    'parameters camera_*; install tf2_ros (its Python module is in tf2_ros_py), or set '
+    "pose_source is 'auto', but tf2_ros is not installed, so the camera's pose is taken from "
+    'the parameters camera_*; install tf2_ros (its Python module is in tf2_ros_py), or set '
     'pose_source: parameters'
 )
 
 
 def in_tf2(frame_id: str) -> str:
-    """Return a frame's name without the slash before it that ROS 1 had.
+    """Return a frame's name without the leading slash of ROS 1.
 
-    tf2 strips it from transforms, and refuses whoever asks for a frame with it.
+    tf2 strips it from transforms, but refuses look-ups of a frame with it.
     """
     return frame_id.lstrip('/')
 
@@ -45,21 +45,21 @@ def _time_of(header: Header) -> Time:
 
 
 class Poses:
-    """The poses that a node which places pixels asks for.
+    """The poses that a node needs to place pixels in 3D.
 
     Args:
-        node: whose subscriptions listen to tf2.
-        values: the node's parameters.
-        present: of the node.
-        grid_frame: of the grid; the base's own where there is none.
+        node: node whose subscriptions listen to tf2.
+        values: parameters of the node.
+        present: what tells current messages from those of before a jump back in time.
+        grid_frame: frame of the grid; empty: that of the base.
 
     Attributes:
-        values: the node's parameters; those of now, for some may be set while it is active.
+        values: present parameters of the node; some may be set while it is active.
         source: `tf` or `parameters`.
-        warning: what to tell of the choice, empty where it is the one that was asked for.
+        warning: what to warn about the choice of source, empty if it is the requested one.
 
     Raises:
-        ParameterError: tf2 is asked for and not installed.
+        ParameterError: tf2 is requested but not installed.
     """
 
     def __init__(
@@ -85,35 +85,35 @@ class Poses:
             self._listener = tf2_ros.TransformListener(self, node)
 
     def set_transform(self, msg: Any, authority: str) -> None:
-        """Take a transform of the listener's, unless it is a late one from before a jump back.
+        """Store a transform from the listener, unless it is a late one from before a jump back.
 
-        With such a one the buffer would refuse all that follow.
+        With such a transform in the buffer, it would refuse all that follow.
         """
         if self._buffer and self._present.takes(stamp_to_ns(msg.header.stamp)):
             self._buffer.set_transform(msg, authority)
 
     def set_transform_static(self, msg: Any, authority: str) -> None:
-        """Take a static transform of the listener's."""
+        """Store a static transform from the listener."""
         if self._buffer:
             self._buffer.set_transform_static(msg, authority)
 
     def forget(self) -> None:
-        """Forget all transforms but the static ones, for time has jumped back.
+        """Forget all transforms but the static ones, because time has jumped back.
 
-        A buffer refuses what is 10 s older than its newest transform: it would take none any more.
+        A buffer refuses whatever is 10 s older than its newest transform: it would take nothing.
         """
         if self._buffer is not None:
             self._buffer.clear()
 
     def lack(self, header: Header, frame_id: str) -> str:
-        """Return which transform of an image, and of what places its pixels, is not there.
+        """Return which transform is missing to place an image's pixels.
 
         Args:
-            header: of the image.
-            frame_id: of the camera or the depth camera.
+            header: header of the image.
+            frame_id: frame of the camera or the depth camera.
 
         Returns:
-            The transform, why it is not there, and the cure; empty if all are there.
+            The transform, why it is missing, and the cure; empty if all are available.
         """
         base, grid = self.values.base_frame, self._grid_frame
         pairs = [(grid, base)] if grid != base else []
@@ -128,19 +128,19 @@ class Poses:
         return ''
 
     def close(self) -> None:
-        """End listening."""
+        """Stop listening to tf2."""
         if self._listener is not None:
             self._listener.unregister()
 
     def base_from_camera(self, frame_id: str, header: Header) -> Pose:
-        """Return the pose of a camera's optical frame at the image's stamp.
+        """Return the pose of a camera's optical frame in the base frame, at the image's stamp.
 
         Args:
-            frame_id: of the camera.
-            header: of the image.
+            frame_id: frame of the camera.
+            header: header of the image.
 
         Raises:
-            CalibrationError: nobody knows it.
+            CalibrationError: the pose is unknown.
         """
         values = self.values
         if self._buffer is not None:
@@ -148,8 +148,8 @@ class Poses:
         if in_tf2(frame_id) != in_tf2(header.frame_id):
             raise CalibrationError(
                 f'{quoted(frame_id)} is not the frame of the image ({quoted(header.frame_id)}), '
-                f'and without tf2 nobody knows where it is; install tf2_ros and set '
-                f"pose_source: tf, or register depth in the camera's driver"
+                f'and without tf2 its pose is unknown; install tf2_ros and set pose_source: tf, '
+                f"or register depth to the image in the camera's driver"
             )
         body = Pose.from_rpy(
             values.camera_x_m, values.camera_y_m, values.camera_z_m,
@@ -158,7 +158,9 @@ class Poses:
         return body @ BODY_FROM_OPTICAL
 
     def grid_from_base(self, header: Header) -> Pose:
-        """Return where the base is in the grid's frame; IN_PLACE where that is the base's own.
+        """Return the pose of the base in the grid's frame; IN_PLACE if both frames are the same.
+
+        Without tf2 they count as the same.
 
         Raises:
             CalibrationError: tf2 does not know it at the image's stamp.
@@ -169,7 +171,7 @@ class Poses:
         return self._look_up(self._grid_frame, values.base_frame, header)
 
     def _look_up(self, target: str, source: str, header: Header) -> Pose:
-        """Look target_from_source up in tf2 at the image's stamp."""
+        """Look up target_from_source in tf2 at the image's stamp."""
         assert self._buffer is not None
         stamp = _time_of(header)
         try:
@@ -183,7 +185,7 @@ class Poses:
         )
 
     def _explain(self, target: str, source: str, stamp: Time) -> str:
-        """Return what a transform is that is not there, how late the tree is, and the cure."""
+        """Return the name of a missing transform, how late the tree is, and the cure."""
         assert self._buffer is not None
         name = f'transform from {quoted(source)} to {quoted(target)}'
         if not source:
@@ -195,7 +197,7 @@ class Poses:
             newest = self._buffer.get_latest_common_time(target, source)
         except Exception:  # tf2's exceptions have no common base
             return (
-                f'{name}: nobody has told it; publish it (robot_state_publisher, odometry), or '
+                f'{name}: tf does not have it; publish it (robot_state_publisher, odometry), or '
                 f'set pose_source: parameters'
             )
         late_s = (stamp.nanoseconds - newest.nanoseconds) * 1e-9
@@ -203,21 +205,21 @@ class Poses:
             if late_s < 0:
                 self.forget()
             return (
-                f"{name} at the image's stamp: its newest is {abs(late_s):.1f} s "
-                f'{"older" if late_s > 0 else "newer"}; let camera and odometry use one clock '
+                f"{name} at the image's stamp: the newest one is {abs(late_s):.1f} s "
+                f'{"older" if late_s > 0 else "newer"}; use one clock for camera and odometry '
                 f'(use_sim_time, time synchronisation)'
             )
         if late_s <= 0:
             return (
-                f"{name} at the image's stamp: its oldest is newer; images come too late, or it "
-                f'has just begun'
+                f"{name} at the image's stamp: the oldest one is newer; the image came too "
+                f'late, or tf has only just started'
             )
         return (
-            f"{name} at the image's stamp: its newest is {late_s:.2f} s older; raise sync_wait_s "
-            f'above that ({self.wait_s} s now), or have it published sooner'
+            f"{name} at the image's stamp: the newest one is {late_s:.2f} s older; raise "
+            f'sync_wait_s above that ({self.wait_s} s now), or publish it earlier'
         )
 
     @property
     def wait_s(self) -> float:
-        """How long a frame waits for transforms: odometry at 10 Hz is 0.1 s late, filters more."""
+        """Seconds a frame waits for transforms: 10 Hz odometry is 0.1 s late, filters more."""
         return max(self.values.sync_wait_s, WAIT_S)

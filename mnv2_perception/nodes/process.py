@@ -1,4 +1,4 @@
-"""A process of nodes: its executor, its signals, its log, and what it tells who started it."""
+"""Run nodes in a process: executors, signals, log, and events for the program that started it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,29 +20,29 @@ from mnv2_perception.nodes.overrides import check_params_files
 from mnv2_perception.nodes.rclpy_private import Executor
 from mnv2_perception.nodes.shared_memory import reclaim
 
-# launch kills what has not ended 5 s after its signal.
+# launch kills a process that has not ended 5 s after its signal.
 GRACE_S = 3.0
-# Ctrl-C reaches a process from its terminal and from launch: one signal, twice.
+# Ctrl-C reaches the process twice, from its terminal and from launch.
 SECOND_SIGNAL_S = 0.5
-TELLING = threading.Lock()  # nodes have threads, and each event a line
+TELLING = threading.Lock()  # nodes have threads, and each event is one line
 
 
 def tell(event: str, **facts: object) -> None:
     """Print an event as one line of JSON on stdout, for the program that started this process."""
     line = json.dumps({'event': event, **facts}) + '\n'
-    with suppress(OSError), TELLING:  # it may have stopped reading: no reason to stop working
+    with suppress(OSError), TELLING:  # the reader may be gone: no reason to stop working
         print(line, end='', flush=True)
 
 
 class RosLogHandler(logging.Handler):
-    """Hands what modules below the nodes log to a node's logger."""
+    """Passes the log records of modules below the nodes to a node's logger."""
 
     def __init__(self, node: Node) -> None:
         super().__init__()
         self._logger = node.get_logger()
 
     def emit(self, record: logging.LogRecord) -> None:
-        # rclpy wants one severity for each line of code.
+        # rclpy wants a fixed severity for each line of code.
         if record.levelno >= logging.ERROR:
             self._logger.error(record.getMessage())
         elif record.levelno >= logging.WARNING:
@@ -53,17 +53,17 @@ class RosLogHandler(logging.Handler):
 
 @contextmanager
 def ros(args: list[str] | None, grace_s: float | None = None) -> Iterator[threading.Event]:
-    """Initialise rclpy for a block; yield what SIGINT and SIGTERM set.
+    """Initialise rclpy for a block; yield an event that SIGINT and SIGTERM set.
 
-    rclpy's own handlers would end the context under the callbacks that still run.
+    rclpy's own handlers would end the context while callbacks still run.
 
     Args:
-        args: of the process; None takes sys.argv.
-        grace_s: how long the process may take to end; then, or with a second signal, it is ended
-            with exit code 1, whatever hangs. None lets it take its time.
+        args: arguments of the process; None: sys.argv.
+        grace_s: seconds that the process has to end; after that, or on a second signal, it is
+            ended with exit code 1, whatever hangs. None: no limit.
 
     Raises:
-        SetupError: rclpy does not take the arguments, or has nowhere to log.
+        SetupError: rclpy rejects the arguments, or cannot write its log.
     """
     reclaim()
     try:
@@ -71,10 +71,10 @@ def ros(args: list[str] | None, grace_s: float | None = None) -> Iterator[thread
     except Exception as exc:  # rclpy's RCLError is private
         if 'logging' in str(exc):
             raise SetupError(
-                f'ROS cannot write its log: {str(exc).strip()}; set ROS_LOG_DIR to a folder that '
-                f'can be written'
+                f'ROS cannot write its log: {str(exc).strip()}; set ROS_LOG_DIR '
+                f'to a writable folder'
             ) from exc
-        raise SetupError(f'the ROS arguments cannot be used: {exc}') from exc
+        raise SetupError(f'the ROS arguments are invalid: {exc}') from exc
     stop = threading.Event()
     first_s = 0.0
 
@@ -88,7 +88,7 @@ def ros(args: list[str] | None, grace_s: float | None = None) -> Iterator[thread
                 timer.start()
             stop.set()
         elif grace_s is not None and time.monotonic() - first_s > SECOND_SIGNAL_S:
-            end_now('a second signal came')
+            end_now('a second signal arrived')
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
@@ -99,40 +99,41 @@ def ros(args: list[str] | None, grace_s: float | None = None) -> Iterator[thread
 
 
 def end_now(reason: str) -> None:
-    """End the process with exit code 1, whatever its threads are at."""
+    """End the process with exit code 1, whatever its threads are doing."""
     os.write(2, f'error: the process was ended by force: {reason}\n'.encode())
     os._exit(1)
 
 
 def spin_until(stop: threading.Event, node: Node, executor: Executor) -> None:
-    """Run a node's callbacks until the event is set; none of them ends the process.
+    """Run a node's callbacks until the event is set; an exception in one does not end the process.
 
-    Whoever sets the event wakes the executor with a task that does nothing: a thread that looked
-    for it several times a second would cost a robot more than what the idle node does.
+    Whoever sets the event wakes the executor with a task that does nothing: polling the event
+    several times a second would cost a robot more than an idle node does.
     """
     executor.add_node(node)
     # Not spin_until_future_complete: on Jazzy each spin adds a callback to the future.
     while not stop.is_set():
         try:
             executor.spin_once(timeout_sec=1.0)
-        except Exception:  # of one callback, such as a service's
+        except Exception:  # of a single callback, such as a service's
             node.get_logger().error(
-                f'unexpected, in a callback: {traceback.format_exc()}', throttle_duration_sec=10.0
+                f'unexpected error in a callback: {traceback.format_exc()}',
+                throttle_duration_sec=10.0
             )
     executor.shutdown()
 
 
 def spin(create: Callable[[], Node | list[Node]], args: list[str] | None = None) -> int:
-    """Run one node, or several, until SIGINT or SIGTERM; return the process's exit code.
+    """Run one node or several until SIGINT or SIGTERM; return the exit code of the process.
 
-    Each has a thread, so that a transition of one, such as opening a model, stops no other.
-    Nodes are destroyed in reverse order. What hangs does not keep the process.
+    Each node has its own thread, so that a transition of one, such as opening a model, does not
+    block the others. Nodes are destroyed in reverse order. A node that hangs is ended by force.
     """
     try:
         with ros(args, GRACE_S) as stop:
             created = create()
             nodes = created if isinstance(created, list) else [created]
-            names = [node.get_name() for node in nodes]  # which a destroyed node has no more
+            names = [node.get_name() for node in nodes]  # a destroyed node has no name any more
             try:
                 run_nodes(nodes, stop, sys.argv if args is None else args)
             finally:
@@ -154,9 +155,9 @@ def run_nodes(nodes: Sequence[Node], stop: threading.Event, args: Sequence[str])
     """Run the callbacks of nodes, each in a thread of its own, until the event is set.
 
     Args:
-        nodes: of this process; the first one logs for all.
-        stop: see `ros`.
-        args: of the process, with its parameter files.
+        nodes: nodes of this process; the first one logs for all.
+        stop: event that `ros` yields.
+        args: arguments of the process, with its parameter files.
 
     Raises:
         ParameterError: see `check_params_files`.
@@ -174,9 +175,9 @@ def run_nodes(nodes: Sequence[Node], stop: threading.Event, args: Sequence[str])
     ]
     for thread in threads:
         thread.start()
-    while not stop.is_set():  # wait() has a lock that a signal's set() would wait for
+    while not stop.is_set():  # not wait(): its lock could block set() in a signal handler
         time.sleep(0.25)
     for executor in executors:
         executor.create_task(lambda: None)
     for thread in threads:
-        thread.join()  # ended by force if a transition does not end
+        thread.join()  # if a transition does not end, the process is ended by force

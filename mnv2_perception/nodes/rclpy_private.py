@@ -1,16 +1,16 @@
-"""The one place that leans on what rclpy keeps private or gets wrong, and why.
+"""The one place that uses private parts of rclpy, or works around its faults, and why.
 
 rclpy has no public call that tells a lifecycle node its own state, and none that decides what
-becomes of a transition that does not start from it. Jazzy raises RCLError there, out of the
-service's callback and with it out of spin; Kilted answers with an error. Both go through
-LifecycleNodeMixin.__change_state, for services and for trigger_...() alike.
+happens on a transition that is impossible in it. There, Jazzy raises RCLError, out of the
+service's callback and so out of spin; Kilted answers with an error. Both pass through
+LifecycleNodeMixin.__change_state, for services as well as for trigger_...().
 
-Nor does it tell which values of a node's start nobody declared: `_parameter_overrides` holds all.
+Nor does it tell which initial values of a node nobody declared: `_parameter_overrides` has all.
 
-Its EventsExecutor dies, with a segmentation fault or InvalidHandle, of an event of a publisher or
-subscription that is destroyed meanwhile (https://github.com/ros2/rclpy/issues/1644). Every one has
-such events unless told otherwise, for the warning of an incompatible QoS, so any stranger that
-subscribes while a node is cleaned up could end the process.
+Its EventsExecutor crashes, with a segmentation fault or InvalidHandle, on an event of a publisher
+or subscription that is being destroyed (https://github.com/ros2/rclpy/issues/1644). Each has such
+events unless told otherwise, to warn of incompatible QoS. So anyone who subscribes while a node is
+cleaned up could end the process.
 """
 
 from collections.abc import Callable
@@ -32,21 +32,21 @@ try:
     from rclpy.experimental import EventsExecutor
 
     Executor, EVENTS_ARE_SAFE = EventsExecutor, False
-except ImportError:  # Humble; with many nodes this one takes a multiple of the CPU time
+except ImportError:  # Humble; with many nodes this executor takes several times the CPU time
     Executor, EVENTS_ARE_SAFE = SingleThreadedExecutor, True
 
 TYPES = range(ParameterType.PARAMETER_NOT_SET, ParameterType.PARAMETER_STRING_ARRAY + 1)
 
 
 def undeclared_overrides(node: Node) -> list[str]:
-    """Return the names of the values that a node was started with and does not declare."""
+    """Return the names of initial parameter values that the node does not declare, sorted."""
     return sorted(name for name in node._parameter_overrides if not node.has_parameter(name))
 
 
 def answer_failure(request: Any, response: Any, reason: str) -> Any:
-    """Return a service's response that says why, where it has a place for that."""
+    """Return a service's response with the reason of a failure, if its type has a field for it."""
     failed = SetParametersResult(successful=False, reason=reason)
-    if hasattr(response, 'results'):  # one for each parameter; some may have been set
+    if hasattr(response, 'results'):  # one result per parameter; some may have been set already
         left = len(request.parameters) - len(response.results)
         response.results = [*response.results, *[failed] * left]
     elif isinstance(getattr(response, 'result', None), SetParametersResult):
@@ -57,9 +57,9 @@ def answer_failure(request: Any, response: Any, reason: str) -> Any:
 
 
 class ToughNode(Node):
-    """A node that no service request ends.
+    """A node that survives faulty service requests.
 
-    What rclpy raises in a service's callback leaves spin, and with it ends the process.
+    An exception in a service's callback would leave spin, and so end the process.
     """
 
     def create_service(
@@ -87,7 +87,7 @@ class ToughNode(Node):
         return super().create_service(srv_type, srv_name, guarded, **kwargs)
 
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
-        """Set parameters; those that have the value already are no changes, so a dump loads."""
+        """Set parameters, except those that already have their value, so that a dump loads."""
         changes = [
             each for each in parameter_list
             if not self.has_parameter(each.name) or not _is_same(self, each)
@@ -98,14 +98,14 @@ class ToughNode(Node):
 
 
 def _no_events(callbacks: type[Any]) -> dict[str, Any]:
-    """Return the arguments that a publisher or subscription without events is made with."""
+    """Return the keyword arguments that create a publisher or subscription without events."""
     if EVENTS_ARE_SAFE:
         return {}
     return {'event_callbacks': callbacks(use_default_callbacks=False)}
 
 
 def telling_losses(callback: Callable[[Any], None]) -> dict[str, Any]:
-    """Return the arguments of a subscription that tells what it lost, where that is safe."""
+    """Return the keyword arguments of a subscription that reports lost messages, where safe."""
     if EVENTS_ARE_SAFE:
         return {'event_callbacks': SubscriptionEventCallbacks(message_lost=callback)}
     return {}
@@ -121,7 +121,7 @@ def _is_same(node: Node, given: Parameter) -> bool:
 
 
 class UneventfulNode(ToughNode):
-    """A node whose topics come and go: nobody who subscribes or publishes meanwhile ends it."""
+    """A node that can create and destroy topics while others subscribe or publish."""
 
     def create_publisher(self, *args: Any, **kwargs: Any) -> Any:
         return super().create_publisher(*args, **kwargs, **_no_events(PublisherEventCallbacks))
@@ -133,7 +133,7 @@ class UneventfulNode(ToughNode):
 
 
 class TolerantLifecycleNode(UneventfulNode, LifecycleNode):
-    """A lifecycle node that survives transitions which do not start from its present state."""
+    """A lifecycle node that survives requests for transitions that are impossible in its state."""
 
     @property
     def state_label(self) -> str:
@@ -148,10 +148,10 @@ class TolerantLifecycleNode(UneventfulNode, LifecycleNode):
     def _LifecycleNodeMixin__change_state(
         self, transition_id: int
     ) -> TransitionCallbackReturn:
-        """Answer transitions that do not start from the present state instead of dying of them.
+        """Answer transitions that do not start from the present state, instead of raising.
 
-        Autostart and a lifecycle manager together make it happen. A manager that asks for a state
-        wants the node in that state, so that is what it gets; anything else fails without effect.
+        Autostart and a lifecycle manager together cause them. A manager that asks for a transition
+        wants the node in its target state, so it gets that; anything else fails without effect.
         """
         state = self.state_label
         if transition_id == Transition.TRANSITION_CONFIGURE:
@@ -169,13 +169,13 @@ class TolerantLifecycleNode(UneventfulNode, LifecycleNode):
 
 
 class WithMessageInfo:
-    """A subscription's callback that is given what the middleware tells of the message, too.
+    """A subscription callback that also gets the middleware's information about the message.
 
     rclpy counts the arguments that a callback takes. Its EventsExecutor (Jazzy, Kilted) then
-    hands both over as one tuple, the other executors as two arguments.
+    passes both as one tuple, the other executors as two arguments.
 
     Args:
-        callback: of a message and a dictionary; Humble's has no sequence numbers.
+        callback: takes a message and a dictionary; Humble's has no sequence numbers.
     """
 
     __signature__ = inspect.signature(lambda msg, info: None)

@@ -1,4 +1,4 @@
-"""segmentation_node: camera images in, masks for Nav2's semantic layer out."""
+"""segmentation_node: take camera images, publish masks for Nav2's semantic layer."""
 
 from pathlib import Path
 import sys
@@ -32,7 +32,8 @@ from mnv2_perception.vision.overlay import blend_mask
 class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
     """Publishes a mask and its confidence for the newest image, at the image's size and stamp.
 
-    With `detection_classes` also the boxes of their connected pixels, as detection_node does.
+    With `detection_classes` it also publishes the boxes around connected regions of these classes,
+    on the topic that detection_node uses.
     """
 
     Parameters = SegmentationParameters
@@ -72,7 +73,7 @@ class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
         self.acquire_model('segmentation/label_info')
         publisher = self.create_result_publisher
         self._mask = publisher(Image, 'segmentation/mask')
-        # As image_transport does: the transport's name is appended to the remapped name.
+        # Named as image_transport does: the transport is appended to the remapped name.
         self._compressed = publisher(CompressedImage, f'{self._mask.topic_name}/compressed')
         self.greeting = Greeting(
             self, [self._mask, self._compressed], self._label_info, self.publish_label_info
@@ -99,7 +100,7 @@ class SegmentationNode(CameraNode[SegmentationParameters, Segmenter]):
         segmenter.min_confidence = values.min_confidence
         result = segmenter.finish(image, outputs)
         held = self.greeting.holding()
-        # Confidence first: whoever pairs the two has both when the mask arrives.
+        # Confidence first: a subscriber that pairs the two has both when the mask arrives.
         if self._confidence.get_subscription_count():
             self._confidence.publish(mask_to_msg(result.confidence, header), elsewhere=not held)
         self._mask.publish(mask_to_msg(result.class_ids, header), elsewhere=not held)

@@ -1,4 +1,4 @@
-"""Shared: what the nodes of one process share, be it one node or all of them (`perception`)."""
+"""Shared: what all nodes of one process share, be it a single node or all of `perception`."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ from mnv2_perception.vision.low_bits import LowBits
 
 
 class Shared:
-    """What the nodes of one process share.
+    """Objects that the nodes of one process share.
 
     Attributes:
-        topics: who of them publishes and listens.
-        turns: in which images go through models, one after the other, so no camera waits for
-            more than one image of each other.
-        models: those that are open.
-        heartbeat: of the nodes' diagnostics.
+        topics: which of the nodes publish and subscribe to which topics.
+        turns: turns in which images go through the models one after the other, so that no camera
+            waits for more than one image of each other camera.
+        models: the models that are open.
+        heartbeat: thread that publishes the nodes' diagnostics.
         model_nodes: the camera nodes whose model is open, in the order of opening.
     """
 
@@ -31,17 +31,19 @@ class Shared:
         self.turns = Turns()
         self.models = OpenModels()
         self.heartbeat = Heartbeat()
-        self.model_nodes: list[Any] = []  # CameraNode, which imports this
+        self.model_nodes: list[Any] = []  # of CameraNode, whose module imports this one
         self._low_bits = LowBits()
         self._decoded: dict[str, tuple[Image | CompressedImage, NDArray[uint8]]] = {}
 
     def image_of(
         self, msg: Image | CompressedImage, topic_name: str, max_megapixels: float
     ) -> NDArray[uint8]:
-        """Decode a camera's message, (H, W, 3) uint8 RGB to read only, in a turn.
+        """Decode a camera's message to (H, W, 3) uint8 RGB, read-only; call it in a turn.
+
+        A message that several nodes ask for is decoded once.
 
         Raises:
-            ImageError: it is malformed, or larger.
+            ImageError: it is malformed, or larger than `max_megapixels`.
         """
         decoded, image = self._decoded.get(topic_name, (None, None))
         if image is None or decoded is not msg:
@@ -55,5 +57,5 @@ class Shared:
         return image
 
     def close(self) -> None:
-        """End the diagnostics."""
+        """Stop the diagnostics."""
         self.heartbeat.close()

@@ -1,4 +1,4 @@
-"""Switch: `~/enable` ends a node's work and goes on with it, its model loaded all the while."""
+"""Switch: `~/enable` stops and resumes a node's work while its model stays loaded."""
 
 from collections.abc import Callable
 
@@ -8,14 +8,14 @@ from mnv2_perception.nodes.rclpy_private import TolerantLifecycleNode
 
 
 class Switch:
-    """Answers `~/enable` in every state of a node's lifecycle, which it leaves as it is.
+    """Answers `~/enable` in every state of a node's lifecycle, without changing that state.
 
-    What was asked for last holds until the process ends, through every transition.
+    The latest request holds until the process ends, through all transitions.
 
     Args:
-        node: whose.
-        begin: subscribes, and works from then on.
-        end: ends both; returns whether the work under way has ended, too.
+        node: the node to switch.
+        begin: function that subscribes and starts the work.
+        end: function that stops both; returns whether the work under way has ended, too.
 
     Attributes:
         on: whether the node is to work while it is active.
@@ -34,23 +34,23 @@ class Switch:
         return response
 
     def _set(self, on: bool) -> tuple[bool, str]:
-        """Return whether it is so now, and what that means."""
+        """Return whether the request was carried out, and what that means."""
         state, before = self._node.state_label, self.on
         if state == 'finalized':
-            return False, 'the node is finalized: it works no more'
+            return False, 'the node is finalized and cannot be switched'
         self.on = on
         if state != 'active':
             word = 'on' if on else 'off'
-            return True, f'switched {word} from its next activation on: the node is {state}'
+            return True, f'switched {word} from the next activation on, for the node is {state}'
         if not on:
             if self._end():
-                return True, 'switched off: it receives no images, and what it opened stays open'
+                return True, 'switched off: it receives no images; what it opened stays open'
             return True, 'switched off: it receives no images; the engine does not answer'
         if before:
-            return True, 'it is on already'
+            return True, 'it is already on'
         try:
             self._begin()
-        except Exception as exc:  # say of a QoS override that was set meanwhile
+        except Exception as exc:  # e.g. because of a QoS override that was set meanwhile
             self._end()
             self.on = False
             return False, f'it stays off: {exc}'

@@ -1,4 +1,4 @@
-"""Pairing by stamp: queues of messages, and what to do where stamps are of no use."""
+"""Pair messages by stamp: queues, jumps of time, and cameras whose stamps are useless."""
 
 from collections import deque
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from mnv2_perception.nodes.worker import Frame
 
 
 class HasHeader(Protocol):
-    """A message with a header, or what was made of one."""
+    """A message with a header, or something made from one."""
 
     @property
     def header(self) -> Any:
@@ -24,14 +24,14 @@ class HasHeader(Protocol):
 
 Stamped = TypeVar('Stamped', bound=HasHeader)
 
-# So many frames in a row without a new stamp are no accident.
+# This many frames in a row without a new stamp are no coincidence.
 STANDING_FRAMES = 3
-JUMP_S = 1.0  # as tf2
-SETTLE_S = 2.0  # what was on its way, or in work, has come by then
+JUMP_S = 1.0  # the same threshold as tf2
+SETTLE_S = 2.0  # by then, messages that were in transit or in work have arrived
 
 
 def on_jump_back(clock: Clock, callback: Callable[[int], None]) -> JumpHandle:
-    """Call back with what is now (ns) when /clock has jumped back, while the handle exists."""
+    """Call back with the new time (ns) whenever /clock jumps back, while the handle exists."""
     threshold = JumpThreshold(
         min_forward=None, min_backward=Duration(seconds=-JUMP_S), on_clock_change=True
     )
@@ -41,34 +41,34 @@ def on_jump_back(clock: Clock, callback: Callable[[int], None]) -> JumpHandle:
 
 
 class StampedQueue(Generic[Stamped]):
-    """The latest messages of a topic, to be found by stamp; any thread may use it."""
+    """The latest messages of a topic, searchable by stamp; thread-safe."""
 
     def __init__(self, length: int) -> None:
         self._messages: deque[tuple[int, float, Stamped]] = deque(maxlen=length)
         self._lock = threading.Lock()
 
     def put(self, msg: Stamped) -> None:
-        """Keep a message."""
+        """Store a message."""
         with self._lock:
             self._messages.append((stamp_to_ns(msg.header.stamp), time.monotonic(), msg))
 
     def silent_s(self) -> float:
-        """Return how long nothing has come; infinite where nothing of this time ever has."""
+        """Return the seconds since the last message came; infinite if the queue is empty."""
         with self._lock:
             return time.monotonic() - self._messages[-1][1] if self._messages else math.inf
 
     def apart_s(self, stamp_ns: int) -> float:
-        """Return how far the nearest is from a stamp; infinite where nothing has come."""
+        """Return the seconds from a stamp to that of the nearest message; infinite if empty."""
         with self._lock:
             apart_ns = [abs(ns - stamp_ns) for ns, _, _ in self._messages]
         return min(apart_ns, default=math.inf) * 1e-9
 
     def is_empty(self) -> bool:
-        """Tell whether nothing has come."""
+        """Tell whether the queue holds no message."""
         return not self._messages
 
     def forget(self, after_ns: int) -> None:
-        """Forget the messages with later stamps, and those that came before them."""
+        """Remove every message up to the last one whose stamp is later than `after_ns`."""
         with self._lock:
             while any(ns > after_ns for ns, _, _ in self._messages):
                 self._messages.popleft()
@@ -76,13 +76,15 @@ class StampedQueue(Generic[Stamped]):
     def find(
         self, stamp_ns: int, tolerance_s: float, arrived_s: float, max_age_s: float | None = None
     ) -> Stamped | None:
-        """Return the message nearest to a stamp; of equals that which came when the other did.
+        """Return the message nearest to a stamp, None if there is none within the tolerance.
+
+        Of several with the same difference, the one that arrived closest to `arrived_s` counts.
 
         Args:
-            stamp_ns: of the other message.
-            tolerance_s: largest difference of the stamps.
-            arrived_s: when the other came (time.monotonic).
-            max_age_s: how long before that the message may have come; None: at any time.
+            stamp_ns: stamp of the other message.
+            tolerance_s: largest difference of the two stamps.
+            arrived_s: when the other message arrived (time.monotonic).
+            max_age_s: how long before that the message may have arrived; None: any time.
         """
         with self._lock:
             kept = list(self._messages)
@@ -99,13 +101,13 @@ class StampedQueue(Generic[Stamped]):
 
 
 class Present:
-    """Tells messages of now from those of before time jumped back, as when a bag begins again.
+    """Tells current messages from those of before a jump back in time, as when a bag starts again.
 
     Args:
-        clock: of the node.
+        clock: clock of the node.
 
     Attributes:
-        until_ns: of what came before the jump, only stamps up to this one belong to now.
+        until_ns: latest stamp at which a message that arrived before the jump is still current.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -114,29 +116,29 @@ class Present:
         self._clock = clock
 
     def begin(self, now_ns: int) -> None:
-        """Take the time to which the clock has jumped back."""
+        """Note that the clock has jumped back, to `now_ns`."""
         self._begun_s, self.until_ns = time.monotonic(), now_ns + int(JUMP_S * 1e9)
 
     def has(self, frame: Frame) -> bool:
-        """Tell whether a frame belongs to now; one from before the jump must not be placed."""
+        """Tell whether a frame is current; one from before the jump must not be placed."""
         stamp_ns = stamp_to_ns(frame.msg.header.stamp)
         if frame.received_s < self._begun_s:
             return stamp_ns <= self.until_ns
         return self.takes(stamp_ns)
 
     def takes(self, stamp_ns: int) -> bool:
-        """Tell whether a message that comes now belongs to now; it may be late, from before."""
+        """Tell whether a message that arrives now is current, not a late one from before."""
         if time.monotonic() > self._begun_s + SETTLE_S:
             return True
         now_ns = self._clock.now().nanoseconds if self._clock.ros_time_is_active else 0
-        return not 0 < now_ns < stamp_ns - JUMP_S * 1e9  # it is 0 until /clock has come
+        return not 0 < now_ns < stamp_ns - JUMP_S * 1e9  # now_ns is 0 until the first /clock
 
 
 class StampWatch:
-    """Notices a camera whose stamps are zero or stand still: nothing can be paired by them.
+    """Notices a camera whose stamps are zero or never change, so that they cannot pair anything.
 
     Attributes:
-        newest_ns: stamp of the frame that came last.
+        newest_ns: stamp of the latest frame.
     """
 
     def __init__(self) -> None:
@@ -145,7 +147,7 @@ class StampWatch:
         self._standing = 0
 
     def take(self, stamp_ns: int) -> None:
-        """Take the stamp of the newest frame."""
+        """Take note of the latest frame's stamp."""
         standing = stamp_ns in (0, self.newest_ns)
         if standing:
             self._standing_ns = stamp_ns
@@ -153,11 +155,11 @@ class StampWatch:
         self.newest_ns = stamp_ns
 
     def is_jump_back(self, stamp_ns: int) -> bool:
-        """Tell whether the next frame would be of another time, as when a bag begins again."""
+        """Tell whether a frame with this stamp would be of an earlier time, as a restarted bag."""
         return stamp_ns < self.newest_ns - JUMP_S * 1e9
 
     def undecided(self, stamp_ns: int) -> bool:
-        """Tell whether several frames came with this stamp."""
+        """Tell whether several frames have come with this stamp."""
         return stamp_ns in (0, self._standing_ns)
 
     @property
@@ -165,8 +167,8 @@ class StampWatch:
         """What is wrong and the cure, empty if nothing is."""
         if self._standing < STANDING_FRAMES:
             return ''
-        what = f'stand still at {self.newest_ns * 1e-9:.9f}' if self.newest_ns else 'are zero'
+        what = f'stay at {self.newest_ns * 1e-9:.9f}' if self.newest_ns else 'are zero'
         return (
-            f'the stamps of the images {what}: nothing can be paired with them, or placed by tf, '
-            f"for sure; have the camera's driver stamp its images"
+            f'the stamps of the images {what}, so pairing by stamp and tf are unreliable; '
+            f"make the camera's driver stamp its images"
         )

@@ -1,4 +1,4 @@
-"""Topics: messages go from node to node of one process in memory, and over DDS where they must."""
+"""Topics: pass messages between nodes of one process in memory, and use DDS only where needed."""
 
 from collections.abc import Callable
 from copy import copy
@@ -29,13 +29,13 @@ class Subscription:
     """One node's subscription to a topic.
 
     Attributes:
-        node: whose it is; also over DDS, with its remappings and QoS overrides.
-        msg_type: of the topic.
-        topic: its name before remapping.
-        callback: called with each message, in the executor's thread, or in that of the node of
-            this process that publishes it.
-        on_lost: called with how many messages of another process did not arrive, see `Losses`.
-        qos: of the DDS subscription.
+        node: node that subscribes, also over DDS, with its remappings and QoS overrides.
+        msg_type: message type of the topic.
+        topic: name before remapping.
+        callback: called with each message, in the executor's thread, or in the thread of the node
+            of this process that publishes it.
+        on_lost: called with the number of lost messages of other processes, see `Losses`.
+        qos: QoS of the DDS subscription.
     """
 
     node: Node
@@ -52,18 +52,18 @@ class Subscription:
 
     @property
     def latched(self) -> bool:
-        """Whether it also wants what was published before it began."""
+        """Whether it also gets messages that were published before it began."""
         return bool(self.qos.durability == DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 @dataclass
 class Topic:
-    """Who takes part in a topic in this process.
+    """The publishers and subscriptions of a topic in this process.
 
     Attributes:
         subscriptions: all of them; the first one subscribes over DDS for all.
         publishers: all of them.
-        dds: the subscription over DDS, and for whom it was made; None without one.
+        dds: the DDS subscription, and the subscription it was made for; None without one.
         last: the last message over DDS, if the subscription is latched.
     """
 
@@ -74,9 +74,9 @@ class Topic:
 
 
 class Publisher:
-    """A lifecycle publisher that hands messages to the subscriptions of this process, too.
+    """A lifecycle publisher that also hands its messages to the subscriptions of this process.
 
-    Over DDS goes only what somebody there listens to, and what is latched.
+    Over DDS it sends only what has a subscriber there, and latched messages.
     """
 
     def __init__(self, topics: 'Topics', publisher: LifecyclePublisher) -> None:
@@ -88,11 +88,11 @@ class Publisher:
         self._latched = durability == DurabilityPolicy.TRANSIENT_LOCAL
 
     def publish(self, msg: Any, elsewhere: bool = True) -> None:
-        """Publish a message, which nobody may change any more; nothing while inactive.
+        """Publish a message, which must not be changed afterwards; do nothing while inactive.
 
         Args:
-            msg: of the topic's type.
-            elsewhere: False keeps it in this process.
+            msg: message of the topic's type.
+            elsewhere: whether to send it to other processes, too.
         """
         if not self.publisher.is_activated:
             return
@@ -103,15 +103,20 @@ class Publisher:
         self._topics.deliver(self.topic_name, msg)
 
     def get_subscription_count(self) -> int:
-        """Return how many subscriptions the topic has, in this process and elsewhere."""
+        """Return the number of subscriptions of the topic, in this process and elsewhere."""
         return self.count_elsewhere() + self._topics.count(self.topic_name)
 
     def count_elsewhere(self) -> int:
-        """Return how many subscriptions the topic has in other processes."""
+        """Return the number of subscriptions of the topic in other processes."""
         return int(self.publisher.get_subscription_count())
 
     def wait_until_heard(self, count: int, timeout_s: float) -> None:
-        """Wait until as many subscriptions of other processes have all that was published."""
+        """Wait until `count` subscriptions of other processes have all that was published.
+
+        Args:
+            count: number of subscriptions to wait for.
+            timeout_s: longest wait, in seconds.
+        """
         until_s = time.monotonic() + timeout_s
         while self.count_elsewhere() < count and time.monotonic() < until_s:
             time.sleep(0.005)
@@ -121,10 +126,11 @@ class Publisher:
 
 
 class Topics:
-    """Who publishes and who listens in this process, as rclcpp's intra-process manager knows it.
+    """Publishers and subscriptions of this process, like rclcpp's intra-process manager.
 
-    A topic is received once, however many nodes listen, and not at all where a node of this
-    process publishes it. Each node has its executor's thread, and its worker's: any may call.
+    A topic is received once, however many nodes subscribe, and not at all if a node of this
+    process publishes it. Every node has an executor's thread and a worker's thread: all methods
+    are thread-safe.
     """
 
     def __init__(self) -> None:
@@ -133,7 +139,7 @@ class Topics:
         self._topics: dict[str, Topic] = {}
 
     def subscribe(self, subscription: Subscription) -> None:
-        """Let a subscription hear its topic, first of all what is latched in this process."""
+        """Add a subscription; it first gets what is latched in this process."""
         with self._lock:
             topic = self._topics.setdefault(subscription.topic_name, Topic())
             topic.subscriptions.append(subscription)
@@ -144,21 +150,21 @@ class Topics:
                 subscription.callback(msg)
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """End a subscription; the next hears DDS in its place, and may lose a frame to that."""
+        """End a subscription; the next one takes over its DDS side, and may lose a frame then."""
         with self._lock:
             topic = self._topics[subscription.topic_name]
             topic.subscriptions.remove(subscription)
         self._connect(topic)
 
     def add_publisher(self, publisher: Publisher) -> None:
-        """Let this process's subscriptions hear a publisher, and no longer DDS."""
+        """Add a publisher: subscriptions of this process now get its messages, and none of DDS."""
         with self._lock:
             topic = self._topics.setdefault(publisher.topic_name, Topic())
             topic.publishers.append(publisher)
         self._connect(topic)
 
     def remove_publisher(self, publisher: Publisher) -> None:
-        """Let this process's subscriptions hear DDS again if it was the topic's last."""
+        """Remove a publisher; after the last one, subscriptions of this process get DDS again."""
         with self._lock:
             topic = self._topics[publisher.topic_name]
             topic.publishers.remove(publisher)
@@ -172,12 +178,12 @@ class Topics:
             subscription.callback(msg)
 
     def count(self, topic_name: str) -> int:
-        """Return how many subscriptions of this process hear a topic."""
+        """Return the number of subscriptions of this process to a topic."""
         with self._lock:
             return len(self._topics[topic_name].subscriptions)
 
     def _connect(self, topic: Topic) -> None:
-        """Subscribe over DDS where somebody listens and nobody here publishes, and only there."""
+        """Subscribe over DDS if, and only if, this process has subscriptions and no publisher."""
         with self._connecting:
             with self._lock:
                 heard = topic.subscriptions and not topic.publishers
@@ -198,8 +204,8 @@ class Topics:
 
         def on_mixed(count: int) -> None:
             listener.node.get_logger().warning(
-                f'{topic_name} has {count} publishers: their messages mix, and not all that are '
-                f'lost can be counted; remap it to one of them'
+                f'{topic_name} has {count} publishers: their messages are mixed, and losses '
+                f'cannot be counted reliably; remap it to a topic with one publisher'
             )
 
         def find_publishers() -> set[tuple[int, ...]]:
@@ -214,14 +220,14 @@ class Topics:
                 topic.last = msg
             self.deliver(topic_name, msg)
 
-        # Overrides write into the profile.
+        # A copy, because overrides write into the profile.
         arguments = listener.msg_type, listener.topic, WithMessageInfo(deliver), copy(listener.qos)
         overriding = QoSOverridingOptions.with_default_policies()
         try:
             return listener.node.create_subscription(
                 *arguments, qos_overriding_options=overriding, **telling_losses(losses.on_event)
             )
-        except UnsupportedEventTypeError:  # not every middleware tells what it lost
+        except UnsupportedEventTypeError:  # not every middleware reports losses
             return listener.node.create_subscription(
                 *arguments, qos_overriding_options=overriding
             )

@@ -1,4 +1,4 @@
-"""WaitingRoom: frames that wait for what belongs to them, and hold no newer one up."""
+"""WaitingRoom: let frames wait for the data that belongs to them, without blocking newer ones."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ import time
 from mnv2_perception.nodes.worker import Frame
 
 POLL_S = 0.01
-# A frame more and the oldest has to leave.
+# With one frame more, the oldest has to leave.
 MOST = 32
 
 
 @dataclass(frozen=True)
 class Lack:
-    """What a frame lacks.
+    """Something that a frame lacks.
 
     Attributes:
-        what: it is, and the cure.
-        wait_s: how long after its arrival a frame may wait for that.
-        topic: where it comes from, with `what` behind it; empty where `what` says it all.
+        what: what is missing, and the cure.
+        wait_s: how long after its arrival a frame may wait for it.
+        topic: topic that it comes from, to be put before `what`; empty if `what` is complete.
     """
 
     what: str
@@ -27,13 +27,13 @@ class Lack:
 
 
 class WaitingRoom:
-    """Frames from the oldest to the newest; one thread's.
+    """Waiting frames, from the oldest to the newest; for use in one thread.
 
-    A frame leaves when it lacks nothing, when it has waited long enough, and when a newer one
+    A frame leaves when it lacks nothing, when it has waited long enough, or when a newer one
     leaves: results never go back in time.
 
     Args:
-        find_lack: tells what a frame lacks now, None if nothing.
+        find_lack: returns what a frame lacks now, None if nothing.
     """
 
     def __init__(self, find_lack: Callable[[Frame], Lack | None]) -> None:
@@ -43,11 +43,11 @@ class WaitingRoom:
     def serve(
         self, frame: Frame, take_newer: Callable[[], Frame | None], is_open: Callable[[], bool]
     ) -> Iterator[tuple[Frame, Lack | None]]:
-        """Yield frames as their wait ends, and what they lack nevertheless, until none waits.
+        """Yield frames as their wait ends, with what they still lack, until none waits.
 
         Args:
-            frame: the newest.
-            take_newer: returns one that has come meanwhile.
+            frame: the newest frame.
+            take_newer: returns a frame that has come meanwhile, or None.
             is_open: tells whether frames may go on waiting.
         """
         self._frames.append(frame)

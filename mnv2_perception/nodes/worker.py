@@ -1,4 +1,4 @@
-"""NewestFrameWorker: one thread on the newest frame; what is older and waits is dropped."""
+"""NewestFrameWorker: a thread that works on the newest frame; older waiting frames are dropped."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -14,11 +14,11 @@ from typing import Any, Generic, TypeVar
 from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
-# Longer than any inference takes: what is at work for so long is taken to hang.
+# Longer than any inference takes: work that lasts longer is considered hung.
 HANG_S = 5.0
-# How long what must not run beside others' work waits for it where a node is being released.
+# How long a task that needs a turn, such as releasing a node, waits for other workers to finish.
 PATIENCE_S = 1.0
-# How long a worker waits for others of lower rank, which go first.
+# After waiting this long, a worker gets the rank of those that go first.
 OVERDUE_S = 1.0
 
 LOGGER = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ Result = TypeVar('Result')
 
 @dataclass(frozen=True)
 class Frame:
-    """A message to process, and when it came (time.monotonic)."""
+    """A message to process, and when it arrived (time.monotonic)."""
 
     msg: Image | CompressedImage | Detection2DArray
     received_s: float
@@ -37,19 +37,14 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Waiting:
-    """Who waits for a turn: its rank, and since when (time.monotonic)."""
+    """A worker that waits for its turn: its rank, and since when (time.monotonic)."""
 
     rank: int
     since_s: float
 
 
 class Turns:
-    """Workers' turns: one works at a time, of equal rank in the order in which they began to wait.
-
-    The lowest rank goes first. A worker that has waited for longer than `OVERDUE_S` goes with the
-    lowest, so that it then waits for one item of each other at most. One that hangs loses its
-    turn: the others go on without it.
-    """
+    """Turns of workers: one works at a time, those of equal rank in the order of their waiting."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -61,7 +56,9 @@ class Turns:
     def turn(self, patience_s: float = HANG_S, rank: int = 0) -> Iterator[None]:
         """Wait for a turn, and hold it during the block.
 
-        A turn of others that has lasted for `patience_s` is taken from them.
+        Args:
+            patience_s: a turn of another worker that lasts longer is taken away from it.
+            rank: rank of the caller; the lowest goes first.
         """
         me = Waiting(rank, time.monotonic())
         with self._condition:
@@ -95,15 +92,15 @@ class Turns:
 class NewestFrameWorker(Generic[Item]):
     """Works on the newest item in a thread; an older one that still waits is dropped.
 
-    So a result is never older than the work under way plus its own. The same thread opens, uses
-    and closes what belongs to a thread, as a CUDA context does. It is a daemon: a process can end
-    although its runtime hangs.
+    So the latency of a result is at most the work under way plus its own. The same thread opens,
+    uses and closes what is bound to a thread, such as a CUDA context. It is a daemon thread: the
+    process can end even if its runtime hangs.
 
     Args:
-        work: called with each item that is taken; must not raise.
-        turns: of the workers that must not work at once, and of which each takes what is newest
-            when its turn has come; None where it need not wait for others.
-        rank: in these turns.
+        work: function that is called with each item; must not raise.
+        turns: turns that it shares with the workers that must not work at the same time; an item
+            is taken only when the turn has come, so it is the newest. None: it never waits.
+        rank: its rank in these turns.
     """
 
     def __init__(
@@ -121,28 +118,28 @@ class NewestFrameWorker(Generic[Item]):
 
     @property
     def busy_s(self) -> float:
-        """For how long it has been at one item or function; 0 where it is idle."""
+        """Seconds that it has been at its present item or function; 0 if it is idle."""
         begun_s = self._begun_s
         return 0.0 if begun_s is None else time.monotonic() - begun_s
 
     def put(self, item: Item) -> bool:
-        """Hand over an item; return whether one that still waited was dropped for it."""
+        """Hand over an item; return whether it replaced one that was still waiting."""
         with self._lock:
             dropped = self._waiting is not None
             self._waiting = item
             in_line, self._in_line = self._in_line, True
-        if not in_line:  # it may be where an item was taken: turns must not pile up
+        if not in_line:  # it may be queued although its item was taken: turns must not pile up
             self._tasks.put(self._have_turn)
         return dropped
 
     def take(self) -> Item | None:
-        """Take the item that waits, if there is one; it is no longer this worker's."""
+        """Take the waiting item away from this worker, None if there is none."""
         with self._lock:
             item, self._waiting = self._waiting, None
         return item
 
     def post(self, function: Callable[[], None]) -> None:
-        """Have a function run in the worker's thread after the work under way, in a turn."""
+        """Run a function in the worker's thread after the work under way, without waiting."""
         def task() -> None:
             with self._at_work(PATIENCE_S):
                 function()
@@ -152,15 +149,15 @@ class NewestFrameWorker(Generic[Item]):
     def run(
         self, function: Callable[[], Result], timeout_s: float | None = None, turn: bool = False
     ) -> Result:
-        """Run a function in the worker's thread after the work under way; return its result.
+        """Run a function in the worker's thread after the work under way, and return its result.
 
         Args:
-            function: to run.
-            timeout_s: how long to wait for it; None waits for ever.
-            turn: whether it must not run beside the work of others.
+            function: function to run.
+            timeout_s: how long to wait for its end, in seconds; None: for ever.
+            turn: whether it must wait for a turn, so as not to run beside other workers.
 
         Raises:
-            TimeoutError: it has not ended in time; it is not begun any more.
+            TimeoutError: it has not ended in time; if it has not begun by then, it never will.
         """
         future: Future[Any] = Future()
 
@@ -180,12 +177,14 @@ class NewestFrameWorker(Generic[Item]):
             found: Result = future.result(timeout_s)
         except FutureTimeoutError:
             if future.cancel() or not future.done():
-                raise TimeoutError(f'the work under way has not ended in {timeout_s} s') from None
+                raise TimeoutError(
+                    f'the work under way did not finish within {timeout_s} s'
+                ) from None
             raise
         return found
 
     def close(self) -> None:
-        """Let the thread end after the work under way."""
+        """End the thread after the work under way."""
         self.take()
         self._tasks.put(None)
 
@@ -205,7 +204,7 @@ class NewestFrameWorker(Generic[Item]):
         while (task := self._tasks.get()) is not None:
             try:
                 task()
-            except Exception:  # what ends it ends the node's work
+            except Exception:  # an exception would end the thread, and with it the node's work
                 LOGGER.exception('unexpected')
 
     def _have_turn(self) -> None:

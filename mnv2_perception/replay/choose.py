@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 WAYS = {
-    'time': 'evenly',
-    'uncertainty': 'where the model is least sure, on the mean over the pixels',
-    'diversity': "unlike each other, by the features of the model's encoder",
+    'time': 'evenly spaced',
+    'uncertainty': 'lowest mean confidence of the model',
+    'diversity': "most different from each other, by the features of the model's encoder",
 }
 
 

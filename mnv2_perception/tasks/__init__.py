@@ -1,1 +1,1 @@
-"""One RGB image in, one result out, for each task; models found and opened. No ROS."""
+"""Turn one RGB image into one result, for each task; find and open models. No ROS."""

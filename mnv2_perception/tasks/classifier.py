@@ -1,4 +1,4 @@
-"""Classifier: one RGB image in, its likeliest classes out."""
+"""Classifier: find the most likely classes of an RGB image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from mnv2_perception.vision.decode import class_probabilities
 
 @dataclass(frozen=True)
 class Classification:
-    """What a classifier says of one image: the likeliest classes, best first.
+    """A classifier's result for one image: the most likely classes, best first.
 
     Attributes:
-        class_ids: (K,) int64, K at most `top_k`; empty where no class is sure enough.
+        class_ids: (K,) int64, K at most `top_k`; empty if no class is confident enough.
         scores: (K,) float32, their probabilities, 0 to 1.
     """
 
@@ -32,8 +32,8 @@ class Classifier(Pipeline[Classification]):
 
     Args:
         engine: the opened model; closed with the classifier.
-        spec: what the model takes and gives.
-        top_k: how many classes to give at most. May be changed between calls.
+        spec: ModelSpec of the model.
+        top_k: largest number of classes to return. May be changed between calls.
         min_confidence: classes below it (0 to 1) are left out. May be changed between calls.
 
     Raises:
@@ -54,10 +54,10 @@ class Classifier(Pipeline[Classification]):
         self.min_confidence = min_confidence
 
     def finish(self, image: NDArray[np.uint8], outputs: Sequence[NDArray[Any]]) -> Classification:
-        """Sort the classes.
+        """Sort the classes by probability.
 
         Raises:
-            ModelError: an output is not finite, or said to be a probability and none.
+            ModelError: an output is not finite, or not a probability although the spec says so.
         """
         scores = outputs[0].reshape(-1).astype(np.float32, copy=False)
         if self.spec.output != 'logits':

@@ -1,4 +1,4 @@
-"""Whether a graph takes and gives what its ModelSpec says."""
+"""Check that the inputs and outputs of a graph are those that its ModelSpec describes."""
 
 import numpy as np
 
@@ -8,13 +8,13 @@ from mnv2_perception.model_spec import ModelSpec
 
 
 def images_at_once(engine: Engine) -> int | None:
-    """Return how many images one inference takes; None is any number."""
+    """Return how many images one inference takes; None: any number."""
     first = {spec.shape[0] if spec.shape else 1 for spec in (*engine.inputs, *engine.outputs)}
-    return first.pop() if len(first) == 1 else 1  # where outputs do not follow, one by one
+    return first.pop() if len(first) == 1 else 1  # one by one if outputs have another first side
 
 
 def check_input(engine: Engine, spec: ModelSpec) -> None:
-    """Raise ModelError unless the graph takes what the spec says."""
+    """Raise ModelError unless the graph takes the input that the spec describes."""
     if len(engine.inputs) != 1:
         raise ModelError(f'{engine.model}: has {len(engine.inputs)} inputs, expected one image')
     found = engine.inputs[0]
@@ -30,19 +30,19 @@ def check_input(engine: Engine, spec: ModelSpec) -> None:
 
 
 def check_model(engine: Engine, spec: ModelSpec) -> None:
-    """Raise ModelError unless the graph takes and gives what the spec says."""
+    """Raise ModelError unless the graph has the input and outputs that the spec describes."""
     check_input(engine, spec)
     batch = images_at_once(engine)
     if spec.output == 'boxes':
         check_boxes(engine, spec, batch)
         return
     for out in find_outputs(engine, spec):
-        if out.shape:  # else the graph does not even tell the number of axes
+        if out.shape:  # otherwise the graph does not even fix the number of axes
             check_output(engine, out, spec, batch)
 
 
 def find_outputs(engine: Engine, spec: ModelSpec) -> list[TensorSpec]:
-    """Return the outputs that count.
+    """Return the outputs of the graph that the spec describes.
 
     Raises:
         ModelError: there are too few or too many of them.
@@ -55,7 +55,7 @@ def find_outputs(engine: Engine, spec: ModelSpec) -> list[TensorSpec]:
             f'{engine.model}: gives {len(engine.outputs)} outputs ({names}), but its spec says '
             f'{spec.output}, which is {count}'
             + (f', named {spec.output_name}' if spec.output_name else '')
-            + '; correct the spec (output_name tells which counts) or export again'
+            + '; correct the spec (output_name says which one to use) or export again'
         )
     return found
 
@@ -63,14 +63,14 @@ def find_outputs(engine: Engine, spec: ModelSpec) -> list[TensorSpec]:
 def check_output(
     engine: Engine, out: TensorSpec, spec: ModelSpec, batch: int | None
 ) -> None:
-    """Raise ModelError unless an output, as announced or as given, is what the spec says."""
+    """Raise ModelError unless an output, as declared or as computed, is as the spec says."""
     channels, sides, images = spec.channels, out.shape[1:], batch or 'N'
     dtype, fits = {
         'ids_confidence': ('uint8', out.dtype == np.uint8),
         'ids': ('integers', out.dtype.kind in 'iub'),
     }.get(spec.output, ('float', out.dtype.kind == 'f'))
     if spec.task == 'classification':
-        expected = f'({images}, {channels})'  # or with sides of one, as pooling leaves them
+        expected = f'({images}, {channels})'  # or with further sides of 1, as pooling leaves them
         told = [side for side in sides if side not in (1, None)]
         fits = fits and len(sides) > 0
         fits = fits and (told or [channels]) == [channels]
@@ -93,7 +93,7 @@ def check_output(
 
 
 def check_boxes(engine: Engine, spec: ModelSpec, batch: int | None) -> None:
-    """Raise ModelError unless the outputs are a detector's, of a fixed number of boxes."""
+    """Raise ModelError unless the outputs are a detector's, with a fixed number of boxes."""
     boxes, scores, class_ids = find_outputs(engine, spec)
     count = boxes.shape[1] if len(boxes.shape) == 3 else None
     images = batch or 'N'
@@ -104,6 +104,6 @@ def check_boxes(engine: Engine, spec: ModelSpec, batch: int | None) -> None:
     ):
         if count is None or out.shape != shape or out.dtype.kind != kind:
             raise ModelError(
-                f'{engine.model}: gives {out}, but boxes are {expected} of one fixed K, in the '
-                f'order boxes, scores, class ids; correct the spec or export again'
+                f'{engine.model}: gives {out}, but output boxes means {expected} with one fixed '
+                f'K, in the order boxes, scores, class ids; correct the spec or export again'
             )

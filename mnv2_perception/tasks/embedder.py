@@ -1,4 +1,4 @@
-"""Embedder: one RGB image in, its features out, of the encoder of any model of ours."""
+"""Embedder: compute the features of an RGB image with the encoder of any of our models."""
 
 from pathlib import Path
 import tempfile
@@ -17,13 +17,13 @@ from mnv2_perception.vision.preprocess import check_image
 
 
 class Embedder:
-    """What a model's encoder sees of whole images, as one vector each: alike for images alike.
+    """Turns a whole image into a feature vector by a model's encoder; similar for similar images.
 
-    Computed in fp32 whatever the model was verified in, so that machines agree.
+    It computes in fp32, whatever the model was verified in, so that machines agree.
 
     Args:
         engine: the opened encoder (`engines.encoder.cut_encoder`); closed with the embedder.
-        spec: of the model that it is of.
+        spec: ModelSpec of the model that the encoder was cut from.
 
     Raises:
         ModelError: spec and engine disagree.
@@ -35,15 +35,15 @@ class Embedder:
 
     @classmethod
     def open(cls, model: str | Path, engine: str = 'auto', threads: int = 0) -> 'Embedder':
-        """Open the encoder of a model, by the model's path or the name of a shipped one.
+        """Open the encoder of a model, given by path or by the name of a shipped one.
 
         Args:
-            model: its path or name; an .onnx.
+            model: path of an .onnx file, or name.
             engine: see `open_engine`.
             threads: CPU threads for one inference.
 
         Raises:
-            ModelError: there is no such model, or no encoder can be told in it.
+            ModelError: there is no such model, or its encoder cannot be found.
             EngineError: the runtime is missing or refuses the model.
         """
         path = find_model(model)
@@ -62,7 +62,7 @@ class Embedder:
         """Return the features (channels,) float32 of an image (H, W, 3) uint8 RGB of any size.
 
         Raises:
-            ImageError: the image is of another shape or dtype.
+            ImageError: the image has the wrong shape or dtype.
             ModelError: a feature is not finite.
             EngineError: the runtime failed.
         """
@@ -72,14 +72,14 @@ class Embedder:
         features = np.asarray(outputs[FEATURES][0], np.float32)
         if not np.isfinite(features).all():
             raise ModelError(
-                f'{self.engine.model}: its features of this image are NaN or infinite, as of a '
-                f'network that was exported broken; export it again'
+                f'{self.engine.model}: its features for this image are NaN or infinite, so its '
+                f'export is broken; export it again'
             )
         return features
 
     @property
     def channels(self) -> int | None:
-        """Features of an image; None where the graph does not tell."""
+        """Number of features of an image; None if the graph does not fix it."""
         return self.engine.outputs[0].shape[-1]
 
     def close(self) -> None:

@@ -1,15 +1,15 @@
-"""What a model lacks: to be used at all, or to be shown and shipped (`mnv2 info`)."""
+"""Find which facts a model lacks, to be used at all, or to be shown and shipped (`mnv2 info`)."""
 
 from mnv2_perception.engines import Engine, TensorSpec
 from mnv2_perception.model_spec import default_colours, ModelSpec, TO_FILL_IN
 
 Fact = tuple[str, object, str]  # name, value, comment
 Sides = tuple[int | None, ...]
-UNSTATED = '', 'unknown'  # what stands for a licence that nobody told
+UNSTATED = '', 'unknown'  # what stands for a licence that nobody stated
 
 
 def licence_of(spec: ModelSpec) -> str:
-    """Return the licence of a model's weights as a person reads it."""
+    """Return the licence of a model's weights in words."""
     if spec.licence in UNSTATED:
         return 'not stated'
     commercial = '' if '-NC' not in spec.licence.upper() else ' (not for commercial use)'
@@ -17,7 +17,7 @@ def licence_of(spec: ModelSpec) -> str:
 
 
 def missing_facts(spec: ModelSpec) -> list[str]:
-    """Return the names of the facts that a spec may leave out and does."""
+    """Return the names of the optional facts that a spec leaves out."""
     missing = []
     if spec.licence in UNSTATED:
         missing.append('licence')
@@ -31,15 +31,15 @@ def missing_facts(spec: ModelSpec) -> list[str]:
 
 
 def draft_yaml(engine: Engine, name: str) -> tuple[str, list[str]]:
-    """Draft the spec of a model that says nothing about itself.
+    """Draft the spec of a model that has none.
 
     Args:
         engine: the opened model.
-        name: for the spec.
+        name: name for the spec.
 
     Returns:
-        The YAML, with `???` for what the graph does not tell, and the names of those facts. The
-        rest is what the shapes suggest, and is to be read over.
+        The YAML, with `???` for facts that the graph does not tell, and the names of these facts.
+        The other facts follow from the shapes, and must be checked by a person.
     """
     taken = engine.inputs[0]
     layout, height, width = _image_sides(taken.shape)
@@ -70,7 +70,7 @@ def _image_sides(shape: Sides) -> tuple[str, int | None, int | None]:
 
 
 def _score_sides(shape: Sides, height: int | None, width: int | None) -> tuple[str, int | None]:
-    """Return layout ('' if both or neither would fit) and channels of an output of four axes."""
+    """Return layout ('' if both or neither would fit) and channels of an output with four axes."""
     _, first, second, last = shape
     fits = [
         (layout, channels)
@@ -85,7 +85,7 @@ def _score_sides(shape: Sides, height: int | None, width: int | None) -> tuple[s
 def _same_aspect(
     rows: int | None, columns: int | None, height: int | None, width: int | None
 ) -> bool:
-    """Tell whether an output's sides may be the image's, at some stride."""
+    """Tell whether an output's height and width may be the image's, at some stride."""
     if rows and columns and height and width:
         return abs(rows * width - columns * height) <= max(height, width)  # strides round
     return rows is None and columns is None
@@ -95,7 +95,7 @@ def _output_facts(
     outputs: tuple[TensorSpec, ...], height: int | None, width: int | None
 ) -> list[Fact]:
     out = outputs[0]
-    names = '[name, ...], or a text file of one name a line'
+    names = '[name, ...], or a text file with one name per line'
     if [(len(each.shape), str(each.dtype)) for each in outputs] == [(3, 'uint8')] * 2:
         return [
             ('task', 'segmentation', ''), ('output', 'ids_confidence', ''),
@@ -111,8 +111,8 @@ def _output_facts(
             *facts, ('task', 'classification', ''),
             ('output', TO_FILL_IN, 'logits or probabilities'), background,
             ('classes', TO_FILL_IN, f'{names}; {sides[0]}, less one with a background'),
-            ('fit', TO_FILL_IN, 'crop, as most are trained (crop_ratio: 0.875 for 224 of 256), '
-             'letterbox or stretch'),
+            ('fit', TO_FILL_IN, 'crop, as most networks are trained (crop_ratio: 0.875 for 224 of '
+             '256), letterbox or stretch'),
         ]
     if len(out.shape) not in (3, 4) or (len(out.shape) == 3 and out.dtype.kind == 'f'):
         return [
@@ -121,7 +121,7 @@ def _output_facts(
             ('classes', TO_FILL_IN, names),
         ]
     facts.append(('task', 'segmentation', ''))
-    facts.append(('fit', 'stretch', 'or letterbox, with pad: what is around the image'))
+    facts.append(('fit', 'stretch', 'or letterbox, with pad: the colour around the image'))
     layout, channels = '', None
     if len(out.shape) == 4:
         layout, channels = _score_sides(out.shape, height, width)

@@ -1,4 +1,4 @@
-"""Models: found by path or name, opened, and shared within a process."""
+"""Find models by path or name, open them, and share them within a process."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ __all__ = [
     'shared_folders',
 ]
 
-# What nodes, commands and the demo run where nobody names a model: weights that may be sold.
+# Defaults of nodes, commands and the demo: models whose weights may be sold.
 SEGMENTATION_MODEL = 'unet_mobilenetv2_ground_fast'
 CLASSIFICATION_MODEL = 'mobilenetv2_ground_ahead'
 DETECTION_MODEL = 'ssdlite_mobilenetv2_ground'
@@ -33,12 +33,12 @@ def opening(
     precision: str = 'auto',
     at_once: int = 1,
 ) -> Iterator[tuple[Engine, ModelSpec]]:
-    """Open a model, by path or by the name of a shipped one; it is closed if the block fails.
+    """Open a model, given by path or by the name of a shipped one; close it if the block fails.
 
-    See `open_engine` for the rest.
+    The other arguments are those of `open_engine`.
 
     Raises:
-        ModelError: there is no such model, or nothing says what it takes and gives.
+        ModelError: there is no such model, or it has no spec.
         EngineError: the runtime is missing or refuses the model.
     """
     opened, spec = _open(find_model(model), engine, threads, build, precision, at_once)
@@ -66,8 +66,8 @@ def _closed_on_failure(opened: Engine) -> Iterator[None]:
 class OpenModels:
     """Models that are opened once in a process, however many pipelines use them.
 
-    Each of these closes its engine; the last one does it. Any thread may open one, and waits
-    only for another that opens the same.
+    Each pipeline closes its engine; the last one to do so releases it. Thread-safe: opening waits
+    only for another thread that opens the same model.
     """
 
     def __init__(self) -> None:
@@ -85,16 +85,16 @@ class OpenModels:
         precision: str = 'auto',
         warm_up: Callable[[Engine, ModelSpec], object] = lambda *_: None,
     ) -> Iterator[tuple[Engine, ModelSpec]]:
-        """Open a model, or share it if it is open in the same way; else see `opening`.
+        """Open a model, or share it if it is open in the same way; arguments as for `opening`.
 
-        `warm_up` is called with one that was opened, before it is shared.
+        `warm_up` is called with a newly opened model before it is shared.
         """
         path = find_model(model)
-        # A file that was replaced since is another model.
+        # A file that was replaced since then is another model.
         how = (path, path.stat().st_mtime_ns, engine, threads, precision)
         with self._lock:
             opening_it = self._locks.setdefault(how, threading.Lock())
-        with opening_it:  # not while it is used: the user may open it once more
+        with opening_it:  # not held while it is used: the user may open it again
             with self._lock:
                 self._opened = {
                     key: held for key, held in self._opened.items() if not held[0].closed
@@ -111,10 +111,10 @@ class OpenModels:
 
 
 def find_model(model: str | Path) -> Path:
-    """Return the path of a model given by path, or by the name of a shipped one.
+    """Return the path of a model, given by path or by the name of a shipped one.
 
     Raises:
-        ModelError: there is none; the message lists those that are shipped.
+        ModelError: there is none; the message lists the shipped models.
     """
     path = with_home(model)
     if path.is_file():
@@ -125,11 +125,11 @@ def find_model(model: str | Path) -> Path:
         if shipped.is_file():
             return shipped
     files = {file for folder in folders for file in folder.glob('*.onnx')}
-    # One in int8 belongs to the model that it lies beside.
+    # An int8 file belongs to the model beside it, and is not listed itself.
     names = sorted({file.stem for file in files} - {int8_beside(file).stem for file in files})
     raise ModelError(
-        f'{model}: is neither a model file nor a shipped model; shipped are: '
-        f'{", ".join(names) or "none (was the package installed whole?)"}'
+        f'{model}: is neither a model file nor a shipped model; shipped models: '
+        f'{", ".join(names) or "none (is the installation complete?)"}'
     )
 
 
@@ -137,7 +137,7 @@ def find_shared_file(name: str) -> Path:
     """Return the path of a file that the package ships, such as `config/fastdds.xml`.
 
     Raises:
-        SetupError: the package is not installed whole.
+        SetupError: the file is missing: the package is not installed completely.
     """
     folder, _, file = name.rpartition('/')
     for candidate in shared_folders(folder):
@@ -147,10 +147,10 @@ def find_shared_file(name: str) -> Path:
 
 
 def shared_folders(folder: str) -> list[Path]:
-    """Return where files of the package's share folder may lie, best first.
+    """Return the folders that may hold files of the package's share folder, best first.
 
-    In a checkout they lie beside the code; once installed, in the package's share folder, which
-    is looked up as the ament index does.
+    In a checkout they are beside the code; in an installation, in the package's share folder,
+    which is found as the ament index does it.
     """
     package = Path(__file__).parents[1]
     prefixes = [*os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep), sys.prefix]

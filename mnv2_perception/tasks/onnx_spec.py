@@ -1,4 +1,4 @@
-"""The spec of an ONNX file, read in no time: without a runtime, and without its weights.
+"""Read the spec of an ONNX file quickly, without a runtime and without reading its weights.
 
 An ONNX file is one protobuf message, whose fields may come in any order.
 https://github.com/onnx/onnx/blob/main/onnx/onnx.proto, ModelProto
@@ -11,16 +11,16 @@ from mnv2_perception.engines.protobuf import fields
 from mnv2_perception.errors import ModelError
 from mnv2_perception.model_spec import METADATA_KEY, ModelSpec
 
-METADATA_PROPS = 14  # ModelProto's, each with a key (1) and a value (2)
-MAX_FIELDS = 10_000  # of a file; exporters write some ten
+METADATA_PROPS = 14  # a field of ModelProto, each entry with a key (1) and a value (2)
+MAX_FIELDS = 10_000  # per file; exporters write about ten
 MAX_METADATA_BYTES = 10_000_000
 
 
 def read_spec(model: Path) -> ModelSpec | None:
-    """Return the spec of a model file; None where only a runtime can tell, as of a plan.
+    """Return the spec of a model file; None if only a runtime can read it, as for a plan.
 
     Raises:
-        ModelError: it is no ONNX file although named so, or says nothing, or nonsense, of itself.
+        ModelError: it is named .onnx but is no ONNX file, or its spec is missing or wrong.
     """
     if model.suffix != '.onnx':
         return None
@@ -31,12 +31,12 @@ def read_spec(model: Path) -> ModelSpec | None:
         ):
             metadata = _metadata(content)
     except (OSError, ValueError) as exc:
-        raise ModelError(f'{model}: is no ONNX file that can be read: {exc}') from exc
+        raise ModelError(f'{model}: is not a readable ONNX file: {exc}') from exc
     return ModelSpec.from_metadata(metadata, model)
 
 
 def _metadata(content: mmap.mmap) -> dict[str, str]:
-    """Return the file's key-value pair of the spec, if it has one."""
+    """Return the file's metadata entry that holds the spec, empty if there is none."""
     found: dict[str, str] = {}
     for count, (number, _, start, end) in enumerate(fields(content)):
         if count == MAX_FIELDS:

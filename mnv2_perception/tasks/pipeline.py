@@ -1,4 +1,4 @@
-"""One RGB image in, one result out: preprocess, infer, decode. No ROS."""
+"""Turn one RGB image into one result: preprocess, infer, decode. No ROS."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -23,20 +23,20 @@ from mnv2_perception.vision.preprocess import (
 )
 
 ROTATIONS = (0, 90, 180, 270)
-ROUNDING = 0.05  # of a probability, in fp16 or int8
+ROUNDING = 0.05  # of a probability in fp16 or int8
 Result = TypeVar('Result')
 P = TypeVar('P', bound='Pipeline[Any]')
 
 
 class Pipeline(ABC, Generic[Result]):
-    """One RGB image in, one result out, with one opened model: what the three tasks share.
+    """The base class of the three tasks: one RGB image in, one result out, with one opened model.
 
-    A call is `prepare`, the model, `finish`; who runs several images at once, of several cameras,
-    calls these with `infer_images` between.
+    A call runs `prepare`, the model and `finish`; to run several images at once, of several
+    cameras, call these two yourself, with `infer_images` in between.
 
     Args:
         engine: the opened model; closed with the pipeline.
-        spec: what the model takes and gives.
+        spec: ModelSpec of the model.
 
     Raises:
         ModelError: the model is for another task, or spec and engine disagree.
@@ -60,15 +60,15 @@ class Pipeline(ABC, Generic[Result]):
         precision: str = 'auto',
         **settings: Any,
     ) -> P:
-        """Open a model by path or by the name of a shipped one.
+        """Open a model, given by path or by the name of a shipped one.
 
         Args:
-            model: its path or name.
-            engine: see `open_engine`, as for the next.
+            model: path or name.
+            engine: see `open_engine`, also for the following ones.
             threads: CPU threads for one inference.
-            build_engine: build a missing TensorRT plan, which takes minutes.
-            precision: of the arithmetic.
-            settings: what else the class takes.
+            build_engine: whether to build a missing TensorRT plan, which takes minutes.
+            precision: precision of the computation.
+            settings: other arguments of the class.
 
         Raises:
             ModelError: there is no such model, or it is for another task.
@@ -84,49 +84,50 @@ class Pipeline(ABC, Generic[Result]):
             image: (H, W, 3) uint8 RGB, any size; only read.
 
         Raises:
-            ImageError: the image is of another shape or dtype, or see `prepare`.
+            ImageError: the image has the wrong shape or dtype, or see `prepare`.
+            ModelError: the outputs are not usable, see `finish`.
             EngineError: the runtime failed.
         """
         outputs = infer_images(self.engine, self.spec, [self.prepare(image)])
         return self.finish(image, outputs[0])
 
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return what the network is to see of an image, (H, W, 3) uint8 RGB.
+        """Return the image that the network is to get, (H, W, 3) uint8 RGB.
 
         Raises:
-            ImageError: the image is of another shape or dtype.
+            ImageError: the image has the wrong shape or dtype.
         """
         check_image(image)
         return image
 
     @abstractmethod
     def finish(self, image: NDArray[np.uint8], outputs: Sequence[NDArray[Any]]) -> Result:
-        """Make the result for an image of the model's outputs for it, batch axis of 1 included."""
+        """Make an image's result from the model's outputs for it, which have a batch axis of 1."""
 
     def placement(self, image: NDArray[np.uint8], rotate: int = 0) -> Placement:
-        """Return where an image (H, W, 3), once upright, lies in what the network sees."""
+        """Return where an image (H, W, 3), once upright, lies in the network's frame."""
         shape = image.shape[1::-1] if rotate in (90, 270) else image.shape
         return place_image(shape, self.spec.height, self.spec.width, self.spec.fit)
 
     def require_finite(self, finite: NDArray[np.bool_]) -> None:
-        """Raise ModelError unless all is True: of a network that overflows nothing is to be used.
+        """Raise ModelError unless all is True: no result of a network that overflows is usable.
 
         Args:
-            finite: any shape, for each result of an image whether its scores are numbers.
+            finite: bool of any shape: whether the scores of each result of an image are finite.
         """
         if not finite.all():
             precision = self.engine.precision
             run = f'run it with precision fp32 (now {precision}), or ' * (precision != 'fp32')
             raise ModelError(
                 f'{self.engine.model}: {1.0 - finite.mean():.1%} of its output for this image is '
-                f'NaN or infinite, as of a network that overflows in fp16, or that was trained or '
-                f'exported broken; {run}export it again, in fp32'
+                f'NaN or infinite, because the network overflows in fp16, or its training or '
+                f'export is broken; {run}export it again, in fp32'
             )
 
     def require_probabilities(self, scores: NDArray[Any]) -> None:
-        """Raise ModelError unless all are between 0 and 1, save for rounding.
+        """Raise ModelError unless all scores are between 0 and 1, except for rounding.
 
-        What is not finite is `require_finite`'s.
+        Scores that are not finite are left to `require_finite`.
         """
         low, high = (float(scores.min()), float(scores.max())) if scores.size else (0.0, 0.0)
         if math.isfinite(high - low) and not -ROUNDING <= low <= high <= 1.0 + ROUNDING:
@@ -137,15 +138,15 @@ class Pipeline(ABC, Generic[Result]):
             )
 
     def require_logits(self, scores: NDArray[Any]) -> None:
-        """Raise ModelError if scores are those of a softmax: of another their confidence is wrong.
+        """Raise ModelError if scores look like a softmax's output: confidence would be wrong.
 
         Args:
-            scores: (C, …); some pixels are enough. Fewer than 16 numbers do not tell.
+            scores: (C, …); some of the pixels are enough. Fewer than 16 numbers are not judged.
         """
         if scores.size >= 16 and scores.min() >= 0.0 and abs(scores.sum(0) - 1.0).max() < 0.01:
             raise ModelError(
-                f'{self.engine.model}: its scores for this image are none below 0 and sum up to '
-                f'1, as after a softmax, and the spec says logits; correct it (probabilities)'
+                f'{self.engine.model}: its scores for this image are not negative and sum to 1, '
+                f'as after a softmax, but the spec says logits; correct it (probabilities)'
             )
 
     def close(self) -> None:
@@ -154,20 +155,20 @@ class Pipeline(ABC, Generic[Result]):
 
 
 def require_task(model: str, spec: ModelSpec, task: str) -> None:
-    """Raise ModelError unless a model is for a task."""
+    """Raise ModelError unless a model is for the task."""
     if spec.task != task:
         raise ModelError(f'{model}: is for {spec.task}; choose a model for {task}')
 
 
 def check_between_0_and_1(**values: float) -> None:
-    """Raise ImageError unless each of the named values is."""
+    """Raise ImageError unless each of the named values is between 0 and 1."""
     for name, value in values.items():
         if not 0.0 <= value <= 1.0:
             raise ImageError(f'{name} is {value}, expected 0 to 1')
 
 
 def check_rotation(rotate: int) -> None:
-    """Raise ImageError unless it is one of ROTATIONS."""
+    """Raise ImageError unless the angle is one of ROTATIONS."""
     if rotate not in ROTATIONS:
         raise ImageError(f'rotate is {rotate}, expected one of {ROTATIONS} degrees')
 
@@ -179,14 +180,14 @@ def infer_images(
 
     Args:
         engine: an engine that `check_model` accepted.
-        spec: the model's.
+        spec: ModelSpec of the model.
         images: (H, W, 3) uint8 RGB each; at most `images_at_once`.
 
     Returns:
-        For each image the outputs that count, batch axis of 1 included.
+        For each image the outputs that the spec describes, with a batch axis of 1.
 
     Raises:
-        ModelError: a graph of open sides shows only now that it gives what the spec does not say.
+        ModelError: an output differs from the spec, which a graph with open sides shows only now.
         EngineError: the runtime failed.
     """
     taken = engine.inputs[0]
@@ -207,7 +208,7 @@ def infer_images(
 def input_tensor(
     image: NDArray[np.uint8], spec: ModelSpec, dtype: np.dtype[Any]
 ) -> NDArray[Any]:
-    """Return an RGB image (H, W, 3) of any size as the tensor that the network takes."""
+    """Convert an RGB image (H, W, 3) of any size to the network's input tensor, batch of 1."""
     image = fit_image(image, spec.height, spec.width, spec.fit, spec.crop_ratio, spec.pad)
     kind, layout = spec.input.split('_')
     if kind == 'float':

@@ -1,4 +1,4 @@
-"""Segmenter: one RGB image in, class ids and their confidence out."""
+"""Segmenter: find the class id and the confidence of each pixel of an RGB image."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ from mnv2_perception.vision.preprocess import check_image, rotate_image
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What a segmenter says of one image.
+    """A segmenter's result for one image.
 
     Args:
-        class_ids: (H, W) uint8, the image's size; 255 where no class is sure enough.
-        find_confidence: called when `confidence` is first asked for: not every robot wants it.
+        class_ids: (H, W) uint8, the image's size; 255 where no class is confident enough.
+        find_confidence: called when `confidence` is first read, because not every robot needs it.
     """
 
     class_ids: NDArray[np.uint8]
@@ -40,7 +40,7 @@ class Segmentation:
     def confidence(self) -> NDArray[np.uint8]:
         """(H, W) uint8, probability of the winning class × 255.
 
-        Always 255 where there is a class if the model gives ids alone.
+        If the model outputs only ids, it is 255 wherever there is a class.
         """
         return self.find_confidence()
 
@@ -50,15 +50,15 @@ class Segmenter(Pipeline[Segmentation]):
 
     Args:
         engine: the opened model; closed with the segmenter.
-        spec: what the model takes and gives.
+        spec: ModelSpec of the model.
         min_confidence: pixels below it (0 to 1) get id 255. May be changed between calls.
-        rotate: degrees clockwise (0, 90, 180, 270) that set a tilted camera's image upright
-            for the network; the mask comes back in the camera's own orientation.
-        ignore_mask: (H, W) bool; True pixels (the robot's own bumper) get id 255.
+        rotate: degrees clockwise (0, 90, 180, 270) that turn a tilted camera's image upright for
+            the network; the mask comes back in the camera's own orientation.
+        ignore_mask: (H, W) bool; True pixels (such as the robot's own bumper) get id 255.
 
     Raises:
         ModelError: the model is not for segmentation, or spec and engine disagree.
-        ImageError: `rotate` is no multiple of 90, or `min_confidence` not between 0 and 1.
+        ImageError: `rotate` is not one of these, or `min_confidence` not between 0 and 1.
     """
 
     task = 'segmentation'
@@ -79,10 +79,10 @@ class Segmenter(Pipeline[Segmentation]):
         self.ignore_mask = ignore_mask
 
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Set an image upright.
+        """Turn an image upright.
 
         Raises:
-            ImageError: the image is of another shape or dtype, or not of ignore_mask's size.
+            ImageError: the image has the wrong shape or dtype, or not the size of `ignore_mask`.
         """
         check_image(image)
         size = image.shape[:2]
@@ -94,13 +94,13 @@ class Segmenter(Pipeline[Segmentation]):
         return rotate_image(image, self.rotate)
 
     def finish(self, image: NDArray[np.uint8], outputs: Sequence[NDArray[Any]]) -> Segmentation:
-        """Make the mask of the model's outputs, at the image's size.
+        """Make the mask from the model's outputs, at the image's size.
 
         Raises:
-            ModelError: an output is not finite.
+            ModelError: an output is not finite, or scores are not what the spec says.
         """
         ids, confidence = self._decode(outputs)
-        if self.spec.output != 'ids':  # the least probable winner of 255 classes has 1
+        if self.spec.output != 'ids':  # of 255 classes, even the least probable winner has 1
             self.require_finite(confidence != 0)
         if self.min_confidence > 0.0:
             ids[confidence < round(self.min_confidence * 255)] = UNLABELLED
@@ -120,7 +120,7 @@ class Segmenter(Pipeline[Segmentation]):
     def _decode(
         self, arrays: Sequence[NDArray[Any]]
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return ids and confidence (h, w) at the network's output stride."""
+        """Return class ids and confidence (h, w) uint8 at the network's output stride."""
         spec = self.spec
         if spec.output == 'ids_confidence':
             ids, confidence = arrays[0][0], arrays[1][0]
@@ -144,14 +144,16 @@ def read_ignore_mask(path: Path) -> NDArray[np.bool_]:
     """Read a PNG whose non-black pixels are to be ignored, as (H, W) bool.
 
     Raises:
-        ImageError: the file is missing, no image, or larger than any camera's.
+        ImageError: the file is missing, not an image, or larger than any camera's.
     """
     try:
         data = path.read_bytes()
         check_file(data)
         mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
     except (OSError, ImageError, cv2.error) as exc:
-        raise ImageError(f'{path}: {exc}; give a PNG, white where to ignore') from exc
+        raise ImageError(f'{path}: {exc}; give a PNG that is white where pixels are '
+                         f'ignored') from exc
     if mask is None:
-        raise ImageError(f'{path}: is no readable image; give a PNG, white where to ignore')
+        raise ImageError(f'{path}: is not a readable image; give a PNG that is white where pixels '
+                         f'are ignored')
     return np.asarray(mask > 0)

@@ -50,7 +50,7 @@ class ClassificationTask(Task):
         counts = np.bincount([label for _, label in self.images], minlength=len(spec.classes))
         if not counts.all():
             missing = [spec.classes[label] for label in np.flatnonzero(counts == 0)]
-            raise DataError(f'{source}: no image of {", ".join(missing)}; every class needs some')
+            raise DataError(f'{source}: no images of {", ".join(missing)}; every class needs some')
         self.class_weights = torch.from_numpy(data.class_weights(counts, recipe.balance))
         torch.manual_seed(recipe.seed)
         self.architecture = {

@@ -141,7 +141,8 @@ def read_boxes(path: Path, spec: ModelSpec) -> list[BoxSample]:
     if classes != spec.classes:
         raise DataError(
             f'{path}: has the categories {", ".join(classes)}, the spec the classes '
-            f'{", ".join(spec.classes)}; give a --spec with those of the file, in its order'
+            f'{", ".join(spec.classes)}; give a --spec with the categories of the file, in the '
+            f'same order'
         )
     return samples
 
@@ -155,7 +156,7 @@ def check_boxes(path: Path, samples: list[BoxSample], spec: ModelSpec) -> None:
     occurring = {int(class_id) for sample in samples for class_id in sample.class_ids}
     absent = [name for index, name in enumerate(spec.classes) if index not in occurring]
     if not occurring:
-        raise DataError(f'{path}: has no box of {", ".join(absent)} that is not to be ignored')
+        raise DataError(f'{path}: has no box of {", ".join(absent)} that is not marked as ignored')
     if absent:
         logger.warning('%s: no box of %s', path, ', '.join(absent))
 

@@ -11,7 +11,10 @@ from urllib.request import Request, urlopen
 
 from mnv2_perception.errors import ModelError, SetupError
 
-TERMS = 'The licence is of the publisher; ImageNet, which they learned from, has terms of its own.'
+TERMS = (
+    "The licence is the publisher's; ImageNet, on which the weights were trained, has its own "
+    'terms.'
+)
 CHUNK = 1 << 16  # bytes
 TIMEOUT_S = 30.0  # of silence
 
@@ -78,7 +81,7 @@ def cache_folder() -> Path:
         cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     except RuntimeError as exc:
         raise SetupError(
-            'this user has no home folder to keep weights in; set XDG_CACHE_HOME to a folder'
+            'this user has no home folder to store weights in; set XDG_CACHE_HOME to a folder'
         ) from exc
     return cache / 'mnv2_perception'
 
@@ -122,21 +125,21 @@ def fetch(name: str, folder: Path, progress: Progress | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise SetupError(
-            f'{folder}: cannot be made: {exc.strerror}; give another --cache, or set '
-            f'XDG_CACHE_HOME to a folder that can be written'
+            f'{folder}: cannot be created: {exc.strerror}; give another --cache, or set '
+            f'XDG_CACHE_HOME to a writable folder'
         ) from exc
     try:
         download(published.url, partial, progress)
         try:
-            check_hash(partial, published, 'it was removed, fetch it again')
+            check_hash(partial, published, 'the file was removed; fetch it again')
         except ModelError:
             partial.unlink()
             raise
         partial.replace(path)
     except (OSError, HTTPException) as exc:
         raise SetupError(
-            f'{published.url} cannot be fetched: {exc or type(exc).__name__}; try again, or put '
-            f'the file by hand at {path}'
+            f'{published.url} cannot be fetched: {exc or type(exc).__name__}; try again, or save '
+            f'the file yourself as {path}'
         ) from exc
     return path
 
@@ -167,7 +170,7 @@ def download(url: str, partial: Path, progress: Progress | None) -> None:
                 if progress:
                     progress(done, total)
     if done < total:
-        raise ConnectionError(f'it broke off after {done} of {total} bytes')
+        raise ConnectionError(f'the connection broke after {done} of {total} bytes')
 
 
 def check_hash(path: Path, published: Published, cure: str) -> None:
@@ -175,6 +178,6 @@ def check_hash(path: Path, published: Published, cure: str) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != published.sha256:
         raise ModelError(
-            f'{path}: its sha256 is {digest}, that of {published.url} is {published.sha256}; '
+            f'{path}: its sha256 is {digest}, but that of {published.url} is {published.sha256}; '
             f'{cure}'
         )

@@ -81,7 +81,7 @@ def fit(
     """
     check_spec(task.spec)
     if weights and not weights.is_file():
-        raise ModelError(f'{weights}: no such file; --weights mobilenet_v2, say')
+        raise ModelError(f'{weights}: no such file; give weights such as --weights mobilenet_v2')
     if resume and not out.is_dir():
         raise ModelError(f'{out}: no such run; resume with the --out that it had')
     make_folder(out)
@@ -115,7 +115,7 @@ class Run:
             () if resume else (self._last, self._kept, self._log, self._curves, *others)
         ):
             if path.exists():
-                raise DataError(f'{path} exists; go on with --resume, or choose another --out')
+                raise DataError(f'{path} exists; continue with --resume, or choose another --out')
         self._task, self._recipe, self._weights = task, recipe, weights
         self._workers, self._heed = workers, heed
         self._facts = {
@@ -198,7 +198,7 @@ class Run:
             )
         if not math.isnan(self.best) and not self._kept.exists():
             raise DataError(
-                f'{self._kept} is missing, which belongs to {self._last}; put both there'
+                f'{self._kept} is missing, but {self._last} needs it; put both there'
             )
         cut_log(self._log, self.epoch)
 
@@ -244,7 +244,7 @@ class Run:
             elsewhere = f' with another --out; {self._last} is of the epoch before'
             raise DataError(
                 f'epoch {epoch + 1}: the loss is {total}; lower --learning-rate '
-                f'({recipe.learning_rate:g}) and begin again{elsewhere if epoch else ""}'
+                f'({recipe.learning_rate:g}) and start again{elsewhere if epoch else ""}'
             )
         return total / self._steps
 
@@ -291,8 +291,8 @@ def infer(net: nn.Module, images: Tensor, recipe: Recipe) -> Any:
         if 'more than 1 value per channel' not in str(exc):
             raise
         raise DataError(
-            f'a batch of one image of {images.shape[-2]}x{images.shape[-1]} pixels leaves one '
-            f'value a channel, which has no variance to normalise with; give more images, a '
+            f'a batch of one image of {images.shape[-2]}x{images.shape[-1]} pixels leaves only '
+            f'one value per channel, so batch normalisation has no variance; give more images, a '
             f'larger --batch than {recipe.batch}, or larger crops'
         ) from exc
 
@@ -314,7 +314,8 @@ def tell_epoch(metric: str, entry: dict[str, Any], improved: bool, left_s: float
     ]
     alarms = [f'{name} {100 * share:.2g} %' for name, share in entry['false_alarms'].items()]
     more = [f' ({", ".join(figures)})'] if figures else []
-    more += [f'; false alarms, of which val has none: {", ".join(alarms)}'] if alarms else []
+    more += [f'; false alarms (classes that val does not have): '
+             f'{", ".join(alarms)}'] if alarms else []
     minutes = f'{left_s / 60:.0f} min' if left_s >= 90 else f'{left_s:.0f} s'
     print(
         f'epoch {entry["epoch"]}: val {metric} {entry[f"val_{metric}"]:.3f}'
@@ -325,7 +326,7 @@ def tell_epoch(metric: str, entry: dict[str, Any], improved: bool, left_s: float
 
 def tell_loaded(weights: Path, loaded: Loaded) -> None:
     """Say what of a file was not used, and what starts from random weights."""
-    for what, names in (('not used', loaded.unused), ('random at first', loaded.random)):
+    for what, names in (('not used', loaded.unused), ('start from random values', loaded.random)):
         more = f' and {len(names) - 4} more' if len(names) > 5 else ''
         listed = ', '.join(names[: 4 if more else 5]) or 'nothing'
         print(f'{weights.name}: {what}: {listed}{more}', file=sys.stderr)
@@ -374,7 +375,7 @@ def load_run(
         )
     if checkpoint.epoch > facts['recipe']['epochs']:
         raise DataError(
-            f'{path}: has {checkpoint.epoch} epochs behind it, more than --epochs '
-            f'{facts["recipe"]["epochs"]}; ask for more, or export it as it is'
+            f'{path}: has {checkpoint.epoch} finished epochs, more than --epochs '
+            f'{facts["recipe"]["epochs"]}; give more --epochs, or export it as it is'
         )
     return checkpoint

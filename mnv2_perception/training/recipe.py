@@ -24,53 +24,57 @@ class Recipe:
     """
 
     epochs: int = setting(40, 'passes over the training images', 1)
-    batch: int = setting(8, 'images a step', 1)
+    batch: int = setting(8, 'images per step', 1)
     learning_rate: float = setting(
-        2e-3, 'peak of the schedule for the layers that start from random weights'
+        2e-3, 'peak learning rate, for layers that start from random weights'
     )
     encoder_rate: float = setting(
-        0.3, "the encoder's share of the learning rate, when it starts from weights"
+        0.3, "the encoder's learning rate as a fraction of --learning-rate, if it starts from "
+        '--weights',
     )
-    weight_decay: float = setting(0.01, "AdamW's")
+    weight_decay: float = setting(0.01, 'weight decay of the AdamW optimiser')
     schedule: Literal['one_cycle', 'cosine'] = setting(
-        'one_cycle', 'one_cycle (Smith, arXiv:1708.07120) or cosine (Loshchilov and Hutter, '
-        'arXiv:1608.03983, without restarts)',
+        'one_cycle', 'schedule of the learning rate: one_cycle (Smith, arXiv:1708.07120) or '
+        'cosine (Loshchilov and Hutter, arXiv:1608.03983, without restarts)',
     )
     warm_up: int = setting(
-        0, 'epochs in which the encoder keeps the --weights it started from'
+        0, 'number of first epochs in which the encoder is frozen at its --weights'
     )
     frozen_stages: int = setting(
-        2, 'encoder stages (strides 2, 4, ...) that keep the --weights to the end', 0, 5
+        2, 'number of encoder stages (strides 2, 4, ...) that stay frozen at their --weights to '
+        'the end', 0, 5
     )
     ema: float = setting(
-        0.995, 'decay, per step, of the running mean of the weights that is measured and '
-        "exported; 0 exports the last step's weights", 0, 1,
+        0.995, 'decay per step of the moving average of the weights, which is measured and '
+        'exported; 0: export the weights of the last step', 0, 1,
     )
     precision: Literal['fp32', 'bf16', 'fp16'] = setting(
-        'fp32', 'fp32, or mixed: bf16 (GPUs, CPUs with AVX-512 BF16) or fp16 (GPUs)'
+        'fp32', 'precision of the training: fp32, or mixed with bf16 (GPUs, CPUs with AVX-512 '
+        'BF16) or fp16 (GPUs)'
     )
     evaluate_every: int = setting(
-        5, 'epochs between two measurements on the validation images', 1
+        5, 'epochs between measurements on --val', 1
     )
     patience: int = setting(
-        0, 'measurements without a better one after which the run stops; 0 never stops it'
+        0, 'stop after this many measurements without an improvement; 0: never stop early'
     )
     balance: float = setting(
-        1.0, 'how much more rare classes weigh in the cross entropy: 0 not at all, 1 by '
-        "ENet's weights; detection has the focal loss instead",
+        1.0, 'how much rare classes are weighted up in the cross entropy: 0: not at all, 1: with '
+        "ENet's weights; without effect on detection, which uses the focal loss",
     )
     light: float = setting(
-        0.0, 'share of the training images seen in hard light: dark, glaring, in shadows, '
-        'mirrored by the floor, blurred, noisy; the others vary mildly; for segmentation also '
-        f'each class in a light of its own, in {100 * TINTED:g} % of the crops', 0, 1,
+        0.0, 'fraction of the training images that are shown in hard light: dark, glaring, with '
+        'shadows, reflections on the floor, blur or noise; the other images vary mildly. For '
+        f'segmentation, {100 * TINTED:g} % of the crops also show each class in a light of its '
+        'own', 0, 1,
     )
     encoder: str = setting(
-        'mobilenet_v2', 'network of the family; `python -m mnv2_perception.nets.backbones` '
-        'lists them',
+        'mobilenet_v2', 'network of the encoder; `python -m mnv2_perception.nets.backbones` '
+        'lists the known ones',
     )
     width_mult: float = setting(1.0, 'width multiplier of the encoder', 0.1, 10)
     seed: int = setting(
-        1, 'of everything random; the same seed gives the same run on one CPU', 0, 2**31
+        1, 'seed of all random choices; on one CPU the same seed gives the same run', 0, 2**31
     )
 
     def __post_init__(self) -> None:
@@ -83,13 +87,13 @@ class Recipe:
                 )
 
 
-CROP_HEIGHT = 'height of the random crops, pixels, divisible by 32'
-CROP_WIDTH = 'width of the random crops, pixels, divisible by 32'
-MIN_SCALE = (
-    'smallest random scale of an image before it is cropped, relative to the input size of the '
-    'exported model'
+CROP_HEIGHT = 'height of the random crops, in pixels; divisible by 32'
+CROP_WIDTH = 'width of the random crops, in pixels; divisible by 32'
+SCALE = 'random scale of an image before it is cropped, 1: the input size of the exported model'
+MIN_SCALE, MAX_SCALE = f'smallest {SCALE}', f'largest {SCALE}'
+ENCODER_DEPTH = (
+    'number of times the encoder halves the resolution; 4 leaves out the layers at stride 32'
 )
-ENCODER_DEPTH = 'halvings of the encoder; 4 leaves the layers at stride 32 out'
 
 
 @dataclass(frozen=True)
@@ -99,29 +103,30 @@ class SegmentationRecipe(Recipe):
     crop_height: int = setting(288, CROP_HEIGHT, 32, 16384)
     crop_width: int = setting(384, CROP_WIDTH, 32, 16384)
     min_scale: float = setting(0.6, MIN_SCALE, 0.05, 20)
-    max_scale: float = setting(1.8, 'largest one', 0.05, 20)
+    max_scale: float = setting(1.8, MAX_SCALE, 0.05, 20)
     drawn: int = setting(
-        60, 'scenes drawn and mixed in: streets for the classes of CamVid, halls for classes with '
-        'floor, obstacle and background; 0 for others'
+        60, 'number of drawn scenes to add to the training images: streets for the classes of '
+        'CamVid, halls for classes with floor, obstacle and background; 0 for other classes'
     )
     paste: str = setting(
-        '', f'classes, comma-separated, of which things of another image are pasted into '
-        f'{100 * PASTED:g} % of the crops: those that stand before others, and that the images '
-        f'show too seldom'
+        '', f'classes, comma-separated, whose objects are copied from other images into '
+        f'{100 * PASTED:g} % of the crops; choose classes of foreground objects that the images '
+        f'show too rarely'
     )
     jaccard: float = setting(
-        0.0, 'weight of the soft Jaccard loss, the metric itself, beside the cross entropy'
+        0.0, 'weight of the soft Jaccard loss (the metric itself) in addition to the cross entropy'
     )
     decoder: Literal['separable', 'full'] = setting(
-        'separable', 'depthwise and pointwise convolutions up to stride 2, or full ones to 1'
+        'separable', 'convolutions of the decoder: separable (depthwise and pointwise) up to '
+        'stride 2, or full up to stride 1'
     )
     head: Literal['plain', 'shuffle'] = setting(
-        'plain', "shuffle predicts 2x2 pixels at each of the decoder's"
+        'plain', 'last layer; shuffle predicts 2x2 pixels for each pixel of the decoder'
     )
     encoder_depth: int = setting(5, ENCODER_DEPTH, 3, 5)
     decoder_channels: str = setting(
-        '', "channels of the decoder's blocks, comma-separated; each doubles the size "
-        '(empty: 256,128,64,32 and for the full decoder 16)',
+        '', 'channels of the decoder blocks, comma-separated; each block doubles the resolution; '
+        'none: 256,128,64,32, with one more of 16 for the full decoder',
     )
 
 
@@ -130,15 +135,17 @@ class ClassificationRecipe(Recipe):
     """Recipe of a classifier."""
 
     min_crop: float = setting(
-        0.6, "smallest share of an image's sides that a random crop keeps", 0.05, 1
+        0.6, "smallest fraction of an image's height and width that a random crop keeps", 0.05, 1
     )
     label_smoothing: float = setting(
-        0.0, 'share of the label that goes to all classes (Szegedy et al., arXiv:1512.00567)',
+        0.0, 'fraction of the label that is spread over all classes (Szegedy et al., '
+        'arXiv:1512.00567)',
         0, 1,
     )
     encoder_depth: int = setting(5, ENCODER_DEPTH, 3, 5)
     pool: Literal['all', 'middle'] = setting(
-        'all', 'what is classified: all of the image, or its middle, half as high and wide'
+        'all', 'what is classified: all of the image, or its middle, half as high and half as '
+        'wide'
     )
 
 
@@ -149,10 +156,10 @@ class DetectionRecipe(Recipe):
     crop_height: int = setting(288, CROP_HEIGHT, 32, 16384)
     crop_width: int = setting(384, CROP_WIDTH, 32, 16384)
     min_scale: float = setting(0.6, MIN_SCALE, 0.05, 20)
-    max_scale: float = setting(1.8, 'largest one', 0.05, 20)
+    max_scale: float = setting(1.8, MAX_SCALE, 0.05, 20)
     finest_stride: Literal[4, 8, 16] = setting(
-        8, 'of the feature pyramid, which ends at 64; 4 finds smaller objects than 8 and takes '
-        'half as long again',
+        8, 'finest stride of the feature pyramid, whose coarsest is 64; 4 finds smaller objects '
+        'than 8 and is 1.5 times as slow',
     )
     encoder_depth: int = setting(5, ENCODER_DEPTH, 4, 5)
 

@@ -1,8 +1,8 @@
-"""Boxes in space: of each box in an image, where the nearest thing in its middle was measured.
+"""Boxes in space: for each box in an image, the nearest thing that was measured in its middle.
 
-Nothing is guessed: a box reaches as far as points were measured, so behind an object's visible
-side it has no depth, and one whose middle was not measured, or shows nothing in particular, has
-no place.
+Nothing is guessed: a box extends as far as points were measured. So it has no depth behind the
+visible side of an object, and if nothing was measured in its middle, or nothing stands out there,
+it is not placed.
 """
 
 from collections.abc import Sequence
@@ -18,24 +18,24 @@ from mnv2_perception.vision.camera import Floats
 from mnv2_perception.vision.optical import view_axis
 from mnv2_perception.vision.pose import Doubles, Pose
 
-# Of the box's width and height: what it is around is in its middle, what is behind at its rim.
+# As a fraction of the box's sides: the object is in its middle, the background at its rim.
 _MIDDLE = 0.5
-# Of the middle's points: a thing has at least so many. A thin pole before it has fewer.
+# As a fraction of the middle's points: an object has at least this many, a thin pole fewer.
 _SHARE = 0.2
-# Depth is told apart by so much of itself, which a stereo camera's noise grows with, too.
+# Resolution of depth, relative to the depth, because a stereo camera's noise grows with it.
 _RESOLUTION = 0.03
-# Of the middle's points: what has fewer at a depth is the mixed pixels between two things.
+# As a fraction of the middle's points: fewer at one depth are mixed pixels between two things.
 _DENSE = 0.02
-# The rest of the thing is at most so much nearer or farther than its middle, or half as deep.
+# The rest of the object is at most this much nearer or farther than its middle, or half as deep.
 _MARGIN_M = 0.1
-# Percent of the points on either side that do not count for its extent.
+# Percentage of the points on either side that do not count for its size.
 _TRIM = 2.0
-_MOST_POINTS = 5000  # of a box; of a larger one, every second or third row and column
+_MOST_POINTS = 5000  # per box; of a larger one, only every second or third row and column
 
 
 @dataclass(frozen=True, eq=False)
 class Box3D:
-    """A box along the axes of its frame.
+    """A box that is aligned with the axes of its frame.
 
     Attributes:
         centre: (3,) float64, metres.
@@ -54,25 +54,25 @@ def place_boxes(
     min_height_m: float,
     min_points: int,
 ) -> list[Box3D | None]:
-    """Find where the things in boxes are.
+    """Find where the objects in boxes are.
 
     Args:
-        points: (H, W, 3) in the base frame, NaN where nothing was measured; its pixels are the
-            image's, resized.
+        points: (H, W, 3) in the base frame, NaN where nothing was measured; their pixels are those
+            of the image, resized.
         base_from_camera: pose of the image's camera.
-        boxes: (N, 4) x1, y1, x2, y2 in the image's pixels; x2 and y2 are the first beyond.
-        image: its height and width.
-        min_height_m: points below are left out.
-        min_points: that are needed in the middle of a box and in the thing.
+        boxes: (N, 4) x1, y1, x2, y2 in pixels of the image; x2 and y2 are exclusive.
+        image: height and width of the image.
+        min_height_m: lower points are left out.
+        min_points: number of points needed in the middle of a box, and on the object.
 
     Returns:
-        For each box that of the nearest thing in its middle, along the base frame's axes; None
-        where there is none.
+        For each box, that of the nearest object in its middle, along the base frame's axes; None
+        if there is none.
 
     Raises:
-        CalibrationError: a box is not of this image.
+        CalibrationError: a box is not in this image.
     """
-    with np.errstate(invalid='ignore', over='ignore'):  # what is not finite is placed nowhere
+    with np.errstate(invalid='ignore', over='ignore'):  # boxes that are not finite are not placed
         middles = (boxes[:, :2] + boxes[:, 2:]) / 2
     outside = ((middles < 0) | (middles > image[::-1])) & np.isfinite(middles)
     if outside.any():
@@ -98,7 +98,7 @@ def _place(
     inside = _cut(points, box)
     step = max(1, math.ceil(math.sqrt(inside.shape[0] * inside.shape[1] / _MOST_POINTS)))
     inside = inside[::step, ::step]
-    with np.errstate(invalid='ignore'):  # of points that are not finite
+    with np.errstate(invalid='ignore'):  # some points are not finite
         depth_m = (inside - camera) @ ahead
     counts = (inside[..., 2] >= min_height_m) & (depth_m > 0) & (depth_m < np.inf)
     depth_m[~counts] = np.nan
@@ -117,7 +117,7 @@ def _place(
 
 
 def _cut(pixels: NDArray[Any], box: Sequence[float] | Doubles) -> NDArray[Any]:
-    """Return the pixels (h, w, …) whose middles are in a box."""
+    """Return the pixels (h, w, …) whose centres are in a box."""
     height, width = pixels.shape[:2]
     x1, x2 = np.ceil(np.clip((box[0], box[2]), 0, width) - 0.5).astype(int)
     y1, y2 = np.ceil(np.clip((box[1], box[3]), 0, height) - 0.5).astype(int)
@@ -133,7 +133,7 @@ def _shrunk(shape: tuple[int, ...]) -> tuple[float, float, float, float]:
 
 
 def _nearest_thing(depth_m: NDArray[Any]) -> NDArray[Any]:
-    """Return the depths (N,) of the nearest of the things that these depths show; N may be 0."""
+    """Return the depths (N,) of the nearest object among these depths; N may be 0."""
     level = np.floor(np.log(depth_m) / _RESOLUTION).astype(int)
     level -= level.min()
     dense = np.bincount(level) >= max(2.0, _DENSE * len(level))

@@ -1,7 +1,7 @@
-"""Calibrated cameras: pixels to rays and back, the lens's distortion honoured.
+"""Calibrated cameras: from pixels to rays and back, with lens distortion.
 
-A camera's optical frame is ROS's (REP 103): x to the right, y down and z ahead. A pixel's centre
-has whole coordinates, as in OpenCV.
+A camera's optical frame is that of ROS (REP 103): x to the right, y down and z ahead. The centres
+of pixels have integer coordinates, as in OpenCV.
 """
 
 from collections.abc import Sequence
@@ -28,12 +28,12 @@ _LENGTHS_OF_D = {
     'fisheye': (4,),
 }
 _FISHEYE = ('equidistant', 'fisheye')
-MAX_PIXELS = 16_000_000  # each takes up to 200 bytes while the geometry is worked out
+MAX_PIXELS = 16_000_000  # the geometry takes up to 200 bytes per pixel while it is computed
 _ROUND_TRIP_PX = 0.1
-_MAX_FOCAL_RATIO = 4.0  # of fx and fy: no lens squeezes more
-_MIDDLE = 0.2, 0.8  # of the image's sides: there lies the principal point of a lens
-_MIN_FOCAL_SHARE = 0.01  # of the image's width: a pinhole of 178°, no fisheye
-_LONGEST = 100  # coefficients of a lens, and letters of its model's name
+_MAX_FOCAL_RATIO = 4.0  # of fx to fy or vice versa: no lens distorts more
+_MIDDLE = 0.2, 0.8  # fractions of the image's sides between which a principal point lies
+_MIN_FOCAL_SHARE = 0.01  # of the image's width: a pinhole camera of 178°, not a fisheye
+_LONGEST = 100  # most coefficients of a lens, and most letters of its model's name
 _RECTIFIED = re.compile('(^|[/_])rect(ified)?([/_]|$)')  # image_rect, rect/image
 
 
@@ -63,19 +63,19 @@ class CameraInfoFields(Protocol):
 
 @dataclass(frozen=True)
 class Camera:
-    """Intrinsics of one image size: pinhole camera with a lens.
+    """Intrinsics of a camera for one image size: a pinhole camera with a lens.
 
     Attributes:
-        height: of the image, pixels.
-        width: of the image, pixels.
-        fx: focal length, pixels.
-        fy: focal length, pixels.
-        cx: principal point, pixels.
-        cy: principal point, pixels.
+        height: height of the image, pixels.
+        width: width of the image, pixels.
+        fx: focal length along x, pixels.
+        fy: focal length along y, pixels.
+        cx: column of the principal point, pixels.
+        cy: row of the principal point, pixels.
         distortion: OpenCV's coefficients; empty for an image without distortion.
-        fisheye: the coefficients are those of OpenCV's fisheye model (Kannala-Brandt, 2006).
-        rotation: camera_info's R, row by row: rays of an unrectified image are turned by it into
-            the frame of the rectified one, as image_geometry does.
+        fisheye: whether they are those of OpenCV's fisheye model (Kannala-Brandt, 2006).
+        rotation: camera_info's R, row by row: it rotates rays of the unrectified image into the
+            frame of the rectified one, as in image_geometry.
     """
 
     height: int
@@ -90,14 +90,14 @@ class Camera:
 
     @classmethod
     def from_info(cls, info: CameraInfoFields, rectified: bool = False) -> 'Camera':
-        """Read a camera_info, its binning and region of interest included.
+        """Read a camera_info, including its binning and region of interest.
 
         Args:
             info: a sensor_msgs/CameraInfo.
-            rectified: the image is a rectified one (image_rect): P counts, K, D and R do not.
+            rectified: whether the image is rectified (image_rect): then P counts, not K, D and R.
 
         Raises:
-            CalibrationError: it is of an uncalibrated camera, or contradicts itself.
+            CalibrationError: the camera is not calibrated, or the message contradicts itself.
         """
         height, width = image_size(info)
         k, p = scaled_matrices(info, height, width)
@@ -110,16 +110,16 @@ class Camera:
         if matrix[0, 0] < _MIN_FOCAL_SHARE * width:
             raise CalibrationError(
                 f'camera_info: {"P" if rectified else "K"} has a focal length of '
-                f'{matrix[0, 0]:.3g} pixels, and the image is {width} wide, which no lens has: '
+                f'{matrix[0, 0]:.3g} pixels in an image {width} pixels wide, which no lens has: '
                 f'the camera is not calibrated (an identity matrix?); calibrate it '
                 f'(camera_calibration) and have the driver load the result'
             )
         d, r = tuple(map(float, info.d)), tuple(map(float, info.r))
         longest = max(_LENGTHS_OF_D.get(info.distortion_model, (8,)))
         if not any(d[longest:]):
-            d = d[:longest]  # thin prism and tilt, say, of which ROS has no model
+            d = d[:longest]  # such as thin prism and tilt, for which ROS has no model
         if rectified or not any(d):
-            d = ()  # the model's name does not matter then, and simulators leave it out
+            d = ()  # then the model's name does not matter, and simulators omit it
         elif len(d) not in _LENGTHS_OF_D.get(info.distortion_model, ()):
             known = '; '.join(f'{name}: {counts}' for name, counts in _LENGTHS_OF_D.items())
             raise CalibrationError(
@@ -147,23 +147,23 @@ class Camera:
         """Make an ideal pinhole camera: square pixels, no distortion, its axis in the middle.
 
         Args:
-            height: of the image, pixels.
-            width: of the image, pixels.
-            horizontal_fov_rad: angle from the image's left edge to its right one, 0 to π.
+            height: height of the image, pixels.
+            width: width of the image, pixels.
+            horizontal_fov_rad: angle between the left and the right edge of the image, 0 to π.
 
         Raises:
-            CalibrationError: no pinhole camera has this field of view.
+            CalibrationError: a pinhole camera cannot have this field of view.
         """
         if not 0.0 < horizontal_fov_rad < math.pi:
             raise CalibrationError(
-                f'horizontal field of view of {horizontal_fov_rad} rad, expected one between 0 '
-                f'and π; a wider camera has a lens: calibrate it and give its camera_info'
+                f'horizontal field of view of {horizontal_fov_rad} rad, expected more than 0 and '
+                f'less than π; for a wider camera, calibrate it and give its camera_info'
             )
         focal_px = width / 2 / math.tan(horizontal_fov_rad / 2)
         return cls(height, width, focal_px, focal_px, (width - 1) / 2, (height - 1) / 2)
 
     def require_size(self, height: int, width: int) -> None:
-        """Raise CalibrationError unless an image of this size is this camera's."""
+        """Raise CalibrationError unless images of this camera have this size."""
         if (height, width) != (self.height, self.width):
             raise CalibrationError(
                 f'camera_info is of an image of {self.height} × {self.width}, got one of '
@@ -179,7 +179,7 @@ class Camera:
                       self.distortion, self.fisheye, self.rotation)
 
     def same_view(self, other: 'Camera') -> bool:
-        """Tell whether the pixels of another camera's image, resized to this one's, are the same.
+        """Tell whether another camera's image, resized to this one's size, has the same pixels.
 
         A registered depth image has the colour camera's intrinsics, perhaps at another size.
         """
@@ -188,7 +188,7 @@ class Camera:
         ) and self.same_matrix(other)
 
     def same_matrix(self, other: 'Camera') -> bool:
-        """Tell whether they would be, without the lenses."""
+        """Tell whether the pixels would be the same if neither lens had distortion."""
         theirs = other.resized(self.height, self.width).matrix
         return bool(np.abs(self.matrix - theirs).max() < 1.0)
 
@@ -199,35 +199,35 @@ class Camera:
 
     @property
     def rays(self) -> Floats:
-        """(H, W, 3) float32: where each pixel looks, z = 1; not to be written to.
+        """(H, W, 3) float32: the direction of each pixel, z = 1; read-only.
 
-        NaN where the lens model has no inverse: far outside of what was calibrated, its
-        polynomials turn back, and two directions would fall on one pixel.
+        NaN where the lens model has no inverse: far outside of the calibrated region its
+        polynomials turn back, so that two directions would have the same pixel.
         """
         return _rays(self)
 
     def project(self, points: NDArray[Any], margin_px: float = 0.0) -> Floats:
-        """Find the pixels of points.
+        """Project points to pixels.
 
         Args:
             points: (..., 3) in the optical frame, metres.
-            margin_px: so far around the image points are found, too; a few pixels, for beyond
-                them the lens's polynomials may turn back.
+            margin_px: points are also found this far outside of the image; only a few pixels,
+                because beyond them the lens's polynomials may turn back.
 
         Returns:
-            (..., 2) float32: column and row; NaN for what is not in the image.
+            (..., 2) float32: column and row; NaN for points outside of the image.
         """
         flat = np.asarray(points).reshape(-1, 3)
         if self.rotation != Camera.rotation:
             flat = flat @ np.reshape(self.rotation, (3, 3))  # into the frame before R
         with np.errstate(divide='ignore', invalid='ignore'):
             x, y = flat[:, 0] / flat[:, 2], flat[:, 1] / flat[:, 2]
-            # Polynomials turn back outside of what they were fitted to, and would bring points
-            # from far aside into the image.
+            # Outside of the region to which they were fitted, polynomials turn back, and would
+            # project points from far aside into the image.
             reach = _reach(self) * (1 + 4 * margin_px / max(self.height, self.width)) ** 2
             ahead = np.flatnonzero((flat[:, 2] > 0) & (x * x + y * y < reach))
         pixels = np.full((len(flat), 2), np.nan, np.float32)
-        # As they are returned: rounded after the test, one on the border would lie outside.
+        # Test the values as returned: if rounded later, one on the border could be outside.
         found = self._distort(np.stack([x[ahead], y[ahead]], axis=1)).astype(np.float32)
         column, row = found.T
         border = 0.5 + margin_px
@@ -241,7 +241,7 @@ class Camera:
     def _distort(self, xy: NDArray[Any]) -> NDArray[Any]:
         """Project (N, 2) rays, z = 1, to pixels.
 
-        OpenCV's models, at a tenth of its cost: projectPoints works derivatives out as well.
+        OpenCV's models at a tenth of its cost: projectPoints also computes derivatives.
         """
         x, y = xy.T
         square = x * x + y * y
@@ -263,7 +263,7 @@ class Camera:
 
 
 def _polynomial(x: NDArray[Any], coefficients: Sequence[float]) -> NDArray[Any]:
-    """1 + a x + b x² + …, in x's type."""
+    """Return 1 + a x + b x² + …, in x's dtype."""
     total: NDArray[Any] = np.zeros_like(x)
     for coefficient in reversed(coefficients):
         total = (total + coefficient) * x
@@ -272,7 +272,7 @@ def _polynomial(x: NDArray[Any], coefficients: Sequence[float]) -> NDArray[Any]:
 
 @lru_cache(maxsize=8)
 def _rays(camera: Camera) -> Floats:
-    """Undistort every pixel, once for each camera: it takes most of a second."""
+    """Undistort every pixel, once per camera: it takes most of a second."""
     v, u = np.mgrid[: camera.height, : camera.width]
     pixels = np.stack([u, v], axis=-1).reshape(-1, 1, 2).astype(np.float64)
     rotation = np.reshape(camera.rotation, (3, 3))
@@ -281,8 +281,8 @@ def _rays(camera: Camera) -> Floats:
     elif camera.fisheye:
         xy = cv2.fisheye.undistortPoints(pixels, camera.matrix, np.array(camera.distortion))
     else:
-        # The default of five iterations is off by pixels at the corners of wide lenses.
-        # OpenCV 5 has but one function of the two.
+        # The default of five iterations is off by pixels in the corners of wide lenses. OpenCV 5
+        # has only one of the two functions.
         undistort: Any = getattr(cv2, 'undistortPointsIter', cv2.undistortPoints)
         criteria = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 50, 1e-6)
         xy = undistort(
@@ -300,7 +300,7 @@ def _rays(camera: Camera) -> Floats:
 
 @lru_cache(maxsize=8)
 def _reach(camera: Camera) -> float:
-    """Square of the largest tangent of the angle to the optical axis that has a pixel."""
+    """Return the square of the largest tangent of an angle to the optical axis with a pixel."""
     if not camera.distortion:
         return math.inf
     rays = camera.rays.reshape(-1, 3) @ np.reshape(camera.rotation, (3, 3))
@@ -309,7 +309,7 @@ def _reach(camera: Camera) -> float:
 
 
 def image_size(info: CameraInfoFields) -> tuple[int, int]:
-    """Return height and width of the image that a camera_info belongs to.
+    """Return the height and width of the image that a camera_info belongs to.
 
     Raises:
         CalibrationError: it has no size, or one above MAX_PIXELS.
@@ -330,15 +330,15 @@ def image_size(info: CameraInfoFields) -> tuple[int, int]:
 
 
 def named_rectified(topic: str) -> bool:
-    """Tell whether the name of a topic of images says that they are rectified."""
+    """Tell whether the name of an image topic says that the images are rectified."""
     return bool(_RECTIFIED.search(topic))
 
 
 def oddity(info: CameraInfoFields, camera: Camera) -> str:
-    """Return what looks wrong in a camera_info that is usable as it stands; empty if nothing does.
+    """Return what looks wrong in a camera_info that is usable nevertheless; empty if nothing does.
 
-    Drivers that scale or bin their images, and leave the matrix as it was, place everything
-    wrong. A region of interest may lie anywhere; one that nobody tells of cannot be told apart.
+    Drivers that scale or bin images without changing the matrix make all positions wrong. A region
+    of interest may be anywhere; one that the message does not mention cannot be told apart.
     """
     shares = camera.cx / camera.width, camera.cy / camera.height
     if info.roi.height or info.roi.width or all(_MIDDLE[0] < x < _MIDDLE[1] for x in shares):
@@ -354,8 +354,9 @@ def oddity(info: CameraInfoFields, camera: Camera) -> str:
 def scaled_matrices(info: CameraInfoFields, height: int, width: int) -> tuple[Doubles, Doubles]:
     """Return K (3, 3) and P (3, 4) of a camera_info for its image resized to another size.
 
-    Pixels grow about the image's corner, not about the first pixel's centre: (u + ½) scales, as
-    INTER_NEAREST_EXACT and every resizing with half-pixel centres does it. Binning is the same.
+    Pixels are scaled about the image's corner, not about the first pixel's centre: u + ½ is
+    scaled, as in INTER_NEAREST_EXACT and every resizing with half-pixel centres. Binning does the
+    same.
 
     Raises:
         CalibrationError: the camera is not calibrated, or the matrices make no sense.
@@ -370,7 +371,7 @@ def scaled_matrices(info: CameraInfoFields, height: int, width: int) -> tuple[Do
     if not p.any():
         p = np.hstack([k, np.zeros((3, 1))])
     for name, matrix in (('K', k), ('P', p)):
-        if not matrix.any():  # K of a camera_info that has P alone
+        if not matrix.any():  # K of a camera_info that has only P
             continue
         focal_lengths = matrix[0, 0], matrix[1, 1]
         if not np.isfinite(matrix).all() or min(focal_lengths) <= 0 or matrix[2, 2] != 1:

@@ -1,7 +1,7 @@
-"""Where a camera sits over flat ground, worked out from one picture of something known on it.
+"""Compute the height and tilt of a camera over flat ground from one picture of known marks on it.
 
-A checkerboard that lies on the ground tells height, pitch and roll; lines across the view at known
-distances tell height and pitch. Neither tells where the robot's base is, nor the camera's heading.
+A checkerboard on the ground gives height, pitch and roll; lines across the view at known distances
+give height and pitch. Neither gives the position of the robot's base, or the camera's heading.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ ALONG_M = (-2.0, -1.0, 0.0, 1.0, 2.0)
 LINE = (255, 220, 0)
 MAX_ERROR_PX = 2.0
 MIN_SQUARE_PX = 7.0
-CORNER_PX = 0.2  # no corner is found better
+CORNER_PX = 0.2  # corners are never found more precisely than this
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class FloorPose:
     """Height and tilt of a camera over flat ground.
 
     Attributes:
-        height_m: of the optical centre above the ground.
-        pitch_rad: positive looks down.
-        roll_rad: about the view, as camera_roll_rad.
-        error_px: root mean square of what the pose leaves unexplained, in pixels.
+        height_m: height of the optical centre above the ground.
+        pitch_rad: positive: looks down.
+        roll_rad: roll about the viewing direction, as camera_roll_rad.
+        error_px: root mean square of the reprojection errors, in pixels.
     """
 
     height_m: float
@@ -43,24 +43,24 @@ class FloorPose:
 
     @property
     def ground_from_camera(self) -> Pose:
-        """Pose of the optical frame over the point of the ground below it."""
+        """Pose of the optical frame relative to the point of the ground below it."""
         body = Pose.from_rpy(0.0, 0.0, self.height_m, self.roll_rad, self.pitch_rad, 0.0)
         return body @ BODY_FROM_OPTICAL
 
 
 def find_board(image: NDArray[np.uint8], columns: int, rows: int) -> Doubles:
-    """Find the inner corners of a checkerboard, to fractions of a pixel.
+    """Find the inner corners of a checkerboard with subpixel precision.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        columns: inner corners of a row, 3 or more: one less than its squares.
-        rows: rows of inner corners, 3 or more.
+        columns: number of inner corners in a row, 3 or more: one less than the squares.
+        rows: number of rows of inner corners, 3 or more.
 
     Returns:
         (rows · columns, 2) float64: column and row in the image, row by row.
 
     Raises:
-        CalibrationError: it is not there, or too small.
+        CalibrationError: the board is not found, or too small.
     """
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     flags = cv2.CALIB_CB_EXHAUSTIVE | cv2.CALIB_CB_ACCURACY | cv2.CALIB_CB_NORMALIZE_IMAGE
@@ -80,7 +80,7 @@ def find_board(image: NDArray[np.uint8], columns: int, rows: int) -> Doubles:
             f'the squares are only {spacing_px:.1f} pixels high, expected {MIN_SQUARE_PX:g} or '
             f'more; lay the board nearer, or take larger squares'
         )
-    half = int(np.clip(spacing_px / 3, 2, 7))  # of a window that holds one corner
+    half = int(np.clip(spacing_px / 3, 2, 7))  # of a search window that contains only one corner
     criteria = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 50, 1e-3)
     corners = cv2.cornerSubPix(gray, corners, (half, half), (-1, -1), criteria)
     return np.asarray(corners, np.float64).reshape(-1, 2)
@@ -89,17 +89,17 @@ def find_board(image: NDArray[np.uint8], columns: int, rows: int) -> Doubles:
 def pose_from_board(
     camera: Camera, corners: NDArray[Any], columns: int, rows: int, square_m: float
 ) -> FloorPose:
-    """Work out where a camera is from a checkerboard that lies flat on the ground.
+    """Compute a camera's pose from a checkerboard that lies flat on the ground.
 
     Infinitesimal plane-based pose estimation (Collins and Bartoli, 2014), which gives both poses
     that a plane allows, then least squares (Levenberg-Marquardt).
 
     Args:
-        camera: its calibration.
-        corners: (rows · columns, 2) of `find_board`, pixels.
-        columns: inner corners of a row.
-        rows: rows of inner corners.
-        square_m: side of a square, metres.
+        camera: calibration of the camera.
+        corners: (rows · columns, 2) from `find_board`, pixels.
+        columns: number of inner corners in a row.
+        rows: number of rows of inner corners.
+        square_m: side length of a square, metres.
 
     Raises:
         CalibrationError: the corners do not fit a flat board.
@@ -117,20 +117,21 @@ def pose_from_board(
         again = cv2.projectPoints(board, turn, shift, ideal, straight)[0].reshape(-1, 2)
         off_px = (again - seen) * (camera.fx, camera.fy)
         up = cv2.Rodrigues(turn)[0][:, 2]
-        if up @ shift.ravel() > 0:  # the board's z axis points down where its corners run so
+        if up @ shift.ravel() > 0:  # the order of the corners may turn the board's z axis down
             up = -up
         poses.append(FloorPose(
             -float(up @ shift.ravel()), -math.asin(np.clip(up[2], -1.0, 1.0)),
             math.atan2(-up[0], -up[1]), math.sqrt(np.square(off_px).sum(axis=1).mean()),
         ))
     least_px = min(pose.error_px for pose in poses)
-    # From afar a flat board also looks so from a camera that is turned upside down.
+    # From afar, a flat board looks the same from a camera that is turned upside down.
     alike = [pose for pose in poses if pose.error_px < 2 * max(least_px, CORNER_PX)]
     best = min(alike, key=lambda pose: abs(pose.roll_rad))
     if not best.error_px < MAX_ERROR_PX:
         raise CalibrationError(
-            f'the board is {best.error_px:.1f} pixels off a flat one, expected less than '
-            f"{MAX_ERROR_PX:g}; lay it flat, and give this camera's own calibration"
+            f'the corners are {best.error_px:.1f} pixels away from those of a flat board, '
+            f"expected less than {MAX_ERROR_PX:g}; lay it flat, and give this camera's own "
+            f'calibration'
         )
     return best
 
@@ -139,18 +140,17 @@ def pose_from_lines(
     camera: Camera, rows_px: Sequence[float], distances_m: Sequence[float],
     height_m: float | None = None,
 ) -> FloorPose:
-    """Work out where a camera without roll is from lines on the ground across its view.
+    """Compute the pose of a camera without roll from lines on the ground across its view.
 
-    A line at distance d, seen at the angle a below the optical axis, tells that
-    tan(pitch + a) = height / d.
+    For a line at distance d, seen at angle a below the optical axis, tan(pitch + a) = height / d.
 
     Args:
-        camera: its calibration.
-        rows_px: where each line crosses the picture's middle column.
-        distances_m: of each line, along the ground from the point below the camera.
-        height_m: of the camera, measured; None where two lines or more are to tell it. Of two
-            heights that two lines allow it is the lesser, below the root of their distances'
-            product; a third line, or the height, decides otherwise.
+        camera: calibration of the camera.
+        rows_px: row at which each line crosses the middle column of the picture.
+        distances_m: distance of each line, along the ground from the point below the camera.
+        height_m: measured height of the camera; None: computed from two lines or more. If two
+            lines allow two heights, the smaller one is returned, which is below the root of the
+            product of their distances; a third line, or the height, decides otherwise.
 
     Raises:
         CalibrationError: a row is not in the picture, there are too few lines, or they contradict
@@ -163,8 +163,8 @@ def pose_from_lines(
         )
     if len(set(distances_m)) < (2 if height_m is None else 1):
         raise CalibrationError(
-            'one line does not tell height and pitch; give a second one at another distance, or '
-            'the height'
+            'one line does not determine height and pitch; give a second line at another '
+            'distance, or the height'
         )
     distances = np.asarray(distances_m, np.float64)
     pixels = np.stack([np.full(len(distances), camera.cx), rows_px], axis=1)
@@ -179,23 +179,24 @@ def pose_from_lines(
     least = int(np.flatnonzero(fits)[0])
     if not errors[least] < MAX_ERROR_PX:
         raise CalibrationError(
-            f'the lines are {errors[least]:.1f} pixels off what one camera sees, expected less '
-            f'than {MAX_ERROR_PX:g}; measure distances along the ground from the point below the '
-            f'camera, and rows from the top of the picture'
+            f'no camera pose fits the lines: they are {errors[least]:.1f} pixels off, expected '
+            f'less than {MAX_ERROR_PX:g}; measure distances along the ground from the point below '
+            f'the camera, and rows from the top of the picture'
         )
     return FloorPose(float(heights[least]), float(pitches[least]), 0.0, float(errors[least]))
 
 
 def draw_floor(image: NDArray[Any], camera: Camera, pose: FloorPose) -> NDArray[Any]:
-    """Draw lines of the ground over a picture, to be compared with what is seen there.
+    """Draw lines of the ground over a picture, to be compared with the visible scene.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        camera: its calibration.
-        pose: of the camera.
+        camera: calibration of the camera.
+        pose: pose of the camera.
 
     Returns:
-        A new picture, with lines across at `ACROSS_M` ahead and along at `ALONG_M` to the left.
+        A new picture, with lines across at `ACROSS_M` ahead, and lines along at `ALONG_M` to the
+        left.
     """
     picture: NDArray[Any] = image.copy()
     camera_from_ground = pose.ground_from_camera.inverse()
@@ -219,7 +220,11 @@ def draw_floor(image: NDArray[Any], camera: Camera, pose: FloorPose) -> NDArray[
 
 
 def _rays_at(camera: Camera, pixels: NDArray[Any]) -> Doubles:
-    """(N, 3) rays, z = 1, of (N, 2) columns and rows between the pixels' centres."""
+    """Return (N, 3) rays, z = 1, of (N, 2) columns and rows, interpolated between pixels.
+
+    Raises:
+        CalibrationError: one is where the lens model has no inverse.
+    """
     limits = np.array([camera.width, camera.height]) - 2
     corner = np.clip(np.floor(pixels), 0, limits).astype(int)
     (u, v), (right, down) = corner.T, (pixels - corner).T[..., None]
@@ -230,7 +235,7 @@ def _rays_at(camera: Camera, pixels: NDArray[Any]) -> Doubles:
     )
     if not np.isfinite(found).all():
         raise CalibrationError(
-            'part of what was found lies where the lens model has no inverse; bring it nearer to '
-            "the picture's middle, or calibrate the camera again"
+            'some points lie where the lens model cannot be inverted; bring them nearer to the '
+            "picture's middle, or calibrate the camera again"
         )
     return found

@@ -1,8 +1,9 @@
-"""The forms in which costmaps take what a robot sees, and the roles of what is seen.
+"""Scans and grids as costmaps take them, and the roles of classes.
 
 A class has one of four roles. Traversable and forbidden classes (road, lawn) lie on the ground and
 are drawn where they are seen. Obstacles stand on it and hide what is behind them: only their
-nearest edge is marked, for a pixel higher up them would land metres behind.
+nearest edge is marked, because a higher pixel would be projected metres behind them. The others
+are unknown.
 """
 
 from dataclasses import dataclass
@@ -22,14 +23,14 @@ FREE_CELL, OCCUPIED_CELL, UNSEEN_CELL = 0, 100, -1  # nav_msgs/OccupancyGrid
 
 @dataclass(frozen=True)
 class Scan:
-    """What a sensor_msgs/LaserScan says, in the base frame.
+    """The content of a sensor_msgs/LaserScan, in the base frame.
 
     Attributes:
-        ranges_m: (N,) float32: to the nearest obstacle; +inf where traversable ground was seen
-            as far as `range_max_m`; NaN where nothing is known (REP 117).
-        angle_min: bearing of the first, radians.
-        angle_increment: radians.
-        range_max_m: how far +inf holds.
+        ranges_m: (N,) float32: distance to the nearest obstacle; +inf where traversable ground was
+            seen up to `range_max_m`; NaN where nothing is known (REP 117).
+        angle_min: bearing of the first beam, radians.
+        angle_increment: angle between two beams, radians.
+        range_max_m: distance up to which +inf holds.
     """
 
     ranges_m: Floats
@@ -40,13 +41,13 @@ class Scan:
 
 @dataclass(frozen=True)
 class Grid:
-    """What a nav_msgs/OccupancyGrid says; axis-aligned in its frame.
+    """The content of a nav_msgs/OccupancyGrid, aligned with the axes of its frame.
 
     Attributes:
         cells: (rows along y, columns along x) int8: 0 free, 100 occupied, −1 unseen.
-        origin_x_m: corner of cell (0, 0), a whole multiple of the resolution.
-        origin_y_m: the same.
-        resolution_m: side of a cell.
+        origin_x_m: x of the corner of cell (0, 0), a multiple of the resolution.
+        origin_y_m: y of that corner, a multiple of the resolution.
+        resolution_m: side length of a cell.
     """
 
     cells: NDArray[np.int8]
@@ -63,7 +64,7 @@ class Grid:
         return cls(cells, float(x), float(y), resolution_m)
 
     def mark(self, points: NDArray[Any], value: int) -> None:
-        """Set the cells of points (N, 2 or more) in the grid's frame; others are left out."""
+        """Set the cells of points (N, 2 or more) in the grid's frame; ignore points outside."""
         origin = np.array([self.origin_x_m, self.origin_y_m])
         columns, rows = np.floor((points[:, :2] - origin) / self.resolution_m).astype(np.intp).T
         height, width = self.cells.shape
@@ -80,15 +81,15 @@ def scan_of_points(
     angle_increment: float,
     range_max_m: float,
 ) -> Scan:
-    """Make a scan of points in the base frame.
+    """Make a scan from points in the base frame.
 
     Args:
-        obstacles: (N, 2 or more); the nearest in each beam counts.
-        free: (N, 2 or more) a beam that has one, and none of the others, is free.
-        unknown: (N, 2 or more) a beam that has one, and no obstacle, is not known.
-        angle_min: bearing of the first beam, radians, to the left of x.
-        angle_max: of the last.
-        angle_increment: between beams.
+        obstacles: (N, 2 or more) the nearest one in each beam counts.
+        free: (N, 2 or more) a beam with one of these, and none of the others, is free.
+        unknown: (N, 2 or more) a beam with one of these, and no obstacle, is unknown.
+        angle_min: bearing of the first beam, radians, positive to the left of x.
+        angle_max: bearing of the last beam, radians.
+        angle_increment: angle between two beams, radians.
         range_max_m: obstacles beyond it are left out.
     """
     count = 1 + math.floor((angle_max - angle_min) / angle_increment + 1e-6)

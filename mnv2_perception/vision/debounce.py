@@ -1,17 +1,17 @@
-"""Debounce: a class is believed once it has won several frames in a row."""
+"""Debounce: accept a class only after it has won several frames in a row."""
 
 from collections.abc import Sequence
 
 
 class Debounce:
-    """Remembers which class is believed: the last one that won `frames` frames in a row.
+    """Remembers which class is accepted: the last one that won `frames` frames in a row.
 
-    In a frame without any class nothing wins. One such frame ends a row of wins, but what is
-    believed stays; `frames` of them in a row, and no class is believed.
+    In a frame without any class nothing wins. A single such frame ends a row of wins but changes
+    nothing else; after `frames` of them in a row, no class is accepted.
 
     Args:
-        frames: how many wins in a row it takes; 1 believes each frame. May be changed between
-            calls.
+        frames: number of wins in a row that a class needs; 1 accepts every frame's winner. May be
+            changed between calls.
     """
 
     def __init__(self, frames: int = 1) -> None:
@@ -21,14 +21,14 @@ class Debounce:
         self._wins = 0
 
     def __call__(self, ranked: Sequence[int]) -> int:
-        """Take one more frame; return where its believed class stands.
+        """Process one more frame; return the position of the accepted class in it.
 
         Args:
-            ranked: the frame's class ids, best first; may be empty.
+            ranked: class ids of the frame, best first; may be empty.
 
         Returns:
-            Index in `ranked`, its length where the believed class is not in it, or there is none
-            yet. So what comes before the index is what to leave out.
+            Index in `ranked`; its length if the accepted class is not in it, or there is none yet.
+            So the classes before the index are to be left out.
         """
         winner = ranked[0] if ranked else None
         self._wins = self._wins + 1 if winner == self._winner else 1

@@ -1,4 +1,4 @@
-"""From a network's output to masks at the image's size, or to the classes of an image."""
+"""Decode a network's output to masks at the image's size, or to the classes of an image."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ Ids = NDArray[np.uint8]
 def resize_ids(ids: Ids, height: int, width: int) -> Ids:
     """Resize class ids (or their confidence) to (height, width): nearest, half-pixel centres.
 
-    INTER_NEAREST would take the top left corner of each pixel and shift the mask.
+    INTER_NEAREST would take the top left corner of each pixel, and so shift the mask.
     """
     if ids.shape == (height, width):
         return ids
@@ -24,16 +24,16 @@ def resize_ids(ids: Ids, height: int, width: int) -> Ids:
 
 
 def ids_on_image(ids: Ids, height: int, width: int, placed: Placement) -> Ids:
-    """Return the ids of a network's frame, at any stride of it, at its image's size.
+    """Return the ids of a network's frame, at any output stride, at the size of the image.
 
-    Where the image lies on whole cells, they are cut out and resized; else each pixel takes the
-    cell that its centre lies in. So nothing answers for the padding.
+    If the image lies on whole cells, they are cut out and resized; otherwise each pixel gets the
+    cell that contains its centre. So no pixel gets a value of the padding.
 
     Args:
         ids: (h, w) class ids, or their confidence.
-        height: of the image, pixels.
-        width: of the image.
-        placed: where it lies in the frame.
+        height: height of the image, pixels.
+        width: width of the image, pixels.
+        placed: where the image lies in the frame.
     """
     axes = (
         (height, placed.top, placed.height, ids.shape[0], placed.frame_height),
@@ -47,7 +47,7 @@ def ids_on_image(ids: Ids, height: int, width: int, placed: Placement) -> Ids:
         )
         return resize_ids(np.ascontiguousarray(ids[rows, columns]), height, width)
     down, right = (
-        # (first + (index + 0.5) × side / size) × cells / whole, in whole numbers
+        # (first + (index + 0.5) × side / size) × cells / whole, in integers
         ((2 * np.arange(size) + 1) * side + 2 * first * size) * cells // (2 * size * whole)
         for size, first, side, cells, whole in axes
     )
@@ -55,10 +55,10 @@ def ids_on_image(ids: Ids, height: int, width: int, placed: Placement) -> Ids:
 
 
 def ids_and_confidence(scores: NDArray[np.float32], output: str) -> tuple[Ids, Ids]:
-    """Decode a network that leaves it to us; our own exports do this inside the graph.
+    """Decode a network whose graph does not; our own exports decode inside the graph.
 
-    Class by class over whole planes: numpy's argmax along the first axis of (C, H, W) jumps
-    through memory and takes several times as long.
+    It goes class by class over whole planes: numpy's argmax along the first axis of (C, H, W)
+    jumps through memory and takes several times as long.
 
     Args:
         scores: (C, H, W) float32; (1, H, W) for `sigmoid`.
@@ -66,8 +66,8 @@ def ids_and_confidence(scores: NDArray[np.float32], output: str) -> tuple[Ids, I
 
     Returns:
         Class ids (H, W) and the winning class's probability × 255, rounded, at least 1, (H, W),
-        both uint8. `sigmoid` gives id 1 from probability 0.5 on and 0 below it. A confidence of
-        0 means that the scores of the pixel are not finite; its id says nothing.
+        both uint8. `sigmoid` gives id 1 from probability 0.5 on and 0 below it. A confidence of 0
+        means that the scores of the pixel are not finite; its id means nothing.
     """
     if output == 'sigmoid':
         probability = scores[0]
@@ -81,11 +81,11 @@ def ids_and_confidence(scores: NDArray[np.float32], output: str) -> tuple[Ids, I
             np.maximum(top, scores[class_id], out=top)
         if output == 'logits':
             total = np.zeros_like(top)
-            with np.errstate(invalid='ignore'):  # infinity less infinity: NaN, as it should
+            with np.errstate(invalid='ignore'):  # infinity minus infinity is NaN, as it should be
                 for class_scores in scores:
                     total += np.exp(class_scores - top)
             top = 1.0 / total
-    # NaN and infinity come through as NaN or infinity: of a class that wins and of one that loses.
+    # NaN and infinity stay NaN or infinity, whether their class wins or loses.
     confidence = np.clip(top * np.float32(255.0) + np.float32(0.5), 1.0, 255.0)
     finite = np.isfinite(top)
     if not finite.all():
@@ -96,16 +96,17 @@ def ids_and_confidence(scores: NDArray[np.float32], output: str) -> tuple[Ids, I
 def known_ids(
     indices: NDArray[Any], num_classes: int, background: bool, unlabelled: int
 ) -> tuple[Ids, Ids]:
-    """Decode a network that gives its winning class alone.
+    """Decode a network that outputs only the winning class.
 
     Args:
         indices: (H, W), any integer type or bool.
         num_classes: number of classes.
-        background: index 0 is no class, index 1 is class id 0.
-        unlabelled: id for what is no class.
+        background: whether index 0 is no class, and index 1 is class id 0.
+        unlabelled: id for no class.
 
     Returns:
-        Class ids (H, W) and their confidence (H, W), 255 where there is a class and 0 elsewhere.
+        Class ids (H, W) and their confidence (H, W), 255 where there is a class and 0 elsewhere;
+        both uint8.
     """
     ids = indices.astype(np.int64) - int(background)
     known = (ids >= 0) & (ids < num_classes)
@@ -114,7 +115,7 @@ def known_ids(
 
 
 def class_probabilities(scores: NDArray[np.float32], output: str) -> NDArray[np.float32]:
-    """Return the probability of each class of one image, (C,) float32; NaN for no number.
+    """Return the probability of each class of one image, (C,) float32; NaN if not finite.
 
     Args:
         scores: (C,) float32; (1,) for `sigmoid`, which gives two classes.

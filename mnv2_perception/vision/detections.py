@@ -1,4 +1,4 @@
-"""Boxes: non-maximum suppression, from the network's frame to the image's, from masks."""
+"""Bounding boxes: non-maximum suppression, conversion to the image's pixels, boxes from masks."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from mnv2_perception.vision.preprocess import Placement
 
-Boxes = NDArray[np.float32]  # (N, 4): x1, y1, x2, y2; x2 and y2 are the first beyond the box
+Boxes = NDArray[np.float32]  # (N, 4): x1, y1, x2, y2; x2 and y2 are exclusive
 
 
 def box_iou(boxes: Boxes, others: Boxes) -> NDArray[np.float32]:
     """Return the intersection over union (N, M) of each of (N, 4) with each of (M, 4) boxes."""
-    # Side by side in planes: numpy is slow along an axis of two.
+    # One plane per coordinate: numpy is slow along an axis of two.
     x1, y1, x2, y2 = boxes.T[:, :, None]  # (N, 1) each
     u1, v1, u2, v2 = others.T[:, None]  # (1, M) each
     width = np.maximum(np.minimum(x2, u2) - np.maximum(x1, u1), 0.0)  # (N, M)
@@ -30,16 +30,16 @@ def select_boxes(
     min_score: float,
     nms_iou: float,
 ) -> NDArray[np.intp]:
-    """Return which boxes remain after greedy NMS within each class, best score first.
+    """Return the indices of the boxes that greedy NMS within each class keeps, best score first.
 
-    Of equal scores the one that comes first wins, so the same boxes give the same result.
+    If scores are equal, the box that comes first wins, so equal boxes give equal results.
 
     Args:
-        boxes: (N, 4); those without an area are left out.
+        boxes: (N, 4); boxes without an area are left out.
         scores: (N,).
         class_ids: (N,).
-        min_score: boxes below are left out.
-        nms_iou: a box that overlaps a better one of its class by more is left out.
+        min_score: boxes with a lower score are left out.
+        nms_iou: a box is left out if its IoU with a better one of its class is higher.
     """
     candidates = np.flatnonzero((scores >= min_score) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1))
     order = candidates[np.argsort(-scores[candidates], kind='stable')]
@@ -56,14 +56,14 @@ def select_boxes(
 def boxes_on_image(
     boxes: Boxes, height: int, width: int, rotate: int = 0, placed: Placement | None = None
 ) -> Boxes:
-    """Return boxes of the network's frame in the image's pixels, cut at its borders.
+    """Convert boxes from the network's frame to pixels of the image, clipped at its borders.
 
     Args:
-        boxes: (N, 4), 0..1 of the frame's width and height; one beside the image has no area.
-        height: of the image as it came, px.
-        width: of the image as it came, px.
-        rotate: degrees clockwise (0, 90, 180, 270) by which it was turned for the network.
-        placed: where the upright image lies in the frame; all of it when None.
+        boxes: (N, 4), 0..1 of the frame's width and height; one outside of the image gets no area.
+        height: height of the original image, px.
+        width: width of the original image, px.
+        rotate: degrees clockwise (0, 90, 180, 270) by which it was rotated for the network.
+        placed: where the upright image lies in the frame; None: it fills the frame.
     """
     if placed is not None and not placed.fills:
         frame = np.array([placed.frame_width, placed.frame_height] * 2)
@@ -86,19 +86,19 @@ def components(
     classes: Sequence[int],
     min_area: int = 1,
 ) -> tuple[Boxes, NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
-    """Return the boxes of a mask's connected components: what a segmenter knows of objects.
+    """Return the boxes of a mask's connected components: objects as a segmenter knows them.
 
-    Objects of one class that touch are one component; one behind a pole is two.
+    Objects of one class that touch are one component; an object behind a pole is two.
 
     Args:
         ids: (H, W) class ids.
         confidence: (H, W) probability of the class × 255.
-        classes: the ids to look for.
-        min_area: pixels a component has at least.
+        classes: ids of the classes to look for.
+        min_area: smallest area of a component, in pixels.
 
     Returns:
-        Boxes (N, 4) in pixels, scores (N,), each the mean confidence, 0..1, class ids (N,) and
-        areas (N,) in pixels; class by class, from top to bottom.
+        Boxes (N, 4) in pixels, scores (N,), which are the mean confidences, 0..1, class ids (N,)
+        and areas (N,) in pixels; class by class, from top to bottom.
     """
     boxes = [np.empty((0, 4))]
     scores, class_ids, areas = [np.empty(0)], [np.empty(0)], [np.empty(0)]
@@ -108,7 +108,7 @@ def components(
             inside.view(np.uint8), connectivity=8
         )
         large = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] >= min_area)
-        large = large[large > 0]  # 0 is what is not of this class
+        large = large[large > 0]  # 0 is everything that is not of this class
         totals = np.bincount(labels[inside], weights=confidence[inside], minlength=count)
         x, y, w, h, area = stats[large].T
         boxes.append(np.stack([x, y, x + w, y + h], axis=1))

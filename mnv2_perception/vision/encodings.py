@@ -1,8 +1,8 @@
-"""Camera encodings to RGB, by numpy and OpenCV alone.
+"""Convert camera encodings to RGB with numpy and OpenCV only.
 
-An image is checked (encoding, size, step, length) before a byte of it is read; what contradicts
-itself raises ImageError, never an exception of numpy or OpenCV. Any object with the fields of
-sensor_msgs/Image or CompressedImage will do: rclpy's messages and those read from bags alike.
+An image is checked (encoding, size, step, length) before any byte of it is read; if it contradicts
+itself, ImageError is raised, never an exception of numpy or OpenCV. Any object with the fields of
+sensor_msgs/Image or CompressedImage works: messages of rclpy as well as those read from bags.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -36,13 +36,13 @@ class CompressedImageFields(Protocol):
 
 
 class Layout(NamedTuple):
-    """How an encoding lies in memory and what turns it into RGB."""
+    """The memory layout of an encoding, and how to convert it to RGB."""
 
     dtype: type[np.uint8] | type[np.uint16]
-    channels: int  # values per pixel in a row; 1 in the luma plane of nv12, nv21, nv24
-    to_rgb: int | None  # OpenCV's conversion code; None: RGB already
+    channels: int  # values per pixel of a row; 1 in the luma plane of nv12, nv21, nv24
+    to_rgb: int | None  # OpenCV's conversion code; None: it is RGB already
     in_cv_bridge: bool = False  # cv_bridge of every supported distro converts it
-    multiple: tuple[int, int] = (1, 1)  # height and width are multiples of these
+    multiple: tuple[int, int] = (1, 1)  # of which height and width must be multiples
     least: int = 1  # smallest height and width
     plane_rows: float = 1.0  # rows of `step` bytes per image row, chroma planes included
 
@@ -51,10 +51,10 @@ _U8, _U16 = np.uint8, np.uint16
 _GRAY, _BGR, _BGRA = cv2.COLOR_GRAY2RGB, cv2.COLOR_BGR2RGB, cv2.COLOR_BGRA2RGB
 _UYVY, _YUYV = cv2.COLOR_YUV2RGB_UYVY, cv2.COLOR_YUV2RGB_YUY2
 
-# 8UCn is what OpenCV programs publish without naming colours: gray, BGR, BGRA, as RViz reads it.
-# ROS names a Bayer pattern by its top left tile (rggb: R G over G B), OpenCV by the tile one row
-# down and one pixel right, so the letters differ. OpenCV interpolates only where all neighbours
-# are, hence `least`.
+# 8UCn is what OpenCV programs publish without naming the colours: gray, BGR, BGRA, as RViz takes
+# it. ROS names a Bayer pattern by its top left tile (rggb: R G over G B), OpenCV by the tile one
+# row down and one pixel right, so the letters differ. OpenCV interpolates only where all
+# neighbours exist, hence `least`.
 _LAYOUTS = {
     'rgb8': Layout(_U8, 3, None),
     'bgr8': Layout(_U8, 3, _BGR, True),
@@ -88,17 +88,17 @@ _LAYOUTS = {
 
 
 def image_from_fields(msg: ImageFields, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Make an RGB image of any camera encoding, padding and byte order.
+    """Convert an image message of any camera encoding, row padding and byte order to RGB.
 
-    16 bits scale by type (65535 → 255), never by content. YUV is BT.601 of limited range.
+    16 bits are scaled by type (65535 → 255), never by content. YUV is BT.601, limited range.
 
     Args:
         msg: the message.
-        max_pixels: largest height × width.
+        max_pixels: largest allowed height × width.
 
     Returns:
-        (height, width, 3) uint8, RGB. For rgb8 a view of the message's data, strided where the
-        rows are padded: do not write to it. Contiguous and owned by the caller otherwise.
+        (height, width, 3) uint8, RGB. For rgb8 a view of the message's data, with strides if the
+        rows are padded: do not write to it. Otherwise contiguous and owned by the caller.
 
     Raises:
         ImageError: The encoding is unknown, or size, step and data contradict each other.
@@ -112,21 +112,21 @@ def image_from_fields(msg: ImageFields, max_pixels: int = MAX_PIXELS) -> NDArray
 def image_from_compressed_msg(
     msg: CompressedImageFields, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Make an RGB image of a JPEG or PNG (8 or 16 bits), as image_transport's subscriber does.
+    """Decode a JPEG or PNG message (8 or 16 bits) to RGB, as image_transport's subscriber does.
 
-    The data says what is decoded; `format` only what its channels are: 'rgb8; png compressed '
-    without 'bgr' stored them the wrong way round, 'bayer_rggb8; png compressed ' is a mosaic.
-    EXIF orientation is ignored, alpha dropped.
+    The data decides how it is decoded; `format` only says what its channels are: 'rgb8; png
+    compressed ' without 'bgr' means that they were stored in the wrong order, 'bayer_rggb8; png
+    compressed ' is a mosaic. EXIF orientation is ignored, alpha dropped.
 
     Args:
         msg: the message.
-        max_pixels: largest height × width; it is read before the data is decoded.
+        max_pixels: largest allowed height × width, checked before the data is decoded.
 
     Returns:
         (height, width, 3) uint8, RGB, owned by the caller.
 
     Raises:
-        ImageError: The data is damaged, cut short, depth, larger, or no JPEG or PNG.
+        ImageError: The data is damaged, cut short, depth, too large, or not a JPEG or PNG.
     """
     pixels = _decoded(msg, max_pixels)
     encoding, signed, stored = msg.format.partition(';')
@@ -149,7 +149,7 @@ def image_from_compressed_msg(
 
 
 def labels_from_msg(msg: ImageFields) -> NDArray[np.uint8]:
-    """View the class ids of a mono8 or 8UC1 message: (height, width) uint8, not to be written to.
+    """Return the class ids of a mono8 or 8UC1 message: (height, width) uint8, a read-only view.
 
     Raises:
         ImageError: Another encoding, or size, step and data contradict each other.
@@ -161,7 +161,7 @@ def labels_from_msg(msg: ImageFields) -> NDArray[np.uint8]:
 
 
 def labels_from_compressed_msg(msg: CompressedImageFields) -> NDArray[np.uint8]:
-    """Read the class ids of a PNG: (height, width) uint8, owned by the caller.
+    """Read the class ids of a PNG message: (height, width) uint8, owned by the caller.
 
     Raises:
         ImageError: see `ids_from_png`.
@@ -174,7 +174,7 @@ def labels_from_compressed_msg(msg: CompressedImageFields) -> NDArray[np.uint8]:
         raise ImageError(f'{described}: {exc}') from exc
 
 
-FARTHEST_M = 100.0  # that the nearest of what a depth camera measured may be
+FARTHEST_M = 100.0  # no depth camera's nearest measurement is farther away
 _DEPTH = {'16UC1': ('u2', 0.001), 'mono16': ('u2', 0.001), '32FC1': ('f4', 1.0)}
 
 
@@ -208,7 +208,7 @@ def depth_from_msg(msg: ImageFields) -> NDArray[np.float32]:
     depth_m: NDArray[np.float32] = stored.astype(np.float32) * np.float32(unit_m)
     valid = (depth_m > 0) & (depth_m < np.inf)
     depth_m[~valid] = np.nan
-    # Of many: a few that are far may be noise in front of the sky. 16 bits reach 66 m.
+    # Only if many are valid: a few far ones may be noise before the sky. 16 bits reach 66 m.
     if unit_m == 1.0 and 10 * np.count_nonzero(valid) > valid.size:
         nearest_m = float(np.nanmin(depth_m))
         if nearest_m > FARTHEST_M:
@@ -225,17 +225,17 @@ def _described(msg: ImageFields) -> str:
 
 
 def data_bytes(data: Any, described: str) -> int:
-    """Return how many bytes a message's data has that numpy can read.
+    """Return the number of bytes of a message's data, after checking that numpy can read it.
 
     Raises:
-        ImageError: it cannot, as where the buffer lies in a GPU's memory.
+        ImageError: it cannot, e.g. because the buffer is in a GPU's memory.
     """
     try:
         return memoryview(data).nbytes
     except (TypeError, BufferError, ValueError) as exc:
         raise ImageError(
-            f'{described}: its data ({type(data).__name__}) does not lie in memory that the CPU '
-            f'can read ({exc}), as GPU buffers do not; let the publisher send plain bytes'
+            f'{described}: its data ({type(data).__name__}) is not in memory that the CPU can '
+            f'read ({exc}), such as a GPU buffer; let the publisher send plain bytes'
         ) from exc
 
 
@@ -247,12 +247,16 @@ def _check_size(msg: ImageFields, max_pixels: int) -> None:
 
 
 def row_bytes(msg: ImageFields, layout: Layout) -> int:
-    """Return the bytes of a row without padding."""
+    """Return the number of bytes of a row without padding."""
     return int(msg.width) * layout.channels * np.dtype(layout.dtype).itemsize
 
 
 def checked_layout(msg: ImageFields, max_pixels: int = MAX_PIXELS) -> Layout:
-    """Look the encoding up and check size, step and length against it."""
+    """Return the layout of a message's encoding after checking size, step and length against it.
+
+    Raises:
+        ImageError: The encoding is unknown, or size, step and data contradict each other.
+    """
     layout = _LAYOUTS.get(msg.encoding)
     if layout is None:
         cure = 'is this a depth topic?' if msg.encoding in ('16UC1', '32FC1') else 'convert it'
@@ -281,7 +285,7 @@ def checked_layout(msg: ImageFields, max_pixels: int = MAX_PIXELS) -> Layout:
 
 
 def _pixels(msg: ImageFields, layout: Layout) -> NDArray[Any]:
-    """View the checked data as (rows, width) or (rows, width, channels), padding left out."""
+    """View the checked data as (rows, width) or (rows, width, channels), without its padding."""
     dtype = np.dtype(layout.dtype).newbyteorder('>' if msg.is_bigendian else '<')
     shape = (int(msg.height * layout.plane_rows), msg.width, layout.channels)
     strides = (msg.step, layout.channels * dtype.itemsize, dtype.itemsize)
@@ -292,7 +296,7 @@ def _pixels(msg: ImageFields, layout: Layout) -> NDArray[Any]:
 def _rgb(pixels: NDArray[Any], code: int | None) -> NDArray[np.uint8]:
     """Convert the colours, then 16 bits to 8 (rounded, as cv_bridge does)."""
     if pixels.dtype.itemsize == 2:
-        pixels = np.ascontiguousarray(pixels, dtype=np.uint16)  # native order, whole steps
+        pixels = np.ascontiguousarray(pixels, dtype=np.uint16)  # native byte order, contiguous
     try:
         rgb: NDArray[Any] = pixels if code is None else cv2.cvtColor(pixels, code)
         if rgb.dtype == np.uint16:
@@ -303,7 +307,7 @@ def _rgb(pixels: NDArray[Any], code: int | None) -> NDArray[np.uint8]:
 
 
 def _rgb_from_nv24(msg: ImageFields) -> NDArray[np.uint8]:
-    """Convert 4:4:4 planes, which OpenCV has no code for, as 4:2:2 of twice the width."""
+    """Convert 4:4:4 planes, for which OpenCV has no code, as 4:2:2 of twice the width."""
     height, width, step = msg.height, msg.width, msg.step
     y = np.ndarray((height, width), np.uint8, msg.data, 0, (step, 1))
     uv = np.ndarray((height, width, 2), np.uint8, msg.data, height * step, (2 * step, 2, 1))
@@ -312,7 +316,7 @@ def _rgb_from_nv24(msg: ImageFields) -> NDArray[np.uint8]:
 
 
 def _decoded(msg: CompressedImageFields, max_pixels: int) -> NDArray[Any]:
-    """Decode to what is stored, in OpenCV's channel order."""
+    """Decode to the stored pixels, in OpenCV's channel order."""
     described = f'compressed image (format {quoted(msg.format)})'
     described = f'{described[:-1]}, {data_bytes(msg.data, described)} bytes)'
     if 'compressedDepth' in msg.format:
@@ -321,6 +325,6 @@ def _decoded(msg: CompressedImageFields, max_pixels: int) -> NDArray[Any]:
         return decode(bytes(msg.data), cv2.IMREAD_UNCHANGED, max_pixels)
     except ImageError as exc:
         raise ImageError(
-            f'{described}: {exc}; see whether the publisher sends JPEG or PNG, and whether the '
-            'transport loses data'
+            f'{described}: {exc}; check that the publisher sends JPEG or PNG, and that the '
+            f'transport loses no data'
         ) from exc

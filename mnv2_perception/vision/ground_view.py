@@ -1,4 +1,4 @@
-"""A mask on flat ground: obstacles at their base, clear ground, a scan and a grid."""
+"""Project a mask onto flat ground: obstacles at their base, clear ground, a scan and a grid."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,12 +27,13 @@ from mnv2_perception.vision.projection import ground_points, no_ground
 
 _CELL_OF_ROLE = np.array([UNSEEN_CELL, FREE_CELL, UNSEEN_CELL, OCCUPIED_CELL], np.int8)
 
-# A camera that looks straight down has beams all around; more would take gigabytes.
+# A camera that looks straight down has beams all around; more beams would take gigabytes.
 _MAX_BEAMS = 4096
-_MAX_SIDE_PX = 32766  # pixels are numbered in 16 bits, and one more for what has none
-_LATTICE = 8  # samples and beams between two that are projected; what is between is interpolated
+_MAX_SIDE_PX = 32766  # pixels are numbered in 16 bits, with one number more for no pixel
+_LATTICE = 8  # only every eighth sample and beam is projected; those between are interpolated
 
-# An overhang is looked for so many beams aside. A receding base: samples, that is pixels, a beam.
+# Number of beams to the side at which to look for an overhang; and by how many samples (pixels)
+# per beam a base may recede.
 _OFFSETS = (-16, -8, -4, -2, -1, 1, 2, 4, 8, 16)
 _STEEPEST = 6
 
@@ -42,12 +43,12 @@ class GroundScene:
     """One mask on the ground, in the base frame, float32 metres.
 
     Attributes:
-        samples: (beams, samples) uint8, the roles from near to far.
-        edges: (N, 3) where something begins that is not traversable.
-        edge_pixels: (N, 2) int16, columns and rows of the mask from which these are.
+        samples: (beams, samples) uint8, roles from near to far.
+        edges: (N, 3) points where something begins that is not traversable.
+        edge_pixels: (N, 2) int16, columns and rows of the mask's pixels at these points.
         clear: (N, 3) the farthest traversable ground of each beam before its first edge.
-        free_ends: (N, 3) where beams without an edge end on traversable ground.
-        unknown_ends: (N, 3) where beams without an edge end otherwise.
+        free_ends: (N, 3) ends of beams without an edge that end on traversable ground.
+        unknown_ends: (N, 3) ends of the other beams without an edge.
     """
 
     samples: NDArray[np.uint8]
@@ -59,22 +60,24 @@ class GroundScene:
 
 
 class GroundView:
-    """What one camera sees of the ground: the geometry, worked out once for many masks.
+    """One camera's view of the ground: the geometry, computed once for many masks.
 
-    The ground is sampled along beams from the camera's foot, at steps of one pixel, so that
-    "behind" is "further along the beam", however the camera is turned and whatever its lens.
+    The ground is sampled along beams from the camera's foot, in steps of one pixel, so that
+    "behind" means "further along the beam", however the camera is turned and whatever its lens.
 
     Args:
-        camera: of the masks.
-        base_from_camera: pose of its optical frame in a frame with z up, its origin on the ground.
-        max_range_m: farthest from the camera's foot.
-        max_footprint_m: largest ground size of a pixel, see `ground_points`.
+        camera: camera of the masks.
+        base_from_camera: pose of its optical frame in a frame with z up and its origin on the
+            ground.
+        max_range_m: largest distance from the camera's foot.
+        max_footprint_m: largest size of a pixel on the ground, see `ground_points`.
 
     Attributes:
-        range_max_m: how far most beams reach from the base's origin.
+        range_max_m: median distance of the beams' ends from the base's origin.
 
     Raises:
-        CalibrationError: the camera is not above the ground, or does not see it.
+        CalibrationError: the camera is not above the ground or does not see it, or its images are
+            too large.
     """
 
     def __init__(
@@ -105,7 +108,7 @@ class GroundView:
         if not in_view.size:
             raise no_ground(base_from_camera, max_range_m, max_footprint_m)
         np.copyto(column, -2.0, where=invalid)
-        np.copyto(row, 0.0, where=invalid)  # NaN has no whole number
+        np.copyto(row, 0.0, where=invalid)  # NaN cannot be converted to an integer
         self._pixels, _ = cv2.convertMaps(column, row, cv2.CV_16SC2, nninterpolation=True)
         last = valid.shape[1] - 1 - valid[in_view, ::-1].argmax(axis=1)
         self._ends = in_view, last
@@ -118,11 +121,11 @@ class GroundView:
         return ground_points(self.camera, self._pose, *self._limits_m)
 
     def _aim(self, max_range_m: float) -> None:
-        """Work out which bearings and depressions the image covers, from some of its pixels."""
+        """Compute which bearings and depressions the image covers, from some of its pixels."""
         camera = self.camera
         rays = camera.rays[_some(camera.height)][:, _some(camera.width)].reshape(-1, 3)
         x, y, z = self._pose.rotation @ rays[np.isfinite(rays[:, 0])].T
-        depression = np.arctan2(np.hypot(x, y), -z)  # from straight down
+        depression = np.arctan2(np.hypot(x, y), -z)  # angle from straight down
         farthest = math.atan(max_range_m / self._height_m)
         seen = depression <= farthest
         if not seen.any():
@@ -131,8 +134,8 @@ class GroundView:
         away = np.maximum(np.hypot(x, y), 1e-9)
         self._heading = math.atan2((y / away).sum(), (x / away).sum())
         bearing = np.mod(np.arctan2(y, x) - self._heading + np.pi, 2 * np.pi) - np.pi
-        step = 1.0 / max(camera.fx, camera.fy)  # of a pixel where pixels are densest
-        margin = _LATTICE * step  # the pixels between
+        step = 1.0 / max(camera.fx, camera.fy)  # size of a pixel where pixels are densest
+        margin = _LATTICE * step  # the pixels in between
         first, last = max(0.0, depression.min() - margin), min(farthest, depression.max() + margin)
         left, right = max(-np.pi, bearing.min() - margin), min(np.pi, bearing.max() + margin)
         # No line across the image has more pixels than this, however the lens magnifies.
@@ -144,25 +147,25 @@ class GroundView:
         self._beams = 1 + math.ceil((right - left) / self._bearing_step)
 
     def _pixels_of_samples(self) -> list[Floats]:
-        """Find where each sample lies in the image, and what its pixel covers on the ground.
+        """Find each sample's place in the image, and the size of its pixel on the ground.
 
         A camera that nods needs it for each image, so only a lattice of samples is projected.
 
         Returns:
             (beams, samples) columns, rows and metres; NaN where the camera does not look.
         """
-        # Such that OpenCV's resizing, which aligns corners and not centres, finds the samples.
+        # Placed so that OpenCV's resizing, which aligns corners and not centres, hits the samples.
         beam = _LATTICE * np.arange(-1, -(-self._beams // _LATTICE) + 1) + (_LATTICE - 1) / 2
         sample = _LATTICE * np.arange(-1, -(-self._samples // _LATTICE) + 1) + (_LATTICE - 1) / 2
         bearing = self._heading + self._first_bearing + beam[:, None] * self._bearing_step
         depression = self._first_depression + sample * self._depression_step
         down, away = np.cos(depression), np.sin(depression)
-        looks = np.empty((len(beam), len(sample), 3))  # as the ground: without end, it is smooth
+        looks = np.empty((len(beam), len(sample), 3))  # directions: finite and smooth
         looks[..., 0] = away * np.cos(bearing)
         looks[..., 1] = away * np.sin(bearing)
         looks[..., 2] = -down
         pixels = self.camera.project(looks @ self._pose.rotation, 4.0 * _LATTICE)
-        # A pixel's steps on the ground, from a step along the beam and one to the next beam.
+        # A pixel's size on the ground, from one step along the beam and one to the next beam.
         ahead = np.gradient(pixels, _LATTICE, axis=1)
         aside = np.gradient(pixels, _LATTICE, axis=0)
         down = np.maximum(down, 1e-3)
@@ -183,7 +186,7 @@ class GroundView:
         ]
 
     def _ground(self, beam: NDArray[Any], sample: NDArray[Any]) -> Floats:
-        """(..., 3) points of samples."""
+        """Return the (..., 3) points on the ground of samples."""
         distance_m = self._height_m * np.tan(
             self._first_depression + sample * self._depression_step
         )
@@ -194,14 +197,14 @@ class GroundView:
         return points
 
     def look(self, ids: NDArray[np.uint8], role_of_id: NDArray[np.uint8]) -> GroundScene:
-        """Lay a mask on the ground.
+        """Project a mask onto the ground.
 
         Args:
             ids: (H, W) class ids.
             role_of_id: (256,) UNKNOWN, TRAVERSABLE, OBSTACLE or FORBIDDEN for each id.
 
         Raises:
-            CalibrationError: the mask is not of the camera's size.
+            CalibrationError: the mask does not have the camera's size.
         """
         self.camera.require_size(*ids.shape)
         samples = np.asarray(
@@ -216,7 +219,7 @@ class GroundView:
         np.not_equal(samples[:, 1:], samples[:, :-1], out=begins[:, 1:])
         run = np.flatnonzero(begins)
         role = samples.ravel()[run]
-        # What is unknown neither begins nor ends anything: masks are unsure at their borders.
+        # Unknown samples neither begin nor end anything: masks are uncertain at their borders.
         run, role = run[role != UNKNOWN], role[role != UNKNOWN]
         beam, sample = np.divmod(run, length)
         new = np.ones(len(run), np.bool_)
@@ -253,14 +256,15 @@ class GroundView:
     ) -> Grid:
         """Draw a scene into a grid around the robot.
 
-        Each cell asks what was seen at its middle, so far away, where pixels are larger than
-        cells, none is left out; edges are marked one by one, so near by none is missed.
+        Each cell takes the role that was seen at its centre, so that no cell is left out far away,
+        where pixels are larger than cells; edges are marked one by one, so that none is missed
+        nearby.
 
         Args:
-            scene: what `look` of this view gave.
-            grid_from_base: where the base is in the grid's frame; only x, y and yaw count.
-            size_m: side of the square.
-            resolution_m: side of a cell.
+            scene: result of `look` of this view.
+            grid_from_base: pose of the base in the grid's frame; only x, y and yaw count.
+            size_m: side length of the square.
+            resolution_m: side length of a cell.
         """
         grid = Grid.around(grid_from_base, size_m, resolution_m)
         yaw, place = grid_from_base.yaw, grid_from_base.translation[:2]
@@ -297,7 +301,7 @@ class GroundView:
 def _overhangs(
     samples: NDArray[np.uint8], beam: NDArray[np.intp], sample: NDArray[np.intp]
 ) -> NDArray[np.bool_]:
-    """Tell which obstacle edges are no base: something sticks out from what stands nearer.
+    """Tell which obstacle edges are not a base, because something sticks out from what is nearer.
 
     The upright side of an obstacle runs along a beam, so an elbow, or a mask's ragged side, would
     put an edge metres behind it. The base of a wall may recede from beam to beam, too, but not as
@@ -306,8 +310,11 @@ def _overhangs(
 
     Args:
         samples: (beams, samples) uint8, roles.
-        beam: (N,) of each edge, ascending.
-        sample: (N,) of each edge, ascending within a beam.
+        beam: (N,) beam of each edge, ascending.
+        sample: (N,) sample of each edge, ascending within a beam.
+
+    Returns:
+        (N,) bool.
     """
     beams, length = samples.shape
     edge = beam * length + sample  # ascending
@@ -316,7 +323,7 @@ def _overhangs(
         beside = beam + offset
         inside = (beside >= 0) & (beside < beams)
         at = edge[inside] + offset * length
-        # The edge at which whatever is there begins. Some edges are forbidden ground's: no harm.
+        # The edge where the thing at this sample begins. Some are of forbidden ground: no harm.
         begin = edge[np.searchsorted(edge, at, side='right') - 1]
         same_beam = begin // length == at // length
         recedes = at - begin > _STEEPEST * abs(offset)
@@ -325,12 +332,12 @@ def _overhangs(
 
 
 def _some(length: int) -> NDArray[np.intp]:
-    """Indices of every `_LATTICE`-th row or column, and of the last."""
+    """Return the indices of every `_LATTICE`-th row or column, and of the last one."""
     return np.append(np.arange(0, length - 1, _LATTICE), length - 1)
 
 
 def _turned(xy: NDArray[Any], angle: float) -> Doubles:
-    """Rotate (..., 2) by an angle."""
+    """Rotate (..., 2) by an angle, radians."""
     c, s = math.cos(angle), math.sin(angle)
     turned: Doubles = xy @ np.array([[c, s], [-s, c]])
     return turned

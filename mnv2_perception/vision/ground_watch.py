@@ -1,4 +1,4 @@
-"""GroundWatch: whether what is measured can be true, by the ground that masks show."""
+"""GroundWatch: check by the ground in masks whether measurements can be right."""
 
 from collections import deque
 from typing import NamedTuple
@@ -10,10 +10,10 @@ from mnv2_perception.vision.camera import Floats
 from mnv2_perception.vision.costmap import TRAVERSABLE
 
 _MASKS = 10  # in a row
-_STEP = 8  # every so many rows and columns tell it
-_LEAST = 20  # points; fewer pixels of ground say nothing
-_NEAREST = 0.25  # of the ground: slopes and stairs begin farther away
-_OFF_M, _SLOPE = 0.5, 0.4  # so far above or below, and so steeply, lies no ground before a robot
+_STEP = 8  # rows and columns are sampled in this step
+_LEAST = 20  # number of points; fewer pixels of ground mean nothing
+_NEAREST = 0.25  # fraction of the ground that is used: slopes and stairs begin farther away
+_OFF_M, _SLOPE = 0.5, 0.4  # no ground before a robot is that far above or below, and that steep
 
 
 class _Place(NamedTuple):
@@ -25,9 +25,9 @@ class _Place(NamedTuple):
 
 
 class GroundWatch:
-    """Notices ground that was measured where none can be, and measurements without a value.
+    """Notices ground that was measured where it cannot be, and measurements without any value.
 
-    Wrong frames, poses and units place all elsewhere, and nothing else tells it.
+    Wrong frames, poses and units move everything, and nothing else reports them.
     """
 
     def __init__(self) -> None:
@@ -37,13 +37,13 @@ class GroundWatch:
         self, points: Floats, ids: NDArray[np.uint8], roles: NDArray[np.uint8],
         lowest_m: float = 0.0,
     ) -> None:
-        """Take what was measured of a mask.
+        """Evaluate the measurements of a mask.
 
         Args:
             points: (H, W, 3) in the base frame, NaN where nothing was measured.
             ids: (H, W) class ids of the same pixels.
             roles: (256,) role of each id.
-            lowest_m: so low the ground may lie, where the base frame's origin is above it.
+            lowest_m: lowest height of the ground, 0 or less: the base frame may lie above it.
         """
         some, ids = points[::_STEP, ::_STEP], ids[::_STEP, ::_STEP]
         measured = np.isfinite(some).all(axis=-1)

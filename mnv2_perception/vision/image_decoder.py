@@ -1,4 +1,4 @@
-"""JPEG and PNG to pixels: of bounded size, whole, and in silence."""
+"""Decode JPEG and PNG: only complete files of limited size, and without output on stderr."""
 
 from contextlib import AbstractContextManager, nullcontext, suppress
 import fcntl
@@ -34,18 +34,18 @@ _NOISE = re.compile(
 
 
 def decode(data: bytes, flags: int, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
-    """Decode a JPEG or PNG, its size read before, in OpenCV's channel order.
+    """Decode a JPEG or PNG to OpenCV's channel order, after checking its size.
 
-    What libjpeg complains of while it decodes is told in the log, once in ten seconds; PNGs are
-    checked before.
+    Complaints of libjpeg while it decodes are logged, at most every ten seconds; PNGs are checked
+    before.
 
     Args:
-        data: the file.
-        flags: OpenCV's, cv2.IMREAD_….
-        max_pixels: largest height × width.
+        data: content of the file.
+        flags: flags of OpenCV, cv2.IMREAD_….
+        max_pixels: largest allowed height × width.
 
     Raises:
-        ImageError: it is no JPEG or PNG, larger, damaged or cut short.
+        ImageError: it is not a JPEG or PNG, too large, damaged or cut short.
     """
     quiet: AbstractContextManager[None] = _libraries_silenced
     if data.startswith(PNG):
@@ -68,11 +68,11 @@ def decode(data: bytes, flags: int, max_pixels: int = MAX_PIXELS) -> NDArray[Any
 
 
 class _Quiet:
-    """Keeps what libjpeg writes to stderr in a block, and tells it in the log instead.
+    """Captures what libjpeg writes to stderr during a block, and logs it instead.
 
-    It writes to the process's stderr itself, a line for each damaged image, and OpenCV lets
-    nobody stop it. Whatever else comes meanwhile, from other threads, is passed on at the end of
-    the block. Blocks of several threads may overlap.
+    libjpeg writes a line per damaged image to the process's stderr itself, and OpenCV cannot stop
+    that. Other output that comes meanwhile, from other threads, is passed on at the end of the
+    block. Blocks of several threads may overlap.
     """
 
     def __init__(self) -> None:
@@ -86,13 +86,13 @@ class _Quiet:
         with self._lock:
             self._blocks += 1
             if self._blocks == 1:
-                with suppress(OSError):  # it was closed
+                with suppress(OSError):  # stderr was closed
                     held = self._file()
                     self._stderr = os.dup(2)
                     os.dup2(held, 2)
 
     def _file(self) -> int:
-        """Return what holds the lines; unlike a pipe, it is never full."""
+        """Return the file that captures the lines; unlike a pipe, it is never full."""
         if self._held < 0:
             self._held = os.memfd_create('stderr')
             fcntl.fcntl(self._held, fcntl.F_SETFL, os.O_APPEND)  # else threads overwrite lines
@@ -107,7 +107,7 @@ class _Quiet:
                 os.dup2(self._stderr, 2)
             size = os.fstat(self._held).st_size
             text = os.pread(self._held, size - self._read, self._read)
-            if self._blocks:  # a line that somebody is writing waits for its end
+            if self._blocks:  # a line that somebody is still writing is left for later
                 text = text[:text.rfind(b'\n') + 1]
             self._read += len(text)
             noise = [line for line in text.splitlines() if _NOISE.match(line)]
@@ -127,8 +127,8 @@ class _Quiet:
                 return
             self._told_s = now_s
         logger.warning(
-            'decoded a damaged image (%s): part of it may be wrong; see what damages it: camera, '
-            'cable or driver', noise[0][:100].decode('ascii', 'replace'),
+            'decoded a damaged image (%s): part of it may be wrong; check camera, cable and '
+            'driver', noise[0][:100].decode('ascii', 'replace'),
         )
 
 

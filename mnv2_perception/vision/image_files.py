@@ -1,4 +1,4 @@
-"""What the bytes of a JPEG or PNG say before they are decoded, and class ids stored as PNG."""
+"""Check the bytes of JPEG and PNG files before they are decoded; store class ids as PNG."""
 
 from collections.abc import Iterator
 import struct
@@ -11,10 +11,10 @@ from mnv2_perception.errors import ImageError, quoted
 from mnv2_perception.vision.png import check_size, plain_png, SIGNATURE
 
 PNG, JPEG = SIGNATURE, b'\xff\xd8\xff'
-MAX_PIXELS = 100_000_000  # of files, and of messages whose reader knows no other limit
+MAX_PIXELS = 100_000_000  # for files, and for messages whose reader has no other limit
 ORIENTATION = 0x0112  # EXIF's tag
 MAX_SEGMENTS = 1024  # of a JPEG before its first scan
-MAX_SCANS = 24  # of a JPEG; each goes over the whole image. Encoders write up to 14
+MAX_SCANS = 24  # of a JPEG; each covers the whole image. Encoders write up to 14
 _KINDS = (
     (0, b'GIF8', 'a GIF'), (8, b'WEBP', 'a WebP'), (0, b'BM', 'a BMP'), (0, b'II*\0', 'a TIFF'),
     (0, b'MM\0*', 'a TIFF'), (0, b'v/1\x01', 'an OpenEXR image'), (4, b'ftyp', 'AVIF or HEIC'),
@@ -25,7 +25,7 @@ _KINDS = (
 
 
 def kind_of(data: bytes) -> str:
-    """Say what the bytes of a file are by how they begin."""
+    """Return the kind of a file in words, from its first bytes."""
     if not data:
         return 'nothing, cut short'
     for place, start, kind in _KINDS:
@@ -37,7 +37,7 @@ def kind_of(data: bytes) -> str:
 
 
 def encoded_size(data: bytes) -> tuple[int, int] | None:
-    """Return height and width of an image file from its header, None where it does not tell.
+    """Return height and width of an image file from its header, None if it does not tell.
 
     Known are JPEG, PNG, WebP, BMP and TIFF.
     """
@@ -45,13 +45,13 @@ def encoded_size(data: bytes) -> tuple[int, int] | None:
         width, height = struct.unpack('>II', data[16:24])
         return height, width
     for marker, segment in jpeg_segments(data):
-        # A frame header; C4, C8 and CC are tables and an extension that nobody uses.
+        # A frame header; C4, C8 and CC are tables and an unused extension.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(segment) >= 5:
             height, width = struct.unpack('>HH', segment[1:5])
             return height, width
     if data.startswith(b'BM') and len(data) >= 26:
         width, height = struct.unpack('<ii', data[18:26])
-        return abs(height), abs(width)  # rows from the top have a negative height
+        return abs(height), abs(width)  # a negative height means rows from the top
     if data[8:12] == b'WEBP' and len(data) >= 30:
         return _webp_size(data)
     if data[:4] in (b'II*\0', b'MM\0*'):
@@ -61,10 +61,10 @@ def encoded_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    if data[12:16] == b'VP8X':  # 24 bits each, less one
+    if data[12:16] == b'VP8X':  # 24 bits each, minus one
         size = int.from_bytes(data[24:30], 'little')
         return 1 + (size >> 24), 1 + (size & 0xFFFFFF)
-    if data[12:16] == b'VP8L':  # 14 bits each, less one
+    if data[12:16] == b'VP8L':  # 14 bits each, minus one
         size = int.from_bytes(data[21:25], 'little')
         return 1 + (size >> 14 & 0x3FFF), 1 + (size & 0x3FFF)
     size = int.from_bytes(data[26:30], 'little')
@@ -79,7 +79,7 @@ def check_file(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
     while place + 12 <= len(data) and data[place + 4:place + 8] != b'IEND':
         length = int.from_bytes(data[place:place + 4], 'big')
         place += 12 + length
-        if place > len(data):  # libpng would take so much memory before it finds out
+        if place > len(data):  # libpng would allocate this much before it notices
             raise ImageError(f'a part of it claims {length} bytes, the file has {len(data)}')
     if data.startswith(JPEG):
         check_jpeg(data, max_pixels)
@@ -88,9 +88,9 @@ def check_file(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield marker and content of a JPEG's segments up to its first scan; none of other data.
+    """Yield marker and content of a JPEG's segments up to its first scan; nothing for other data.
 
-    It stops where libjpeg might read on in another place.
+    It stops where libjpeg might continue at another position.
     """
     place = 2 if data.startswith(JPEG) else len(data)
     for _ in range(MAX_SEGMENTS):
@@ -101,7 +101,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
         if marker == 0xFF:  # padding
             place += 1
             continue
-        # The scan, what has no length, and no marker at all.
+        # The scan, markers without a length, and bytes that are no marker.
         if marker in (0x00, 0x01, 0xDA) or 0xD0 <= marker <= 0xD9 or length < 2:
             return
         yield marker, data[place + 4:place + 2 + length]
@@ -111,8 +111,8 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 def check_jpeg(data: bytes, max_pixels: int) -> None:
     """Raise ImageError unless a JPEG may be decoded.
 
-    A code is a bit or more, and each square of 8 × 8 pixels has one: what is shorter holds no
-    image of the size that it claims.
+    Each block of 8 × 8 pixels has at least one code of at least one bit: a shorter file cannot
+    contain an image of the size that it claims.
     """
     size = encoded_size(data)
     if size is None:
@@ -130,14 +130,14 @@ def check_jpeg(data: bytes, max_pixels: int) -> None:
 
 
 def is_cut_short(data: bytes) -> bool:
-    """Return whether the end of a JPEG or PNG is missing: decoders fill it with gray."""
-    if data.startswith(JPEG):  # the end comes after the last scan; EXIF may hold a whole JPEG
+    """Tell whether the end of a JPEG or PNG is missing: decoders would fill it with gray."""
+    if data.startswith(JPEG):  # the end comes after the last scan; EXIF may contain a whole JPEG
         return data.rfind(b'\xff\xd9') < data.rfind(b'\xff\xda') or b'\xff\xda' not in data
     return data.startswith(PNG) and b'IEND' not in data[-64:]
 
 
 def exif_orientation(data: bytes) -> int:
-    """Return how a JPEG is to be turned for viewing, 1 to 8 as EXIF numbers it; 1: as stored."""
+    """Return the EXIF orientation of a JPEG, 1 to 8; 1: as stored."""
     for marker, segment in jpeg_segments(data):
         if marker == 0xE1 and segment.startswith(b'Exif\0\0'):
             value = tiff_tags(segment[6:]).get(ORIENTATION, 1)
@@ -146,7 +146,7 @@ def exif_orientation(data: bytes) -> int:
 
 
 def tiff_tags(data: bytes) -> dict[int, int]:
-    """Read the short and long numbers of a TIFF's first directory, such as EXIF's, by tag."""
+    """Read the numbers in a TIFF's first directory, such as EXIF's, by tag."""
     order, found = '>' if data.startswith(b'MM') else '<', {}
     try:
         start, = struct.unpack_from(f'{order}I', data, 4)
@@ -156,21 +156,21 @@ def tiff_tags(data: bytes) -> dict[int, int]:
             tag, kind = struct.unpack_from(f'{order}HH', data, place)
             found[tag], = struct.unpack_from(order + ('H' if kind == 3 else 'I'), data, place + 8)
     except struct.error:
-        pass  # what was read counts
+        pass  # use what was read
     return found
 
 
 def mask_to_png(ids: NDArray[np.uint8]) -> bytes:
-    """Return class ids (H, W) uint8 as a gray PNG.
+    """Encode class ids (H, W) uint8 as a gray PNG.
 
     Raises:
-        ImageError: they are none.
+        ImageError: the ids have another shape or dtype, or are empty.
     """
     if ids.ndim != 2 or ids.dtype != np.uint8 or not ids.size:
         raise ImageError(
             f'PNG of ids: got {ids.shape} {ids.dtype}, expected (height, width) uint8, not empty'
         )
-    # Not at a level: OpenCV's own way is run lengths, in a sixth of the time of level 1.
+    # No compression level: OpenCV's default is run lengths, in a sixth of the time of level 1.
     _, png = cv2.imencode('.png', ids)
     return png.tobytes()
 
@@ -178,20 +178,20 @@ def mask_to_png(ids: NDArray[np.uint8]) -> bytes:
 def ids_from_png(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Read class ids from a PNG: gray of 1 to 16 bits, or the indices of a palette.
 
-    OpenCV would stretch fewer than 8 bits to 0..255 and turn a palette's indices into its
-    colours, so a palette is told to it as gray, and what it stretched is divided again. Colours
-    whose channels are equal count as gray. Alpha is dropped.
+    OpenCV would stretch fewer than 8 bits to 0..255 and replace palette indices by their colours.
+    So it gets a palette as gray, and stretched values are divided again. Colours whose channels
+    are equal count as gray. Alpha is dropped.
 
     Args:
-        data: the file.
-        max_pixels: largest height × width.
+        data: content of the file.
+        max_pixels: largest allowed height × width.
 
     Returns:
         (H, W) uint8, owned by the caller.
 
     Raises:
-        ImageError: no PNG (JPEG blends neighbouring ids), damaged, coloured, larger, or ids above
-            255.
+        ImageError: not a PNG (JPEG blends neighbouring ids), damaged, coloured, too large, or ids
+            above 255.
     """
     if not data.startswith(PNG):
         what = 'JPEG, which blends neighbouring ids' if data.startswith(JPEG) else 'no PNG'

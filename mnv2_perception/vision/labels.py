@@ -1,4 +1,4 @@
-"""Where the labels of boxes go, so that each can be read."""
+"""Place the labels of boxes so that each can be read."""
 
 import cv2
 import numpy as np
@@ -10,21 +10,21 @@ Rectangles = NDArray[np.intp]
 def place_labels(
     boxes: NDArray[np.floating], sizes: NDArray[np.integer], height: int, width: int
 ) -> Rectangles:
-    """Place a label for each box: none covers another as long as there is room in the image.
+    """Place a label for each box, so that none covers another as long as there is room.
 
-    A label stands above its box, else below, in it, or beside it: the first of these where it
-    covers no label of a box before. If all are taken it goes to the nearest free place, and where
-    there is none, to that one of the first where it covers least.
+    A label is above its box, below, in it, or beside it: at the first of these places where it
+    covers no label of an earlier box. If all are taken, it goes to the nearest free place; if
+    there is none, to the first of these places where it covers least.
 
     Args:
-        boxes: (N, 4) x1, y1, x2, y2, px, the one to be served first first.
+        boxes: (N, 4) x1, y1, x2, y2, px, in the order in which they are served.
         sizes: (N, 2) width and height of the labels, px.
-        height: of the image, px.
-        width: of the image, px.
+        height: height of the image, px.
+        width: width of the image, px.
 
     Returns:
-        (N, 4) x1, y1, x2, y2 of the labels, px, x2 and y2 the first beyond; within the image, save
-        those that are larger than it, which begin at its border.
+        (N, 4) x1, y1, x2, y2 of the labels, px; x2 and y2 are exclusive. They are in the image,
+        except those that are larger, which begin at its border.
     """
     placed = np.empty((0, 4), np.intp)
     corners = np.rint(np.clip(boxes, -1e6, 1e6)).astype(np.intp)
@@ -40,9 +40,9 @@ def place_labels(
 
 
 def _around(box: Rectangles, size: Rectangles) -> Rectangles:
-    """Return left and top of a label at a box, in the order in which they are wanted."""
+    """Return left and top of the places of a label at its box, in order of preference."""
     (x1, y1, x2, y2), (width, height) = box, size
-    rows = y1 - height, y2, y1, y2 - height  # above, below, in it at the top, at the bottom
+    rows = y1 - height, y2, y1, y2 - height  # above, below, in it at the top, in it at the bottom
     places = [(x, y) for y in rows for x in (x1, x2 - width)]
     return np.array([*places, (x2, y1), (x1 - width, y1)], np.intp)
 
@@ -54,7 +54,7 @@ def _at(places: Rectangles, size: Rectangles, room: Rectangles) -> Rectangles:
 
 
 def _overlaps(some: Rectangles, others: Rectangles) -> Rectangles:
-    """Return (M, N) how many pixels rectangles share with others."""
+    """Return (M, N) the number of pixels that rectangles share with others."""
     low = np.maximum(some[:, None, :2], others[None, :, :2])
     high = np.minimum(some[:, None, 2:], others[None, :, 2:])
     return np.asarray(np.maximum(high - low, 0).prod(axis=2))
@@ -63,10 +63,10 @@ def _overlaps(some: Rectangles, others: Rectangles) -> Rectangles:
 def _nearest_free(
     box: Rectangles, size: Rectangles, room: Rectangles, placed: Rectangles
 ) -> Rectangles | None:
-    """Return the free place nearest to a box, None where there is none.
+    """Return the free place nearest to a box, None if there is none.
 
-    Whatever is free can be moved left and up until it meets a label or the border; so only places
-    beside those are looked at.
+    Any free place can be moved left and up until it meets a label or the border; so only places
+    beside those are examined.
     """
     columns, rows = (
         np.unique(np.clip(np.concatenate([
@@ -79,7 +79,7 @@ def _nearest_free(
     taken = np.zeros((height, width), np.uint8)
     for x1, y1, x2, y2 in placed:
         taken[y1:y2, x1:x2] = 1
-    before = cv2.integral(taken)  # [y, x]: how many pixels are taken above and left of it
+    before = cv2.integral(taken)  # [y, x]: number of taken pixels above and left of it
     low, high = (before[np.ix_(rows + below, columns)] for below in (0, size[1]))
     low_right, high_right = (
         before[np.ix_(rows + below, columns + size[0])] for below in (0, size[1])

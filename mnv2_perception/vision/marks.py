@@ -1,4 +1,4 @@
-"""What one mask marks and clears: on flat ground, or where its pixels were measured."""
+"""Compute what one mask marks and clears: on flat ground, or where its pixels were measured."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,18 +25,18 @@ from mnv2_perception.vision.projection import depth_points, points_of, register_
 
 @dataclass(frozen=True)
 class Limits:
-    """How far and how high is marked, and the size of scan and grid.
+    """How far and how high things are marked, and the size of scan and grid.
 
     Attributes:
-        max_range_m: farthest measured points.
-        obstacle_height_m: given to what is placed on flat ground.
-        min_height_m: measured obstacle points below are left out.
-        max_height_m: those above, too.
-        grid_size_m: side of the grid.
-        grid_resolution_m: side of a cell.
+        max_range_m: largest distance of measured points.
+        obstacle_height_m: height of points that are placed on flat ground.
+        min_height_m: lower measured obstacle points are left out.
+        max_height_m: higher measured obstacle points are left out.
+        grid_size_m: side length of the grid.
+        grid_resolution_m: side length of a cell.
         scan_angle_min_rad: bearing of the scan's first beam.
-        scan_angle_max_rad: of its last.
-        scan_angle_increment_rad: between beams.
+        scan_angle_max_rad: bearing of the scan's last beam.
+        scan_angle_increment_rad: angle between two beams.
     """
 
     max_range_m: float
@@ -57,10 +57,10 @@ class Marks:
     Attributes:
         points: returns (H, W, 3) float32 in the base frame, organised; NaN where nothing is known.
         obstacles: (N, 3) float32 in the base frame.
-        ground: (N, 3) float32 in the base frame, to drive on.
-        scan: in the base frame.
-        grid: in its own frame.
-        obstacles_of: returns those of `obstacles` that are of one class, by its id.
+        ground: (N, 3) float32 in the base frame, traversable.
+        scan: scan in the base frame.
+        grid: grid in its own frame.
+        obstacles_of: returns the points of `obstacles` of one class, given its id.
     """
 
     points: Callable[[], Floats]
@@ -81,14 +81,14 @@ def marks_on_ground(
     """Place a mask on flat ground.
 
     Args:
-        view: what the mask's camera sees of the ground.
-        ids: (H, W) class ids of the camera's size.
+        view: the mask camera's view of the ground.
+        ids: (H, W) class ids, of the camera's size.
         roles: (256,) role of each id, see `roles_of`.
-        grid_from_base: where the base is in the grid's frame.
-        limits: of what is marked; the view has its own range.
+        grid_from_base: pose of the base in the grid's frame.
+        limits: limits of what is marked; the range is that of the view.
 
     Raises:
-        CalibrationError: the mask is not of the camera's size.
+        CalibrationError: the mask does not have the camera's size.
     """
     scene = view.look(ids, roles)
     obstacles = scene.edges.copy()
@@ -120,8 +120,8 @@ def marks_of_points(
         points: (H, W, 3) in the base frame, NaN where nothing was measured.
         ids: (H, W) class ids of the same pixels.
         roles: (256,) role of each id, see `roles_of`.
-        grid_from_base: where the base is in the grid's frame.
-        limits: of what is marked.
+        grid_from_base: pose of the base in the grid's frame.
+        limits: limits of what is marked.
     """
     near = np.hypot(points[..., 0], points[..., 1]) <= limits.max_range_m
     points = np.where(near[..., None], points, np.float32(np.nan))
@@ -158,15 +158,15 @@ def points_of_depth(
     base_from_camera: Pose,
     base_from_depth: Pose | None = None,
 ) -> Floats:
-    """Place depth in the base frame, its pixels those of the mask's camera.
+    """Place depth in the base frame, with the pixels of the mask's camera.
 
     Args:
         depth_m: (H, W) float32, see `depth_points`.
-        depth_camera: that measured it.
-        camera: the mask's.
-        size: height and width to register to at most, where depth is not registered yet.
+        depth_camera: camera that measured it.
+        camera: camera of the mask.
+        size: largest height and width to register to, if depth is not registered yet.
         base_from_camera: pose of the mask's camera.
-        base_from_depth: pose of the depth camera; None where its frame is the mask's.
+        base_from_depth: pose of the depth camera; None if its frame is that of the mask.
 
     Returns:
         (h, w, 3) float32, of depth's size if it is registered; NaN where nothing was measured.
@@ -183,12 +183,12 @@ def points_of_depth(
 
 
 def require_one_image(cloud: tuple[int, int], mask: tuple[int, int]) -> None:
-    """Raise ImageError unless a cloud and a mask (height, width) can be of one image.
+    """Raise ImageError unless a cloud and a mask, each (height, width), can be of one image.
 
-    Either may be of fewer pixels; the proportions agree within 2 %.
+    Either may have fewer pixels; the aspect ratios must agree within 2 %.
     """
     if abs(cloud[1] * mask[0] / (cloud[0] * mask[1] or 1) - 1) > 0.02:
         raise ImageError(
-            f'cloud of {cloud[0]} × {cloud[1]}, mask of {mask[0]} × {mask[1]}: not of one image; '
-            f"remap points to this camera's registered, organised cloud"
+            f'cloud of {cloud[0]} × {cloud[1]}, mask of {mask[0]} × {mask[1]}: they do not belong '
+            f"to the same image; remap points to this camera's registered, organised cloud"
         )

@@ -1,7 +1,7 @@
-"""Whether images and clouds lie in optical frames: z ahead, x to the right (REP 103).
+"""Check that images and clouds are in optical frames: z ahead, x to the right (REP 103).
 
-Simulators name the frame of the camera's body instead, x ahead and z up, or put points as in
-that into a frame that is called optical; and transforms to optical frames lack their rotation.
+Simulators name the frame of the camera's body instead, x ahead and z up, or put points of such a
+frame into one that is called optical; and transforms to optical frames may lack their rotation.
 """
 
 from typing import Any
@@ -13,10 +13,10 @@ from mnv2_perception.errors import CalibrationError, quoted
 from mnv2_perception.vision.camera import Floats
 from mnv2_perception.vision.pose import Doubles, Pose
 
-_UP = 0.8  # sine of the angle above the horizon: cameras on robots look ahead or down
+_UP = 0.8  # sine of the angle above the horizon: robots' cameras look ahead or down
 _ALL = 0.99  # of the points; a few are noise
 _MOST = 0.9
-_STEP = 8  # every so many rows and columns tell it
+_STEP = 8  # rows and columns are sampled in this step
 
 NOT_OPTICAL = (
     "z points up, as in the frame of a camera's body: images belong to its optical frame (z "
@@ -35,8 +35,8 @@ def lies_ahead(points: Floats, ahead: int, across: int) -> bool:
 
     Args:
         points: (H, W, 3), NaN where nothing was measured.
-        ahead: index of the axis.
-        across: of the other.
+        ahead: index of the axis that should point ahead.
+        across: index of the other axis.
     """
     return _lie_ahead(points[::_STEP, ::_STEP], ahead, across)
 
@@ -50,7 +50,7 @@ def _lie_ahead(points: NDArray[Any], ahead: int, across: int) -> bool:
 
 
 def require_optical(points: Floats, frame_id: str) -> None:
-    """Raise CalibrationError where points lie along x of a frame that is called optical."""
+    """Raise CalibrationError if points lie along x of a frame that is called optical."""
     if 'optical' in frame_id and lies_ahead(points, 0, 2):
         raise CalibrationError(
             f"cloud: its points lie along x, as in the frame of a camera's body, and it is said "
@@ -60,16 +60,16 @@ def require_optical(points: Floats, frame_id: str) -> None:
 
 
 def view_axis(points: NDArray[np.float32], base_from_camera: Pose) -> Doubles:
-    """Return along which direction a camera sees points: (3,), of the base frame.
+    """Return the direction in which a camera sees points: (3,), in the base frame.
 
-    It is z of the camera's frame, or x where that is the frame of its body, as the points say.
+    It is z of the camera's frame, or x if the points show that this is the frame of its body.
 
     Args:
         points: (H, W, 3) in the base frame.
         base_from_camera: pose of the frame of the camera's images.
     """
     axes = base_from_camera.rotation
-    with np.errstate(invalid='ignore', over='ignore'):  # of points that are not finite
+    with np.errstate(invalid='ignore', over='ignore'):  # some points are not finite
         seen = (points[::_STEP, ::_STEP] - base_from_camera.translation) @ axes
     ahead: Doubles = axes[:, 0] if _lie_ahead(seen, 0, 2) else axes[:, 2]
     return ahead

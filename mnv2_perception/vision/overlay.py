@@ -1,4 +1,4 @@
-"""Pictures of masks, boxes and grids for people."""
+"""Draw masks, boxes and grids for people."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ ROBOT, BEAM, OBSTACLE_POINT, RING, INK = (
     (20, 80, 220), (70, 140, 230), (70, 0, 0), (110, 110, 110), (0, 0, 0)
 )
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_BEHIND = 0.08  # share of a grid's picture that lies behind the robot
+_BEHIND = 0.08  # fraction of a grid's picture that is behind the robot
 
 Colours = Sequence[tuple[int, int, int]]
 
@@ -31,13 +31,13 @@ def colour_table(colours: Colours) -> NDArray[np.uint8]:
 def blend_mask(
     image: NDArray[np.uint8], ids: NDArray[np.uint8], colours: Colours, alpha: float = 0.5
 ) -> NDArray[np.uint8]:
-    """Lay a mask's colours over an image; pixels without a class keep the image's.
+    """Blend a mask's colours with an image; pixels without a class keep the image's colours.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         ids: (H, W) uint8.
-        colours: one (R, G, B) for each class id.
-        alpha: weight of the colours, 0 to 1.
+        colours: one (R, G, B) per class id.
+        alpha: opacity of the colours, 0 to 1.
     """
     coloured = colour_table(colours)[ids]  # (H, W, 3)
     blended = np.asarray(cv2.addWeighted(coloured, alpha, image, 1.0 - alpha, 0.0), np.uint8)
@@ -54,18 +54,18 @@ def draw_boxes(
     names: Sequence[str],
     colours: Colours,
 ) -> NDArray[np.uint8]:
-    """Draw boxes with the names and scores of their classes, the best on top, labels above all.
+    """Draw boxes with the class names and scores, the best box on top, labels above all boxes.
 
-    Labels do not cover each other where there is room (`place_labels`); one that found none at
-    its box is tied to it by a line. Lines and text grow with the image.
+    Labels do not cover each other if there is room (`place_labels`); a label away from its box is
+    connected to it by a line. Lines and text grow with the image.
 
     Args:
         image: (H, W, 3) uint8 RGB; only read.
         boxes: (N, 4) x1, y1, x2, y2, px, best first.
         scores: (N,), 0..1.
         class_ids: (N,).
-        names: of the classes.
-        colours: one (R, G, B) for each class.
+        names: names of the classes.
+        colours: one (R, G, B) per class.
     """
     picture = np.array(image, np.uint8)
     times = _times(picture)
@@ -81,7 +81,7 @@ def draw_boxes(
         x1, y1, x2, y2 = (round(float(value)) for value in box)
         colour = colours[number]
         cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), colour, 2 * line)
-        # To a label that found no place at its box.
+        # Connects a label that found no place at its box.
         end = np.clip(((x1 + x2) // 2, (y1 + y2) // 2), label[:2], label[2:] - 1)
         start = np.clip(end, (x1, y1), (x2 - 1, y2 - 1))
         cv2.line(picture, start.tolist(), end.tolist(), colour, line, cv2.LINE_AA)
@@ -109,7 +109,7 @@ def ink_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def _times(image: NDArray[np.uint8]) -> float:
-    """Return how much larger text is than on small images."""
+    """Return the factor by which text is larger than on small images."""
     return max(1.0, float(min(image.shape[:2])) / 480)
 
 
@@ -118,7 +118,7 @@ def draw_legend(
     names: Sequence[str],
     colours: Colours,
 ) -> NDArray[np.uint8]:
-    """Return the image with a band below it that names the colours, text growing with it."""
+    """Return the image with a legend of the colours below it, whose text grows with the image."""
     times = _times(image)
     line, size, row = round(times), round(12 * times), round(18 * times)
     widest = max((cv2.getTextSize(name, _FONT, 0.4 * times, line)[0][0] for name in names),
@@ -146,18 +146,18 @@ def draw_grid(
 ) -> NDArray[np.uint8]:
     """Draw an occupancy grid from above as the robot sees it: ahead is up, left is left.
 
-    Free cells are light, occupied ones red, those between mixed, unseen ones grey; rings are
+    Free cells are light, occupied ones red, values in between mixed, unseen ones grey. Rings are
     labelled with their distance from the robot, the blue arrow near the lower border.
 
     Args:
-        grid: what to draw.
-        height: of the picture, pixels.
-        width: of the picture, pixels.
-        ahead_m: how far it reaches ahead of the robot; half the grid's longer side when None.
-        grid_from_base: where the robot is in the grid's frame, of which x, y and yaw count; at
-            its origin, looking along x, when None.
+        grid: grid to draw.
+        height: height of the picture, pixels.
+        width: width of the picture, pixels.
+        ahead_m: how far it extends ahead of the robot; None: half the grid's longer side.
+        grid_from_base: pose of the robot in the grid's frame, of which x, y and yaw count; None:
+            at its origin, looking along x.
         obstacles: (N, 2 or more) points in the base frame, metres, drawn as dots.
-        scan: beams in the base frame, drawn as far as they reach an obstacle.
+        scan: scan in the base frame, whose beams are drawn up to the obstacle that they hit.
 
     Returns:
         (height, width, 3) uint8 RGB.
@@ -165,7 +165,7 @@ def draw_grid(
     if ahead_m is None:
         ahead_m = max(grid.cells.shape) * grid.resolution_m / 2
     px_per_m = height * (1 - _BEHIND) / ahead_m
-    robot = np.array([width / 2, height * (1 - _BEHIND)])  # column and row of its place
+    robot = np.array([width / 2, height * (1 - _BEHIND)])  # column and row of the robot
 
     row, column = np.mgrid[:height, :width] + 0.5
     base = np.stack([robot[1] - row, robot[0] - column, np.zeros_like(row)], axis=-1) / px_per_m
@@ -182,7 +182,7 @@ def draw_grid(
     picture: NDArray[np.uint8] = table[cells.view(np.uint8)]
 
     def pixels(points: NDArray[Any]) -> list[tuple[int, int]]:
-        """(column, row) of points of the base frame."""
+        """Return (column, row) of points in the base frame."""
         found = robot - points[:, 1::-1] * px_per_m
         return [(int(u), int(v)) for u, v in np.floor(found).clip(-9999, 9999)]
 
@@ -226,7 +226,7 @@ def draw_beside(
     Args:
         picture: (H, W, 3) uint8 RGB.
         panel: (H, any, 3) uint8 RGB.
-        caption: one line; what is too long for both is cut off.
+        caption: one line; text that is too long for both is cut off.
 
     Returns:
         A new picture.
@@ -236,7 +236,7 @@ def draw_beside(
 
 
 def draw_caption(picture: NDArray[np.uint8], caption: str) -> NDArray[np.uint8]:
-    """Return the picture with one line above it; what is too long for it is cut off."""
+    """Return the picture with a caption of one line above it; text that is too long is cut off."""
     times = _times(picture)
     line, height = round(times), round(24 * times)
     band = np.full((height, picture.shape[1], 3), 255, np.uint8)

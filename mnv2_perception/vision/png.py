@@ -1,7 +1,7 @@
-"""PNGs from strangers, taken apart and put together again from their pixels alone.
+"""Take untrusted PNGs apart, and put them together again from their pixels alone.
 
-libpng believes what a file says, inflates texts and profiles that nobody asked for, and writes of
-what is wrong with it to stderr. Of what comes back from here it has nothing to say.
+libpng trusts what a file says, inflates texts and profiles that nobody needs, and writes
+complaints to stderr. It has nothing to complain about in the results of this module.
 https://www.w3.org/TR/png-3/
 """
 
@@ -19,17 +19,17 @@ SIGNATURE = b'\x89PNG\r\n\x1a\n'
 GRAY, PALETTE = 0, 3
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_WHOLE = ((0, 0, 1, 1),)  # first column, first row, columns apart, rows apart
+_WHOLE = ((0, 0, 1, 1),)  # first column, first row, step of columns, step of rows
 _ADAM7 = (
     (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
     (0, 1, 1, 2),
 )
-_DEFLATE_MOST = 1032  # bytes that a compressed one can become
-_STORED = 65535  # bytes of a block that is not compressed
+_DEFLATE_MOST = 1032  # most bytes that one compressed byte can become
+_STORED = 65535  # most bytes of an uncompressed block
 
 
 class PngHeader(NamedTuple):
-    """A PNG's IHDR."""
+    """The IHDR of a PNG."""
 
     width: int
     height: int
@@ -43,18 +43,18 @@ class PngHeader(NamedTuple):
 def plain_png(
     data: bytes, max_pixels: int, palette_as_gray: bool = False
 ) -> tuple[PngHeader, bytes]:
-    """Check a PNG whole, and return its header and one that holds its pixels only.
+    """Check a PNG completely; return its header, and a PNG that contains only its pixels.
 
-    Size, checksums, length and filters are right in it, and nothing is compressed any more. Of
+    In the result, size, checksums, length and filters are right, and nothing is compressed. Of the
     other chunks only the EXIF orientation stays.
 
     Args:
-        data: the file.
-        max_pixels: largest height × width.
-        palette_as_gray: give the indices of a palette, not its colours.
+        data: content of the file.
+        max_pixels: largest allowed height × width.
+        palette_as_gray: whether to return the indices of a palette as gray, not its colours.
 
     Raises:
-        ImageError: it is damaged, cut short, or larger.
+        ImageError: it is damaged, cut short, or too large.
     """
     header: PngHeader | None = None
     palette = exif = b''
@@ -91,30 +91,30 @@ def plain_png(
 def indexed_png(
     ids: NDArray[np.uint8], colours: Sequence[Sequence[int]], transparent: bool = False
 ) -> bytes:
-    """Return ids (H, W) uint8 as a PNG with a palette, so that paint programs show their colours.
+    """Encode ids (H, W) uint8 as a PNG with a palette, so that paint programs show their colours.
 
-    OpenCV writes no palettes; with colours a picture takes three times the bytes.
+    OpenCV cannot write palettes; an RGB picture would take three times the bytes.
 
     Args:
-        ids: not empty.
-        colours: (R, G, B), 0 to 255, of the ids from 0 on; those beyond are white.
-        transparent: those beyond cannot be seen.
+        ids: ids of the pixels, not empty.
+        colours: (R, G, B), 0 to 255, of the ids from 0 on; other ids are white.
+        transparent: whether other ids are invisible.
     """
     height, width = ids.shape
     palette = bytes(value for colour in colours for value in colour).ljust(768, b'\xff')
     alpha = (b'\xff' * len(colours)).ljust(256, b'\0')
-    rows = np.zeros((height, 1 + width), np.uint8)  # filter 0, none, before each
+    rows = np.zeros((height, 1 + width), np.uint8)  # before each row, filter 0: none
     rows[:, 1:] = ids
     return b''.join([
         SIGNATURE, _chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, PALETTE, 0, 0, 0)),
         _chunk(b'PLTE', palette), _chunk(b'tRNS', alpha) if transparent else b'',
-        # Level 9 takes ten times the time for a quarter less.
+        # Level 9 would take ten times as long for a quarter less.
         _chunk(b'IDAT', zlib.compress(rows.tobytes(), 6)), _chunk(b'IEND', b''),
     ])
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield kind and content of what may be read, its checksum right, up to the end."""
+    """Yield type and content of the chunks that are used, after checking their checksum."""
     place = len(SIGNATURE)
     for _ in range(4096 + len(data) // 1024):  # encoders write no smaller ones
         length = int.from_bytes(data[place:place + 4], 'big')
@@ -155,7 +155,7 @@ def check_size(height: int, width: int, max_pixels: int) -> None:
 
 
 def _inflated(header: PngHeader, compressed: bytes) -> bytes:
-    """Return the rows, each behind the number of its filter."""
+    """Return the decompressed rows, each after the byte of its filter."""
     passes = []
     for column, row, columns, rows in _ADAM7 if header.interlaced else _WHOLE:
         width = -(-(header.width - column) // columns)
@@ -188,7 +188,7 @@ def _inflated(header: PngHeader, compressed: bytes) -> bytes:
 
 
 def _stored(rows: bytes) -> bytes:
-    """Wrap bytes as zlib does, without compressing them."""
+    """Wrap bytes in the zlib format without compressing them."""
     view = memoryview(rows)
     blocks: list[bytes | memoryview] = [b'\x78\x01']
     for start in range(0, len(rows), _STORED):

@@ -1,7 +1,7 @@
 """Rigid transforms between frames.
 
-Frames are ROS's (REP 103): a camera's optical frame has x to the right, y down and z ahead; a body
-frame has x ahead, y to the left and z up.
+Frames are those of ROS (REP 103): a camera's optical frame has x to the right, y down and z ahead;
+a body frame has x ahead, y to the left and z up.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Pose:
-    """A rigid transform: what it is called, `a_from_b`, takes points of frame b into frame a.
+    """A rigid transform; one named `a_from_b` takes points of frame b to frame a.
 
     Attributes:
         rotation: (3, 3) float64.
@@ -34,10 +34,10 @@ class Pose:
     def from_rpy(
         cls, x: float, y: float, z: float, roll: float, pitch: float, yaw: float
     ) -> 'Pose':
-        """Make a pose of metres and radians, as URDF and static_transform_publisher do.
+        """Make a pose from metres and radians, as URDF and static_transform_publisher do.
 
-        Turned about the fixed axes x (roll), y (pitch), z (yaw), in this order. Of a camera's
-        body, a positive pitch looks down.
+        It is rotated about the fixed axes x (roll), y (pitch), z (yaw), in this order. For a
+        camera's body, a positive pitch looks down.
         """
         cr, sr, cp, sp, cy, sy = (
             function(angle) for angle in (roll, pitch, yaw) for function in (math.cos, math.sin)
@@ -53,10 +53,10 @@ class Pose:
     def from_quaternion(
         cls, translation: Sequence[float], quaternion: Sequence[float]
     ) -> 'Pose':
-        """Make a pose of a transform's translation and its quaternion (x, y, z, w).
+        """Make a pose from a translation, metres, and a quaternion (x, y, z, w).
 
         Raises:
-            CalibrationError: the quaternion has no length.
+            CalibrationError: the quaternion has length 0.
         """
         length = math.sqrt(sum(value * value for value in quaternion))
         if not length > 1e-6:
@@ -102,6 +102,6 @@ class Pose:
         )
 
 
-# The optical frame's axes in the body's: x right, y down, z ahead.
+# The axes of the optical frame in the body's: x right, y down, z ahead.
 BODY_FROM_OPTICAL = Pose(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]), np.zeros(3))
 IN_PLACE = Pose(np.eye(3), np.zeros(3))

@@ -1,4 +1,4 @@
-"""From a camera's image to a network's input, the same at training and at run time."""
+"""Turn a camera's image into a network's input, in the same way for training and at run time."""
 
 from collections.abc import Sequence
 import math
@@ -21,15 +21,15 @@ def check_image(image: NDArray[np.uint8]) -> None:
 
 
 class Placement(NamedTuple):
-    """Where an image lies in the frame that a network sees, pixels.
+    """Where an image lies in the frame that a network sees, in pixels.
 
     Attributes:
         top: first row of the image.
-        left: first column of it.
-        height: of the image there.
-        width: of the image there.
-        frame_height: of all that the network sees.
-        frame_width: of all that the network sees.
+        left: first column of the image.
+        height: height of the image in the frame.
+        width: width of the image in the frame.
+        frame_height: height of the whole frame.
+        frame_width: width of the whole frame.
     """
 
     top: int
@@ -41,7 +41,7 @@ class Placement(NamedTuple):
 
     @property
     def fills(self) -> bool:
-        """Whether there is nothing but the image."""
+        """Whether the image fills the frame."""
         return (self.height, self.width) == (self.frame_height, self.frame_width)
 
 
@@ -50,8 +50,8 @@ def place_image(
 ) -> Placement:
     """Return where an image of a shape (rows, columns, …) lies in a frame of (height, width).
 
-    A letterbox has the arithmetic of Ultralytics' `LetterBox` (`auto=False, center=True`): halves
-    round to even, and of an odd row or column of padding more is below, or to the right.
+    A letterbox is computed as in Ultralytics' `LetterBox` (`auto=False, center=True`): halves are
+    rounded to even, and an odd row or column of padding is below, or on the right.
     """
     if fit != 'letterbox':
         return Placement(0, 0, height, width, height, width)
@@ -69,11 +69,11 @@ def fit_image(
     crop_ratio: float = 1.0,
     pad: tuple[int, int, int] = (114, 114, 114),
 ) -> NDArray[np.uint8]:
-    """Resize an image as a model takes it, see `ModelSpec.fit`, `.crop_ratio` and `.pad`.
+    """Resize an image as a model requires, see `ModelSpec.fit`, `.crop_ratio` and `.pad`.
 
-    A crop is resized by Lanczos: it keeps what classifiers see in sharp photographs. Of 500 from
-    ImageNet MobileNetV2 then tells 88.0 % instead of 86.4 % (linear) or 85.8 % (area). A letterbox
-    is resized linearly however much it shrinks, as those who train with it do.
+    A crop is resized with Lanczos, which keeps what classifiers see in sharp photographs: of 500
+    images of ImageNet, MobileNetV2 then gets 88.0 % right, compared with 86.4 % (linear) and 85.8
+    % (area). A letterbox is always resized linearly, as in trainings with letterboxes.
     """
     if fit == 'letterbox':
         placed = place_image(image.shape, height, width, fit)
@@ -97,15 +97,15 @@ def resize_image(
     interpolation: int = cv2.INTER_LINEAR,
     averaged: bool = True,
 ) -> NDArray[np.uint8]:
-    """Stretch an image to (height, width), contiguous; half-pixel centres.
+    """Stretch an image to (height, width), contiguous, with half-pixel centres.
 
-    Shrinking below half averages over areas, so that thin things do not vanish between samples,
-    unless it is not to be `averaged`.
+    If it shrinks below half and `averaged` is set, areas are averaged, so that thin things do not
+    vanish between samples.
     """
     if image.shape[:2] == (height, width):
         return np.ascontiguousarray(image)
     if averaged and (image.shape[0] > 2 * height or image.shape[1] > 2 * width):
-        # Only the sides that shrink: INTER_AREA enlarges off centre.
+        # Only the sides that shrink, because INTER_AREA is off centre when it enlarges.
         shrunk = (min(width, image.shape[1]), min(height, image.shape[0]))
         image = np.asarray(cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA), np.uint8)
     return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), np.uint8)
@@ -114,10 +114,10 @@ def resize_image(
 def crop_to_aspect(
     image: NDArray[np.uint8], height: int, width: int, ratio: float = 1.0
 ) -> NDArray[np.uint8]:
-    """Return the largest centred part of an image that has the aspect ratio of (height, width).
+    """Return a view of the largest centred part of an image with the aspect ratio height : width.
 
-    Of its sides only `ratio` is kept: 0.875 is the part that resizing the short side to 256 and
-    cutting 224 × 224 out of the middle leaves, to within a pixel of the image.
+    Only the fraction `ratio` of its sides is kept: 0.875 gives the part that remains if the short
+    side is resized to 256 and the middle 224 × 224 are cut out, to within a pixel of the image.
     """
     rows, columns = image.shape[:2]
     if columns * height > rows * width:
@@ -147,7 +147,7 @@ def crop_region(image: NDArray[np.uint8], region: Sequence[float]) -> NDArray[np
 
     Args:
         image: (H, W, 3).
-        region: x1, y1, x2, y2, 0 to 1 of the image's width and height; see `check_region`.
+        region: x1, y1, x2, y2 as fractions of the image's width and height; see `check_region`.
     """
     height, width = image.shape[:2]
     x1, y1, x2, y2 = region
@@ -172,7 +172,7 @@ def normalise(
 ) -> NDArray[np.float32]:
     """Return (image - mean) / std as a float32 tensor, contiguous.
 
-    Scaled by dtype, never by content: a dark frame stays dark.
+    It is scaled by dtype, never by content: a dark frame stays dark.
 
     Args:
         image: (H, W, 3) uint8 RGB.

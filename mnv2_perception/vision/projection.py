@@ -1,4 +1,4 @@
-"""From pixels to points: on the ground plane, or by measured depth.
+"""Turn pixels into points: on the ground plane, or by measured depth.
 
 Clouds are organised: (H, W, 3) float32, metres, NaN where nothing is known; pixel i is point i.
 """
@@ -21,15 +21,14 @@ def ground_points(
     """Find where each pixel's ray meets the ground, the plane z = 0 of the base frame.
 
     Args:
-        camera: whose pixels.
+        camera: camera of the image.
         base_from_camera: pose of its optical frame in a base frame with z up.
-        max_range_m: farthest from the camera's foot.
-        max_footprint_m: the largest step on the ground from a pixel to its neighbours. It grows
-            with the square of the distance: far away a mask that is off by one pixel is off by
-            metres.
+        max_range_m: largest distance from the camera's foot.
+        max_footprint_m: largest distance on the ground between neighbouring pixels. It grows with
+            the square of the distance: far away, a mask that is off by one pixel is off by metres.
 
     Returns:
-        (H, W, 3) float32 in the base frame; NaN above the horizon and beyond both limits.
+        (H, W, 3) float32 in the base frame; NaN above the horizon and beyond the two limits.
 
     Raises:
         CalibrationError: no pixel sees the ground.
@@ -38,11 +37,11 @@ def ground_points(
     with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
         scale = np.float32(-base_from_camera.translation[2]) / z
         scale[scale <= 0] = np.nan
-        x, y = x * scale, y * scale  # from the camera's foot
+        x, y = x * scale, y * scale  # relative to the camera's foot
         steps = np.zeros_like(x)
         for axis in (0, 1):
             step = cv2.magnitude(np.diff(x, axis=axis), np.diff(y, axis=axis))
-            # At the image's end, the step from the pixel before it.
+            # At the end of the image, take the step from the previous pixel.
             last = step[-1:] if axis == 0 else step[:, -1:]
             steps = np.maximum(steps, np.concatenate([step, last], axis=axis))
         valid = (cv2.magnitude(x, y) <= max_range_m) & (steps <= max_footprint_m)
@@ -57,7 +56,7 @@ def ground_points(
 def no_ground(
     base_from_camera: Pose, max_range_m: float, max_footprint_m: float
 ) -> CalibrationError:
-    """Return the error of a camera that sees no ground within `ground_points`' limits."""
+    """Return the error for a camera that sees no ground within the limits of `ground_points`."""
     cure = 'correct its pose (a positive pitch looks down) or raise these limits'
     if looks_up(base_from_camera):
         cure += f'; in its frame {NOT_OPTICAL}'
@@ -69,12 +68,12 @@ def no_ground(
 
 
 def depth_points(depth_m: Floats, camera: Camera) -> Floats:
-    """Turn depth into points.
+    """Convert depth to points.
 
     Args:
-        depth_m: (H, W) float32, along the optical axis; what is not positive and finite is
-            invalid.
-        camera: that measured it, or that it was registered to.
+        depth_m: (H, W) float32, along the optical axis; values that are not positive and finite
+            are invalid.
+        camera: camera that measured it, or that it was registered to.
 
     Returns:
         (H, W, 3) float32 in the camera's optical frame; NaN where depth is invalid.
@@ -91,20 +90,20 @@ def depth_points(depth_m: Floats, camera: Camera) -> Floats:
 def register_depth(
     depth_m: Floats, depth_camera: Camera, camera: Camera, camera_from_depth: Pose
 ) -> Floats:
-    """Turn a depth camera's image into what another camera would measure.
+    """Convert a depth camera's image to what another camera would measure.
 
-    Each depth pixel falls on one pixel of the other camera and the nearest wins, so a camera of
-    more pixels than the depth camera keeps holes: resize it to fewer.
+    Each depth pixel falls on one pixel of the other camera, and the nearest wins. So if that
+    camera has more pixels than the depth camera, holes remain: resize it to fewer.
 
     Args:
         depth_m: (H, W) float32, as in `depth_points`.
-        depth_camera: that measured it.
-        camera: the other one, usually the colour camera.
-        camera_from_depth: pose of the depth camera's optical frame in the other's.
+        depth_camera: camera that measured it.
+        camera: the other camera, usually the colour camera.
+        camera_from_depth: pose of the depth camera's optical frame in that of the other.
 
     Returns:
-        Depth (camera.height, camera.width) float32 along the other's optical axis, NaN where
-        nothing was measured.
+        Depth (camera.height, camera.width) float32 along the other camera's optical axis, NaN
+        where nothing was measured.
     """
     points = depth_points(depth_m, depth_camera).reshape(-1, 3)
     points = camera_from_depth.apply(points[np.isfinite(points[:, 0])])
@@ -118,15 +117,15 @@ def register_depth(
 
 
 def pixel_offset(points: Floats, camera: Camera, camera_from_points: Pose) -> float:
-    """Find how far the pixels of an organised cloud are from those of a camera's image.
+    """Return how far the pixels of an organised cloud are from those of a camera's image.
 
     Args:
         points: (H, W, 3), NaN where nothing was measured.
-        camera: of the image.
+        camera: camera of the image.
         camera_from_points: pose of the cloud's frame in the camera's optical frame.
 
     Returns:
-        The median, as a share of the image's width; 0 where too few points are in the image.
+        The median, as a fraction of the image's width; 0 if too few points are in the image.
     """
     rows, columns = (slice(None, None, max(1, size // 32)) for size in points.shape[:2])
     at = np.moveaxis(np.mgrid[:points.shape[0], :points.shape[1]], 0, -1)[rows, columns, ::-1]
@@ -140,7 +139,7 @@ def pixel_offset(points: Floats, camera: Camera, camera_from_points: Pose) -> fl
 def points_of(
     points: NDArray[Any], ids: NDArray[np.uint8], wanted: NDArray[np.bool_]
 ) -> Floats:
-    """Pick the finite points of some classes.
+    """Return the finite points of some classes.
 
     Args:
         points: (H, W, 3).
@@ -156,7 +155,7 @@ def points_of(
 
 
 def resize_points(points: Floats, height: int, width: int) -> Floats:
-    """Resize an organised cloud to (height, width, 3) by picking, as `decode.resize_ids` does."""
+    """Resize an organised cloud to (height, width, 3) without interpolation, like `resize_ids`."""
     if points.shape[:2] == (height, width):
         return points
     size = (width, height)

@@ -1,4 +1,4 @@
-"""A tree of frames over time: what tf2 answers, from transforms that were recorded."""
+"""A tree of frames over time: what tf2 would answer, from recorded transforms."""
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Values = tuple[float, ...]  # x, y, z, and a quaternion's x, y, z, w
 
 @dataclass
 class _Link:
-    """What is known of a frame's place in its parent; times in ns, in order."""
+    """The known poses of a frame in its parent; times in ns, ascending."""
 
     parent: str
     static: bool
@@ -23,7 +23,7 @@ class _Link:
 
 
 class TransformTree:
-    """Transforms from frame to frame, interpolated between two that were told, never beyond."""
+    """Transforms between frames, interpolated between two recorded ones, never extrapolated."""
 
     def __init__(self) -> None:
         self._links: dict[str, _Link] = {}
@@ -34,14 +34,14 @@ class TransformTree:
         return {child: link.parent for child, link in self._links.items()}
 
     def add(self, parent: str, child: str, stamp_ns: int, values: Values, static: bool) -> None:
-        """Take a transform; of a frame with several parents the last one counts.
+        """Add a transform; if a frame has several parents, the last one counts.
 
         Args:
-            parent: frame, with or without a leading slash.
-            child: frame.
-            stamp_ns: time at which it holds.
+            parent: name of the parent frame, with or without a leading slash.
+            child: name of the frame.
+            stamp_ns: time at which the transform holds, in nanoseconds.
             values: x, y, z in metres, and a quaternion's x, y, z, w.
-            static: it holds at all times.
+            static: whether it holds at all times.
         """
         parent, child = parent.lstrip('/'), child.lstrip('/')
         link = self._links.get(child)
@@ -55,7 +55,7 @@ class TransformTree:
         """Return `target_from_source` at a time.
 
         Raises:
-            CalibrationError: they are not connected, or not told of at that time.
+            CalibrationError: the frames are not connected, or not recorded at that time.
         """
         target, source = target.lstrip('/'), source.lstrip('/')
         up, down = self._way_up(source), self._way_up(target)
@@ -65,8 +65,8 @@ class TransformTree:
             missing = next((name for name in (source, target) if name not in known), None)
             raise CalibrationError(
                 f'no transform from {source!r} to {target!r}: '
-                + (f'the bag tells nothing of {missing!r}' if missing is not None
-                   else 'the frames are of two trees')
+                + (f'the bag has no transform of {missing!r}' if missing is not None
+                   else 'the frames are not connected')
                 + f'; it has {", ".join(sorted(known)) or "none"}'
             )
         above_source = self._pose(up[:up.index(shared)], stamp_ns)
@@ -74,7 +74,7 @@ class TransformTree:
         return above_target.inverse() @ above_source
 
     def newest_ns(self, target: str, source: str, until_ns: int) -> int:
-        """Return the latest time until one, at which all between two frames is known."""
+        """Return the latest time, up to `until_ns`, at which all between two frames is known."""
         ways = self._way_up(source.lstrip('/')), self._way_up(target.lstrip('/'))
         moving = [
             self._links[frame] for frame in {*ways[0]} ^ {*ways[1]}
@@ -89,7 +89,7 @@ class TransformTree:
         return way
 
     def _pose(self, way: list[str], stamp_ns: int) -> Pose:
-        """Return where the first frame of a way is in the parent of its last."""
+        """Return the pose of a chain's first frame in the parent of its last one."""
         pose = Pose(np.eye(3), np.zeros(3))
         for frame in way:
             link = self._links[frame]
@@ -99,7 +99,7 @@ class TransformTree:
 
 
 def _between(frame: str, link: _Link, stamp_ns: int) -> Values:
-    """Interpolate, as tf2 does: places linearly, turns by slerp."""
+    """Interpolate as tf2 does: translations linearly, rotations by slerp."""
     after = bisect_right(link.times, stamp_ns)
     if after and link.times[after - 1] == stamp_ns:
         return link.values[after - 1]
@@ -118,7 +118,7 @@ def _between(frame: str, link: _Link, stamp_ns: int) -> Values:
 
 
 def _slerp(first: Values, last: Values, share: float) -> Values:
-    """Return the turn between two (quaternions x, y, z, w), the short way round."""
+    """Return the rotation between two (quaternions x, y, z, w), the short way round."""
     dot = sum(a * b for a, b in zip(first, last, strict=True))
     length = math.sqrt(sum(a * a for a in first) * sum(b * b for b in last)) or 1.0
     sign = math.copysign(1.0, dot)

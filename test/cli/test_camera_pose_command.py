@@ -83,7 +83,7 @@ def test_a_file_that_is_no_calibration_is_told(
     file.write_text(text)
     line = ['camera-pose', picture, '--camera-info', str(file), '--board', '8x6']
     assert cli.main(line) == 1
-    assert 'is no calibration' in capsys.readouterr().err
+    assert 'is not a calibration' in capsys.readouterr().err
 
 
 def test_a_calibration_that_would_grow_is_refused_at_once(

@@ -94,7 +94,7 @@ def test_boxes_of_masks_are_written_and_measured(
         'boxes', str(folder), '--classes', 'dog', '--spec', str(folder / 'spec.yaml'), '--out',
         str(out),
     ]) == 0
-    assert capsys.readouterr().out == f'{out}: 1 boxes in 1 images, 0 more to ignore\n'
+    assert capsys.readouterr().out == f'{out}: 1 boxes in 1 images, and 0 to be ignored\n'
     assert cli.main(['evaluate', detector, str(out), '--json']) == 0
     result = json.loads(capsys.readouterr().out)
     assert set(result) == {
@@ -145,7 +145,7 @@ def test_run_draws_a_detectors_boxes(
     picture = cv2.imread(str(overlay))  # BGR
     assert (picture[..., 1] > 200).any() and not (picture[..., 2] > 200).all(axis=1).any()
     assert cli.main([*args, detector, '--mask', str(folder / 'm.png')]) == 1
-    assert 'is for detection and makes no mask' in capsys.readouterr().err
+    assert 'is for detection and makes no masks' in capsys.readouterr().err
 
 
 def test_info_says_what_a_model_takes_and_gives(capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,7 +225,7 @@ def test_run_prints_what_a_classification_finds(
     assert capsys.readouterr().out == '0.665  blue\n0.245  red\n'
     assert not (tmp_path / 'overlay.png').exists()
     assert cli.main(['run', picture, '--model', model, '--mask', 'mask.png']) == 1
-    assert 'is for classification and makes no mask' in capsys.readouterr().err
+    assert 'is for classification and makes no masks' in capsys.readouterr().err
 
 
 def test_evaluate_of_a_classification_counts_images(
@@ -265,7 +265,7 @@ def test_run_says_what_a_picture_is_to_end_in(
     out, image = folder / name, str(folder / 'images/a.png')
     assert cli.main(['run', image, '--model', model, '--engine', 'fake', '--out', str(out)]) == 1
     told = capsys.readouterr().err
-    assert told.startswith(f'error: {out}: ') and told.endswith('; end it in .png\n')
+    assert told.startswith(f'error: {out}: ') and told.endswith('; use a name that ends in .png\n')
     assert not out.exists()
     assert cli.main(['run', image, '--model', f'{folder}/absent.onnx', '--out', str(out)]) == 1
     assert capsys.readouterr().err == told  # before a model is opened
@@ -482,7 +482,7 @@ def test_training_tells_the_licence_of_the_model_that_it_starts_from() -> None:
     assert start
     mine = replace(start, licence='CC0-1.0', attribution='')
     told = licence_of_start(start, mine)
-    assert 'asks for CC-BY-4.0, and to name "' in told and 'by buinghia3101' in told
+    assert 'licence is CC-BY-4.0, with the attribution "' in told and 'by buinghia3101' in told
     assert licence_of_start(start, start) == ''
 
 
@@ -490,7 +490,7 @@ def test_training_tells_where_a_head_of_other_classes_is_taken() -> None:
     start = read_spec(find_model('unet_mobilenetv2_ground_fast'))
     assert start and classes_of_start(start, start) == ''
     told = classes_of_start(start, replace(start, classes=start.classes[::-1]))
-    assert 'has the classes background, obstacle, stairs' in told and 'keep their order' in told
+    assert 'has the classes background, obstacle, stairs' in told and 'use the same order' in told
     fewer = replace(start, classes=start.classes[1:], colours=start.colours[1:])
     assert classes_of_start(start, fewer) == ''  # the head begins anew
 
@@ -534,7 +534,7 @@ def test_a_user_without_a_home_works_and_is_told_where_one_is_needed(
         (['info', '~/m.onnx'], '~/m.onnx: is neither a model file nor a shipped model'),
         (['info', '~nobody_here/m.onnx'], '~nobody_here/m.onnx: is neither a model file'),
         (['bag', 'info', '~/drive'], '~/drive'),
-        (['fetch', 'mobilenet_v2'], 'this user has no home folder to keep weights in; set XDG_'),
+        (['fetch', 'mobilenet_v2'], 'this user has no home folder to store weights in; set XDG_'),
     ):
         assert cli.main(args) == 1
         assert told in capsys.readouterr().err

@@ -55,7 +55,7 @@ def test_the_encoder_alone_gives_the_same_and_says_what_it_is(
     assert main(['info', str(encoder)]) == 0
     told = capsys.readouterr().out
     assert "gives          'features' (1, 96) float32" in told
-    assert f'the encoder alone, of {FAST}; for `mnv2 embed`' in told
+    assert f'only the encoder of {FAST}; for `mnv2 embed`' in told
 
 
 def test_the_encoder_of_a_foreign_model_says_what_the_yaml_beside_the_model_said(
@@ -85,12 +85,12 @@ def test_what_cannot_be_done_is_told_in_one_line(
     (tmp_path / 'empty').mkdir()
     out = str(tmp_path / 'x.npz')
     for line, told in (
-        ([FAST], 'give pictures and --out for their features, --onnx for the encoder, or all'),
+        ([FAST], 'give pictures and --out for their features, or --onnx for the encoder'),
         ([FAST, str(pictures)], 'give pictures and --out for their features'),
         ([FAST, '--out', out], 'give pictures and --out for their features'),
-        ([FAST, str(tmp_path / 'absent.png'), '--out', out], 'there is no such file'),
+        ([FAST, str(tmp_path / 'absent.png'), '--out', out], 'no such file'),
         ([FAST, str(tmp_path / 'empty'), '--out', out], 'holds no pictures'),
-        ([FAST, str(pictures), '--out', out, '--encoder', 'mobilenet_v2'], '--encoder goes with'),
+        ([FAST, str(pictures), '--out', out, '--encoder', 'mobilenet_v2'], '--encoder is only'),
     ):
         assert main(['embed', *line]) == 1
         error = capsys.readouterr().err

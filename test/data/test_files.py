@@ -49,6 +49,6 @@ def test_a_file_in_the_place_of_a_folder_is_told_with_what_was_expected_and_the_
         make_folder(tmp_path / name)
     there = tmp_path / name.partition('/')[0]
     assert str(told.value) == (
-        f'{tmp_path / name}: cannot be made: {there} is a file, expected a folder; choose another '
-        f'--out, or move the file away'
+        f'{tmp_path / name}: cannot be created: {there} is a file, expected a folder; choose '
+        f'another --out, or move the file away'
     )

@@ -79,7 +79,7 @@ def test_files_that_are_left_out_are_told(
 
 def test_one_name_with_two_suffixes_is_refused(folder: Path) -> None:
     (folder / 'images/b.png').with_suffix('.jpg').write_bytes(b'')
-    with pytest.raises(DataError, match='b is there with two suffixes'):
+    with pytest.raises(DataError, match='b exists with two suffixes'):
         list_pairs(folder)
 
 
@@ -105,12 +105,12 @@ def test_a_picture_is_turned_as_its_exif_says_and_so_must_its_label_be(
     cv2.imwrite(str(folder / 'labels/b.png'), np.zeros((8, 16), np.uint8))
     image, _ = read_pair(*list_pairs(folder)[1])
     assert image.shape == (8, 16, 3) and image[:, 9:].min() > 200 > 50 > image[:, :7].max()
-    assert 'turned for viewing by their EXIF orientation' in caplog.text
+    assert 'viewers rotate some of its pictures by their EXIF orientation' in caplog.text
     cv2.imwrite(str(folder / 'labels/b.png'), np.zeros((16, 8), np.uint8))
-    with pytest.raises(DataError, match=r'b.png: is \(16, 8\).*EXIF orientation, and its label'):
+    with pytest.raises(DataError, match=r'b.png: is \(16, 8\).*EXIF orientation, so its label'):
         read_pair(*list_pairs(folder)[1])
     boxes = coco(images=[{'id': 20, 'file_name': 'b.jpg', 'height': 16, 'width': 8}])
-    with pytest.raises(DataError, match='EXIF orientation, and its boxes must be too'):
+    with pytest.raises(DataError, match='EXIF orientation, so its boxes must be rotated too'):
         read_coco(write_json(folder / 'coco.json', boxes))
 
 
@@ -119,7 +119,7 @@ def test_what_is_unlabelled_absent_or_unknown_is_told(
 ) -> None:
     caplog.set_level('INFO')
     read_folder(folder, ELEVEN)
-    assert 'the ids 11, 12, 13' in caplog.text and 'no class of 11' in caplog.text
+    assert 'the ids 11, 12, 13' in caplog.text and 'not among the 11 classes' in caplog.text
     assert '54.2 % unlabelled' in caplog.text  # 13 of 24 ids
     caplog.clear()
     read_folder(folder, [f'class_{index}' for index in range(26)])
@@ -150,7 +150,7 @@ def test_a_missing_label_is_named_and_counted(folder: Path) -> None:
 @pytest.mark.parametrize('name', ['B.png', 'b_mask.png'])
 def test_a_label_of_nearly_the_same_name_is_named(folder: Path, name: str) -> None:
     (folder / 'labels/b.png').rename(folder / 'labels' / name)
-    with pytest.raises(DataError, match=rf'first is b\.png; {name} is there; .* the same name'):
+    with pytest.raises(DataError, match=rf'first is b\.png; {name} exists; .* the same name'):
         list_pairs(folder)
 
 
@@ -160,7 +160,7 @@ def test_labels_without_an_image_are_told_once(
     (folder / 'images/b.png').unlink()
     list_pairs(folder)
     list_pairs(folder)
-    assert caplog.text.count('labels: 1 of 2 are left out, for no image has their name') == 1
+    assert caplog.text.count('labels: 1 of 2 are left out, because no image has their name') == 1
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_labels_without_an_image_are_told_once(
     [
         (np.full((4, 6, 3), (1, 2, 3), np.uint8), 'PNG of colours.*map each colour to its id'),
         (np.full((4, 6), 256, np.uint16), 'the largest is 256'),
-        (np.zeros((5, 6), np.uint8), r'is \(5, 6\), its image is \(4, 6\)'),
+        (np.zeros((5, 6), np.uint8), r'is \(5, 6\), but its image is \(4, 6\)'),
     ],
     ids=['colours', '16 bits', 'another size'],
 )
@@ -182,7 +182,7 @@ def test_a_label_that_is_none_is_refused(folder: Path, label: np.ndarray, told: 
 def test_a_label_of_another_suffix_is_told_as_what_it_is(folder: Path, suffix: str) -> None:
     label = folder / 'labels/a.png'
     label.rename(label.with_suffix(suffix))
-    with pytest.raises(DataError, match=rf'1 of 2 labels.*a\{suffix} is there, but a label'):
+    with pytest.raises(DataError, match=rf'1 of 2 labels.*a\{suffix} exists, but a label'):
         list_pairs(folder)
 
 
@@ -200,7 +200,7 @@ def test_what_lies_in_a_file_s_place_is_named(folder: Path, content: str, told: 
 
 def test_a_damaged_image_is_named(folder: Path) -> None:
     (folder / 'images/b.png').write_bytes(b'no picture')
-    with pytest.raises(DataError, match=r'images/b\.png: is no readable image'):
+    with pytest.raises(DataError, match=r'images/b\.png: is not a readable image'):
         read_folder(folder, ELEVEN)
 
 
@@ -254,7 +254,7 @@ def test_boxes_that_end_outside_their_image_are_told(
         boxes = [{'id': 1, 'image_id': 20, 'category_id': 7, 'bbox': bbox}]
         values = coco(images=images, annotations=boxes)
         read_coco(write_json(folder / 'coco.json', values))
-        assert ('boxes of 1 of 1 images end outside of them' in caplog.text) == told
+        assert ('boxes of 1 of 1 images end outside of their image' in caplog.text) == told
 
 
 def test_a_folder_in_the_place_of_a_coco_file_is_told_with_the_cure(folder: Path) -> None:
@@ -270,7 +270,7 @@ def test_images_may_lie_beside_the_file(folder: Path) -> None:
 @pytest.mark.parametrize(
     ('values', 'told'),
     [
-        ([], 'is no COCO JSON'),
+        ([], 'is not a COCO JSON'),
         ({'images': []}, "KeyError: 'categories'"),
         (coco(images=[]), 'KeyError: 20'),
         (coco(images=[], annotations=[]), '0 images and 2 categories'),
@@ -282,9 +282,10 @@ def test_images_may_lie_beside_the_file(folder: Path) -> None:
         (coco(annotations=[{'image_id': 20, 'category_id': 7, 'bbox': [1, 2, math.nan, 3]}]),
          r'b\.png has a box \[1.0, 2.0, nan, 3.0\]'),
         (coco(annotations=[{'image_id': 20, 'category_id': 7, 'bbox': [0.1, 0.2, 0.5, 0.8]}]),
-         "all its boxes lie within an image's first pixel.* multiply them by width and height"),
+         'all its boxes lie within the first pixel of an image.* multiply them by width and '
+         'height'),
         (coco(categories=[{'id': 3, 'name': 'dog'}, {'id': 7, 'name': 'dog'}]),
-         'calls several categories dog; .* a name of its own'),
+         'calls several categories dog; .* its own name'),
         (coco(images=[{'id': 20, 'file_name': 'c.png'}]), r'image c\.png is neither in'),
         (coco(images=[{'id': 20, 'file_name': 'c' * 300}]), r'image c+ is neither in'),
     ],
@@ -387,14 +388,14 @@ def test_a_table_names_files_and_labels(tmp_path: Path, table: str, ids: list[in
 @pytest.mark.parametrize(
     ('table', 'told'),
     [
-        ('', 'lists no image'),
+        ('', 'lists no images'),
         ('a.jpg 1', ':1: got 1 columns, expected 2'),
-        ('a.jpg\t1\nb.jpg\t1', r':2: there is no file .*b\.jpg'),
-        (f'a.jpg\t1\n{"b" * 300}.jpg\t1', r':2: there is no file'),
-        ('a.jpg\t1\na\0.jpg\t1', r':2: there is no file'),
-        ('a.jpg\t4', ":1: the label is '4', no class of the model .*an id of 0 to 3 or a name"),
-        ('a.jpg\t-1', "the label is '-1', no class"),
-        ('a.jpg\tcrane', "'crane', the name of the classes 0 and 2; expected an id"),
+        ('a.jpg\t1\nb.jpg\t1', r':2: no such file: .*b\.jpg'),
+        (f'a.jpg\t1\n{"b" * 300}.jpg\t1', r':2: no such file'),
+        ('a.jpg\t1\na\0.jpg\t1', r':2: no such file'),
+        ('a.jpg\t4', ":1: the label is '4', not a class of the model .*an id of 0 to 3 or a name"),
+        ('a.jpg\t-1', "the label is '-1', not a class"),
+        ('a.jpg\tcrane', "'crane', the name of several classes: 0 and 2; expected an id"),
         ('file\tindex\na.jpg\tcrane', ":2: the index is 'crane'.*an id of 0 to 3$"),
         ('file\tclass\na.jpg\t1', 'expected `file` and `label` or `index`'),
     ],
@@ -426,8 +427,8 @@ def test_a_picture_in_two_classes_is_told(
         assert len(list_classified(tmp_path, CLASSES)) == 9
     told, = caplog.messages
     assert told == (
-        f'{tmp_path}: a picture lies in two classes, byte for byte the same: {first}/b.jpg and '
-        f'{other}/of_both.jpg (so do 0 more); leave each in one'
+        f'{tmp_path}: a picture is in two classes, byte for byte the same: {first}/b.jpg and '
+        f'{other}/of_both.jpg (and 0 more); keep each in one class'
     )
     (tmp_path / 'list.tsv').write_text('0/a.jpg\t1\n0/b.jpg\t0\n0/a.jpg\t2\n')
     list_classified(tmp_path / 'list.tsv', CLASSES)
@@ -437,8 +438,8 @@ def test_a_picture_in_two_classes_is_told(
 @pytest.mark.parametrize(
     ('names', 'told'),
     [
-        (['labels/a.png', 'images/a.jpg'], r"/images: .*named as 'images', no class .*'crane'"),
-        (['crane/a.png'], "'crane', the name of the classes 0 and 2"),
+        (['labels/a.png', 'images/a.jpg'], r"/images: .*named as 'images', not a class .*'crane'"),
+        (['crane/a.png'], "'crane', the name of several classes: 0 and 2"),
         (['a.jpg'], r'no images; expected .*/CLASS/\*\.jpg'),
     ],
     ids=['data for segmentation', 'two classes of one name', 'no folders'],
@@ -455,5 +456,5 @@ def test_a_source_that_does_not_exist_or_is_no_table_is_told(tmp_path: Path) -> 
     with pytest.raises(DataError, match='absent: does not exist; give a folder'):
         list_classified(tmp_path / 'absent', CLASSES)
     (tmp_path / 'picture.jpg').write_bytes(b'\xff\xd8\xff')
-    with pytest.raises(DataError, match=r'picture\.jpg: is no TSV file'):
+    with pytest.raises(DataError, match=r'picture\.jpg: is not a TSV file'):
         list_classified(tmp_path / 'picture.jpg', CLASSES)

@@ -74,9 +74,9 @@ def test_images_are_written_as_their_suffix_says_whole_or_not_at_all(tmp_path: P
     assert (read_image(tmp_path / 'image.png') == image).all()
     write_image(tmp_path / 'ids.PNG', image[..., 0])
     assert (cv2.imread(str(tmp_path / 'ids.PNG'), cv2.IMREAD_UNCHANGED) == image[..., 0]).all()
-    with pytest.raises(DataError, match=r'image\.txt: OpenCV cannot write it .* end it in \.png'):
+    with pytest.raises(DataError, match=r'image\.txt: OpenCV cannot write it .* ends in \.png'):
         write_image(tmp_path / 'image.txt', image)
-    with pytest.raises(DataError, match=r'holds no colours, .*; end it in \.png'):
+    with pytest.raises(DataError, match=r'cannot hold colours .*; use a name that ends in \.png'):
         write_image(tmp_path / 'image.pgm', image)
     with pytest.raises(DataError, match=r'absent/image\.png: cannot be written: No such file'):
         write_image(tmp_path / 'absent/image.png', image)

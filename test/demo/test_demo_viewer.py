@@ -78,4 +78,4 @@ def test_an_address_that_cannot_be_had_ends_the_demo_with_a_sentence(tmp_path: P
     )
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert 'nothing can be served at 192.0.2.1:8765' in err and 'Traceback' not in err
+    assert 'Foxglove cannot be served at 192.0.2.1:8765' in err and 'Traceback' not in err

@@ -182,7 +182,7 @@ def test_a_plan_that_cannot_be_used_is_built_again(
     assert again.blob == PLAN == path.read_bytes()
     assert log.read_text() == 'fp16\nfp16\n'
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(warnings) == 1 and 'built again' in caplog.text
+    assert len(warnings) == 1 and 'building it again' in caplog.text
     assert plans.read_plan(path).blob == PLAN
 
 
@@ -218,8 +218,8 @@ def unwritable_folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ('where', 'told'),
-    [('full_folder', 'built, but not kept .*No space left'),
-     ('unwritable_folder', 'cannot be kept there .*Not a directory')],
+    [('full_folder', 'built, but could not be stored .*No space left'),
+     ('unwritable_folder', 'cannot be stored there .*Not a directory')],
 )
 def test_a_folder_that_takes_no_plan_is_told(
     where: str, told: str, model: Path, log: Path, request: pytest.FixtureRequest,
@@ -237,7 +237,7 @@ def test_a_folder_that_takes_no_plan_is_told(
     plan = build_plan(model, Options(), folder, SlowBuilder(log), keep=False)
     assert plan.blob == PLAN
     assert [record.levelname for record in caplog.records if record.levelno > 20] == ['WARNING']
-    assert 'this process only' in caplog.text
+    assert 'only this process uses the plan' in caplog.text
 
 
 # What fits the file
@@ -267,11 +267,11 @@ def test_the_precision_is_what_the_file_holds_or_fp16(
     [
         ({}, Options('int8'), r'float weights.*mnv2 quantize .*identity\.onnx$'),
         ({}, Options('fp64'), "'fp64', expected one of"),
-        ({'quantised': True}, Options('fp16'), 'holds int8, fp16 was asked for'),
-        ({'half': True}, Options('fp32'), 'holds fp16, fp32 was asked for'),
+        ({'quantised': True}, Options('fp16'), 'is int8, but fp16 was requested'),
+        ({'half': True}, Options('fp32'), 'is fp16, but fp32 was requested'),
         ({'quantised': True}, Options(dla=0), 'the DLA refuses Q/DQ nodes'),
         ({}, Options('fp32', dla=0), 'the DLA computes in fp16'),
-        ({}, Options(batch=4), 'takes image 1x5x7x3, 4 images'),
+        ({}, Options(batch=4), 'takes image 1x5x7x3, but a batch of 4 images'),
         ({'open_size': True}, Options(), 'takes image 1xanyx7x3; export it with a fixed height'),
     ],
 )
@@ -371,7 +371,9 @@ def test_a_later_build_starts_from_the_timings_of_the_first(
     [
         ('parse', Options(), 'TensorRT cannot read it: unknown operator'),
         ('build', Options(), 'cannot be built: no kernel for this GPU'),
-        ('', Options(dla=2), r'DLA 2 was asked for, Pretended.* has 2 with .*leave out --dla'),
+        (
+            '', Options(dla=2), r'DLA core 2 was requested, but Pretended.* has 2 DLA cores with .*leave out --dla'
+        ),
     ],
 )
 def test_a_refusal_is_told_with_its_reason(

@@ -80,7 +80,7 @@ def test_a_model_without_layers_of_an_encoder_is_refused_with_the_cure(tmp_path:
     model = write_mean_colour(tmp_path / 'foreign.onnx')
     with pytest.raises(ModelError, match=r'no node is named as a layer of `features`; give a mod'):
         cut_encoder(model)
-    with pytest.raises(ModelError, match=r'are cut out of \.onnx files'):
+    with pytest.raises(ModelError, match=r'can only be taken from an \.onnx file'):
         cut_encoder(tmp_path / 'model.pt2')
 
 

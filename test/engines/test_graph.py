@@ -184,7 +184,7 @@ def test_a_shipped_model_of_one_image_takes_several(model: Path, tmp_path: Path)
 
 def test_a_model_that_holds_the_number_of_images_keeps_it() -> None:
     model = next(path for path in SHIPPED if path.stem.startswith('ssdlite'))
-    with pytest.raises(ModelError, match='takes image 1x480x640x3, 2 images'):
+    with pytest.raises(ModelError, match='takes image 1x480x640x3, but a batch of 2'):
         fix_batch(read_onnx(model), 2, model)
 
 
@@ -196,5 +196,5 @@ def test_a_graph_whose_outputs_do_not_follow_keeps_its_number_of_images() -> Non
         [helper.make_tensor_value_info('ids', UINT8, shape)],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)])
-    with pytest.raises(ModelError, match='takes image 1x4x6x3, 2 images'):
+    with pytest.raises(ModelError, match='takes image 1x4x6x3, but a batch of 2'):
         fix_batch(proto, 2, Path('reduced.onnx'))

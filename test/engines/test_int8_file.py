@@ -99,7 +99,7 @@ def test_the_verified_int8_file_beside_a_model_is_taken_and_told(
         with open_engine(int8_beside(model), 'openvino', precision='fp32') as expected:
             for one, other in zip(outputs(opened), outputs(expected), strict=True):
                 np.testing.assert_array_equal(one, other)
-    told = 'model_int8.onnx: in int8: miou 0.7000, in fp32 0.7000, on 9 images of val, × 3.0 as'
+    told = 'model_int8.onnx: runs in int8: miou 0.7000, in fp32 0.7000, on 9 images of val, × 3.0 as'
     assert (told in caplog.text) == (precision == 'auto')
 
 
@@ -143,7 +143,7 @@ def test_a_user_without_a_home_keeps_nothing(
     monkeypatch.setattr(plans, 'NO_HOME', Path('/dev/null'))  # root could make the other
     with caplog.at_level(logging.INFO), open_engine(model, 'openvino') as engine:
         assert engine.precision == 'int8'
-    assert 'cannot be kept, so each start compiles it' in caplog.text
+    assert 'cannot be stored, so the model is compiled at each start' in caplog.text
 
 
 @pytest.mark.usefixtures('cpu')
@@ -202,7 +202,7 @@ def test_int8_without_its_file_is_refused_with_the_commands_that_make_it(
 
 def test_int8_on_a_cpu_without_it_is_refused(model: Path, cpu: Cpu) -> None:
     cpu(['FP32', 'INT8'])
-    with pytest.raises(EngineError, match='does not compute in int8 by itself'):
+    with pytest.raises(EngineError, match='no hardware support for int8'):
         open_engine(model, 'openvino', precision='int8')
 
 
@@ -257,7 +257,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
     (tmp_path / 'cache').write_text('a file in its place')
     with caplog.at_level(logging.INFO), open_engine(model, 'openvino') as engine:
         assert engine.precision == 'int8'
-    assert 'cannot be kept, so each start compiles it' in caplog.text
+    assert 'cannot be stored, so the model is compiled at each start' in caplog.text
 
 
 @pytest.mark.usefixtures('cpu')
@@ -276,7 +276,7 @@ def test_nodes_that_start_together_all_keep_what_they_compiled(
     monkeypatch.setattr(os, 'fsync', slow_disk)
     with caplog.at_level(logging.INFO), open_engine(model) as engine:
         assert engine.precision == 'int8' and not others
-    assert 'cannot be kept' not in caplog.text
+    assert 'cannot be stored' not in caplog.text
     kept, = (tmp_path / 'cache/mnv2_perception/openvino').iterdir()
     assert kept.suffix == '.blob'
 
@@ -350,15 +350,15 @@ def test_verify_measures_int8_on_a_cpu_without_bf16(
     before = model.read_bytes()
     assert main(arguments) == 1
     told = capsys.readouterr().err
-    assert 'nothing can be measured beside fp32: this CPU does not compute in bf16' in told
-    assert 'this CPU does not compute in int8 by itself (VNNI, AMX)' in told
+    assert 'no precision except fp32 can be measured: this CPU has no hardware' in told
+    assert 'this CPU has no hardware support for int8 (VNNI, AMX)' in told
     assert model.read_bytes() == before
     cpu(VNNI)
     monkeypatch.setattr(f'{Verified.__module__}.MOST_LOST', 1.0)  # random weights lose much
     assert main(arguments) == 0
     told = capsys.readouterr().out
-    assert 'bf16  not measured: this CPU does not compute in bf16 by itself' in told
-    assert 'auto  int8, where the CPU has it' in told
+    assert 'bf16  not measured: this CPU has no hardware support for bf16' in told
+    assert 'auto  int8, if the CPU supports it' in told
     with open_engine(model, 'openvino') as engine:
         assert engine.precision == 'int8'
         assert set(read_verified(engine.metadata, Path('model.onnx'))) == {'int8'}
@@ -396,7 +396,7 @@ def test_verify_refuses_an_int8_file_of_other_classes(
         cv2.imwrite(str(tmp_path / f'val/{kind}/0.png'), value)
     before = model.read_bytes()
     assert main(['verify', str(model), str(tmp_path / 'val')]) == 1
-    assert 'takes or gives something else than model.onnx' in capsys.readouterr().err
+    assert 'its input or output differs from that of model.onnx' in capsys.readouterr().err
     assert model.read_bytes() == before
 
 
@@ -448,7 +448,7 @@ def test_info_says_what_runs_here(model: Path, capsys: pytest.CaptureFixture[str
     assert 'model_int8.onnx, in openvino int8' in capsys.readouterr().out
     int8_beside(model).unlink()
     assert main(['info', str(model)]) == 0
-    assert 'model_int8.onnx, which that is of, is not beside it' in capsys.readouterr().out
+    assert 'its file model_int8.onnx is missing beside it' in capsys.readouterr().out
 
 
 # The shipped files
@@ -472,7 +472,7 @@ def test_the_default_models_are_shipped_in_int8_and_not_listed_as_models_of_thei
         'unet_mobilenetv2_ground_int8', 'unet_mobilenetv2_ground_fast_int8',
         'ssdlite_mobilenetv2_ground_int8',
     }
-    with pytest.raises(ModelError, match='shipped are') as caught:
+    with pytest.raises(ModelError, match='shipped models: ') as caught:
         find_model('nothing')
     assert 'unet_mobilenetv2_ground_fast' in str(caught.value)
     assert '_int8' not in str(caught.value)
@@ -527,5 +527,5 @@ def test_verify_writes_over_the_model_by_any_name_and_over_others_by_force(
     assert main(['verify', 'model.onnx', 'val', '--out', int8.name, '--force']) == 1
     assert 'is named twice' in capsys.readouterr().err
     assert main(['verify', int8.name, 'val']) == 1
-    assert f'verify {model}, which measures both' in capsys.readouterr().err
+    assert f'verify {model} instead: that measures both' in capsys.readouterr().err
     assert int8.read_bytes() == before

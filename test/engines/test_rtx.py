@@ -348,8 +348,10 @@ def test_the_command_builds_for_the_gpus_it_is_given(
 
 @pytest.mark.parametrize(
     ('words', 'told'),
-    [(['--rtx', '--dla', '0'], '--rtx takes neither'), (['--gpu', 'SM86'], '--gpu is for --rtx'),
-     (['--rtx', '--timing-cache', 'x'], '--rtx takes neither')],
+    [(['--rtx', '--dla', '0'], '--rtx cannot be combined'), (
+        ['--gpu', 'SM86'], '--gpu is for --rtx'
+    ),
+     (['--rtx', '--timing-cache', 'x'], '--rtx cannot be combined')],
 )
 def test_options_that_contradict_each_other_are_refused(
     words: list[str], told: str, model: Path, capsys: pytest.CaptureFixture[str]
@@ -381,7 +383,7 @@ def test_a_gpu_that_the_plan_is_not_for_is_told(model: Path, gpu: Cuda) -> None:
 @pytest.mark.usefixtures('gpu')
 @pytest.mark.parametrize('build', [False, True])
 def test_a_gpu_that_the_library_does_not_know_is_told(build: bool, model: Path) -> None:
-    with pytest.raises(EngineError, match=r'is for SM75, .*, got SM87; choose engine tensorrt'):
+    with pytest.raises(EngineError, match=r'supports SM75, .*, got SM87; use engine tensorrt'):
         open_engine(model, 'tensorrt_rtx', build=build)
 
 

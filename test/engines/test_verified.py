@@ -243,7 +243,7 @@ def test_a_model_that_finds_nothing_is_not_verified(
     model = write_onnx(tmp_path / 'm.onnx', identity_spec(64, 64))
     before = model.read_bytes()
     assert main(['verify', str(model), str(tmp_path / 'coco.json')]) == 1
-    told = 'coco.json is 0.0000 in fp32, expected 0.05 or more: of a model that finds'
+    told = 'coco.json is 0.0000 in fp32, expected 0.05 or more: the model finds'
     assert told in capsys.readouterr().err and model.read_bytes() == before
 
 
@@ -303,5 +303,5 @@ def test_a_shipped_model_is_not_written_to_by_its_name(
 ) -> None:
     before = find_model(MODEL).read_bytes()
     assert main(['verify', MODEL, str(tmp_path)]) == 1
-    assert 'name a copy with --out' in capsys.readouterr().err
+    assert 'write to a copy with --out' in capsys.readouterr().err
     assert find_model(MODEL).read_bytes() == before

@@ -105,11 +105,11 @@ def test_what_does_not_open_is_told_and_the_rest_runs(model: Path) -> None:
     assert set(result['not_run']) == {
         'model.onnx torch', 'model.onnx torch bf16', 'model.onnx onnx_runtime bf16'
     }
-    assert result['not_run']['model.onnx torch'].startswith('is no .pt2 file')
+    assert result['not_run']['model.onnx torch'].startswith('is not a .pt2 file')
 
 
 def test_nothing_that_opens_is_an_error(model: Path) -> None:
-    with pytest.raises(EngineError, match=r'no engine opens .*model\.onnx torch: is no \.pt2'):
+    with pytest.raises(EngineError, match=r'no engine opens .*model\.onnx torch: is not a \.pt2'):
         benchmark([model], IMAGE, ['torch'])
 
 

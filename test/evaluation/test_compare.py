@@ -162,7 +162,7 @@ def test_classes_in_another_order_are_compared_by_their_names(base: Path, tmp_pa
 @pytest.mark.parametrize(
     ('changes', 'name', 'told'),
     [
-        ({'names': ('floor', 'person', 'wall')}, 'masks: agreement', 'no name is in both'),
+        ({'names': ('floor', 'person', 'wall')}, 'masks: agreement', 'no name in common'),
         ({'first_frame': FRAMES}, 'segmentation/mask: frames', 'missing'),
     ],
 )
@@ -177,7 +177,7 @@ def test_with_labels_masks_that_cannot_be_compared_fail_and_say_why(
 def test_a_run_whose_classes_nobody_names_is_refused(base: Path, tmp_path: Path) -> None:
     nameless = write_run(tmp_path / 'nameless', named=False)
     for pair in ((base, nameless), (nameless, base)):
-        with pytest.raises(BagError, match='nameless: nothing names the classes of'):
+        with pytest.raises(BagError, match='nameless: the class names of'):
             compare_runs(*pair)
 
 
@@ -201,9 +201,9 @@ def test_classes_that_differ_are_told(base: Path, tmp_path: Path) -> None:
     checks = by_name(compare_runs(base, new))
     told = checks['masks: agreement'].told
     assert told.endswith("; their classes differ: compared by name, without 'van'")
-    apart = "; no class is in both, 'car' and 'van': are the models for the same ones?"
+    apart = "; they have no class in common, 'car' and 'van': are the models for the same classes?"
     assert checks['boxes: agreement'].told.endswith(apart)
-    assert "both, 'grass, road' and 'gravel, mud'" in checks['classes: agreement'].told
+    assert "in common, 'grass, road' and 'gravel, mud'" in checks['classes: agreement'].told
     assert 'classes differ' not in by_name(compare_runs(base, base))['masks: agreement'].told
 
 
@@ -256,7 +256,7 @@ def test_runs_of_other_engines_are_told(
             for message in reader.messages():
                 bag.write(message.topic, message.stamp_ns, message.cdr)
     assert main(['bag', 'compare', *map(str, paths)]) == 0
-    assert 'ran in onnx_runtime fp32, ' in (told := capsys.readouterr().err)
-    assert 'in openvino fp32: part of what differs' in told
+    assert 'was made with onnx_runtime fp32, ' in (told := capsys.readouterr().err)
+    assert 'with openvino fp32, which may cause part of the differences' in told
     assert main(['bag', 'compare', str(paths[0]), str(base)]) == 0
     assert capsys.readouterr().err == ''

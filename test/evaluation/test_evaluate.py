@@ -204,7 +204,7 @@ def test_a_class_that_the_detector_lacks_is_named(tmp_path: Path) -> None:
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
     detector = Detector.open(write_detector(tmp_path / 'm.onnx', 32, 64))
     path = write_boxes(tmp_path, ['car', 'tram'], [[0.0, 0.0, 9.0, 9.0]], [0])
-    with pytest.raises(DataError, match='does not know tram; it knows car, dog'):
+    with pytest.raises(DataError, match='has no class tram; it has car, dog'):
         evaluate_detection(detector, path)
 
 

@@ -136,7 +136,7 @@ def test_what_is_told_of_a_bag_s_labels_names_no_folder_that_is_not_there(
     labels.write_text(yaml.safe_dump(asdict(identity_spec(8, 12, classes=['road']))))
     line = ['evaluate', model, str(bag), '--engine', 'fake', '--spec', str(labels)]
     assert main([*line, '--labels', LABEL, '--topic', '/camera/image_raw']) == 0
-    assert f'{bag}: labels: the ids 1 are no class of 1' in caplog.text
+    assert f'{bag}: labels: the ids 1 are not among the 1 classes' in caplog.text
     assert f'{bag}/labels' not in caplog.text
 
 
@@ -157,4 +157,4 @@ def test_a_model_is_measured_on_a_bag(
     (tmp_path / 'images').mkdir()
     assert main(['evaluate', model, str(tmp_path / 'images'), '--labels', LABEL,
                  '--engine', 'fake']) == 1
-    assert 'is no bag' in capsys.readouterr().err
+    assert 'is not a bag' in capsys.readouterr().err

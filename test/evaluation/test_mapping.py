@@ -47,9 +47,9 @@ def test_classes_of_the_labels_may_be_joined() -> None:
     [
         (LABELS, ['floor'], '--map floor: expected a class of the labels, =,'),
         (LABELS, ['floor='], 'expected a class of the labels'),
-        (LABELS, ['ground=road'], 'ground is no class of the labels, which has floor, stairs'),
-        (MODEL, ['ground=road'], 'no class of the labels.*name their file with --spec'),
-        (LABELS, ['floor=roof'], 'roof is no class of the model, which has road'),
+        (LABELS, ['ground=road'], 'ground is not a class of the labels, which has floor, stairs'),
+        (MODEL, ['ground=road'], 'not a class of the labels.*name their file with --spec'),
+        (LABELS, ['floor=roof'], 'roof is not a class of the model, which has road'),
         (LABELS, ['floor=road', 'floor=car'], 'floor of the labels is named twice'),
         (LABELS, ['floor=road', 'stairs=road'], 'road of the model is named twice'),
         (('a', 'b'), [], 'no class in common: a, b; and road, .*--map a=road'),
@@ -87,7 +87,7 @@ def test_masks_are_compared_by_the_map(tmp_path: Path) -> None:
 
 
 def test_labels_of_left_out_classes_alone_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match='no pixel has a class that is compared'):
+    with pytest.raises(DataError, match='no pixel has one of the compared classes'):
         evaluate(tmp_path, [[0, 0]], [[1, 1]], 'floor=road')
 
 

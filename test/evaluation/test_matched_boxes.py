@@ -58,7 +58,7 @@ def test_nothing_found_and_nothing_to_find_is_no_mistake() -> None:
 
 
 def test_boxes_are_compared_by_the_map() -> None:
-    with pytest.raises(DataError, match=r'does not know van, tree; it knows car, bus; .*--map'):
+    with pytest.raises(DataError, match=r'has no class van, tree; it has car, bus; .*--map'):
         compared(('van', 'tree'), ('car', 'bus'), Path('b.json'), ())
     classes = compared(('van', 'tree'), ('car', 'bus'), Path('b.json'), ['van=bus'])
     boxes, scores, ids = found([A, B], [0.9, 0.8], [0, 1])

@@ -170,4 +170,4 @@ def test_a_folder_that_cannot_be_made_is_named_before_the_work(
 ) -> None:
     (tmp_path / 'file').write_text('')
     assert main(['evaluate', 'absent', str(tmp_path), '--out', str(tmp_path / 'file/out')]) == 1
-    assert 'file/out: cannot be made' in capsys.readouterr().err
+    assert 'file/out: cannot be created' in capsys.readouterr().err

@@ -102,5 +102,5 @@ def test_each_turn_of_a_bag_with_tf_has_all_its_grids(
     for grid in grids:
         middle_m = grid.info.origin.position.x + grid.info.width * grid.info.resolution / 2
         assert middle_m == pytest.approx(x_m(stamp_ns_of(grid)), abs=grid.info.resolution)
-    after_first = printed.split('sees ground as far as')[1].splitlines()
+    after_first = printed.split('sees ground up to')[1].splitlines()
     assert [line for line in after_first if '[WARN]' in line or '[ERROR]' in line] == []

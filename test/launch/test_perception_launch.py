@@ -257,10 +257,10 @@ def test_a_process_that_died_is_started_again(
         (['nodes:=depth'], "nodes has 'depth'; expected segmentation|classification"),
         (['cameras:=front,front', 'one_process:=false'], "cameras has 'front'; expected"),
         (['one_process:=perhaps'], '"one_process" provided value "perhaps" is not valid'),
-        (['image:=/{camera}/image'], 'image is /{camera}/image, but no camera has a name'),
-        (['cameras:=front,rear', 'image:=/image'], 'write {camera} where their names come'),
-        (['image:=/camera//image'], "image is '/camera//image', which cannot be the name of a"),
-        (['tf:=my-tf'], "tf is 'my-tf', which cannot be the name of a topic"),
+        (['image:=/{camera}/image'], 'image is /{camera}/image, but the cameras have no names'),
+        (['cameras:=front,rear', 'image:=/image'], 'put {camera} where the camera'),
+        (['image:=/camera//image'], "image is '/camera//image', which is not a valid topic name"),
+        (['tf:=my-tf'], "tf is 'my-tf', which is not a valid topic name"),
     ],
 )
 def test_wrong_arguments_end_the_launch_with_a_cure(
@@ -274,10 +274,10 @@ def test_wrong_arguments_end_the_launch_with_a_cure(
 def test_a_misspelt_argument_is_told_with_the_nearest(launch: Callable[..., Launched]) -> None:
     launched = launch('perception', 'imag:=/camera/image', 'nodes:=costmap', 'namespace:=robot')
     launched.wait_until_active('/robot/costmap_node')
-    said = [line for line in launched.interrupt().splitlines() if 'no argument here' in line]
+    said = [line for line in launched.interrupt().splitlines() if 'not an argument of' in line]
     assert said == [
-        '[WARNING] [perception.launch.py]: imag is no argument here and has no effect; did you '
-        'mean image?'
+        '[WARNING] [perception.launch.py]: imag is not an argument of this launch file and has no '
+        'effect; did you mean image?'
     ]
 
 
@@ -344,4 +344,4 @@ def test_a_file_that_holds_no_parameters_ends_the_launch(
 ) -> None:
     (tmp_path / 'robot.yaml').write_text('nodes: [segmentation]\n')
     printed = launch('perception', f'params_file:={tmp_path}/robot.yaml').error()
-    assert 'robot.yaml is not made of node names, ros__parameters and values' in printed
+    assert 'robot.yaml is not a file of parameters' in printed

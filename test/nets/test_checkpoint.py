@@ -70,7 +70,7 @@ def test_a_checkpoint_comes_back_as_it_was(
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, zipped: bool) -> None:
     path, made = tmp_path / 'evil.pt', tmp_path / 'made'
     torch.save({'weights': RunsCode(made)}, path, _use_new_zipfile_serialization=zipped)
-    told = r'evil\.pt: is no checkpoint of plain tensors \(it is of something else, or would run'
+    told = r'evil\.pt: is not a checkpoint of plain tensors \(it is another kind of file'
     with pytest.raises(ModelError, match=told):
         read_weights(path)
     assert not made.exists()
@@ -125,7 +125,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_weights_that_are_no_training_checkpoint_are_refused(tmp_path: Path) -> None:
     torch.save({'features.0.0.weight': torch.zeros(3)}, tmp_path / 'w.pt')
-    with pytest.raises(ModelError, match=r'w\.pt: is no checkpoint of `mnv2 train`'):
+    with pytest.raises(ModelError, match=r'w\.pt: is not a checkpoint of `mnv2 train`'):
         load_checkpoint(tmp_path / 'w.pt')
 
 
@@ -185,7 +185,9 @@ def test_an_exported_model_of_another_encoder_is_refused(tmp_path: Path) -> None
         tmp_path / 'other.onnx',
     )
     net = UNet(2, width_mult=0.35)
-    with pytest.raises(ModelError, match=r'other\.onnx: its first 5 of 52 convolutions are those'):
+    with pytest.raises(
+        ModelError, match=r'other\.onnx: only the first 5 of its 52 convolutions match'
+    ):
         load_weights(net, net.encoder, tmp_path / 'other.onnx')
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_weights_that_do_not_tell_whose_they_are_need_the_encoder_s_name(
     torch.save(make_backbone('mobilenet_v3_small').state_dict(), tmp_path / 'mine.pth')
     line = ['embed', str(tmp_path / 'mine.pth'), '--onnx', str(tmp_path / 'encoder.onnx')]
     assert main(line) == 1
-    assert 'does not tell whose weights it holds; give --encoder' in capsys.readouterr().err
+    assert 'does not say which network it belongs to; give --encoder' in capsys.readouterr().err
     assert main([*line, '--encoder', 'mobilenet_v1']) == 1
     assert main([*line, '--encoder', 'mobilenet_v3_small']) == 0
 

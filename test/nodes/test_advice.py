@@ -40,24 +40,24 @@ def graph() -> Iterator[Graph]:
          '/c/image has no publisher, but /c/image/compressed has; set image_transport to '
          'compressed'),
         ((CompressedImage, '/c/image/compressed'), '/c/image/compressed', False,
-         '/c/image/compressed brings sensor_msgs/msg/CompressedImage, expected '
+         '/c/image/compressed carries sensor_msgs/msg/CompressedImage, expected '
          'sensor_msgs/msg/Image; set image_transport to compressed and remap image to /c/image'),
         ((CompressedImage, '/c/image/compressed'), '/c/image/compressed/compressed', True,
          '/c/image/compressed/compressed has no publisher, but /c/image/compressed has; remap '
          'image to /c/image'),
         ((CompressedImage, '/c/jpeg'), '/c/jpeg', False,
-         '/c/jpeg brings sensor_msgs/msg/CompressedImage, expected sensor_msgs/msg/Image; set '
+         '/c/jpeg carries sensor_msgs/msg/CompressedImage, expected sensor_msgs/msg/Image; set '
          'image_transport to compressed and remap image/compressed, instead of image, to '
          '/c/jpeg'),
         ((Image, '/c/image'), '/c/image/compressed', True,
-         '/c/image/compressed has no publisher, but /c/image brings sensor_msgs/msg/Image; set '
+         '/c/image/compressed has no publisher, but /c/image carries sensor_msgs/msg/Image; set '
          'image_transport to raw'),
         ((Image, '/c/image/compressed'), '/c/image/compressed', True,
-         '/c/image/compressed brings sensor_msgs/msg/Image, expected '
+         '/c/image/compressed carries sensor_msgs/msg/Image, expected '
          'sensor_msgs/msg/CompressedImage; set image_transport to raw and remap image to '
          '/c/image/compressed'),
         ((PointCloud2, '/c/image'), '/c/image', False,
-         "/c/image brings 'sensor_msgs/msg/PointCloud2', expected sensor_msgs/msg/Image; remap "
+         "/c/image carries 'sensor_msgs/msg/PointCloud2', expected sensor_msgs/msg/Image; remap "
          "image to the camera's topic"),
         ((Image, '/other'), '/c/image', False,
          "/c/image has no publisher; remap image to the camera's topic"),
@@ -91,7 +91,7 @@ def test_a_topic_of_another_type_is_named_with_the_type_that_is_expected(graph: 
     graph.peer.create_publisher(CompressedImage, '/depth/image', 5)
     eventually(lambda: types_on(graph.peer, '/depth/image'))
     assert wrong_type(graph.peer, '/depth/image', Image) == (
-        "/depth/image brings 'sensor_msgs/msg/CompressedImage', expected sensor_msgs/msg/Image; "
+        "/depth/image carries 'sensor_msgs/msg/CompressedImage', expected sensor_msgs/msg/Image; "
         'remap it'
     )
     assert wrong_type(graph.peer, '/depth/image', CompressedImage) == ''
@@ -107,7 +107,7 @@ def test_buffers_are_blamed_only_where_the_right_publisher_stays_silent(
     graph.peer.create_publisher(Image, '/image', 5)
     eventually(lambda: node.explain_silence() == '')  # it may be about to begin
     monkeypatch.setattr(camera, 'PUBLISHER_BEGINS_S', 0.0)
-    assert 'it sends none (ros2 topic hz), or its images need larger' in node.explain_silence()
+    assert 'the camera sends none; otherwise its images need larger' in node.explain_silence()
 
 
 def test_image_slash_compressed_can_be_remapped_as_advised(graph: Graph, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_an_unusable_camera_info_displaces_none_and_is_told_once() -> None:
         infos.put(info_of(4, None))
     assert found(infos, 5) == CAMERA
     assert len(told) == 2 and told[1] == infos.refusal
-    assert told[1] == f'{told[0]}; the last usable one counts for images without their own'
+    assert told[1] == f'{told[0]}; the last usable one is used for images without their own'
     # What the camera says of an image itself is not passed over.
     with pytest.raises(CalibrationError, match='depth/camera_info: K and P are zero'):
         found(infos, 4)
@@ -167,7 +167,7 @@ def test_a_mask_whose_own_camera_info_never_comes_goes_with_the_last_and_that_is
     begin_s = time.monotonic()
     check_box(scene.show(OF + 1, *BOX_AT), height_m=0.25)
     assert time.monotonic() - begin_s >= 0.3
-    lack = "camera_info of an image's own stamp, such as came with those before; meanwhile the"
+    lack = "camera_info with the image's own stamp, as earlier images had; meanwhile the"
     eventually(lambda: node.counts['published'] == OF + 1)
     assert lack in node.describe()['waiting_for']
     assert f'masks wait for {lack}' in capfd.readouterr().err
@@ -194,8 +194,8 @@ def test_an_unusable_camera_info_is_a_warning_and_masks_go_on_with_the_last_good
         check_box(scene.show(number, *BOX_AT), height_m=0.25)
     warning = (
         'camera_info: K and P are zero, so the camera is not calibrated; calibrate it '
-        '(camera_calibration) and have the driver load the result; the last usable one counts for '
-        'images without their own'
+        '(camera_calibration) and have the driver load the result; the last usable one is used '
+        'for images without their own'
     )
     eventually(lambda: reports and reports[-1].status[0].message == warning)
     assert reports[-1].status[0].level == DiagnosticStatus.WARN

@@ -308,7 +308,7 @@ def test_a_camera_info_that_comes_beats_the_assumed_field_of_view(
     scene.calibration.publish(camera_info())
     eventually(lambda: node.describe()['camera'] == 'camera_info')
     check_box(scene.show(1, *BOX_AT), height_m=0.25)
-    assert capfd.readouterr().err.count('horizontal_fov_rad counts no longer') == 1
+    assert capfd.readouterr().err.count('horizontal_fov_rad is no longer used') == 1
 
 
 def test_depth_with_an_assumed_field_of_view_fails_to_configure(scene: Scene) -> None:
@@ -515,7 +515,7 @@ def test_a_class_that_the_masks_lack_is_silent_and_told(scene: Scene) -> None:
     node = scene.start(cloud_classes=['traffic light'])
     scene.calibrate(node)
     scene.show(1, *BOX_AT)
-    told = "no class 'traffic light' of cloud_classes: obstacles/traffic_light is silent"
+    told = "no class 'traffic light' of cloud_classes: nothing is published on obstacles/traffic_l"
     eventually(lambda: reports and told in reports[-1].status[0].message)
     assert reports[-1].status[0].level == DiagnosticStatus.WARN
     assert clouds == []  # an empty one would say that none is there
@@ -528,17 +528,17 @@ def test_what_the_lists_make_of_each_class_is_logged_once(
     monkeypatch.setattr(node.get_logger(), 'info', lambda text, **_: told.append(text))
     scene.name_classes(node)
     node.on_label_info(node.inputs.label_info)
-    roles = "free 'road', forbidden none, obstacles 'box', neither 'sky'"
-    assert told == [f'of the classes are {roles}']
+    roles = "free: 'road'; forbidden: none; obstacles: 'box'; neither: 'sky'"
+    assert told == [f'classes of the masks that are {roles}']
 
 
 def test_obstacle_classes_of_which_the_masks_have_none_are_a_warning(scene: Scene) -> None:
     node = scene.start(obstacle_classes=['human'])
     assert node.warning() == ''  # nobody has named the classes yet
     scene.name_classes(node)
-    assert "of which the masks have none: nothing is an obstacle; name some of ['box'" in (
-        node.warning()
-    )
+    assert (
+        "the masks have none of these classes, so nothing is an obstacle; name some of ['box'"
+    ) in node.warning()
 
 
 def test_a_misspelt_class_of_a_cloud_is_an_error_that_names_the_nearest(scene: Scene) -> None:
@@ -550,11 +550,11 @@ def test_a_misspelt_class_of_a_cloud_is_an_error_that_names_the_nearest(scene: S
 @pytest.mark.parametrize(
     ('lists', 'reason'),
     [
-        ({'cloud_classes': ['low wall', 'low-wall']}, 'both be published as obstacles/low_wall'),
+        ({'cloud_classes': ['low wall', 'low-wall']}, 'both be published on obstacles/low_wall'),
         ({'cloud_classes': ['box', 'box']}, "'box' is 2 times in cloud_classes"),
-        ({'cloud_classes': ['road']}, "'road', which never blocks"),
-        ({'cloud_classes': ['box'], 'obstacle_classes': ['car']}, "'box', which never blocks"),
-        ({'cloud_classes': ['人']}, 'gives no name of a topic'),
+        ({'cloud_classes': ['road']}, "'road', which the other lists"),
+        ({'cloud_classes': ['box'], 'obstacle_classes': ['car']}, "'box', which the other lists"),
+        ({'cloud_classes': ['人']}, 'makes no valid topic name'),
     ],
 )
 def test_clouds_of_classes_that_cannot_be_fail_to_configure(
@@ -649,9 +649,9 @@ def test_topics_of_another_type_are_named(scene: Scene) -> None:
         stranger = rclpy.create_node('stranger', context=context)
         for topic in ('points', 'segmentation/mask'):
             stranger.create_publisher(CompressedImage, topic, 1)
-        said = "/points brings 'sensor_msgs/msg/CompressedImage', expected sensor_msgs/msg/Point"
+        said = "/points carries 'sensor_msgs/msg/CompressedImage', expected sensor_msgs/msg/Point"
         eventually(lambda: said in node.waiting())
-        eventually(lambda: '/segmentation/mask brings' in node.explain_silence())
+        eventually(lambda: '/segmentation/mask carries' in node.explain_silence())
     finally:
         context.shutdown()
 

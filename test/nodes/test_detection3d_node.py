@@ -226,7 +226,7 @@ def test_depth_or_a_cloud_that_nobody_sends_is_named_and_no_tolerance_is_blamed(
     detector.calibrate(node)
     detector.detect(header(1))
     eventually(lambda: node.counts['unpaired'] == 1)
-    lack = f'{topic}, which brings nothing: start what publishes it, or remap it'
+    lack = f'{topic}, on which nothing arrives: start what publishes it, or remap it'
     assert node.describe()['waiting_for'] == node.waiting() == lack
 
 
@@ -256,7 +256,7 @@ def test_boxes_that_are_never_measured_are_a_warning(detector: Detector) -> None
     detector.measure(header(1), np.zeros_like(DEPTH_M))
     detector.detect(header(1), np.repeat(FOUND, WINDOW, axis=0))
     assert detector.wait_for(header(1)).detections == []
-    text = f'of the last {WINDOW} boxes none was measured'
+    text = f'none of the last {WINDOW} boxes could be measured'
     eventually(lambda: reports and text in reports[-1].status[0].message)
     assert reports[-1].status[0].level == DiagnosticStatus.WARN
     detector.measure(header(2))

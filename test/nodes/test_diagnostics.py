@@ -49,8 +49,8 @@ STATES = [
     (REASON, REJECTED, 'WARN', '8 results of 10 images: 2 rejected, the last: no transform'),
     (WAITING, QUIET, 'WARN', 'it waits for /camera_info'),
     (replace(WELL, min_rate_hz=3.0), {**SOME, 'received': 75}, 'WARN',
-     '2.0 results of 15.0 images a second, expected 3 (min_rate_hz): take a faster model'),
-    (replace(WELL, min_rate_hz=3.0), SOME, 'WARN', '(min_rate_hz): too few come'),
+     '2.0 results of 15.0 images per second, expected 3 (min_rate_hz): use a faster model'),
+    (replace(WELL, min_rate_hz=3.0), SOME, 'WARN', '(min_rate_hz): too few images arrive'),
     (replace(WELL, min_rate_hz=2.0), SOME, 'OK', 'working'),
     (replace(WELL, min_rate_hz=2.1), SOME, 'OK', 'working'),  # the eleventh may be due just now
     (replace(WELL, min_rate_hz=0.1), SOME, 'OK', 'working'),

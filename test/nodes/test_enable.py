@@ -155,7 +155,7 @@ def test_what_is_asked_for_before_activation_holds_from_it_on(graph: Graph, stat
     if state == 'inactive':
         assert graph.transition(Transition.TRANSITION_CONFIGURE)
     assert enable(graph, False) == (
-        True, f'switched off from its next activation on: the node is {state}'
+        True, f'switched off from the next activation on, for the node is {state}'
     )
     eventually(lambda: last_report(reports, 'segmentation_node') == (OK, f'{state}, {OFF}'))
     if state == 'unconfigured':
@@ -172,7 +172,7 @@ def test_what_is_asked_for_before_activation_holds_from_it_on(graph: Graph, stat
         assert graph.transition(each)
     assert not node.active
     assert enable(graph, True) == (True, 'switched on')
-    assert enable(graph, True) == (True, 'it is on already')
+    assert enable(graph, True) == (True, 'it is already on')
     masks = graph.subscribe(Image, 'segmentation/mask')
     with Camera(graph, 'image', image):
         eventually(lambda: masks)
@@ -181,7 +181,7 @@ def test_what_is_asked_for_before_activation_holds_from_it_on(graph: Graph, stat
 def test_a_finalized_node_answers_no(graph: Graph) -> None:
     graph.start(wait=False, autostart=False)
     assert graph.transition(Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
-    assert enable(graph, True) == (False, 'the node is finalized: it works no more')
+    assert enable(graph, True) == (False, 'the node is finalized and cannot be switched')
 
 
 def test_what_fails_is_answered_and_can_be_asked_for_again(

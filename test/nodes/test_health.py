@@ -393,7 +393,7 @@ def test_a_node_that_falls_behind_says_so_until_less_is_asked_of_it(
     slow = write_fake(tmp_path / 'slow.yaml', identity_spec(HEIGHT, WIDTH), latency_ms=400.0)
     node = graph.start(model=str(slow), min_rate_hz=5.0)
     with Camera(graph, 'image', image):
-        eventually(lambda: 'expected 5 (min_rate_hz): take a faster' in last(
+        eventually(lambda: 'expected 5 (min_rate_hz): use a faster' in last(
             reports, 'segmentation_node')[1], 20.0)
         assert last(reports, 'segmentation_node')[0] == WARN
         node.set_parameters([Parameter('min_rate_hz', value=1.0)])
@@ -539,7 +539,7 @@ def test_a_camera_s_section_above_the_one_for_all_is_told_for_that_one_wins(
     }, sort_keys=False))
     told = check_params_files(['--params-file', str(file)], [node])
     assert told == ([] if below else [
-        f'{file}: {every} stands below {one} and wins, for max_rate_hz; write {one} below it'
+        f'{file}: {every} comes after {one} and overrides its max_rate_hz; move {one} below it'
     ])
 
 
@@ -549,7 +549,8 @@ def test_a_section_of_the_name_that_a_node_had_before_is_told(
     node = graph.start('-r', '__node:=front_seg')
     shipped = ROOT / 'config/segmentation.yaml'
     (told,) = check_params_files(['--params-file', str(shipped)], [node])
-    assert '/**/segmentation_node is none of /front_seg' in told and 'write /**/front_seg' in told
+    assert '/**/segmentation_node matches none of /front_seg' in told
+    assert 'write /**/front_seg' in told
     copy = tmp_path / 'copy.yaml'
     copy.write_text(shipped.read_text().replace('/**/segmentation_node:', '/**/front_seg:'))
     assert not check_params_files(['--params-file', str(copy)], [node])
@@ -574,7 +575,7 @@ def test_sections_of_others_are_left_alone_and_a_wrong_namespace_is_told(tmp_pat
     assert json.loads(process.process.stdout.readline())['event'] == 'active'
     assert process.end(signal.SIGINT) == 0
     text = ''.join(process.lines)
-    assert '/segmentation_node is none of /robot/segmentation_node' in text
+    assert '/segmentation_node matches none of /robot/segmentation_node' in text
     assert 'local_costmap' not in text and 'did you mean' not in text
 
 

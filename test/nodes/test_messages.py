@@ -559,7 +559,7 @@ def test_a_cloud_in_a_buffer_that_numpy_cannot_see_is_refused_with_the_reason() 
     cloud = messages.cloud_to_msg(np.ones((2, 2, 3), np.float32), Header())
     names = ('height', 'width', 'fields', 'point_step', 'row_step', 'is_bigendian')
     msg = SimpleNamespace(data=object(), **{name: getattr(cloud, name) for name in names})
-    with pytest.raises(ImageError, match=r'its data \(object\) does not lie in memory'):
+    with pytest.raises(ImageError, match=r'its data \(object\) is not in memory'):
         messages.points_from_msg(msg)
 
 

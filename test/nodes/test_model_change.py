@@ -174,7 +174,7 @@ def test_what_a_file_tells_of_itself_is_refused_at_once(tmp_path: Path) -> None:
             ('no_such_model', 'is neither a model file nor a shipped model'),
             ('', 'is neither a model file nor a shipped model'),
             ('a' * 10_000, 'too long'),
-            (tmp_path / 'garbage.onnx', 'is no ONNX file that can be read'),
+            (tmp_path / 'garbage.onnx', 'is not a readable ONNX file'),
             (tmp_path / 'detector.onnx', 'is for detection; choose a model for segmentation'),
             (tmp_path / 'others.onnx', 'others has no class class_1'),
         ):
@@ -204,7 +204,7 @@ def test_what_only_the_runtime_finds_out_is_told_and_the_parameter_goes_back(
         eventually(lambda: last_report(reports, 'segmentation_node')[0] == WARN)
     message = last_report(reports, 'segmentation_node')[1]
     assert message == facts_of(reports)['last_refusal']
-    assert f'{tmp_path}/broken.yaml is not taken, {value} works on: ' in message
+    assert f'{tmp_path}/broken.yaml was not accepted, {value} stays in use: ' in message
     assert 'the fake engine takes a YAML file' in message and message in capfd.readouterr().err
     # Another try is free.
     assert change(node, other(tmp_path)) == (True, '')
@@ -217,7 +217,7 @@ def test_an_engine_other_than_the_one_in_use_is_refused(graph: Graph, tmp_path: 
     node.model.engine.name = 'tensorrt'  # as where auto found a plan for the first model only
     assert change(node, other(tmp_path)) == (True, '')
     eventually(lambda: node._refusal)
-    assert 'would run in fake, and not in tensorrt as the model in use' in node._refusal
+    assert 'would run in fake, but the model in use runs in tensorrt' in node._refusal
     eventually(lambda: node.get_parameter('model').value == value)
 
 
@@ -254,7 +254,7 @@ def test_while_one_is_being_opened_the_old_one_works_and_another_is_refused(
         assert time.monotonic() - begin_s < 1.0
         eventually(lambda: f'{slow} for ' in facts_of(reports)['opening'])
         successful, reason = change(node, other(tmp_path))
-        assert not successful and f'{slow} for ' in reason and f'to {value} to call it' in reason
+        assert not successful and f'{slow} for ' in reason and f'to {value} to cancel it' in reason
         number = len(masks)
         assert change(node, value) == (True, '')  # called off
         assert node._loader.loading == ''

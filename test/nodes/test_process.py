@@ -70,7 +70,7 @@ def test_ros_arguments_that_cannot_be_used_are_told_in_a_sentence(module: str) -
     with start(module, '--ros-args', '-p', 'nothing') as process:
         out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (1, '')
-    assert 'error: the ROS arguments cannot be used' in err and 'Traceback' not in err
+    assert 'error: the ROS arguments are invalid' in err and 'Traceback' not in err
 
 
 def test_who_has_nowhere_to_log_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,4 +79,4 @@ def test_who_has_nowhere_to_log_is_told_what_to_set(monkeypatch: pytest.MonkeyPa
         out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (1, '')
     assert 'error: ROS cannot write its log: ' in err
-    assert err.endswith('; set ROS_LOG_DIR to a folder that can be written\n')
+    assert err.endswith('; set ROS_LOG_DIR to a writable folder\n')

@@ -599,7 +599,7 @@ def test_a_camera_without_stamps_is_a_warning(graph: Graph) -> None:
     for count in range(1, 4):
         graph.camera.publish(rgb_to_msg(picture(), Header()))
         eventually(lambda count=count: node.counts['published'] == count)
-    told = 'the stamps of the images are zero: nothing can be paired with them'
+    told = 'the stamps of the images are zero, so pairing by stamp and tf are unreliable'
     eventually(lambda: any(told in report.status[0].message for report in reports))
     assert reports[-1].status[0].level == b'\x01'
 
@@ -674,7 +674,7 @@ def test_a_second_camera_on_the_topic_is_told_and_no_loss_is_made_up(
             other.publish(rgb_to_msg(picture(), header(2 * number + 1)))
             eventually(lambda n=seen: node.counts['received'] == n + 1)
     assert node.counts['lost'] == 0
-    assert capfd.readouterr().err.count('has 2 publishers: their messages mix') == 1
+    assert capfd.readouterr().err.count('has 2 publishers: their messages are mixed') == 1
 
 
 def test_a_camera_that_starts_anew_has_lost_nothing(graph: Graph) -> None:

@@ -151,12 +151,12 @@ def test_a_mask_whose_transform_never_comes_holds_up_no_newer_one_and_says_what_
     eventually(lambda: node.counts['published'] == 1)
     assert time.monotonic() - begin_s < 1.5
     assert node.counts['rejected'] == 1  # results never go back in time
-    assert 'its oldest is newer' in capfd.readouterr().err
+    assert 'the oldest one is newer' in capfd.readouterr().err
     # Later than all that comes:
     node.set_parameters([Parameter('sync_wait_s', value=0.6)])
     scene.camera.publish(mask(1001 * second + second // 2))
     eventually(lambda: node.counts['rejected'] == 2)
-    expected = 'its newest is 0.50 s older; raise sync_wait_s above that (0.6 s now)'
+    expected = 'the newest one is 0.50 s older; raise sync_wait_s above that (0.6 s now)'
     assert expected in node.describe()['waiting_for']
     tree.tell(1002 * second)
     scene.camera.publish(mask(1002 * second))
@@ -173,7 +173,7 @@ def test_a_transform_that_nobody_tells_is_what_the_diagnostics_wait_for(
     scene.camera.publish(mask(1000 * 10**9))
     eventually(lambda: node.counts['rejected'] == 1)
     waiting = node.describe()['waiting_for']
-    assert waiting.startswith("transform from 'base_link' to 'map': nobody has told it")
+    assert waiting.startswith("transform from 'base_link' to 'map': tf does not have it")
 
 
 def test_masks_whose_transform_nobody_tells_are_an_error_that_names_it(
@@ -194,7 +194,7 @@ def test_masks_whose_transform_nobody_tells_are_an_error_that_names_it(
     eventually(error, 20.0)
     text = error()
     assert text.startswith('no result of ')
-    assert "transform from 'base_link' to 'map': nobody has told it; publish it" in text
+    assert "transform from 'base_link' to 'map': tf does not have it; publish it" in text
 
 
 def test_of_images_without_a_frame_id_that_is_told(scene: Scene, tree: Tree) -> None:
@@ -508,7 +508,7 @@ def test_where_stamps_cannot_decide_a_mask_goes_with_the_depth_that_came_with_it
         eventually(lambda: obstacles)
         assert xyz(obstacles[0])[:, 0].min() == pytest.approx(x, abs=0.05)
     assert x == pytest.approx(2.8)
-    warned = 'are zero' if stamp_s == 0 else 'stand still at 36.000'
+    warned = 'are zero' if stamp_s == 0 else 'stay at 36.000'
 
     def told() -> list[Any]:
         return [msg.status[0] for msg in reports if warned in msg.status[0].message]
@@ -516,7 +516,7 @@ def test_where_stamps_cannot_decide_a_mask_goes_with_the_depth_that_came_with_it
     eventually(told)  # although each mask had its depth
     assert node.counts['unpaired'] == 0
     assert told()[0].level == DiagnosticStatus.WARN
-    assert "have the camera's driver stamp its images" in told()[0].message
+    assert "make the camera's driver stamp its images" in told()[0].message
     time.sleep(2.1)  # without depth of its own time, nothing is guessed
     scene.camera.publish(mask_to_msg(ids, stamp))
     eventually(lambda: node.counts['unpaired'] == 1)
@@ -562,7 +562,7 @@ def test_a_stamp_that_comes_twice_by_accident_is_no_warning() -> None:
     assert watch.warning == '' and watch.undecided(6) and not watch.undecided(7)
     for _ in range(3):
         watch.take(7)
-    assert 'stand still' in watch.warning
+    assert 'stay at' in watch.warning
     watch.take(8)
     assert watch.warning == ''
 
@@ -616,4 +616,4 @@ def test_obstacles_do_not_wait_for_a_confidence_that_nobody_publishes(
     eventually(lambda: scene.results['obstacles'])
     assert time.monotonic() - begin_s < 2.0
     eventually(lambda: node.counts['unpaired'] == 1)
-    assert "masks wait for segmentation/confidence of a mask's stamp" in capfd.readouterr().err
+    assert "masks wait for segmentation/confidence with the mask's stamp" in capfd.readouterr().err

@@ -98,9 +98,9 @@ def test_the_spacing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert frames(bag, tmp_path / 'b', '--by', 'uncertainty', '--spacing', '4') == 0
     told = capsys.readouterr()
     assert 'spacing    4' in told.out
-    assert '2 of 50: so few are 4 frames apart; give a smaller --spacing' in told.err
+    assert '2 of 50: no more frames are 4 frames apart; give a smaller --spacing' in told.err
     assert frames(bag, tmp_path / 'c', '--spacing', '4') == 1
-    assert '--spacing goes with --by uncertainty' in capsys.readouterr().err
+    assert '--spacing needs --by uncertainty' in capsys.readouterr().err
 
 
 def test_uncertainty_needs_a_model_that_tells_its_confidence(
@@ -145,7 +145,7 @@ def test_diversity_of_a_model_without_an_encoder_is_refused_with_the_cure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert frames(write_bag(tmp_path / 'bag'), tmp_path / 'out', '--by', 'diversity') == 1
-    assert 'features are cut out of .onnx files' in capsys.readouterr().err
+    assert 'features can only be taken from an .onnx file' in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
 
 
@@ -227,7 +227,7 @@ def test_a_background_that_is_no_class_is_told(
     assert frames(bag, tmp_path / 'a', '--count', '1') == 0
     assert 'background' not in capsys.readouterr().err
     assert frames(bag, tmp_path / 'b', '--count', '1', background=True) == 0
-    assert 'give that a class of its own in labels and spec.yaml' in capsys.readouterr().err
+    assert 'give it a class of its own in labels and spec.yaml' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('by', ['time', 'uncertainty'])

@@ -240,7 +240,7 @@ def test_resume_tells_a_complete_file_another_run_and_a_file_of_others(
     assert run(bag, out, '--resume') == 0
     data = out.read_bytes()
     assert run(bag, out, '--resume') == 0
-    assert 'is complete already' in capsys.readouterr().out
+    assert 'is already complete' in capsys.readouterr().out
     assert run(bag, out, '--resume', '--min-confidence', '0.5') == 1
     assert 'is of another run (then "min_confidence": 0.0, now' in capsys.readouterr().err
     assert out.read_bytes() == data

@@ -117,7 +117,7 @@ def test_two_runs_stand_side_by_side(run: Path, tmp_path: Path) -> None:
     assert len(data['runs']) == 2 and all(len(each['runs']) == 2 for each in data['pictures'])
     assert data['agreed'][0] == 1.0 and data['agreed'][7] == pytest.approx(0.5, abs=0.1)
     assert data['worst'][0]['at'] == 7
-    assert 'B judged by A' in said and 'mean IoU of the two' in said
+    assert 'B judged by A' in said and 'mean IoU between the two runs' in said
 
 
 def test_where_two_runs_differ_is_shown_where_nobody_tells_what_is_right(tmp_path: Path) -> None:

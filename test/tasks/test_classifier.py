@@ -229,5 +229,5 @@ def test_an_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
     model = write_mean_colour(tmp_path / 'm.onnx')
     (tmp_path / 'red').mkdir()
     (tmp_path / 'red/a.jpg').write_text('no picture')
-    with pytest.raises(DataError, match=r'red/a\.jpg: is no readable image'):
+    with pytest.raises(DataError, match=r'red/a\.jpg: is not a readable image'):
         evaluate_classification(Classifier.open(model), tmp_path)

@@ -79,7 +79,7 @@ def test_a_box_that_is_not_finite_rejects_the_image(tmp_path: Path, row: Row) ->
 
 
 @pytest.mark.parametrize(('row', 'told'), [
-    ((0.1, 0.1, 0.2, 0.2, 0.9, 2), 'a box of class id 2, expected 0 to 1, .*count from 1, begin'),
+    ((0.1, 0.1, 0.2, 0.2, 0.9, 2), 'a box of class id 2, expected 0 to 1, .*begin at 1, put'),
     ((0.1, 0.1, 0.2, 0.2, 0.9, -1), 'a box of class id -1, expected 0 to 1'),
     ((0.1, 0.1, 0.2, 0.2, 3.0, 0), r'scores for this image go from 0\.9 to 3, expected 0 to 1'),
 ])
@@ -97,7 +97,7 @@ def test_boxes_in_pixels_reject_the_image_where_a_score_counts(tmp_path: Path) -
     detector = Detector.open(model, min_score=0.95)
     assert not len(detector(np.zeros((8, 8, 3), np.uint8)).boxes)
     detector.min_score = 0.5
-    with pytest.raises(ModelError, match=r'reaches to 50, expected 0 to 1 .*pixels, divide'):
+    with pytest.raises(ModelError, match=r'coordinate of 50, expected fractions .*pixels, divide'):
         detector(np.zeros((8, 8, 3), np.uint8))
 
 
@@ -122,7 +122,9 @@ def test_outputs_in_another_order_are_refused(tmp_path: Path) -> None:
     del proto.graph.output[:]
     proto.graph.output.extend(outputs[::-1])
     onnx.save(proto, path)
-    with pytest.raises(ModelError, match=r"gives 'class_ids' .* but boxes are \(1, K, 4\) float"):
+    with pytest.raises(
+        ModelError, match=r"gives 'class_ids' .* but output boxes means \(1, K, 4\) float"
+    ):
         Detector.open(path)
 
 

@@ -411,7 +411,7 @@ def test_probabilities_that_the_spec_takes_for_logits_reject_the_image(tmp_path:
     logits = np.random.default_rng(0).normal(0.0, 2.0, (1, 3, 6, 8)).astype(np.float32)
     softmax = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     segmenter.finish(noise(6, 8), [logits])
-    with pytest.raises(ModelError, match=r'sum up to 1, .*the spec says logits; .*probabilities'):
+    with pytest.raises(ModelError, match=r'sum to 1, .*the spec says logits; .*probabilities'):
         segmenter.finish(noise(6, 8), [softmax])  # classes were right, no confidence above 0.58
 
 

@@ -105,7 +105,7 @@ def test_a_transfer_that_was_cut_off_goes_on(
 ) -> None:
     server.cut = 100_000
     server.ranges = ranges
-    with pytest.raises(SetupError, match='broke off after 100000 of 300000 bytes; try again'):
+    with pytest.raises(SetupError, match='broke after 100000 of 300000 bytes; try again'):
         fetch(NAME, tmp_path)
     assert names(tmp_path) == [f'{FILE_NAME}.partial']
     server.cut = len(CONTENT)
@@ -125,7 +125,7 @@ def test_a_partial_file_of_something_else_is_removed(
     server: Server, tmp_path: Path, rest: bytes
 ) -> None:
     (tmp_path / f'{FILE_NAME}.partial').write_bytes(rest)
-    with pytest.raises(ModelError, match=r'its sha256 is .*removed, fetch it again'):
+    with pytest.raises(ModelError, match=r'its sha256 is .*removed; fetch it again'):
         fetch(NAME, tmp_path)
     assert names(tmp_path) == []
     assert fetch(NAME, tmp_path).read_bytes() == CONTENT
@@ -146,7 +146,7 @@ def test_without_a_network_it_says_where_to_put_the_file(tmp_path: Path) -> None
         url = server.url  # nobody listens there once it is closed
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PUBLISHED, NAME, Published(url, '0' * 64, 0.3, 72.0))
-        told = f'{url} cannot be fetched: .*refused.*by hand at {tmp_path / FILE_NAME}$'
+        told = f'{url} cannot be fetched: .*refused.* yourself as {tmp_path / FILE_NAME}$'
         with pytest.raises(SetupError, match=told):
             fetch(NAME, tmp_path)
     assert names(tmp_path) == []
@@ -161,7 +161,7 @@ def test_a_refusal_of_the_server_is_told(server: Server, tmp_path: Path) -> None
 
 def test_a_folder_that_cannot_be_made_is_told(server: Server, tmp_path: Path) -> None:
     (tmp_path / 'file').touch()
-    with pytest.raises(SetupError, match=r'file/cache: cannot be made: .* XDG_CACHE_HOME'):
+    with pytest.raises(SetupError, match=r'file/cache: cannot be created: .* XDG_CACHE_HOME'):
         fetch(NAME, tmp_path / 'file/cache')
 
 

@@ -183,7 +183,7 @@ def test_a_run_is_not_resumed_with_fewer_epochs_than_it_has(
     run: Path, folder: Path, tmp_path: Path
 ) -> None:
     shutil.copy(run / 'last.pt', tmp_path)
-    with pytest.raises(DataError, match=r'has 2 epochs behind it, more than --epochs 1'):
+    with pytest.raises(DataError, match=r'has 2 finished epochs, more than --epochs 1'):
         train(
             folder, tmp_path, SPEC, replace(RECIPE, epochs=1), val=run / 'val', resume=True
         )
@@ -226,8 +226,8 @@ def test_false_alarms_are_told_as_such_with_their_share(
     }
     loop.tell_epoch('miou', entry, False, 30.0)
     assert capsys.readouterr().err == (
-        'epoch 2: val miou 0.500 (road 0.500); false alarms, of which val has none: car 4.4 %; '
-        '30 s left\n'
+        'epoch 2: val miou 0.500 (road 0.500); false alarms (classes that val does not have): car '
+        '4.4 %; 30 s left\n'
     )
 
 
@@ -314,7 +314,7 @@ def test_a_run_is_none_the_worse_where_its_report_cannot_be_made(
     monkeypatch.setitem(sys.modules, 'mnv2_perception.nets.export', None)  # as without onnx
     assert main(command(folder, out, '--width-mult', '0.35', '--val', str(val))) == 0
     told = capsys.readouterr()
-    assert f'{out}: no confusion matrix and worst pictures: ' in told.err
+    assert f'{out}: confusion matrix and worst pictures could not be made: ' in told.err
     assert 'export' in told.out and not (out / 'results.json').exists()
 
 
@@ -376,8 +376,8 @@ def test_a_run_that_the_user_stops_says_how_to_go_on(
         assert main(command(folder, tmp_path, '--width-mult', '0.35')) == 130
     told = capsys.readouterr().err.splitlines()[-1]
     assert told == (
-        f'stopped; {tmp_path}/last.pt has what is done: the same command with --resume goes on '
-        f'from there'
+        f'stopped; {tmp_path}/last.pt has the finished epochs: the same command with --resume '
+        f'continues from there'
     )
 
 
@@ -400,8 +400,8 @@ def test_a_full_disk_keeps_the_epochs_before_and_says_how_to_go_on(
         assert main(line) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         f'error: {tmp_path}/run: cannot be written: No space left on device; make room; '
-        f'{tmp_path}/run/last.pt has what is done: the same command with --resume goes on from '
-        f'there'
+        f'{tmp_path}/run/last.pt has the finished epochs: the same command with --resume '
+        f'continues from there'
     )
     assert not (tmp_path / 'run/last.partial').exists()
     with (tmp_path / 'run/log.jsonl').open('a') as log:
@@ -429,7 +429,7 @@ def test_too_little_memory_names_what_to_lower(
     monkeypatch.setattr(SegmentationTask, 'loss', fail)
     assert main(command(folder, tmp_path / 'run', '--width-mult', '0.35')) == 1
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith('error: the memory does not suffice: ')
+    assert told.startswith('error: not enough memory: ')
     assert told.endswith('; give a smaller --batch than 3 or smaller crops, or smaller pictures')
 
 
@@ -466,7 +466,7 @@ def test_a_loss_that_is_none_names_a_checkpoint_only_where_there_is_one(
     folder: Path, tmp_path: Path
 ) -> None:
     recipe = replace(RECIPE, learning_rate=1e30, drawn=0)
-    with pytest.raises(DataError, match=r'lower --learning-rate \(1e\+30\) and begin again$'):
+    with pytest.raises(DataError, match=r'lower --learning-rate \(1e\+30\) and start again$'):
         train(folder, tmp_path / 'run', SPEC, recipe)
 
 
@@ -513,8 +513,8 @@ def test_what_a_checkpoint_that_is_started_from_asks_for_is_told(
     line[line.index('--spec') + 1] = str(spec)
     assert main([*line, '--width-mult', '0.35']) == 0
     told = capsys.readouterr().err
-    assert 'but drawn is started from, which asks for CC0-1.0' in told
-    assert 'the head that is taken of drawn knows sky, building' in told
+    assert 'the run starts from drawn, whose licence is CC0-1.0' in told
+    assert 'the head of drawn, which the run starts from, has sky, building' in told
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
@@ -544,11 +544,11 @@ def test_help_says_what_each_option_means(
         main(['train', task, '--help'])
     told = ' '.join(capsys.readouterr().out.split()).replace('- ', '-')
     for item in fields(RECIPES[task]):
-        assert f'{item.metadata["meaning"]} (' in told.replace('-  ', '-'), item.name
+        assert f'{item.metadata["meaning"]} (default: ' in told.replace('-  ', '-'), item.name
 
 
 def test_an_existing_run_is_not_overwritten(run: Path, folder: Path) -> None:
-    with pytest.raises(DataError, match=r'last\.pt exists; go on with --resume'):
+    with pytest.raises(DataError, match=r'last\.pt exists; continue with --resume'):
         train(folder, run, SPEC, RECIPE)
 
 

@@ -135,7 +135,7 @@ def test_a_field_of_view_reaches_from_the_left_edge_to_the_right_one(fov_rad: fl
 
 @pytest.mark.parametrize('fov_rad', [0.0, -1.0, math.pi, math.nan])
 def test_a_field_of_view_that_no_pinhole_has_is_refused(fov_rad: float) -> None:
-    with pytest.raises(CalibrationError, match='between 0 and π'):
+    with pytest.raises(CalibrationError, match='more than 0 and less than π'):
         Camera.from_fov(48, 64, fov_rad)
 
 

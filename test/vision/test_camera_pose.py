@@ -83,7 +83,7 @@ def test_corners_that_are_of_no_flat_board_are_refused() -> None:
     image = draw_board(PINHOLE, FloorPose(0.6, 0.5, 0.0, 0.0), 0.06, 1.0, 0.0)
     corners = find_board(image, 8, 6)
     corners[::3, 0] += 12.0
-    with pytest.raises(CalibrationError, match='pixels off a flat one'):
+    with pytest.raises(CalibrationError, match='pixels away from those of a flat board'):
         pose_from_board(PINHOLE, corners, 8, 6, 0.06)
 
 
@@ -139,11 +139,11 @@ def test_one_line_and_the_height_tell_the_pitch() -> None:
 @pytest.mark.parametrize(
     ('rows', 'distances_m', 'height_m', 'reason'),
     [
-        ([300.0], [1.0], None, 'one line does not tell height and pitch'),
-        ([300.0, 310.0], [1.0, 1.0], None, 'one line does not tell height and pitch'),
+        ([300.0], [1.0], None, 'one line does not determine height and pitch'),
+        ([300.0, 310.0], [1.0, 1.0], None, 'one line does not determine height and pitch'),
         ([480.0], [1.0], 0.5, 'row 480 is not in the picture, expected 0 to 479'),
-        ([300.0, 400.0], [1.0, 3.0], None, 'pixels off what one camera sees'),
-        ([400.0, 300.0], [1.0, 3.0], 0.1, 'pixels off what one camera sees'),
+        ([300.0, 400.0], [1.0, 3.0], None, 'no camera pose fits the lines'),
+        ([400.0, 300.0], [1.0, 3.0], 0.1, 'no camera pose fits the lines'),
     ],
 )
 def test_lines_that_tell_no_pose_are_refused(

@@ -31,7 +31,8 @@ def test_twelve_bits_in_sixteen_are_told_once_of_each_topic_with_the_cure(
         watch.look('/right', msg, DARK)
     left, right = caplog.messages
     assert left.startswith('/left: the first 5 images (') and right.startswith('/right: ')
-    assert 'values of 4112 and less seem' in left and 'let the driver shift them up' in left
+    assert 'values up to 4112 look like 12' in left
+    assert 'let the driver shift them to the highest' in left
 
 
 def test_of_eight_bits_bright_images_and_a_cap_on_the_lens_nothing_is_told(

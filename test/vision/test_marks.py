@@ -123,7 +123,7 @@ def test_a_cloud_of_other_proportions_than_the_mask_is_refused() -> None:
     require_one_image((240, 320), (480, 640))
     require_one_image((239, 320), (480, 640))
     for cloud in ((1, 76800), (240, 240), (0, 0)):
-        with pytest.raises(ImageError, match='not of one image'):
+        with pytest.raises(ImageError, match='do not belong to the same image'):
             require_one_image(cloud, (480, 640))
 
 

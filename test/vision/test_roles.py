@@ -30,12 +30,14 @@ def test_names_that_the_mask_lacks_are_no_matter() -> None:
 
 
 def test_a_mask_without_traversable_class_is_refused_with_its_names() -> None:
-    with pytest.raises(ParameterError, match=r"\['street'\], expected some of \['car', 'pavement"):
+    with pytest.raises(
+        ParameterError, match=r"\['street'\], expected some of the .*\['car', 'pavement"
+    ):
         roles_of(IDS, ['street'], [], [], [])
 
 
 def test_a_name_in_two_lists_is_refused() -> None:
-    with pytest.raises(ParameterError, match=r"\['car', 'road'\] in two lists"):
+    with pytest.raises(ParameterError, match=r"\['car', 'road'\] are in two lists"):
         roles_of(IDS, ['road', 'car'], ['road'], ['car'], [])
 
 
@@ -54,7 +56,7 @@ def test_a_class_has_a_topic_that_ros_takes(name: str, topic: str) -> None:
 
 @pytest.mark.parametrize('name', ['', '???', '人', 'x' * 101])
 def test_a_class_that_gives_no_topic_is_refused(name: str) -> None:
-    with pytest.raises(ParameterError, match='which gives no name of a topic'):
+    with pytest.raises(ParameterError, match='which makes no valid topic name'):
         topics_of_classes(['car', name])
 
 
@@ -67,7 +69,7 @@ def test_two_classes_of_one_topic_are_refused_by_their_names() -> None:
 def test_a_class_that_never_blocks_has_no_cloud() -> None:
     require_marked(['car', 'lawn'], ['road'], None)
     require_marked(['car', 'lawn'], ['road'], ['lawn', 'car', 'tree'])
-    with pytest.raises(ParameterError, match="'road', which never blocks"):
+    with pytest.raises(ParameterError, match="'road', which the other lists"):
         require_marked(['car', 'road'], ['road'], None)
-    with pytest.raises(ParameterError, match="'person', which never blocks"):
+    with pytest.raises(ParameterError, match="'person', which the other lists"):
         require_marked(['car', 'person'], ['road'], ['car'])
