@@ -157,8 +157,8 @@ def main() -> None:
         default=['unet_mobilenetv2_ground_fast', 'unet_mobilenetv2_ground'],
     )
     parser.add_argument('--cameras', type=int, default=4)
-    parser.add_argument('--rate', type=float, default=5.0, help='of each camera, Hz')
-    parser.add_argument('--images', type=int, default=60, help='of each camera in each round')
+    parser.add_argument('--rate', type=float, default=5.0, help='images per second of each camera')
+    parser.add_argument('--images', type=int, default=60, help='images of each camera per round')
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmark/results/cameras.json')
     arguments = parser.parse_args()

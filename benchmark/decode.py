@@ -82,7 +82,9 @@ def measure(height: int, width: int, decoder: str, threads: int, runs: int) -> d
 def main() -> None:
     """Measure two sizes and both decoders; print a table; write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--threads', type=int, default=0, help='0: one for each core')
+    parser.add_argument(
+        '--threads', type=int, default=0, help='CPU threads; 0: one per core (default: 0)'
+    )
     parser.add_argument('--runs', type=int, default=30)
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmark/results/decode.json')
     arguments = parser.parse_args()

@@ -33,11 +33,13 @@ def main() -> None:
     """Quantise, measure and time the model; print a table; write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('train', type=Path, help='images to calibrate with')
-    parser.add_argument('val', type=Path, help='images/ and labels/ to measure on')
+    parser.add_argument('val', type=Path, help='folder with images/ and labels/ to measure on')
     parser.add_argument('--model', default='unet_mobilenetv2_camvid')
-    parser.add_argument('--images', type=int, default=100, help='to calibrate with')
-    parser.add_argument('--runs', type=int, default=30, help='in each round')
-    parser.add_argument('--threads', type=int, default=0, help='0: one for each core')
+    parser.add_argument('--images', type=int, default=100, help='images to calibrate with')
+    parser.add_argument('--runs', type=int, default=30, help='inferences per round')
+    parser.add_argument(
+        '--threads', type=int, default=0, help='CPU threads; 0: one per core (default: 0)'
+    )
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmark/results/engines.json')
     arguments = parser.parse_args()
     model = find_model(arguments.model)

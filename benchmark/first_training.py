@@ -115,7 +115,7 @@ def measure(
 def main() -> None:
     """Train the three cases and print what they reported, as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('camvid', type=Path, help='holds train/ and val/')
+    parser.add_argument('camvid', type=Path, help='folder with train/ and val/')
     parser.add_argument('--weights', type=Path, required=True, help='ImageNet features, .pth')
     parser.add_argument('--height', type=int, default=192)
     parser.add_argument('--width', type=int, default=256)

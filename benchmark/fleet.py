@@ -62,9 +62,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('bag', type=Path)
-    parser.add_argument('--times', type=int, default=5, help='the bag is given (%(default)s)')
-    parser.add_argument('--rounds', type=int, default=3, help='(%(default)s)')
-    parser.add_argument('--model', default=SEGMENTATION_MODEL, help='(%(default)s)')
+    parser.add_argument(
+        '--times', type=int, default=5, help='times that the bag is given (%(default)s)'
+    )
+    parser.add_argument('--rounds', type=int, default=3, help='rounds (%(default)s)')
+    parser.add_argument('--model', default=SEGMENTATION_MODEL, help='model (%(default)s)')
     arguments = parser.parse_args()
     rounds: dict[str, list[dict[str, float]]] = {'alone': [], 'ray': []}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:

@@ -61,11 +61,13 @@ def choose(data: Path, place: str, way: str, count: int, seed: int, work: Path) 
 def main() -> None:
     """Print the mean IoU of each way: mean and range over the seeds."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('ground', type=Path, help='with train/ and val/')
-    parser.add_argument('--place', default='campus', help='prefix of names (%(default)s)')
+    parser.add_argument('ground', type=Path, help='folder with train/ and val/')
+    parser.add_argument('--place', default='campus', help='prefix of file names (%(default)s)')
     parser.add_argument('--count', type=int, default=40, help='pictures (%(default)s)')
-    parser.add_argument('--epochs', type=int, default=20, help='(%(default)s)')
-    parser.add_argument('--seeds', type=int, default=3, help='(%(default)s)')
+    parser.add_argument(
+        '--epochs', type=int, default=20, help='epochs of each training (%(default)s)'
+    )
+    parser.add_argument('--seeds', type=int, default=3, help='seeds for each choice (%(default)s)')
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     spec = yaml.safe_load((ROOT / 'mnv2_perception/training/ground_fast.yaml').read_text('utf-8'))

@@ -121,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('checkpoints', nargs='+', type=Path, help='.pt of segmentation runs')
     parser.add_argument('--images', type=Path, required=True, help='pictures to compare ids on')
-    parser.add_argument('--count', type=int, default=20, help='of them')
+    parser.add_argument('--count', type=int, default=20, help='number of pictures')
     parser.add_argument('--runs', type=int, default=300)
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmark/results/gpu.json')
     arguments = parser.parse_args()

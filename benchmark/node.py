@@ -387,10 +387,14 @@ def main() -> None:
         default=['unet_mobilenetv2_ground_fast', 'unet_mobilenetv2_ground'],
     )
     parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--turns', type=int, default=6, help='of each node in a round')
-    parser.add_argument('--images', type=int, default=30, help='in a turn, in each way of sending')
-    parser.add_argument('--rate', type=float, default=30.0, help='Hz')
-    parser.add_argument('--threads', type=int, default=0, help='0: one for each core')
+    parser.add_argument('--turns', type=int, default=6, help='turns of each node per round')
+    parser.add_argument(
+        '--images', type=int, default=30, help='images per turn and way of sending'
+    )
+    parser.add_argument('--rate', type=float, default=30.0, help='images per second')
+    parser.add_argument(
+        '--threads', type=int, default=0, help='CPU threads; 0: one per core (default: 0)'
+    )
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmark/results/node.json')
     parser.add_argument('--picture', type=Path, default=ROOT / 'docs/node.png')
     arguments = parser.parse_args()

@@ -188,9 +188,9 @@ def main() -> None:
     """Measure; print; write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--images', type=int, default=30, help='of each camera in each round')
-    parser.add_argument('--rate', type=float, default=3.0, help='of each camera, Hz')
-    parser.add_argument('--threads', type=int, default=1, help='for one inference')
+    parser.add_argument('--images', type=int, default=30, help='images of each camera per round')
+    parser.add_argument('--rate', type=float, default=3.0, help='images per second of each camera')
+    parser.add_argument('--threads', type=int, default=1, help='CPU threads per inference')
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmark/results/perception.json')
     arguments = parser.parse_args()
     common = [part for value in (*PARAMETERS, f'threads:={arguments.threads}')

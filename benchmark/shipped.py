@@ -164,12 +164,16 @@ def measure_latency(
 def main() -> None:
     """Measure, print, write the results and the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('ground', type=Path, help='images/ and labels/ of the ground models')
-    parser.add_argument('camvid', type=Path, help='images/ and labels/ of CamVid')
-    parser.add_argument('--threads', type=int, default=0, help='0: one for each core')
+    parser.add_argument(
+        'ground', type=Path, help='folder with images/ and labels/ for the ground models'
+    )
+    parser.add_argument('camvid', type=Path, help='folder with images/ and labels/ of CamVid')
+    parser.add_argument(
+        '--threads', type=int, default=0, help='CPU threads; 0: one per core (default: 0)'
+    )
     parser.add_argument(
         '--only', nargs='+', choices=(*METRICS, 'latency'), default=(*METRICS, 'latency'),
-        help='measure these; the rest stays as --out has it',
+        help='measure only these; the other results in --out are kept',
     )
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmark/results/shipped.json')
     parser.add_argument('--picture', type=Path, default=ROOT / 'docs/shipped.png')

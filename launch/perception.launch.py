@@ -39,86 +39,95 @@ def generate_launch_description() -> LaunchDescription:
     arguments = [
         DeclareLaunchArgument(
             'nodes', default_value='',
-            description=f'Which of {", ".join(launching.NODE_NAMES)}, with commas; empty: as in '
-            'params_file.',
+            description=f'Nodes to run, comma-separated, out of '
+            f'{", ".join(launching.NODE_NAMES)}. Empty: as in params_file.',
         ),
         DeclareLaunchArgument(
             'cameras', default_value='',
-            description='Names of the cameras, with commas; each has its nodes and results in a '
-            'namespace of that name. Empty: as in params_file.',
+            description='Names of the cameras, comma-separated; each name is the namespace of the '
+            "camera's nodes and results. Empty: as in params_file.",
         ),
         DeclareLaunchArgument(
             'params_file', default_value=PARAMS_FILE,
-            description="The nodes' parameters, YAML, by node name (/**/segmentation_node:).",
+            description='YAML file with the parameters of the nodes, in sections by node name '
+            '(/**/segmentation_node:).',
         ),
         DeclareLaunchArgument(
             'image', default_value='',
-            description="The camera's topic; its raw image's name. {camera} in a topic stands "
-            "for the camera's name. Empty: image, in the camera's namespace.",
+            description="Topic of the camera's raw image, also if image_transport is compressed. "
+            "{camera} in a topic stands for the camera's name. Empty: image, in the camera's "
+            'namespace.',
         ),
         DeclareLaunchArgument(
             'camera_info', default_value='',
-            description='Its camera_info; empty: the one beside image.',
+            description="Topic of the camera's camera_info. Empty: camera_info in the namespace "
+            'of image.',
         ),
         DeclareLaunchArgument(
             'depth_image', default_value='',
-            description='Its depth image, for nodes with source: depth; empty: depth/image.',
+            description="Topic of the camera's depth image, for nodes with source: depth. Empty: "
+            'depth/image.',
         ),
         DeclareLaunchArgument(
             'depth_camera_info', default_value='',
-            description="The depth image's camera_info; empty: the one beside depth_image.",
+            description="Topic of the depth image's camera_info. Empty: camera_info in the "
+            'namespace of depth_image.',
         ),
         DeclareLaunchArgument(
             'points', default_value='',
-            description='Its organised cloud, for nodes with source: points; empty: points.',
+            description="Topic of the camera's organised point cloud, for nodes with source: "
+            'points. Empty: points.',
         ),
         DeclareLaunchArgument(
             'image_transport', default_value='', choices=['', 'raw', 'compressed'],
-            description='What the camera sends; empty: as in params_file.',
+            description='Whether the nodes subscribe to the raw or the compressed image. Empty: '
+            'as in params_file.',
         ),
         DeclareLaunchArgument(
             'namespace', default_value='', description='Namespace of all nodes and their topics.'
         ),
         DeclareLaunchArgument(
             'tf', default_value='',
-            description='Topic of tf, with tf_static beside it, for a robot that has its own; tf '
-            'is the one in namespace. Empty: /tf, or what SetRemap says.',
+            description='Topic of tf, with tf_static beside it, for a robot with its own tf; tf '
+            'means the one in namespace. Empty: /tf, or as set by SetRemap.',
         ),
         DeclareLaunchArgument(
             'one_process', default_value='true', choices=BOOLEANS,
-            description='false: a process for each node, with the same topics and parameters.',
+            description='true: all nodes in one process; false: one process for each node, with '
+            'the same topics and parameters.',
         ),
         DeclareLaunchArgument(
             'respawn', default_value='true', choices=BOOLEANS,
-            description='true: a process that has ended is started again.',
+            description='true: restart a process that has ended.',
         ),
         DeclareLaunchArgument(
             'lifecycle_manager', default_value='false', choices=BOOLEANS,
-            description='true: nav2_lifecycle_manager configures and activates the nodes; those '
-            'of a process that was started again wait for its startup service.',
+            description='true: nav2_lifecycle_manager configures and activates the nodes; after a '
+            "restart of a process, its nodes wait for the manager's startup service.",
         ),
         DeclareLaunchArgument(
             'use_sim_time', default_value='', choices=['', *BOOLEANS],
-            description='true: time from /clock (bags, simulation); empty: as in params_file.',
-        ),
-        DeclareLaunchArgument(
-            'autostart', default_value='', choices=['', *BOOLEANS],
-            description='false: somebody else configures and activates the nodes; empty: as in '
+            description='true: use the time from /clock (bags, simulation). Empty: as in '
             'params_file.',
         ),
         DeclareLaunchArgument(
+            'autostart', default_value='', choices=['', *BOOLEANS],
+            description='true: the nodes configure and activate themselves; false: something else '
+            'does. Empty: as in params_file.',
+        ),
+        DeclareLaunchArgument(
             'rviz', default_value='false', choices=BOOLEANS,
-            description="true: RViz beside the nodes, with config/rviz/perception.rviz: the first "
-            "camera's results.",
+            description='true: also start RViz, with config/rviz/perception.rviz and the results '
+            'of the first camera.',
         ),
         DeclareLaunchArgument(
             'fastdds_profile', default_value='',
-            description="Fast DDS profile for the nodes' processes, such as this package's "
-            'config/fastdds.xml; the camera needs it too. Empty: none is set.',
+            description='Fast DDS profile for the processes of the nodes, such as '
+            "config/fastdds.xml of this package; the camera's driver needs it too. Empty: none.",
         ),
         DeclareLaunchArgument(
             'log_level', default_value='info', choices=LOG_LEVELS,
-            description='Of the nodes and what lies below them.',
+            description='Log level of the nodes and of the libraries below them.',
         ),
     ]
     start = OpaqueFunction(function=start_nodes, args=[[each.name for each in arguments]])
@@ -139,7 +148,7 @@ def start_nodes(context: LaunchContext, known: list[str]) -> list[Node]:
     for name in ('params_file', 'fastdds_profile'):
         if arguments[name] and not Path(arguments[name]).is_file():
             raise FileNotFoundError(
-                f'{name}: there is no file {arguments[name]}; give the path of one'
+                f'{name}: no such file: {arguments[name]}; give the path of a file'
             )
     base = prefix_namespace(arguments.get('ros_namespace'), arguments['namespace'])
     namespace = make_namespace_absolute(base).rstrip('/')  # '' is the root

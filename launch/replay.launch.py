@@ -30,23 +30,26 @@ START_TIMEOUT_S = '60'
 def generate_launch_description() -> LaunchDescription:
     """Declare the arguments that perception.launch.py does not, and start player and nodes."""
     return LaunchDescription([
-        DeclareLaunchArgument('bag', description='Bag folder, or a single .mcap or .db3 file.'),
         DeclareLaunchArgument(
-            'rate', default_value='', description='Bag seconds per second; empty: real time.'
+            'bag', description='Bag to play: a folder, or a single .mcap or .db3 file.'
+        ),
+        DeclareLaunchArgument(
+            'rate', default_value='', description='Playing speed, bag seconds per second. Empty: '
+            '1.0, real time.'
         ),
         DeclareLaunchArgument(
             'loop', default_value='false', choices=['true', 'false', 'True', 'False'],
-            description='true: start again at the end, until Ctrl-C.',
+            description='true: start again at the end of the bag, until Ctrl-C.',
         ),
         DeclareLaunchArgument(
             'image', default_value='',
             description="Topic of the bag's images, raw or compressed; {camera} in it stands for "
-            "the camera's name. Empty: what looks like a camera by its first image.",
+            "the camera's name. Empty: the topic whose first image looks most like a camera's.",
         ),
         DeclareLaunchArgument(
             'cameras', default_value='',
-            description='Names of the cameras, with commas; each has its nodes and results in a '
-            'namespace of that name.',
+            description='Names of the cameras, comma-separated; each name is the namespace of the '
+            "camera's nodes and results.",
         ),
         # The end of the bag ends the nodes, and the end of a node ends the replay.
         RegisterEventHandler(OnProcessExit(on_exit=[Shutdown(reason='a process has ended')])),
@@ -61,7 +64,7 @@ def generate_launch_description() -> LaunchDescription:
 def start_player(context: LaunchContext) -> list[Any]:
     """Return the player, and set the nodes' arguments that follow from the bag."""
     if importlib.util.find_spec('rosbags') is None:
-        raise RuntimeError('a replay reads its bag with rosbags: pip install rosbags')
+        raise RuntimeError('a replay needs rosbags to read the bag: pip install rosbags')
     # Imported only here: `--show-args` needs neither rosbags nor OpenCV.
     from mnv2_perception.bags.camera import find_camera
     from mnv2_perception.bags.results import own_results, RESULTS
@@ -71,7 +74,8 @@ def start_player(context: LaunchContext) -> list[Any]:
         get_logger('replay.launch.py').warning(warning)
     bag, image, cameras = Path(arguments['bag']), arguments['image'], split(arguments['cameras'])
     if '{camera}' in image and not cameras:
-        raise ValueError(f'image is {image}, but no camera has a name; give their names (cameras)')
+        raise ValueError(f'image is {image}, but the cameras have no names; give their names '
+                         f'(cameras:=…)')
     found = [
         find_camera(bag, image.replace('{camera}', name), 'image:=…')
         for name in cameras or ('',)
@@ -84,7 +88,7 @@ def start_player(context: LaunchContext) -> list[Any]:
         camera.image for camera in found
         if camera.compressed and not camera.image.endswith('/compressed')
     ]
-    told = LogInfo(msg=f'not played, for the nodes publish them: {", ".join(own)}')
+    told = LogInfo(msg=f'not played, because the nodes publish them: {", ".join(own)}')
     return [
         *([told] if own else []),
         SetLaunchConfiguration('image', (image or found[0].image).removesuffix('/compressed')),

@@ -1,4 +1,4 @@
-"""A camera_info without ROS, and a box on flat ground as a camera sees it, in closed form."""
+"""A camera_info without ROS, and a box on flat ground rendered in closed form."""
 
 from dataclasses import dataclass, field
 
@@ -51,9 +51,9 @@ def draw_box(
     """Cast a ray through each pixel's middle.
 
     Args:
-        camera: without distortion, or with one whose rays other tests prove.
-        base_from_camera: pose of its optical frame over the ground z = 0.
-        low: corner of the box (metres, base frame); no box where it has no volume.
+        camera: a camera without distortion, or one whose rays other tests verify.
+        base_from_camera: pose of its optical frame above the ground z = 0.
+        low: corner of the box (metres, base frame); no box if it has no volume.
         high: opposite corner.
 
     Returns:
@@ -79,17 +79,17 @@ def draw_before_wall(
     high: tuple[float, float, float],
     wall_x: float,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Draw a box on the ground before a wall across x.
+    """Draw a box on the ground in front of a wall perpendicular to x.
 
     Args:
         camera: as in `draw_box`.
         base_from_camera: as in `draw_box`.
         low: corner of the box.
         high: opposite corner.
-        wall_x: where the wall begins.
+        wall_x: position of the wall's front, metres.
 
     Returns:
-        Depth (H, W), and what a detector finds: (1, 4) x1, y1, x2, y2 around the box, px.
+        Depth (H, W), and a detector's result: (1, 4) x1, y1, x2, y2 around the box, px.
     """
     ids, depth_m = draw_box(camera, base_from_camera, low, high)
     wall = (wall_x, -60.0, -1.0), (wall_x + 1.0, 60.0, 60.0)

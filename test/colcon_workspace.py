@@ -1,4 +1,4 @@
-"""Builds this repository as a robot's workspace does; and which domain its nodes talk in."""
+"""Build this repository as in a robot's workspace, and find free ROS domains for its nodes."""
 
 from functools import cache
 import itertools
@@ -10,12 +10,12 @@ import subprocess
 import sys
 
 ROOT = Path(__file__).resolve().parents[1]
-# One for each graph: discovery still knows a little of the one that has just ended.
+# Another domain for each graph: discovery still remembers the graph that has just ended.
 _NUMBERS = itertools.count(os.getpid() * 17)
 
 
 def colcon(folder: Path, *args: str | Path) -> str:
-    """Run colcon in a folder, by the Python of the tests; return what it printed."""
+    """Run colcon in a folder with the Python of the tests; return its output."""
     code = 'import sys; from colcon_core.command import main; sys.exit(main())'
     command = [sys.executable, '-c', code, '--log-base', str(folder / 'log'), *map(str, args)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -24,7 +24,7 @@ def colcon(folder: Path, *args: str | Path) -> str:
 
 
 def build_workspace(folder: Path, *options: str) -> dict[str, str]:
-    """Build a copy of the repository in an empty folder; return the environment it is used in."""
+    """Build a copy of the repository in an empty folder; return the environment for its use."""
     not_sources = ('.*', '*.egg-info', '__pycache__', 'build', 'install', 'log', 'out')
     shutil.copytree(
         ROOT, folder / 'src/mnv2_perception', ignore=shutil.ignore_patterns(*not_sources)
@@ -35,25 +35,26 @@ def build_workspace(folder: Path, *options: str) -> dict[str, str]:
         cwd=folder, stdout=subprocess.PIPE, text=True, check=True,
     )
     environment = dict(entry.split('=', 1) for entry in sourced.stdout.split('\0') if entry)
-    # The node runs by the Python it was built with; what it prints is read as it comes.
+    # The node runs with the Python it was built with; its output is read immediately.
     return {**environment, 'PYTHONUNBUFFERED': '1', 'ROS_LOG_DIR': str(folder / 'ros_log')}
 
 
 def localhost_domain(domain_id: int) -> dict[str, str]:
-    """Return the variables that keep nodes among themselves."""
+    """Return environment variables that limit a graph to this machine and a domain."""
     return {'ROS_DOMAIN_ID': str(domain_id), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
 
 
 @cache
 def own_domain_id() -> int:
-    """Return a domain that other test runs on this machine hardly use."""
+    """Return a domain that other test runs on this machine probably do not use."""
     return free_domain_id()
 
 
 def free_domain_id() -> int:
-    """Return a domain that nobody on this machine is in, as another run of these tests may be.
+    """Return a domain that nobody on this machine uses, such as another run of these tests.
 
-    A graph that has ended lingers until its context is collected, and is known of by its names.
+    A graph that has ended exists until its context is garbage-collected, and other nodes see its
+    names until then.
     """
     for _ in range(100):
         domain_id = 1 + next(_NUMBERS) % 100
@@ -64,7 +65,7 @@ def free_domain_id() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Tell whether nobody on this machine hears a UDP port."""
+    """Return whether no process on this machine listens on a UDP port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind(('', port))

@@ -1,4 +1,4 @@
-"""How well colours can be told apart, also by the colour-blind; run, it searches a palette."""
+"""Measure how different colours look, also to the colour-blind; as a script: search a palette."""
 
 from collections.abc import Sequence
 import sys
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Floats = NDArray[Any]
 BLOCKS = 8, 4, 4, 8, 8
 
-# What a dichromat sees, in linear RGB: G. M. Machado, M. M. Oliveira, L. A. F. Fernandes, "A
+# Matrices for dichromats, in linear RGB: G. M. Machado, M. M. Oliveira, L. A. F. Fernandes, "A
 # physiologically-based model for simulation of color vision deficiency", IEEE Transactions on
 # Visualization and Computer Graphics 15(6), 2009, severity 1.0.
 VISIONS: dict[str, Floats] = {
@@ -36,7 +36,7 @@ XYZ = np.array([
 
 
 def lab(colours: Sequence[Sequence[int]] | Floats, vision: str = 'normal') -> Floats:
-    """Return CIE L*a*b* (N, 3) of sRGB colours (N, 3), 0 to 255, as somebody sees them."""
+    """Return CIE L*a*b* (N, 3) of sRGB colours (N, 3), 0 to 255, as seen with a type of vision."""
     values = np.asarray(colours, np.float64) / 255.0
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ VISIONS[vision].T, 0.0, 1.0)
@@ -78,27 +78,27 @@ def ciede2000(one: Floats, other: Floats) -> Floats:
 def differences(
     colours: Sequence[Sequence[int]] | Floats, others: Sequence[Sequence[int]] | Floats
 ) -> Floats:
-    """Return (N, M) the CIEDE2000 of colours to others in the eyes that see it least."""
+    """Return (N, M) the CIEDE2000 between colours and others, the smallest over all VISIONS."""
     return np.asarray(np.min([
         ciede2000(lab(colours, vision)[:, None], lab(others, vision)[None]) for vision in VISIONS
     ], axis=0))
 
 
 def smallest(colours: Sequence[Sequence[int]]) -> float:
-    """Return the difference of the two colours that are least told apart."""
+    """Return the difference of the two most similar colours."""
     return float((differences(colours, colours) + 1e9 * np.eye(len(colours))).min())
 
 
 def search(fixed: Sequence[tuple[int, int, int]], blocks: Sequence[int], seed: int) -> Floats:
-    """Return a palette of which the first few, and the first blocks, are as different as can be.
+    """Search a palette whose first colours, and first blocks, are as different as possible.
 
-    Block by block colours are exchanged for better ones until none is; then each block is put in
-    an order in which neighbours differ most.
+    Block by block, colours are exchanged for better ones until there are none; then each block is
+    sorted so that neighbours differ most.
 
     Args:
-        fixed: what the colours shall be told apart from, too.
-        blocks: how many colours come after those before.
-        seed: of the start.
+        fixed: further colours from which the palette must differ.
+        blocks: number of colours in each block.
+        seed: seed of the random start.
     """
     rng = np.random.default_rng(seed)
     steps = np.arange(0, 256, 15)
@@ -113,7 +113,7 @@ def search(fixed: Sequence[tuple[int, int, int]], blocks: Sequence[int], seed: i
         to_block = differences(grid, grid[block])
         best, idle = -1.0, 0
         while idle < count:
-            # The one that is least told apart from the others goes, and the best takes its place.
+            # Replace the colour that differs least from the others by the best candidate.
             inner = to_block[block] + 1e9 * np.eye(count)
             margins = np.minimum(inner.min(axis=1), to_seen[block])
             place = int(np.argsort(margins)[idle])
@@ -138,7 +138,7 @@ def search(fixed: Sequence[tuple[int, int, int]], blocks: Sequence[int], seed: i
 
 
 def _ordered(block: Floats, before: Floats) -> Floats:
-    """Return colours so that neighbours differ most, by swapping while that helps."""
+    """Order colours so that neighbours differ most, by swaps as long as they help."""
     apart = differences(block, block)
     first = differences(block, before)[:, 0] if len(before) else np.full(len(block), 1e9)
     order = np.arange(len(block))
@@ -160,7 +160,7 @@ def _ordered(block: Floats, before: Floats) -> Floats:
 
 
 def margins(palette: Sequence[Sequence[int]], background: Sequence[int]) -> dict[str, float]:
-    """Return how different the first so many colours and the background are, and neighbours."""
+    """Return the smallest difference among background and first colours, and of neighbours."""
     apart = {
         str(count): smallest([background, *palette[:count]]) for count in np.cumsum(BLOCKS)
     }

@@ -1,4 +1,4 @@
-"""What several tests need: the identity network for each engine, and the real data."""
+"""Fixtures for all tests: the identity network for each engine, and the real data."""
 
 import os
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Any
 from identity_network import identity_spec, MakeModel, write_fake, write_onnx
 import pytest
 
-# torch's threads spin while they wait: beside other work, small networks get slower with each.
+# torch's threads wait actively: beside other processes, each thread slows small networks down.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 
 @pytest.fixture(params=['fake', 'onnx_runtime'])
 def make_model(request: pytest.FixtureRequest, tmp_path: Path) -> MakeModel:
-    """Make the identity network for one engine, and for the other."""
+    """Return a function that makes the identity network for an engine; runs once per engine."""
     if request.param == 'onnx_runtime':
         pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
 

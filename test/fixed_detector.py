@@ -1,4 +1,4 @@
-"""A detector that finds the same boxes in every image, as ONNX."""
+"""Write a detector that finds the same boxes in every image, as ONNX."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ ROWS: tuple[Row, ...] = (
 def write_detector(
     path: Path, height: int, width: int, rows: Sequence[Row] = ROWS, **changes: Any
 ) -> Path:
-    """Write it with classes `car` and `dog`; `changes` are to its spec."""
+    """Write the detector with classes `car` and `dog`; `changes` apply to its spec."""
     onnx = pytest.importorskip('onnx', reason='no onnx: run make setup-train')
     from onnx import helper, TensorProto
 

@@ -1,4 +1,4 @@
-"""A viewer as Foxglove is one: a WebSocket client of its protocol."""
+"""A WebSocket client that speaks Foxglove's protocol, as a viewer does."""
 
 from collections.abc import Callable
 import json
@@ -16,17 +16,17 @@ websockets = pytest.importorskip(
 
 PROTOCOL = 'foxglove.sdk.v1'
 UNKNOWN = 'Unknown channel ID: '
-MESSAGE, TIME = 1, 2  # the first byte of what is binary
+MESSAGE, TIME = 1, 2  # first byte of a binary frame
 
 
 class Viewer:
-    """Connected to a server; what it was told and sent.
+    """A connected viewer and all that the server sent.
 
     Attributes:
-        server: what the server says of itself.
-        channels: the advertised channels, by topic.
+        server: information about the server.
+        channels: advertised channels by topic.
         messages: (log time, bytes) by topic.
-        times_ns: what the server said of the time.
+        times_ns: times that the server sent.
     """
 
     def __init__(self, url: str, timeout_s: float = 20.0) -> None:
@@ -57,7 +57,7 @@ class Viewer:
         self._connection.close()
 
     def subscribe(self, *topics: str) -> None:
-        """Ask for topics, as soon as all of them are advertised."""
+        """Subscribe to topics as soon as all of them are advertised."""
         self.wait(lambda: set(topics) <= set(self.channels), f'{topics} advertised')
         for topic in topics:
             self._topic_of[self.channels[topic]['id']] = topic
@@ -69,7 +69,7 @@ class Viewer:
         )
 
     def wait(self, done: Callable[[], Any], what: str, timeout_s: float = 30.0) -> None:
-        """Take what comes until a condition holds."""
+        """Receive until a condition holds."""
         deadline_s = time.monotonic() + timeout_s
         while not done():
             left_s = deadline_s - time.monotonic()
@@ -100,7 +100,7 @@ class Viewer:
         elif said['op'] == 'advertise':
             self.channels |= {channel['topic']: channel for channel in said['channels']}
         elif said['op'] == 'status' and said['message'].startswith(UNKNOWN):
-            # SDK 0.30.3 advertises a channel an instant before it takes subscriptions to it.
+            # SDK 0.30.3 advertises a channel an instant before it accepts subscriptions.
             self._subscribe(int(said['message'].removeprefix(UNKNOWN)))
         elif said['op'] == 'unadvertise':
             self.channels = {
@@ -110,7 +110,7 @@ class Viewer:
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody on this machine hears."""
+    """Return a TCP port on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         return int(probe.getsockname()[1])

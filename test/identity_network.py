@@ -1,4 +1,4 @@
-"""A network whose ids are the red channel and whose confidence is the green one, in two forms."""
+"""Write a network whose ids are the red channel and whose confidence is the green channel."""
 
 from collections.abc import Callable
 from functools import cache
@@ -12,12 +12,12 @@ import yaml
 
 from mnv2_perception.model_spec import ModelSpec
 
-# The model's path and the engine that opens it, of a height, a width and changes to its spec.
+# Takes height, width and changes to the spec; returns the model's path and its engine.
 MakeModel = Callable[..., tuple[Path, str]]
 
 
 def identity_spec(height: int, width: int, **changes: Any) -> ModelSpec:
-    """Spec of a network whose ids are the red channel and whose confidence is the green one."""
+    """Return the spec of this network."""
     values: dict[str, Any] = {
         'name': 'identity', 'task': 'segmentation', 'height': height, 'width': width,
         'classes': [f'class_{index}' for index in range(255)], 'mean': [0.0] * 3, 'std': [1.0] * 3,
@@ -29,7 +29,7 @@ def identity_spec(height: int, width: int, **changes: Any) -> ModelSpec:
 def write_fake(
     path: Path, spec: ModelSpec, latency_ms: float = 0.0, batch: int | None = 1
 ) -> Path:
-    """Write the model of a FakeEngine."""
+    """Write the network for FakeEngine."""
     path.write_text(yaml.safe_dump({
         'height': spec.height, 'width': spec.width, 'latency_ms': latency_ms, 'batch': batch,
         'metadata': spec.to_metadata(),
@@ -38,7 +38,7 @@ def write_fake(
 
 
 def write_onnx(path: Path, spec: ModelSpec, batch: int | None = 1) -> Path:
-    """Write the same network as ONNX."""
+    """Write the network as ONNX."""
     onnx = pytest.importorskip('onnx', reason='no onnx: run make setup-train')
     from onnx import helper, TensorProto
 
@@ -63,7 +63,7 @@ def write_onnx(path: Path, spec: ModelSpec, batch: int | None = 1) -> Path:
 
 
 def write_program(path: Path, spec: ModelSpec) -> Path:
-    """Write the same network as a program of torch.export."""
+    """Write the network as a program of torch.export."""
     facts = {
         'inputs': ['image'], 'outputs': ['class_ids', 'confidence'],
         'metadata': spec.to_metadata(),
@@ -74,7 +74,7 @@ def write_program(path: Path, spec: ModelSpec) -> Path:
 
 @cache
 def _program(height: int, width: int, facts: str) -> bytes:
-    """Export once: torch takes seconds to load what it exports with."""
+    """Export the program once per size: torch takes seconds to import its exporter."""
     torch = pytest.importorskip('torch', reason='no torch: run make setup-train')
 
     class Identity(torch.nn.Module):  # type: ignore[misc, name-defined]

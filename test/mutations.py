@@ -1,6 +1,6 @@
-"""Damage to bytes, text and messages, by a seeded generator; and a guard around what reads them.
+"""Damage bytes, text and messages with a seeded generator, and guard the code that reads them.
 
-`FUZZ_COUNT` is how many inputs each test makes, `FUZZ_SEED` where they begin: `make fuzz`.
+`FUZZ_COUNT` is the number of inputs per test, `FUZZ_SEED` the first seed: `make fuzz`.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ import numpy as np
 from mnv2_perception.errors import PerceptionError
 
 SEED = int(os.environ.get('FUZZ_SEED', '0'))
-LONGEST_S = 2.0  # of the processor, for one input
+LONGEST_S = 2.0  # CPU time for one input
 MOST_MB = 300  # for one input
 
 _BYTES = (0x00, 0x01, 0x7F, 0x80, 0xFF)
@@ -39,14 +39,14 @@ _RANGES = {
 
 
 def count(short: int, share: float = 1.0) -> int:
-    """Return how many inputs to make: few in `make test`, in `make fuzz` a share of FUZZ_COUNT."""
+    """Return the number of inputs: few in `make test`, a share of FUZZ_COUNT in `make fuzz`."""
     if 'FUZZ_COUNT' not in os.environ:
         return short
     return max(1, round(share * int(os.environ['FUZZ_COUNT'])))
 
 
 def generators(inputs: int) -> Iterator[tuple[int, np.random.Generator]]:
-    """Yield a seed and its generator for each input, so that one can be made again alone."""
+    """Yield a seed and its generator for each input, so that a single input can be reproduced."""
     for seed in range(SEED, SEED + inputs):
         yield seed, np.random.default_rng(seed)
 
@@ -83,7 +83,7 @@ def damage(rng: np.random.Generator, data: bytes) -> bytes:
 
 
 def damage_text(rng: np.random.Generator, text: str) -> str:
-    """Swap tokens of a text for hostile ones, repeat or leave out lines, or damage its bytes."""
+    """Replace values by hostile ones, repeat or remove lines, or damage bytes of a text."""
     if rng.random() < 0.3:
         return damage(rng, text.encode()).decode(errors='replace')
     lines = text.split('\n')
@@ -110,7 +110,7 @@ _YAML = (
 
 
 def mutate(rng: np.random.Generator, msg: Any) -> None:
-    """Change a few fields of a ROS message in place to what its type can hold."""
+    """Change a few fields of a ROS message in place, to values that their types allow."""
     for _ in range(int(rng.choice([1, 1, 2, 3, 6]))):
         target, kinds = msg, msg.get_fields_and_field_types()
         while True:
@@ -137,7 +137,7 @@ def _other(rng: np.random.Generator, value: Any, kind: str) -> Any:
         return damage(rng, bytes(value))
     items = list(value)
     place = int(rng.integers(len(items) + 1))
-    if '[' in kind or rng.random() < 0.7:  # its length is fixed
+    if '[' in kind or rng.random() < 0.7:  # keep the length; '[': an array, whose length is fixed
         for index in [place % len(items)] if items else []:
             if hasattr(items[index], 'get_fields_and_field_types'):
                 mutate(rng, items[index])
@@ -152,8 +152,8 @@ def _other(rng: np.random.Generator, value: Any, kind: str) -> Any:
 
 @contextmanager
 def bounded(what: str) -> Iterator[None]:
-    """Let nothing but a PerceptionError out of a block, in bounded time and memory."""
-    Path('/proc/self/clear_refs').write_text('5')  # the peak of memory begins anew
+    """Check that a block raises nothing but PerceptionError and needs limited time and memory."""
+    Path('/proc/self/clear_refs').write_text('5')  # resets the peak memory
     before_mb = _megabytes('VmHWM')
     data = resource.getrlimit(resource.RLIMIT_DATA)
     most = int((_megabytes('VmData') + 4 * MOST_MB) * 2**20)
@@ -178,7 +178,7 @@ def _megabytes(name: str) -> float:
 
 
 def survivors(read: Callable[[], object], what: str) -> bool:
-    """Read an input inside `bounded`; return whether it was taken."""
+    """Read an input inside `bounded`; return whether it was accepted."""
     with bounded(what):
         read()
         return True
@@ -186,5 +186,5 @@ def survivors(read: Callable[[], object], what: str) -> bool:
 
 
 def check_share(refused: int, inputs: int) -> None:
-    """Check that some inputs were refused and some were not: else they were all of one kind."""
+    """Check that some inputs were refused and some accepted, if there were enough of them."""
     assert inputs < 50 or 0 < refused < inputs, (refused, inputs)

@@ -1,8 +1,8 @@
-"""What Nav2's costmap layers and its collision monitor do with our messages, restated in numpy.
+"""A model in numpy of what Nav2's costmap layers and collision monitor do with our messages.
 
 Written after reading Nav2 (main, August 2026) and semantic_segmentation_layer (Humble to main, May
-2026). Where those would crash, read out of bounds, misplace, or drop without effect, this raises a
-Hazard. Settings are the `ros__parameters` of config/nav2_*.yaml; defaults are Nav2's.
+2026). Where those would crash, read out of bounds, misplace data, or silently drop it, this raises
+a Hazard. Settings are the `ros__parameters` of config/nav2_*.yaml; defaults are Nav2's.
 """
 
 from collections import deque
@@ -24,7 +24,7 @@ from mnv2_perception.nodes.messages import stamp_to_ns
 from mnv2_perception.vision.pose import Pose
 
 FREE, LETHAL, NO_INFORMATION = 0, 254, 255
-INSCRIBED_VALUE, LETHAL_VALUE = 99, 100  # of an OccupancyGrid, where nothing else is set
+INSCRIBED_VALUE, LETHAL_VALUE = 99, 100  # cells of an OccupancyGrid, by default
 IN_PLACE = Pose.from_rpy(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 CONFIG = Path(__file__).resolve().parents[1] / 'config'
 
@@ -33,35 +33,35 @@ Points = NDArray[np.float32]
 
 
 class Hazard(AssertionError):
-    """A message, or a setting, with which a consumer fails or silently does nothing."""
+    """A message or setting with which a consumer fails or silently does nothing."""
 
 
 class NullDereference(Hazard):
-    """The semantic layer has no classes before the first LabelInfo, and asks nevertheless."""
+    """The semantic layer dereferences null if a mask comes before the first LabelInfo."""
 
 
 class OutOfBounds(Hazard):
-    """The semantic layer takes the mask's size for the confidence's."""
+    """The semantic layer reads the confidence with the mask's size."""
 
 
 class Misread(Hazard):
-    """Bytes are walked as if encoding, step, field types and byte order were the usual ones."""
+    """Bytes are read assuming the usual encoding, step, field types and byte order."""
 
 
 class MissingField(Hazard):
-    """A point iterator throws where x, y or z is missing, in empty clouds too."""
+    """Point iterators throw if x, y or z is missing, even for empty clouds."""
 
 
 class SizesDiffer(Hazard):
-    """Mask and cloud are of different sizes: not buffered, or pixel i is not point i."""
+    """Mask and cloud differ in size: they are not buffered, or pixel i is not point i."""
 
 
 class NeverPaired(Hazard):
-    """A message left its queue without partners of its stamp."""
+    """A message left its queue before partners with its stamp came."""
 
 
 class MixedImages(Hazard):
-    """Approximate pairing joined what comes of different images."""
+    """Approximate pairing joined messages of different images."""
 
 
 class NoTransform(Hazard):
@@ -69,27 +69,27 @@ class NoTransform(Hazard):
 
 
 class NotFinite(Hazard):
-    """Only z is checked: NaN in x or y becomes some cell."""
+    """Only z is checked: NaN in x or y ends up in an arbitrary cell."""
 
 
 class Outdated(Hazard):
-    """The stamp is too old by the consumer's clock, or ahead of it: without effect."""
+    """The stamp is too old for the consumer's clock, or in its future: no effect."""
 
 
 class WrongClassId(Hazard):
-    """An id that one byte cannot hold, or 255, which is 'no class'."""
+    """An id that does not fit one byte, or 255, which means 'no class'."""
 
 
 class UnknownClass(Hazard):
-    """A class with a cost that LabelInfo does not tell: its cost never counts."""
+    """A class with a cost is missing in LabelInfo: its cost is never used."""
 
 
 class WrongHeight(Hazard):
-    """Every point of a cloud falls out by its height."""
+    """All points of a cloud are filtered out by height."""
 
 
 class NeverCleared(Hazard):
-    """What is marked stays: nothing clears, or not as far."""
+    """Marked cells stay: nothing clears them, or not as far as they are marked."""
 
 
 class FreeBeamsIgnored(Hazard):
@@ -97,7 +97,7 @@ class FreeBeamsIgnored(Hazard):
 
 
 class PhantomWall(Hazard):
-    """With inf_is_valid, a source that marks takes the end of a free beam for an obstacle."""
+    """With inf_is_valid, a marking source takes the end of a free beam for an obstacle."""
 
 
 class SensorOutsideMap(Hazard):
@@ -105,11 +105,11 @@ class SensorOutsideMap(Hazard):
 
 
 class Silence(Hazard):
-    """A source was silent for too long: the costmap keeps what it has, and is not current."""
+    """A source was silent for too long: the costmap keeps its content and is not current."""
 
 
 class WrongCells(Hazard):
-    """Cells are as many as the size says, of −1 and 0 to 100; Nav2 rejects the grid otherwise."""
+    """Nav2 rejects a grid whose cells do not match its size, or are not −1 or 0 to 100."""
 
 
 class OriginTurned(Hazard):
@@ -117,15 +117,15 @@ class OriginTurned(Hazard):
 
 
 class OriginOffCells(Hazard):
-    """The origin is no multiple of the resolution: cells shift against the costmap's."""
+    """The origin is no multiple of the resolution: cells are shifted against the costmap's."""
 
 
 class MovingGrid(Hazard):
-    """StaticLayer places a grid by the latest transform, not by the one at its stamp."""
+    """StaticLayer places a grid by the latest transform, not by that of its stamp."""
 
 
 class ResizesCostmap(Hazard):
-    """A costmap that does not roll takes over the grid's size and place."""
+    """A costmap that does not roll adopts the grid's size and position."""
 
 
 class Hidden(Hazard):
@@ -141,7 +141,7 @@ def settings_of(file: str, *nodes: str) -> dict[str, Any]:
 
 
 def require(condition: Any, hazard: type[Hazard], message: str) -> None:
-    """Raise a hazard unless a condition holds."""
+    """Raise a hazard unless the condition holds."""
     if not condition:
         raise hazard(message)
 
@@ -152,9 +152,9 @@ class Frames:
 
     Attributes:
         base_from: pose of each frame in the base.
-        base: its frame.
-        world: the frame that it moves in.
-        world_from_base: pose at a time in seconds, or the latest for None.
+        base: name of the base frame.
+        world: name of the frame in which the base moves.
+        world_from_base: pose at a time in seconds; the latest for None.
     """
 
     base_from: dict[str, Pose]
@@ -181,7 +181,7 @@ def stamp_s_of(msg: Any) -> float:
 
 
 def walk_points(msg: PointCloud2) -> Points:
-    """Walk a cloud as sensor_msgs' iterators do: by point_step alone; (N, 3)."""
+    """Read a cloud, (N, 3), as sensor_msgs' iterators do: using only point_step."""
     fields = {item.name: item for item in msg.fields}
     require(fields.keys() >= set('xyz'), MissingField, f'fields {sorted(fields)}')
     for name in 'xyz':
@@ -209,11 +209,11 @@ def require_finite(points: Points) -> None:
 
 
 class Costmap:
-    """A costmap of one layer, or of all of them.
+    """A costmap of one layer, or the one of all layers.
 
     Attributes:
         cells: (rows along y, columns along x) uint8.
-        origin: corner of cell (0, 0) in the global frame.
+        origin: corner of cell (0, 0) in the global frame, metres.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -226,7 +226,7 @@ class Costmap:
         self.origin = np.zeros(2)
 
     def roll(self, x: float, y: float) -> None:
-        """Put the robot in the middle; cells keep their places in the world."""
+        """Centre the costmap on the robot; cells keep their positions in the world."""
         size = np.array(self.cells.shape[::-1])
         corner = np.array([x, y]) - size * self.resolution / 2
         moved = np.trunc((corner - self.origin) / self.resolution).astype(int)
@@ -237,18 +237,18 @@ class Costmap:
         self.cells[dy:dy + y1 - y0, dx:dx + x1 - x0] = old[y0:y1, x0:x1]
 
     def indices(self, xy: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-        """Return column and row (N, 2) of points, and which of them lie inside."""
+        """Return column and row (N, 2) of points, and which points are inside."""
         found = np.floor((xy[:, :2] - self.origin) / self.resolution + 1e-9).astype(np.intp)
         return found, ((found >= 0) & (found < self.cells.shape[::-1])).all(axis=1)
 
     def cost(self, x: float, y: float) -> int:
-        """Return the cost at a place in the global frame."""
+        """Return the cost at a position in the global frame."""
         (index,), (inside,) = self.indices(np.array([[x, y]]))
         assert inside, f'({x}, {y}) is outside of the costmap'
         return int(self.cells[index[1], index[0]])
 
     def trace(self, start: NDArray[np.intp], ends: NDArray[np.intp], length: int) -> None:
-        """Clear lines of cells, at most so many cells long (Bresenham)."""
+        """Clear lines of cells, each at most `length` cells long (Bresenham)."""
         offset = np.unique(ends, axis=0) - start
         steps = np.abs(offset).max(axis=1, initial=0)
         part = np.minimum(1.0, length / np.maximum(np.hypot(*offset.T), 1e-9))
@@ -264,7 +264,7 @@ class Costmap:
 
 @dataclass(frozen=True)
 class Heuristic:
-    """Cost of a class."""
+    """Cost parameters of a class."""
 
     base_cost: int
     max_cost: int
@@ -275,7 +275,7 @@ class Heuristic:
 
 @dataclass
 class Tile:
-    """Observations of one tile: (stamp, confidence) by class, and the class that counts."""
+    """Observations of one tile, (stamp, confidence) by class, and the dominant class."""
 
     seen: dict[int, deque[tuple[float, int]]] = field(default_factory=dict)
     dominant: int | None = None
@@ -302,10 +302,11 @@ class SemanticLayer:
     """SemanticSegmentationLayer with one source.
 
     Args:
-        settings: of the costmap.
+        settings: settings of the costmap.
         frames: what tf2 knows.
-        approximate: how Jazzy and later pair where use_approximate_time_sync is left alone.
-        clock: the costmap's, seconds.
+        approximate: whether Jazzy and later pair approximately; None for the setting
+            use_approximate_time_sync.
+        clock: the costmap's clock, seconds.
     """
 
     KINDS = ('mask', 'confidence', 'points')
@@ -351,7 +352,7 @@ class SemanticLayer:
         self._cost_of_id = {ids[name]: cost for name, cost in self.costs.items()}
 
     def hear(self, kind: str, msg: Any) -> None:
-        """Take a mask, a confidence or a cloud; buffer a set once it is complete."""
+        """Receive a mask, a confidence or a cloud; buffer a set once it is complete."""
         queue = self._waiting[kind]
         queue.append(msg)
         stamp = stamp_to_ns(msg.header.stamp)
@@ -410,7 +411,7 @@ class SemanticLayer:
         no_cost = Heuristic(0, 0, 0, 0, False)
         max_cost = np.array([self._cost_of_id.get(i, no_cost).max_cost for i in range(256)])
         worth = max_cost[ids] if self._by_cost else sure.astype(int)
-        # Of each tile's pixels the one that is worth most, and of equals the first.
+        # For each tile the pixel with the highest value, the first of equal ones.
         order = np.lexsort((np.arange(len(ids)), -worth, tiles[:, 1], tiles[:, 0]))
         _, first = np.unique(tiles[order], axis=0, return_index=True)
         for tile in self._tiles.values():
@@ -425,7 +426,7 @@ class SemanticLayer:
         self.sets += 1
 
     def update(self, x: float, y: float) -> None:
-        """Age the observations and set costs; a tile without any keeps the cost it had."""
+        """Remove old observations and set costs; a tile without observations keeps its cost."""
         if self.costmap.rolling:
             self.costmap.roll(x, y)
         now_s = self._clock()
@@ -449,7 +450,7 @@ class SemanticLayer:
 
 @dataclass
 class Observation:
-    """The latest cloud of a source in the global frame, and where its rays begin."""
+    """The latest cloud of a source in the global frame, and the origin of its rays."""
 
     points: Points
     origin: NDArray[np.float64]
@@ -459,10 +460,10 @@ class ObstacleLayer:
     """ObstacleLayer, without the robot's footprint.
 
     Args:
-        settings: of the costmap.
+        settings: settings of the costmap.
         frames: what tf2 knows.
-        name: of the layer in the settings.
-        clock: the costmap's, seconds.
+        name: name of the layer in the settings.
+        clock: the costmap's clock, seconds.
     """
 
     def __init__(
@@ -485,7 +486,7 @@ class ObstacleLayer:
         require(clears_m >= marks_m, NeverCleared, f'marks to {marks_m} m, clears to {clears_m} m')
 
     def hear(self, name: str, msg: LaserScan | PointCloud2) -> None:
-        """Take a message of a source."""
+        """Receive a message of a source."""
         source = self.sources[name]
         points = (
             self._project(source, msg) if isinstance(msg, LaserScan) else walk_points(msg)
@@ -507,7 +508,7 @@ class ObstacleLayer:
         self._heard_s[name] = self._clock()
 
     def _project(self, source: Settings, msg: LaserScan) -> Points:
-        """Make points of a scan as laser_geometry does."""
+        """Convert a scan to points as laser_geometry does."""
         ranges = np.array(msg.ranges, np.float32)
         free = np.isposinf(ranges)
         if source.get('inf_is_valid', False):
@@ -577,12 +578,12 @@ class ObstacleLayer:
 
 
 class StaticLayer:
-    """StaticLayer in a costmap that rolls.
+    """StaticLayer in a rolling costmap.
 
     Args:
-        settings: of the costmap.
+        settings: settings of the costmap.
         frames: what tf2 knows.
-        name: of the layer in the settings.
+        name: name of the layer in the settings.
         lowest: whether it comes first in `plugins`.
     """
 
@@ -599,7 +600,7 @@ class StaticLayer:
         self._grid: OccupancyGrid | None = None
 
     def hear(self, msg: OccupancyGrid) -> None:
-        """Take a grid."""
+        """Receive a grid."""
         info, stamp_s, frame = msg.info, stamp_s_of(msg), msg.header.frame_id
         values = np.array(msg.data, np.int8)
         allowed = (values >= -1) & (values <= LETHAL_VALUE) & (values != INSCRIBED_VALUE)
@@ -646,7 +647,7 @@ class StaticLayer:
 
 
 class CollisionMonitor:
-    """What collision_monitor keeps of its sources of points, in the base frame."""
+    """The point sources of collision_monitor, in the base frame."""
 
     def __init__(
         self, settings: Settings, frames: Frames, clock: Callable[[], float] = time.time
@@ -659,7 +660,7 @@ class CollisionMonitor:
         self._latest: dict[str, PointCloud2] = {}
 
     def hear(self, name: str, msg: PointCloud2) -> None:
-        """Take a cloud."""
+        """Receive a cloud."""
         self._latest[name] = msg
 
     def points(self, name: str) -> Points:

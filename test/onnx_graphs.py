@@ -1,4 +1,4 @@
-"""Small ONNX files with the inputs and outputs of networks that somebody else exported."""
+"""Write small ONNX files with inputs and outputs like networks that others exported."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +12,12 @@ Tensor = tuple[str, Sequence[int | str | None]]  # dtype, shape
 
 
 def onnx() -> Any:
-    """Return the package, or skip the test that needs it."""
+    """Return the package onnx, or skip the test."""
     return pytest.importorskip('onnx', reason='no onnx: run make setup-train')
 
 
 def node(kind: str, takes: str, gives: str, **attributes: Any) -> Any:
-    """Return a node of one input and one output; `to` is a numpy type."""
+    """Return a node with one input and one output; `to` is a numpy type."""
     helper = onnx().helper
     if 'to' in attributes:
         attributes['to'] = helper.np_dtype_to_tensor_dtype(np.dtype(attributes['to']))
@@ -27,7 +27,7 @@ def node(kind: str, takes: str, gives: str, **attributes: Any) -> Any:
 def write_graph(
     path: Path, nodes: list[Any], takes: Tensor, gives: dict[str, Tensor], **spec: Any
 ) -> Path:
-    """Write a graph that takes `image`, and its ModelSpec as YAML beside it if there is one."""
+    """Write a graph with the input `image`, and a YAML with its ModelSpec if `spec` is given."""
     pytest.importorskip('onnxruntime', reason='no onnxruntime: run make setup')
     helper = onnx().helper
 
@@ -52,10 +52,10 @@ LAYERS = ('first', 'outlier', 'last')
 
 
 def write_convolutions(path: Path, height: int = 16, width: int = 24) -> Path:
-    """Write a segmenter of three layers, scaling and decoding as `mnv2 export` does.
+    """Write a segmenter with three layers, with scaling and decoding as in `mnv2 export`.
 
-    What the layer `outlier` takes has one channel a thousand times larger than the others, which
-    one scale for all channels of int8 cannot hold.
+    The input of the layer `outlier` has one channel a thousand times larger than the others, so
+    that a single int8 scale for all channels cannot represent it.
     """
     from mnv2_perception.model_spec import ModelSpec
 
@@ -119,7 +119,7 @@ def write_convolutions(path: Path, height: int = 16, width: int = 24) -> Path:
 
 
 def write_mean_colour(path: Path, shape: tuple[int, ...] = (1, 3), **changes: Any) -> Path:
-    """Write a network whose scores are the mean of each colour, 0 to 1."""
+    """Write a network whose scores are the mean of each colour channel, 0 to 1."""
     last = 'Identity' if len(shape) == 4 else 'Flatten'
     spec = {
         'task': 'classification', 'height': 4, 'width': 6, 'classes': ['red', 'green', 'blue'],

@@ -1,4 +1,4 @@
-"""Small results of a run: a car drives through twelve frames, with all that there is."""
+"""Write small results of a run: a car drives through twelve frames; all kinds of results."""
 
 from collections.abc import Sequence
 import json
@@ -56,7 +56,7 @@ def stamp_of(number: int) -> int:
 
 
 def photo(number: int) -> NDArray[np.uint8]:
-    """Return a picture of many colours: a camera's."""
+    """Return a picture of many colours, like a camera's."""
     noise = np.random.default_rng(number).integers(0, 60, (HEIGHT, WIDTH, 3), np.uint8)
     return np.asarray(noise + 60 * truth(number)[..., None], np.uint8)
 
@@ -85,23 +85,23 @@ def write_results(
     source: str = 'drive', box: str = 'car', space: str = '', zero: bool = False,
     only: Sequence[str] = (),
 ) -> Path:
-    """Write masks that are right, but for so many rows of some frames; boxes, classes, grids.
+    """Write correct masks, except for some rows of some frames; and boxes, classes and grids.
 
     Args:
-        path: of the bag's folder; its file is returned.
-        wrong: rows of a frame that are wrong.
-        frames: how many.
-        classes: names.
-        photos: the camera's images are in it.
-        labels: so are labels.
-        live: as nodes publish it, with diagnostics; else as `mnv2 bag run` does.
-        left_out: frames without a result.
-        grid_frame: of the grids; that of scans is base_link.
+        path: folder of the bag; the path of its file is returned.
+        wrong: number of wrong rows by frame.
+        frames: number of frames.
+        classes: class names.
+        photos: whether to write the camera's images.
+        labels: whether to write labels.
+        live: write what live nodes publish, with diagnostics; otherwise what `mnv2 bag run` does.
+        left_out: frames without results.
+        grid_frame: frame of the grids; scans have base_link.
         source: name of the recording.
         box: class of the boxes.
         space: namespace of the results.
-        zero: all stamps are zero.
-        only: results that are in it; all without.
+        zero: whether all stamps are zero.
+        only: names of the results to write; empty for all.
     """
     topics = {
         'segmentation/label_info': LABEL_INFO, 'segmentation/mask': IMAGE,

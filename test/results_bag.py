@@ -1,4 +1,4 @@
-"""A bag of detections, classes and grids of two frames, made and serialised as the nodes do it."""
+"""Write a bag with detections, classes and grids of two frames, using the nodes' own functions."""
 
 from pathlib import Path
 
@@ -18,7 +18,10 @@ RESULT_GRID = Grid(np.arange(-1, 99, dtype=np.int8).reshape(4, 25), -3.25, 1.5, 
 
 
 def write_results_bag(path: Path) -> Path:
-    """Write a dog (0.75, `BOXES[0]`) and a car (0.5) on grass, then nothing; two equal grids."""
+    """Write a frame with a dog (0.75, `BOXES[0]`) and a car (0.5) on grass, and an empty frame.
+
+    Both have the same grid.
+    """
     with BagWriter(path) as bag:
         for topic, type_name in (
             ('/detections', DETECTIONS), ('/classification', CLASSIFICATION), ('/grid', GRID)

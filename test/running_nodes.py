@@ -1,4 +1,4 @@
-"""Nodes in a process of their own, what that process holds, and a peer over DDS beside it."""
+"""Run nodes in their own process, measure its resources, and talk to it with a peer over DDS."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,11 +26,11 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
-MEMORY_LIMIT = 3 * 2**30  # bytes: what a bomb may take before it is an error and no full machine
+MEMORY_LIMIT = 3 * 2**30  # bytes: a decompression bomb fails here before it fills the machine
 
 
 class Peer:
-    """A camera and consumer: a node of a context of its own, spun in a thread."""
+    """A camera and consumer: a node with its own context, spun in a thread."""
 
     def __init__(self, domain_id: int) -> None:
         self.domain_id = domain_id
@@ -45,7 +45,7 @@ class Peer:
         self.node.create_subscription(DiagnosticArray, '/diagnostics', self._on_status, 50)
 
     def _spin(self) -> None:
-        # Not the events executor: it may crash when what it listens to is destroyed.
+        # Not the events executor: it may crash when an entity is destroyed.
         executor = SingleThreadedExecutor(context=self.context)
         executor.add_node(self.node)
         while not self._closing.is_set():
@@ -61,7 +61,7 @@ class Peer:
         return self.node.create_publisher(msg_type, topic, qos)
 
     def stamps(self, msg_type: Any, topic: str) -> set[tuple[int, int]]:
-        """Return a set to which each message's stamp is added as it comes."""
+        """Return a set to which the stamp of each arriving message is added."""
         seen: set[tuple[int, int]] = set()
 
         def on_message(msg: Any) -> None:
@@ -71,7 +71,7 @@ class Peer:
         return seen
 
     def counts(self, node: str) -> dict[str, int]:
-        """Return what became of a node's frames, of a report that begins from now on."""
+        """Return a node's frame counts from a new report."""
         self.statuses.pop(node, None)
         wait(lambda: node in self.statuses, 10.0, f'{node} reports on /diagnostics')
         values = {pair.key: pair.value for pair in self.statuses[node].values}
@@ -81,7 +81,7 @@ class Peer:
         }
 
     def settled(self, node: str) -> dict[str, int]:
-        """Return the counts once two reports in a row are equal."""
+        """Return the counts once two consecutive reports are equal."""
         before = self.counts(node)
         while (now := self.counts(node)) != before:
             before = now
@@ -105,7 +105,7 @@ class Peer:
 
 
 class Running:
-    """A process of nodes, and its peer."""
+    """A process with nodes, and its peer."""
 
     def __init__(self, process: 'subprocess.Popen[bytes]', folder: Path, peer: Peer) -> None:
         self.process, self.folder, self.peer = process, folder, peer
@@ -118,10 +118,10 @@ class Running:
         return (self.folder / 'stderr').read_text(errors='replace')
 
     def lines(self) -> Counter[str]:
-        """Return how many lines each node has logged, and nobody ('').
+        """Return the number of log lines by node; '' for lines without a node.
 
-        Without what rclpy, and the C below it, say of each message that does not deserialise and
-        of each callback of their own that fails.
+        Output of rclpy and its C libraries about messages that cannot be deserialised, and about
+        failing callbacks of their own, is not counted.
         """
         theirs = (
             r'\n>>> \[rcutils.*?<<<\n', r'sequence size exceeds remaining buffer\n',
@@ -133,14 +133,14 @@ class Running:
         return Counter(name[1] if name else '' for name in names)
 
     def active(self, nodes: int) -> None:
-        """Wait until so many nodes are active."""
+        """Wait until this number of nodes is active."""
         def all_active() -> bool:
             self.alive()
             return (self.folder / 'stdout').read_text().count('"active"') >= nodes
         wait(all_active, 60.0, f'{nodes} nodes are active')
 
     def holds(self) -> dict[str, float]:
-        """Return what the process holds: memory (MB), threads, handles, and shared memory."""
+        """Return the process's memory (MB), threads, file handles and shared memory segments."""
         place = Path('/proc') / str(self.process.pid)
         status = (place / 'status').read_text()
 
@@ -152,7 +152,7 @@ class Running:
         maps = (place / 'maps').read_text().splitlines()
         shared = {line.split()[-1] for line in maps if ' /dev/shm/' in line}
         return {
-            # Its own: how much of the shared memory it has touched depends on the peer.
+            # Private memory only: the used part of shared memory depends on the peer.
             'rss_mb': figure('RssAnon') / 1024, 'peak_mb': figure('VmHWM') / 1024,
             'threads': figure('Threads'), 'handles': len(list((place / 'fd').iterdir())),
             'dev_shm': len(shared),
@@ -164,13 +164,13 @@ def running(
     folder: Path, module: str, parameters: dict[str, dict[str, Any]],
     environment: dict[str, str] | None = None,
 ) -> Iterator[Running]:
-    """Run `mnv2_perception.nodes.MODULE`; it must end well, unless the block itself ends it.
+    """Run `mnv2_perception.nodes.MODULE`; it must end without error, unless the block ends it.
 
     Args:
-        folder: for its parameters and what it prints; made here.
-        module: of the node.
-        parameters: by the node's name, as in a YAML file.
-        environment: variables besides those of this process.
+        folder: new folder for its parameters and output.
+        module: module of the node.
+        parameters: parameters by node name, as in a YAML file.
+        environment: additional environment variables.
     """
     folder.mkdir()
     file = folder / 'parameters.yaml'
@@ -196,7 +196,7 @@ def running(
         run.alive()
         process.send_signal(signal.SIGINT)
         assert process.wait(20.0) == 0, run.log()[-3000:]
-        assert '\nTraceback' not in run.log()  # one that was not logged by a node
+        assert '\nTraceback' not in run.log()  # an exception that no node has logged
     finally:
         process.kill()
         process.wait()

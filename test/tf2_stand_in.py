@@ -1,9 +1,9 @@
-"""A stand-in for tf2_ros, which PyPI lacks: it hears /tf and behaves as geometry2's sources say.
+"""A replacement for tf2_ros, which PyPI lacks; it listens to /tf and behaves like geometry2.
 
-What it restates: transforms are interpolated and never extrapolated; what is older than the newest
-by more than 10 s is refused (TF_OLD_DATA); `clear` keeps static transforms; a buffer made with
-`node=` clears itself when that node's clock jumps back by a second, and one without does not; the
-slash before a frame's name is stripped from transforms, and who asks with one is refused.
+Behaviour taken from its sources: transforms are interpolated, never extrapolated; a transform more
+than 10 s older than the newest is refused (TF_OLD_DATA); `clear` keeps static transforms; a buffer
+made with `node=` clears itself when the node's clock jumps back by a second, another one does not;
+a leading slash is stripped from frames in transforms, but refused in queries.
 """
 
 from bisect import insort
@@ -28,19 +28,19 @@ Vector = tuple[float, ...]
 
 
 class LookupException(Exception):
-    """A frame that nobody has told."""
+    """The frame is not known."""
 
 
 class ExtrapolationException(Exception):
-    """A time before the oldest transform or after the newest."""
+    """The time is before the oldest transform or after the newest."""
 
 
 class InvalidArgumentException(Exception):
-    """A frame with a slash before its name."""
+    """The name of a frame begins with a slash."""
 
 
 class Buffer:
-    """tf2_ros.Buffer."""
+    """Replacement for tf2_ros.Buffer."""
 
     def __init__(self, node: Node | None = None) -> None:
         self._moving: dict[str, list[tuple[int, str, Vector]]] = {}
@@ -90,7 +90,7 @@ class Buffer:
         for name in (target_frame, source_frame):
             if name.startswith('/'):
                 raise InvalidArgumentException(f'"{name}": frame_ids cannot start with a slash')
-        # Of the frames that are asked for here, each is above the other.
+        # In the queries of these tests, the target is always an ancestor of the source.
         pose = Pose.from_rpy(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         frame = source_frame
         while frame != target_frame:
@@ -132,7 +132,7 @@ class Buffer:
 
 
 class TransformListener:
-    """tf2_ros.TransformListener."""
+    """Replacement for tf2_ros.TransformListener."""
 
     def __init__(self, buffer: Buffer, node: Node) -> None:
         self.node = node
@@ -169,7 +169,7 @@ def _quaternion(pose: Pose) -> Vector:
 
 
 def transform(parent: str, child: str, pose: Pose, stamp_ns: int) -> TransformStamped:
-    """Make the message that tells a pose."""
+    """Return the message for a pose."""
     msg = TransformStamped(child_frame_id=child)
     msg.header.frame_id = parent
     msg.header.stamp = Time(nanoseconds=stamp_ns).to_msg()

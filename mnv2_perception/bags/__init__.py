@@ -1,1 +1,1 @@
-"""ROS 2 bags without ROS: read them, write them (rosbags only, no rclpy)."""
+"""Read and write ROS 2 bags without ROS (with rosbags; never rclpy)."""

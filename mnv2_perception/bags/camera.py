@@ -1,4 +1,4 @@
-"""The camera of a bag: which topics are its own, and its images."""
+"""Find the camera's topics in a bag and read its images."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -29,27 +29,28 @@ Frame = tuple[int, NDArray[np.uint8]]  # header stamp in ns, image or ids
 Decode = Callable[[Any], NDArray[np.uint8]]
 
 
-# Of a camera's image; labels, and scores cut to a few steps, have fewer.
+# Distinct values that a camera's image has at least. Labels and coarsely quantised scores have
+# fewer.
 MANY_GRAYS, MANY_COLOURS = 48, 256
-# What a name says against a topic. It is no proof: depth cameras have colour images, too.
+# Words in a topic's name that speak against a camera. No proof: depth cameras have colour images.
 NO_CAMERA = re.compile(
     r'(?<![a-z])(labels?|semantic|segmentation|instance|masks?|confidence|disparity|depth)(?![a-z])'
 )
-NAMED = 4  # ranks behind all that are not
-LOOKED_AT = 5  # messages, until one decodes
+NAMED = 4  # added to the rank, so that such topics come after all others
+LOOKED_AT = 5  # messages tried until one decodes
 PIXELS_LOOKED_AT = 250_000
 
 
 @dataclass(frozen=True)
 class CameraTopics:
-    """Which topics of a bag are the camera's.
+    """The topics of a bag that belong to its camera.
 
     Attributes:
         image: topic of the images.
-        compressed: whether they are CompressedImage.
-        label: topic of the labels with the images' stamps; None without.
-        info: topic of the camera_info beside the images; None without.
-        passed_over: the other topics of images, and for each what speaks against it.
+        compressed: whether the images are CompressedImage messages.
+        label: topic of labels; None if the bag has none.
+        info: topic of the camera_info beside the images; None if the bag has none.
+        passed_over: the other image topics, each with the reason why it was not chosen.
     """
 
     image: str
@@ -63,9 +64,9 @@ class Look(NamedTuple):
     """What the first image of a topic shows.
 
     Attributes:
-        rank: 0 is the likeliest camera; None can be none.
-        kind: in words.
-        ids: whether it reads as class ids.
+        rank: 0 for the most likely camera, larger for less likely ones; None if it cannot be one.
+        kind: description of the images, in words.
+        ids: whether the image can be read as class ids.
     """
 
     rank: int | None
@@ -76,15 +77,15 @@ class Look(NamedTuple):
 def find_camera(bag: Path, image: str = '') -> CameraTopics:
     """Find the camera's topics by the first image of each: colour before gray, many values first.
 
-    Labels, depth, confidences and what this package publishes itself are none. Where there was a
-    choice the log tells which topic was taken, and why not the others.
+    Labels, depth, confidences and topics that this package publishes itself are excluded. If there
+    was a choice, the log says which topic was taken and why the others were not.
 
     Args:
-        bag: the bag.
+        bag: path of the bag.
         image: the image topic, if it is known.
 
     Raises:
-        BagError: the bag has no such topic, or no images of a camera.
+        BagError: the bag does not have this topic, or has no images of a camera.
     """
     with BagReader(bag) as reader:
         topics = {
@@ -103,19 +104,19 @@ def find_camera(bag: Path, image: str = '') -> CameraTopics:
     able = [(look.rank, name) for name, look in looks.items() if look.rank is not None]
     if not image and not able:
         advice = (
-            f'it has {_listed(kinds)}; name a topic (--topic) to take it all the same'
-            if kinds else 'it has none at all; record a camera with it'
+            f'it has {_listed(kinds)}; to use one of them anyway, name it with --topic'
+            if kinds else 'it has no images at all; record the camera too'
         )
         raise BagError(
-            f'{bag}: has no images of a camera (sensor_msgs Image or CompressedImage); {advice}'
+            f'{bag}: has no camera images (sensor_msgs Image or CompressedImage); {advice}'
         )
     chosen = image or min(able)[1]
     others = {name: kind for name, kind in kinds.items() if name != chosen}
     if not image and (others or min(able)[0] > 1):
         besides = f', not {_listed(others)}' if others else ''
         warn_once(
-            f'{bag}: takes {chosen} for the camera ({kinds[chosen]}){besides}; --topic names '
-            'another'
+            f'{bag}: using {chosen} as the camera ({kinds[chosen]}){besides}; choose another with '
+            f'--topic'
         )
     labels = [name for name, look in looks.items() if look.ids and 'label' in name.split('/')]
     info = chosen.removesuffix('/compressed').rpartition('/')[0] + '/camera_info'
@@ -126,10 +127,10 @@ def find_camera(bag: Path, image: str = '') -> CameraTopics:
 
 
 def find_label(bag: Path) -> str:
-    """Return the topic of a bag's labels: it is called `label`, and its images are class ids.
+    """Return the topic of a bag's labels: its name has the part `label`, its images are class ids.
 
     Raises:
-        BagError: there is none.
+        BagError: the bag has no such topic.
     """
     with BagReader(bag) as reader:
         for topic in reader.topics:
@@ -145,7 +146,7 @@ def _listed(kinds: dict[str, str]) -> str:
 
 
 def _look(reader: BagReader, topic: str) -> Look:
-    """Look at the first image of a topic that decodes."""
+    """Look at the first image of a topic that can be decoded."""
     if is_result(topic.removesuffix('/compressed'), RAW):
         return Look(None, 'a result of this package')
     look = Look(None, 'no image')
@@ -153,7 +154,7 @@ def _look(reader: BagReader, topic: str) -> Look:
         try:
             msg = reader.deserialize(message)
             packed = message.type_name == COMPRESSED
-            # Of what it says first, without an image of it: depth is no colour encoding.
+            # The declared encoding is checked before decoding, which depth would fail.
             about = msg.format if packed else msg.encoding
             if about.startswith(NUMBERS) or 'compressedDepth' in about:
                 return Look(None, f'{about[:40]!r}: depth or other numbers')
@@ -165,7 +166,7 @@ def _look(reader: BagReader, topic: str) -> Look:
 
 
 def _judge(topic: str, msg: Any, image: NDArray[np.uint8]) -> Look:
-    """Judge by colours and by how many of them there are."""
+    """Rank a topic by whether its image has colours, and by how many distinct values it has."""
     height, width = image.shape[:2]
     step = 1 + int((height * width / PIXELS_LOOKED_AT) ** 0.5)
     image = image[::step, ::step]
@@ -179,7 +180,7 @@ def _judge(topic: str, msg: Any, image: NDArray[np.uint8]) -> Look:
     kind += f', called {named[0]}' if named else ''
     if gray and few and named:
         return Look(None, kind, ids)
-    # An image of few values that no name speaks against may be dark, or drawn.
+    # An image with few values may be dark or drawn, unless its topic's name says otherwise.
     return Look(2 * few + gray + (NAMED if named else 0), kind, ids)
 
 
@@ -192,15 +193,16 @@ def _are_ids(msg: Any) -> bool:
 
 
 def read_images(bag: Path, topic: str, skip_broken: bool = False) -> Iterator[Frame]:
-    """Yield (header stamp in ns, (H, W, 3) RGB) of a bag's images, one at a time.
+    """Yield (header stamp in ns, (H, W, 3) uint8 RGB) of a bag's images, one at a time.
 
     Args:
-        bag: the bag.
-        topic: of the images.
-        skip_broken: leave out what is no image, as nodes reject it.
+        bag: path of the bag.
+        topic: topic of the images.
+        skip_broken: skip messages that are no valid images, as the nodes reject them.
 
     Raises:
-        ImageError: one is no image.
+        BagError: the topic is not in the bag, or a message cannot be deserialised.
+        ImageError: a message is no valid image.
     """
     return _read(bag, topic, image_from_fields, image_from_compressed_msg, skip_broken)
 
@@ -226,6 +228,6 @@ def _read(
 
 
 def read_stamps(bag: Path, topic: str) -> list[tuple[int, int]]:
-    """Return (time of recording, header stamp), both in ns, of a topic's messages."""
+    """Return (recording time, header stamp), both in ns, of each message of a topic."""
     with BagReader(bag) as reader:
         return [(item.stamp_ns, header_stamp_ns(item.cdr)) for item in reader.messages([topic])]

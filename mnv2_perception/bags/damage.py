@@ -1,4 +1,4 @@
-"""A storage file's messages past what is damaged, and what was lost there."""
+"""Read the intact messages of a damaged storage file, and count what is lost."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,24 +14,24 @@ Raw = tuple[Connection | None, int, bytes]
 
 @dataclass
 class Losses:
-    """What of a bag could not be read.
+    """What could not be read from a bag.
 
     Attributes:
-        messages: how many of each topic, where that can be told.
-        reasons: why, each once.
+        messages: number of lost messages of each topic, where it is known.
+        reasons: the reasons, each once.
     """
 
     messages: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, None] = field(default_factory=dict)
 
     def add(self, messages: Counter[str], reason: object) -> None:
-        """Count a loss."""
+        """Record lost messages and the reason."""
         self.messages += messages
         self.reasons[' '.join(f'{type(reason).__name__}: {reason}'.split())[:200]] = None
 
 
 class _Due(NamedTuple):
-    """A message, or where `connection` is None only that a chunk begins."""
+    """A message; or, if `connection` is None, only a mark that a chunk begins at this time."""
 
     stamp_ns: int
     offset: int
@@ -40,10 +40,10 @@ class _Due(NamedTuple):
 
 
 def readable_of(reader: Any, connections: list[Connection], losses: Losses) -> Iterator[Raw]:
-    """Yield the messages of an open storage file in the order of time, past what is damaged.
+    """Yield the intact messages of an open storage file in time order.
 
-    Of an mcap with chunks a damaged one is left out; any other file ends where it is damaged. It
-    begins with its time alone, so that merging reads no file before it is due.
+    In an mcap with chunks, damaged chunks are skipped; any other file ends at its first damage.
+    The first item carries only the file's start time: a merge thus reads no file before it is due.
     """
     yield None, reader.start_time, b''
     if chunks := getattr(getattr(reader, 'storage', None), 'chunks', None):
@@ -61,7 +61,7 @@ def readable_of(reader: Any, connections: list[Connection], losses: Losses) -> I
         for connection, stamp_ns, cdr in reader.messages(connections):
             came[connection.topic] += 1
             yield connection, stamp_ns, cdr
-    except Exception as exc:  # on a damaged file the parsers fail in whatever way its bytes lead
+    except Exception as exc:  # parsers can raise anything on damaged bytes
         promised: Counter[str] = Counter()
         for connection in connections:
             promised[connection.topic] += connection.msgcount

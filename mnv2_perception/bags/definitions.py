@@ -1,4 +1,4 @@
-"""Definitions of message types: Jazzy's, vision_msgs', those installed here, those in a bag."""
+"""Find message definitions: in a bag, installed here, of ROS 2 Jazzy, or of vision_msgs."""
 
 from functools import cache
 import os
@@ -12,8 +12,8 @@ from rosbags.typesys.store import Typestore
 
 from mnv2_perception.errors import BagError
 
-# What this package publishes of vision_msgs 4.1, which rosbags lacks: results are written, and
-# read, without ROS. A type's hash is of its fields alone.
+# The types of vision_msgs 4.1 that this package publishes. rosbags lacks them, and results are
+# written and read without ROS. Comments are left out: a type's hash covers only its fields.
 VISION_MSGS = {
     'Point2D': 'float64 x\nfloat64 y',
     'Pose2D': 'vision_msgs/Point2D position\nfloat64 theta',
@@ -33,7 +33,7 @@ VISION_MSGS = {
 
 @cache
 def jazzy_types() -> Typestore:
-    """Return the types of ROS 2 Jazzy's common packages, and those of vision_msgs above."""
+    """Return the types of ROS 2 Jazzy's common packages and the vision_msgs types above."""
     store = get_typestore(Stores.ROS2_JAZZY)
     definitions: Typesdict = {}
     for name, text in VISION_MSGS.items():
@@ -43,15 +43,15 @@ def jazzy_types() -> Typestore:
 
 
 def typestore_of(type_name: str, definition: str | None) -> Typestore:
-    """Return a type store that holds a type and all it needs.
+    """Return a type store with a type and all types that it uses.
 
     Args:
-        type_name: as ``sensor_msgs/msg/Image``.
-        definition: the .msg text of the type and all it needs; None takes what is installed here,
-            so what the nodes here speak, or Jazzy's.
+        type_name: ROS 2 type, such as ``sensor_msgs/msg/Image``.
+        definition: .msg text of the type and of all types that it uses. None: the definition that
+            is installed here (the one that the nodes here use), otherwise Jazzy's.
 
     Raises:
-        BagError: it is nowhere defined, or its definition cannot be read.
+        BagError: no definition was found, or it cannot be read.
     """
     typestore = get_typestore(Stores.EMPTY)
     try:
@@ -69,7 +69,7 @@ def typestore_of(type_name: str, definition: str | None) -> Typestore:
 
 
 def _collect_definitions(type_name: str, definitions: Typesdict) -> None:
-    """Add a type and those it needs: as installed, so as the nodes here speak it, or Jazzy's."""
+    """Add a type and all types that it uses: as installed here, otherwise as in Jazzy."""
     if type_name in definitions:
         return
     if text := _installed_definition(type_name):
@@ -87,7 +87,7 @@ def _collect_definitions(type_name: str, definitions: Typesdict) -> None:
 
 
 def _installed_definition(type_name: str) -> str | None:
-    """Read the .msg file that a sourced ROS workspace has of a type."""
+    """Return the .msg text of a type from the sourced ROS workspaces; None if they lack it."""
     package, *folders, name = type_name.split('/')
     for prefix in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep):
         file = Path(prefix, 'share', package, *folders, f'{name}.msg')

@@ -1,4 +1,4 @@
-"""Which files a bag consists of, how each is opened, and what metadata.yaml says of them."""
+"""Find the files of a bag, open them, and read metadata.yaml."""
 
 from collections import Counter
 from contextlib import closing, ExitStack
@@ -29,13 +29,13 @@ ROS1_UNFINISHED = '.bag.active'
 
 @dataclass
 class Metadata:
-    """What a bag's metadata.yaml says beyond its storage files; empty where there is none.
+    """What a bag's metadata.yaml says beyond its storage files; empty if there is no such file.
 
     Attributes:
         files: names of the storage files.
-        counts: messages of each topic.
-        qos: what the publishers of each topic offered, where it is told.
-        type_hashes: of each topic's type, where it is told.
+        counts: number of messages of each topic.
+        qos: QoS profiles that the publishers of each topic offered, where they are given.
+        type_hashes: hash of each topic's type; empty where it is not given.
     """
 
     files: tuple[str, ...] = ()
@@ -46,18 +46,18 @@ class Metadata:
 
 @cache
 def warn_once(text: str) -> None:
-    """Log a warning; a bag is opened several times, and is as it is."""
+    """Log a warning once, although the same bag may be opened several times."""
     logger.warning(text)
 
 
 def find_files(path: Path) -> tuple[list[Path], Metadata]:
-    """Return a bag's storage files, and what its metadata.yaml says.
+    """Return a bag's storage files and what its metadata.yaml says.
 
     Args:
         path: a bag folder, or a single storage file.
 
     Raises:
-        BagError: there is none, or a part of it is missing.
+        BagError: the path is no bag, or a file that metadata.yaml names is missing.
     """
     if not path.exists():
         raise BagError(
@@ -80,8 +80,8 @@ def find_files(path: Path) -> tuple[list[Path], Metadata]:
     listed = [path / PurePath(name).name for name in metadata.files]
     if missing := [file.name for file in listed if not file.exists()]:
         raise BagError(
-            f'{path}: metadata.yaml names {", ".join(missing)}, which is not there; copy it too, '
-            'or take metadata.yaml away to read the rest'
+            f'{path}: metadata.yaml lists {", ".join(missing)}, which does not exist; copy it '
+            f'too, or remove metadata.yaml to read the rest'
         )
     if not (listed or present):
         raise BagError(
@@ -89,29 +89,30 @@ def find_files(path: Path) -> tuple[list[Path], Metadata]:
             'or .bag files'
         )
     if listed and (others := [file.name for file in present if file not in listed]):
-        warn_once(f'{path}: metadata.yaml does not name {", ".join(others)}: left out')
+        warn_once(f'{path}: metadata.yaml does not list {", ".join(others)}: left out')
     return listed or present, metadata
 
 
 def _unfinished(path: Path) -> str:
     return (
-        f'{path}: is a ROS 1 bag that is being recorded, or whose recorder was killed; then run '
-        f"'rosbag reindex {path.name}' where ROS 1 is installed, and rename it to "
-        f'{path.name.removesuffix(".active")}'
+        f'{path}: is a ROS 1 bag that is still being recorded, or whose recorder was killed; if '
+        f"it was killed, run 'rosbag reindex {path.name}' where ROS 1 is installed, and rename it "
+        f'to {path.name.removesuffix(".active")}'
     )
 
 
 def open_file(file: Path, stack: ExitStack, losses: Losses) -> Reader | Ros1File:
-    """Open a storage file, whatever state its recorder left it in.
+    """Open a storage file, even if its recorder did not finish it.
 
     Args:
-        file: .mcap or .db3, or that compressed as a whole (.zstd); or a ROS 1 .bag.
-        stack: closes it.
-        losses: told of what is there in part.
+        file: an .mcap or .db3 file, one of these compressed as a whole (.zstd), or a ROS 1 .bag.
+        stack: closes the file.
+        losses: records what an unfinished file has lost.
 
     Raises:
-        BagError: it is a Git LFS pointer, or holds what is not CDR.
-        Exception: of rosbags or a decompressor, where it is damaged.
+        BagError: the file is a Git LFS pointer, its messages are not CDR, or the journal of its
+            killed recorder cannot be applied.
+        Exception: whatever rosbags or a decompressor raises on a damaged file.
     """
     _refuse_stand_in(file)
     if file.suffix == '.bag':
@@ -128,8 +129,8 @@ def open_file(file: Path, stack: ExitStack, losses: Losses) -> Reader | Ros1File
         path = completed = Completed(file)
         if completed.whole:
             warn_once(
-                f'{file}: was not finished (recorder killed, disk full, copied in part?); what is '
-                f'whole of it is read, {completed.lost_bytes} bytes behind that are lost'
+                f'{file}: is incomplete (recorder killed, disk full, copied in part?); the intact '
+                f'part is read, and the last {completed.lost_bytes} bytes are lost'
             )
         if completed.lost_bytes:
             losses.add(Counter(), BagError(f'{file.name}: cut, {completed.lost_bytes} bytes'))
@@ -153,7 +154,7 @@ def _refuse_stand_in(file: Path) -> None:
 
 
 def _roll_back(file: Path) -> None:
-    """Let SQLite end what a killed recorder had begun: rosbags leaves its journals unread."""
+    """Let SQLite complete what a killed recorder had begun: rosbags does not read its journals."""
     journals = [file.with_name(f'{file.name}-{what}') for what in ('journal', 'wal')]
     if not any(journal.exists() for journal in journals):
         return
@@ -162,13 +163,13 @@ def _roll_back(file: Path) -> None:
             database.execute('SELECT count(*) FROM topics').fetchone()
     except sqlite3.Error as exc:
         raise BagError(
-            f'{file}: its recorder was killed, and what it left in {file.name}-* cannot be taken '
-            f'in ({exc}); copy the bag with these files to where it can be written'
+            f'{file}: its recorder was killed, and the rest of its data in {file.name}-* cannot '
+            f'be merged ({exc}); copy the bag with these files to a writable folder'
         ) from exc
 
 
 def _read_metadata(file: Path) -> Metadata:
-    """Read a metadata.yaml; one that says nothing useful is told, and left aside."""
+    """Read a metadata.yaml; an unusable one is reported and ignored."""
     if not file.exists():
         return Metadata()
     _refuse_stand_in(file)
@@ -188,20 +189,21 @@ def _read_metadata(file: Path) -> Metadata:
             metadata.type_hashes[name] = str(about.get('type_description_hash') or '')
     except OSError:
         raise
-    except Exception as exc:  # whatever YAML, or a field of another kind, leads to
+    except Exception as exc:  # bad YAML, or fields of unexpected types
         reason = ' '.join(str(exc).split())[:200]
-        warn_once(f'{file}: cannot be used ({type(exc).__name__}: {reason}); read without it')
+        warn_once(f'{file}: cannot be used ({type(exc).__name__}: {reason}); the bag is read '
+                  f'without it')
         return Metadata()
     if not said.get('storage_identifier'):
-        warn_once(f'{file}: names no storage; the names of the files tell it')
+        warn_once(f'{file}: names no storage; it is taken from the file names')
     return metadata
 
 
 def _without_aliases(text: str) -> str:
-    """Return YAML unless it has aliases, which could make it grow to gigabytes.
+    """Return a YAML text that has no aliases, which could expand to gigabytes.
 
     Raises:
-        ValueError: it has one.
+        ValueError: the text has an alias.
     """
     if '*' in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
         raise ValueError('it has an alias (*name)')

@@ -1,4 +1,4 @@
-"""What a bag holds, what the nodes could use of it, and what is missing for them."""
+"""Describe a bag: what it holds, what each node can use from it, and what is missing."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,13 +17,13 @@ from mnv2_perception.vision.camera import Camera, oddity
 from mnv2_perception.vision.encodings import image_from_compressed_msg
 from mnv2_perception.vision.transforms import TransformTree
 
-GAP = 3.0  # times the usual distance between two messages
-BASE, GRID = 'base_link', 'odom'  # what costmap_node takes unless it is told
+GAP = 3.0  # times the median interval between two messages
+BASE, GRID = 'base_link', 'odom'  # costmap_node's default frames
 
 
 @dataclass
 class _Seen:
-    """What was seen of one topic's messages."""
+    """What was found in one topic's messages."""
 
     times_ns: list[int] = field(default_factory=list)
     stamps_ns: list[int] = field(default_factory=list)
@@ -36,20 +36,20 @@ class _Seen:
 
 
 def describe_bag(path: Path) -> dict[str, Any]:
-    """Read a bag from end to end.
+    """Read a bag from end to end and describe it.
 
     Args:
-        path: the bag.
+        path: path of the bag.
 
     Returns:
         `bag`, `seconds`, `messages`, `damage` (reasons); `topics`, each with `name`, `type`,
-        `count`, and where they can be told `rate_hz`, `gaps` and `longest_gap_s`, `frame_ids`,
+        `count`, and where known `rate_hz`, `gaps` and `longest_gap_s`, `frame_ids`,
         `zero_stamps`, `stamps_back`, `images` (height × width and encoding), `unreadable`,
-        `odd` (what looks wrong in a camera_info that can be used); `frames` (frame: its parent);
-        `nodes`, each with what it could `use` and what is `missing` for it.
+        `odd` (what looks wrong in a usable camera_info); `frames` (each frame with its parent);
+        `nodes`, each with what it can `use` and what is `missing` for it.
 
     Raises:
-        BagError: it cannot be read at all.
+        BagError: the bag cannot be opened.
     """
     tree = TransformTree()
     add_transforms(path, tree)
@@ -59,7 +59,7 @@ def describe_bag(path: Path) -> dict[str, Any]:
             _look(reader, message, seen[message.topic])
         damage = list(reader.losses.reasons)
         if reader.missing:
-            damage.append(f'metadata.yaml promises {sum(reader.missing.values())} messages more')
+            damage.append(f'metadata.yaml promises {sum(reader.missing.values())} more messages')
         return {
             'bag': str(path),
             'seconds': (reader.end_ns - reader.start_ns) / 1e9,
@@ -101,7 +101,7 @@ def _look(reader: BagReader, message: BagMessage, seen: _Seen) -> None:
 
 
 class _Head:
-    """Stamp and frame of a message that begins with a header, from its bytes."""
+    """Stamp and frame_id of a message that begins with a header, read from its bytes."""
 
     def __init__(self, cdr: bytes) -> None:
         order = 'little' if len(cdr) > 1 and cdr[1] & 1 else 'big'
@@ -139,7 +139,7 @@ def _topic(topic: BagTopic, seen: _Seen) -> dict[str, Any]:
     if seen.unreadable:
         facts['unreadable'] = seen.unreadable
     if seen.calibration is not None:
-        with suppress(CalibrationError):  # told where a node lacks it
+        with suppress(CalibrationError):  # reported as missing for the node
             odd = oddity(seen.calibration, Camera.from_info(seen.calibration))
             facts |= {'odd': odd.removeprefix('camera_info: ')} if odd else {}
     return facts
@@ -178,9 +178,10 @@ def _nodes(path: Path, seen: Mapping[str, _Seen], tree: TransformTree) -> list[d
 def _stamps_missing(seen: _Seen, topic: str) -> list[str]:
     missing = []
     if seen.stamps_ns and not any(seen.stamps_ns):
-        missing.append(f'stamps: those of {topic} are zero, so nothing can be paired with it')
+        missing.append(f'stamps: those of {topic} are zero, so it cannot be paired with other '
+                       f'topics')
     if '' in seen.frame_ids:
-        missing.append(f'a frame_id: that of {topic} is empty, so no transform places it')
+        missing.append(f'a frame_id: that of {topic} is empty, so tf cannot place it')
     return missing
 
 
@@ -199,7 +200,7 @@ def _calibration(topic: str | None, seen: Mapping[str, _Seen]) -> list[str]:
 
 
 def _transforms_missing(tree: TransformTree, frame_id: str) -> list[str]:
-    cure = "give the camera's place as camera_* (`bag run`: --camera-height)"
+    cure = "give the camera's pose in the parameters camera_* (`bag run`: --camera-height)"
     frames = {*tree.frames, *tree.frames.values()}
     if not frames:
         return [f'/tf and /tf_static; {cure}']
@@ -210,12 +211,12 @@ def _transforms_missing(tree: TransformTree, frame_id: str) -> list[str]:
     if frame_id.lstrip('/') not in frames:
         missing.append(f'a transform of {frame_id!r}, the frame of the images; {cure}')
     if GRID not in frames:
-        missing.append(f'the frame {GRID!r}, in which the grid stands still; else it moves along')
+        missing.append(f'the frame {GRID!r}, without which the grid moves with the robot')
     return missing
 
 
 def info_text(facts: Mapping[str, Any]) -> str:
-    """Return what `describe_bag` found, for people."""
+    """Return the result of `describe_bag` as text."""
     lines = [f'{facts["bag"]}: {facts["messages"]} messages, {facts["seconds"]:.2f} s']
     lines += [f'damaged: {reason}' for reason in facts['damage']]
     width = max(len(topic['name']) for topic in facts['topics'])

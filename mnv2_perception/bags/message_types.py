@@ -1,4 +1,4 @@
-"""The type of a bag's messages, as the bag defines it; unlike the bag it can be handed on."""
+"""The type of a bag's messages, as the bag defines it. Unlike the bag it can be pickled."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,12 +24,12 @@ IDL_SEPARATOR = '=' * 80 + '\nIDL: '
 
 @dataclass(frozen=True)
 class MessageType:
-    """What makes an object of a message's bytes; can be pickled.
+    """Deserialises messages of one type; can be pickled.
 
     Attributes:
-        bag: to be named in errors.
-        name: as ``sensor_msgs/msg/Image``.
-        definition: the bag's own; None takes Jazzy's.
+        bag: path of the bag, for error messages.
+        name: ROS 2 type, such as ``sensor_msgs/msg/Image``.
+        definition: the bag's own definition of the type; None for Jazzy's.
     """
 
     bag: Path
@@ -37,11 +37,11 @@ class MessageType:
     definition: MessageDefinition | None
 
     def deserialize(self, topic: str, cdr: bytes) -> Any:
-        """Return an object with the message's fields as attributes; arrays are numpy's.
+        """Return an object with the message's fields as attributes; number arrays are numpy's.
 
         Args:
-            topic: of the message, to be named in errors.
-            cdr: the message, encapsulation header included.
+            topic: topic of the message, for error messages.
+            cdr: the serialised message, encapsulation header included.
 
         Raises:
             BagError: the type is not known, or the bytes do not fit it.
@@ -50,14 +50,14 @@ class MessageType:
             return _store(self.name, self.definition).deserialize_cdr(cdr, self.name)
         except KeyError as exc:
             raise BagError(
-                f'{self.bag}: {topic} has the type {self.name}, which neither the bag '
-                f'nor ROS 2 Jazzy defines (missing: {exc.args[0]}); record the bag again as mcap, '
-                'which keeps the definitions'
+                f'{self.bag}: {topic} has the type {self.name}, which neither the bag nor ROS 2 '
+                f'Jazzy defines (missing: {exc.args[0]}); record the bag again as mcap, which '
+                f'stores the definitions'
             ) from exc
         except (SerdeError, TypesysError) as exc:
             raise BagError(
-                f'{self.bag}: a message of {topic} is not the {self.name} that the bag '
-                f'says it is ({exc}); record the bag again with the types of one ROS distro'
+                f'{self.bag}: a message of {topic} is not of the type {self.name} that the bag '
+                f'states ({exc}); record the bag again with the types of one ROS distro'
             ) from exc
 
 
@@ -75,7 +75,7 @@ def _store(name: str, definition: MessageDefinition | None) -> Typestore:
 
 
 def _split_definition(definition: MessageDefinition) -> list[str]:
-    """Split several IDL files in one text; message definitions are parsed as one text."""
+    """Split a text of several IDL files; .msg definitions stay one text."""
     if not definition.data.startswith(IDL_SEPARATOR):
         return [definition.data]
     parts = definition.data.split(IDL_SEPARATOR)[1:]

@@ -1,7 +1,7 @@
-"""Results to serialised messages, as the nodes publish them; no ROS.
+"""Make serialised messages from results, as the nodes publish them, without ROS.
 
-Each function is the twin of one in `nodes.messages`, which makes ROS's own messages: a test
-compares what both make of the same result.
+Each function has a counterpart in `nodes.messages`, which makes ROS's own messages; a test
+compares the output of both for the same result.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ IMAGE = 'sensor_msgs/msg/Image'
 
 
 def make(type_name: str, **values: Any) -> Any:
-    """Return a message with these fields, the others zero, empty or without rotation."""
+    """Return a message with these field values; other fields are zero, empty or no rotation."""
     definition = jazzy_types().fielddefs[type_name][1]
     return jazzy_types().types[type_name](**{
         name: values[name] if name in values else _default(kind) for name, kind in definition
@@ -43,14 +43,15 @@ def _default(kind: Any) -> Any:
 
 
 def serialised(message: Any) -> bytes:
-    """Return a message's bytes, encapsulation header included."""
+    """Return a message as CDR, encapsulation header included."""
     return bytes(jazzy_types().serialize_cdr(message, message.__msgtype__))
 
 
 def deserialised(cdr: bytes, type_name: str) -> Any:
-    """Return the message that bytes say, by Jazzy's definition of its type.
+    """Return the message that CDR bytes contain, by Jazzy's definition of its type.
 
-    In Python: Kilted's Fast CDR reads beyond bytes that claim more padding than they have.
+    This is done in Python because Kilted's Fast CDR reads beyond bytes that declare more padding
+    than they have.
 
     Raises:
         BagError: the bytes do not fit the type.
@@ -74,22 +75,23 @@ def stamp_ns(of: Any) -> int:
 
 
 def in_frame(of: Any, frame_id: str) -> Any:
-    """Return a header with another's stamp."""
+    """Return a header with the stamp of another one and a new frame_id."""
     return make('std_msgs/msg/Header', stamp=of.stamp, frame_id=frame_id)
 
 
 def mask_cdr(ids: NDArray[np.uint8], of: Any) -> bytes:
-    """Serialise class ids, or confidences, (height, width) uint8, as mono8 with a header."""
+    """Serialise class ids or confidences, (height, width) uint8, as a mono8 Image."""
     height, width = ids.shape
     start = serialised(make(
         IMAGE, header=of, height=height, width=width, encoding='mono8', step=width
     ))
-    # The pixels are its end, behind their number: copied once, which takes a tenth of the time.
+    # The message ends with the number of pixels and the pixels. Appending them here copies them
+    # only once, which takes a tenth of the time.
     return start[:-4] + struct.pack('=I', ids.size) + ids.tobytes()
 
 
 def label_info_cdr(class_names: Sequence[str], of: Any, threshold: float) -> bytes:
-    """Serialise the names of a mask's ids, see `nodes.messages.label_info_to_msg`."""
+    """Serialise the class names of a mask's ids; see `nodes.messages.label_info_to_msg`."""
     return serialised(make(
         'vision_msgs/msg/LabelInfo', header=of, threshold=threshold, class_map=[
             make('vision_msgs/msg/VisionClass', class_id=i, class_name=name)
@@ -108,7 +110,7 @@ def classification_cdr(
     class_ids: NDArray[np.integer[Any]], scores: NDArray[np.float32],
     class_names: Sequence[str], of: Any,
 ) -> bytes:
-    """Serialise an image's classes, see `nodes.messages.classification_to_msg`."""
+    """Serialise an image's classes; see `nodes.messages.classification_to_msg`."""
     return serialised(make('vision_msgs/msg/Classification', header=of, results=[
         _hypothesis(class_id, score, class_names)
         for class_id, score in zip(class_ids, scores, strict=True)
@@ -119,7 +121,7 @@ def detections_cdr(
     boxes: NDArray[np.float32], scores: NDArray[np.float32],
     class_ids: NDArray[np.integer[Any]], class_names: Sequence[str], of: Any,
 ) -> bytes:
-    """Serialise the objects in an image, see `nodes.messages.detections_to_msg`."""
+    """Serialise the objects in an image; see `nodes.messages.detections_to_msg`."""
     found = []
     for (x1, y1, x2, y2), score, class_id in zip(boxes.tolist(), scores, class_ids, strict=True):
         place = make('vision_msgs/msg/Point2D', x=(x1 + x2) / 2, y=(y1 + y2) / 2)
@@ -138,7 +140,10 @@ def detections_cdr(
 
 
 def cloud_cdr(points: NDArray[np.float32], of: Any) -> bytes:
-    """Serialise points (N, 3), metres in the header's frame; N may be 0."""
+    """Serialise points, (N, 3) float32 in metres in the header's frame, as PointCloud2.
+
+    N may be 0.
+    """
     return serialised(make(
         'sensor_msgs/msg/PointCloud2', header=of, height=1, width=len(points), point_step=12,
         row_step=12 * len(points), is_dense=True, is_bigendian=False,
@@ -151,7 +156,7 @@ def cloud_cdr(points: NDArray[np.float32], of: Any) -> bytes:
 
 
 def scan_cdr(scan: Scan, of: Any) -> bytes:
-    """Serialise a scan; free beams are +inf, unknown ones NaN (REP 117)."""
+    """Serialise a scan as LaserScan; free beams are +inf, unknown ones NaN (REP 117)."""
     return serialised(make(
         'sensor_msgs/msg/LaserScan', header=of, angle_min=scan.angle_min,
         angle_max=scan.angle_min + (len(scan.ranges_m) - 1) * scan.angle_increment,
@@ -161,7 +166,7 @@ def scan_cdr(scan: Scan, of: Any) -> bytes:
 
 
 def grid_cdr(grid: Grid, of: Any) -> bytes:
-    """Serialise a grid, with the image's stamp and the grid's frame."""
+    """Serialise a grid as OccupancyGrid; the header has the image's stamp and the grid's frame."""
     height, width = grid.cells.shape
     corner = make('geometry_msgs/msg/Point', x=grid.origin_x_m, y=grid.origin_y_m)
     return serialised(make(

@@ -1,4 +1,4 @@
-"""When each message of a bag is due, and /clock between them; reading runs a little ahead."""
+"""Schedule a bag's messages and the ticks of /clock between them, and read slightly ahead."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from mnv2_perception.bags.read import BagMessage
 
-# Of a gap that is no pause, as where the clock of the recording machine was set.
+# What remains of a gap that is too long, for example because the recorder's clock was set.
 PAUSE_NS = 1_000_000_000
-# A 1080p image takes 6 ms to read, and now and then the disk much longer.
+# Messages. Reading a 1080p image takes 6 ms, but now and then the disk needs much longer.
 READ_AHEAD = 4
 
 
@@ -19,9 +19,9 @@ class Step(NamedTuple):
 
     Attributes:
         after_ns: time since playing began.
-        stamp_ns: the bag's time by then, for /clock.
-        message: to be published; None where the clock alone moves on.
-        gap_ns: time before it that was left out; 0: none.
+        stamp_ns: the bag's time at this moment, for /clock.
+        message: message to publish; None if only the clock advances.
+        gap_ns: bag time that was skipped before this step; 0 for none.
     """
 
     after_ns: int
@@ -33,16 +33,17 @@ class Step(NamedTuple):
 def schedule(
     messages: Iterator[BagMessage], rate: float, clock_hz: float, max_gap_s: float = 0.0
 ) -> Iterator[Step]:
-    """Go through a bag in the order of time.
+    """Yield the steps of playing a bag, in time order.
 
-    Times count from the first message, not from the one before, so lateness never adds up.
+    Times count from the first message, not from the previous one, so delays do not add up.
 
     Args:
-        messages: of the bag, in its order.
+        messages: messages of the bag, in its order.
         rate: bag seconds per second, above 0.
-        clock_hz: how often the clock moves on in real time between far-apart messages; 0: never.
-        max_gap_s: of a longer gap in the bag's time a second is left, and the clock jumps; 0: no
-            gap is too long.
+        clock_hz: rate in real time at which the clock advances between messages that are far
+            apart; 0: it advances only with messages.
+        max_gap_s: a longer gap in the bag's time is shortened to one second, and the clock jumps;
+            0: no gap is shortened.
     """
     period_ns = round(1e9 * rate / clock_hz) if clock_hz else 0  # in bag time
     begin_ns: int | None = None
@@ -59,12 +60,12 @@ def schedule(
 
 
 def left_out_ns(gap_ns: int, max_gap_s: float) -> int:
-    """Return how much of the time between two messages is not waited for."""
+    """Return how much of the time between two messages is skipped."""
     return max(0, gap_ns - PAUSE_NS) if 0 < max_gap_s < gap_ns / 1e9 else 0
 
 
 def played_s(stamps_ns: Sequence[int], max_gap_s: float) -> float:
-    """Return how long messages of these times, in order, take to play at rate 1."""
+    """Return how long messages with these times, in order, take to play at rate 1, in seconds."""
     gaps_ns = [later - earlier for earlier, later in pairwise(stamps_ns)]
     return sum(gap_ns - left_out_ns(gap_ns, max_gap_s) for gap_ns in gaps_ns) / 1e9
 
@@ -73,7 +74,7 @@ def read_ahead(messages: Iterator[BagMessage]) -> Iterator[BagMessage]:
     """Read the next few messages in a thread, so that a slow disk delays none.
 
     Args:
-        messages: What to read; from now on only through the result.
+        messages: messages to read; from now on the caller must use only the result.
 
     Returns:
         The same messages in the same order.

@@ -1,4 +1,4 @@
-"""Read bags, of ROS 2 or 1: their topics, and their messages in time order, one at a time."""
+"""Read ROS 2 and ROS 1 bags: their topics, and their messages one at a time in time order."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -26,20 +26,20 @@ from mnv2_perception.bags.ros1 import Ros1File
 from mnv2_perception.bags.zstandard import zstd
 from mnv2_perception.errors import BagError, with_home
 
-STAMP_BYTES = 12  # of a serialised message, up to the end of its header's stamp
+STAMP_BYTES = 12  # length of a serialised message up to the end of its header's stamp
 logger = logging.getLogger(__name__)
-# No CDR begins so: in a message-compressed bag every message does.
+# In a bag with compression of messages each message begins so; CDR never does.
 ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
 Stream = Callable[['Reader | Ros1File', list[Connection]], Iterator[Raw]]
 
 
 @dataclass(frozen=True)
 class TopicQos:
-    """What the publishers of a topic offered; what a player offers again.
+    """The QoS that a topic's publishers offered; a player offers the same.
 
     Attributes:
-        reliable: False when any publisher was best effort.
-        transient_local: True (latched) when every publisher was.
+        reliable: False if any publisher was best effort.
+        transient_local: True (latched) if every publisher was transient local.
         depth: Length of the history, messages; 0 where unknown (DDS discovery does not tell it).
     """
 
@@ -54,11 +54,11 @@ class BagTopic:
 
     Attributes:
         name: Absolute topic name.
-        type_name: ROS 2 type, as ``sensor_msgs/msg/Image``.
-        message_count: Messages in the bag.
-        qos: What its publishers offered; None where the bag does not say.
+        type_name: ROS 2 type, such as ``sensor_msgs/msg/Image``.
+        message_count: Number of messages in the bag.
+        qos: QoS that its publishers offered; None where the bag does not say.
         type_hash: RIHS01 hash of the type; empty where the bag does not say.
-        definition: The type's definition and those it needs; empty where the bag has none.
+        definition: Definition of the type and of all types it uses; empty where the bag has none.
     """
 
     name: str
@@ -74,8 +74,8 @@ class BagMessage(NamedTuple):
 
     Attributes:
         topic: Absolute topic name.
-        type_name: ROS 2 type, as ``sensor_msgs/msg/Image``.
-        stamp_ns: When it was recorded, ns since the epoch (not the header's stamp).
+        type_name: ROS 2 type, such as ``sensor_msgs/msg/Image``.
+        stamp_ns: Time of recording, ns since the epoch (not the header's stamp).
         cdr: The message as it was on the wire, encapsulation header included.
     """
 
@@ -95,12 +95,12 @@ def header_stamp_ns(cdr: bytes) -> int:
         The header's stamp, ns.
 
     Raises:
-        BagError: It is too short for a stamp.
+        BagError: The message is too short to have a stamp.
     """
     if len(cdr) < STAMP_BYTES:
         raise BagError(
-            f'a message of {len(cdr)} bytes has no header, expected at least {STAMP_BYTES}; see '
-            'what publishes it'
+            f'a message of {len(cdr)} bytes has no header, expected at least {STAMP_BYTES}; check '
+            f'its publisher'
         )
     byte_order = '<' if cdr[1] & 1 else '>'
     seconds, nanoseconds = struct.unpack_from(f'{byte_order}iI', cdr, 4)
@@ -108,30 +108,30 @@ def header_stamp_ns(cdr: bytes) -> int:
 
 
 class BagReader:
-    """A bag (a folder, or one .mcap, .db3 or .bag file), open until ``close`` or ``with`` ends.
+    """A bag (a folder, or one .mcap, .db3 or .bag file), open until ``close`` or ``with`` ends it.
 
-    A ROS 1 bag reads as if ROS 2 had recorded it. What a bag holds is what its storage files say
-    themselves; metadata.yaml, where there is one, adds QoS, and how many messages to expect.
+    A ROS 1 bag reads as if ROS 2 had recorded it. The content is read from the storage files;
+    metadata.yaml, where there is one, adds QoS and the number of messages to expect.
 
     Attributes:
-        path: The bag.
-        topics: Sorted by name.
-        message_count: Messages of all topics.
-        start_ns: When the first message was recorded, ns since the epoch.
-        end_ns: When the last was.
-        missing: Of each topic the messages that metadata.yaml promises and that did not come; told
-            once ``messages`` has gone through all of them.
-        losses: What ``readable`` could not read, and a recorder that was killed left in part.
+        path: Path of the bag.
+        topics: The topics, sorted by name.
+        message_count: Number of messages of all topics.
+        start_ns: Time when the first message was recorded, ns since the epoch.
+        end_ns: Time when the last message was recorded, ns since the epoch.
+        missing: Number of messages of each topic that metadata.yaml promises but that are not in
+            the files; set once an iteration over ``messages`` or ``readable`` has ended.
+        losses: What ``readable`` could not read, and what a killed recorder left incomplete.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Open a bag and read what it says about its topics, but none of its messages.
+        """Open a bag and read its topics, but none of its messages.
 
         Args:
             path: A bag folder, or a single .mcap, .db3 or .bag file.
 
         Raises:
-            BagError: It is missing, damaged or empty.
+            BagError: The bag is missing, damaged or empty.
         """
         self.path = with_home(path)
         self._stack = ExitStack()
@@ -164,14 +164,14 @@ class BagReader:
         self.close()
 
     def close(self) -> None:
-        """Close the bag's files; harmless when it is closed already."""
+        """Close the bag's files; calling it again is harmless."""
         self._stack.close()
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
-        """Go through the messages in the order they were recorded, holding one chunk at a time.
+        """Iterate over the messages in the order they were recorded, holding one chunk at a time.
 
         Args:
-            topics: Names of the topics wanted; all of them when None.
+            topics: Names of the topics to read; None for all.
 
         Returns:
             An iterator over the messages.
@@ -182,10 +182,10 @@ class BagReader:
         return self._messages(self._names(topics), _messages_of)
 
     def readable(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
-        """Go through the messages as ``messages`` does, past what is damaged: see ``losses``.
+        """Iterate over the messages as ``messages`` does, but skip damaged parts; see ``losses``.
 
         Args:
-            topics: Names of the topics wanted; all of them when None.
+            topics: Names of the topics to read; None for all.
 
         Raises:
             BagError: A topic is not in the bag.
@@ -218,10 +218,10 @@ class BagReader:
             )
 
     def deserialize(self, message: BagMessage) -> Any:
-        """Turn a message's bytes into an object, by the bag's own definition where it has one.
+        """Deserialise a message, by the bag's own definition of its type if there is one.
 
         Args:
-            message: One message of this bag.
+            message: A message of this bag.
 
         Returns:
             An object with the message's fields as attributes; arrays of numbers are numpy arrays.
@@ -232,7 +232,7 @@ class BagReader:
         return self.message_type(message.type_name).deserialize(message.topic, message.cdr)
 
     def message_type(self, name: str) -> MessageType:
-        """Return a type by its name, with the bag's own definition where it has one."""
+        """Return a type by its name, with the bag's own definition if there is one."""
         if name not in self._types:
             definitions = (
                 connection.msgdef
@@ -247,7 +247,7 @@ class BagReader:
         streams = [
             of(reader, connections)
             for reader in self._readers
-            # An empty list would mean all of them.
+            # rosbags takes an empty list for all connections.
             if (connections := [c for c in reader.connections if c.topic in names])
         ]
         came: Counter[str] = Counter()
@@ -264,28 +264,29 @@ class BagReader:
             return
         self.missing = dict(promised - came)
         logger.warning(
-            '%s: metadata.yaml promises more than came; missing: %s (recorder killed, disk full, '
-            'or copied in part?)',
+            '%s: metadata.yaml promises more messages than the bag has; missing: %s (recorder '
+            'killed, disk full, or copied in part?)',
             self.path, ', '.join(f'{count} of {name}' for name, count in self.missing.items()),
         )
 
 
 @contextmanager
 def _bag_errors(path: Path) -> Iterator[None]:
-    """Turn what rosbags and its decompressors raise on a damaged file into a BagError."""
+    """Convert what rosbags and its decompressors raise on a damaged file to a BagError."""
     try:
         yield
     except BagError:
         raise
     except OSError as exc:
-        raise BagError(f'{path}: cannot be read ({exc}); check the path and its rights') from exc
-    except Exception as exc:  # On a damaged file the parsers fail in whatever way its bytes lead.
+        raise BagError(f'{path}: cannot be read ({exc}); check the path and its '
+                       f'permissions') from exc
+    except Exception as exc:  # Parsers can raise anything on damaged bytes.
         files = [path] if path.is_file() else sorted(path.iterdir())
         if 'Profile is not ros2' in str(exc):
             raise BagError(
-                f'{path}: is an MCAP of another kind than ROS 2 records, such as one of '
-                f"Foxglove's SDK or of a converted ROS 1 bag; expected the profile ros2, as "
-                f'`ros2 bag record` writes it; give the ROS 1 bag itself, or convert it'
+                f'{path}: is an MCAP file that ROS 2 did not record, for example one of '
+                f"Foxglove's SDK or a converted ROS 1 bag; expected the profile ros2, as `ros2 "
+                f'bag record` writes it; give the original ROS 1 bag, or convert this file'
             ) from exc
         if any(file.suffix == '.bag' for file in files):
             recover = "'rosbag reindex IN.bag' where ROS 1 is installed"
@@ -294,25 +295,25 @@ def _bag_errors(path: Path) -> Iterator[None]:
         else:
             recover = "'sqlite3 IN.db3 .recover | sqlite3 OUT.db3'"
         raise BagError(
-            f'{path}: cannot be read as a bag ({exc}); if it was cut short (copied in part,'
-            f' recorder killed), copy it again or recover what is whole with {recover}'
+            f'{path}: cannot be read as a bag ({exc}); if it is incomplete (copied in part, '
+            f'recorder killed), copy it again or recover the intact part with {recover}'
         ) from exc
 
 
 def _ros2_name(connection: Connection) -> str:
-    """Return the type's name as ROS 2 has it, where a recorder wrote ``sensor_msgs/Image``."""
+    """Return the ROS 2 name of a type, also where a recorder wrote ``sensor_msgs/Image``."""
     name = connection.msgtype
     return name.replace('/', '/msg/') if name.count('/') == 1 else name
 
 
 def _messages_of(reader: Reader | Ros1File, connections: list[Connection]) -> Iterator[Raw]:
-    """Begin with its time alone, so that merging reads no file before it is due."""
+    """Yield the start time alone, then the messages: a merge reads no file before it is due."""
     yield None, reader.start_time, b''
     yield from reader.messages(connections)
 
 
 def _topics(readers: list[Reader | Ros1File], metadata: Metadata) -> tuple[BagTopic, ...]:
-    """Merge the readers' connections, of which a topic may have several, into topics."""
+    """Merge the connections of all readers into topics; a topic may have several connections."""
     connections: dict[tuple[str, str], list[Connection]] = {}
     for reader in readers:
         for connection in reader.connections:

@@ -1,9 +1,10 @@
-"""One mcap file of results: equal messages make equal bytes, and a killed run can go on with it.
+"""Write results to one mcap file: reproducible byte for byte, and resumable after a kill.
 
-A chunk ends by what it holds, never by the clock. What waits for the end of a chunk is in the file
-too, half a second later at the latest, behind the last whole chunk, and is overwritten by what
-follows. Each message carries the number of the item that it came of (mcap's `sequence`), so the
-file itself tells how far its run has come. Format: https://mcap.dev/spec
+Chunks end by their content, never by the clock. At most half a second after it was written, a
+message is in the file, even before its chunk is complete: the unfinished chunk lies behind the
+last complete one and is overwritten by what follows. Each message carries the number of the item
+that it belongs to (mcap's `sequence`), so the file itself tells how far its run has come.
+Format: https://mcap.dev/spec
 """
 
 from collections import Counter
@@ -40,24 +41,24 @@ from mnv2_perception.errors import BagError
 HEADER, SCHEMA, CHANNEL = 0x01, 0x03, 0x04
 LIBRARY = 'mnv2_perception'
 CHUNK_BYTES = 2**20
-LEVEL = 1  # of zstd: masks shrink to a tenth, in a millisecond
+LEVEL = 1  # zstd: shrinks masks to a tenth, in a millisecond
 
 
 class Channel(NamedTuple):
-    """A topic of the file: its number, and its records."""
+    """A topic of the file: its channel number and its mcap records."""
 
     number: int
     records: bytes
 
 
 def text(value: str) -> bytes:
-    """Return a string as mcap has it."""
+    """Return a string in mcap's encoding."""
     data = value.encode()
     return struct.pack('<I', len(data)) + data
 
 
 def written_here(path: Path) -> bool:
-    """Tell whether a file was begun by a ResultFile; one without a byte may have been."""
+    """Return whether a ResultFile began this file; an empty file counts as such."""
     with path.open('rb') as file:
         start = file.read(len(_FILE_START))
     return _FILE_START.startswith(start)
@@ -67,19 +68,19 @@ _FILE_START = MAGIC + record(HEADER, text('ros2') + text(LIBRARY))
 
 
 class ResultFile:
-    """An mcap file to which the messages of item after item are written.
+    """An mcap file to which the messages of one item after another are written.
 
     Args:
-        path: of the file, made anew; or one that a killed run has left, to go on with.
-        resume: go on.
+        path: path of the file. It is created anew, or continued with `resume`.
+        resume: continue the file that a killed run has left.
 
     Attributes:
-        path: of the file.
-        done: number of the last item whose messages are in it, -1 without any.
-        counts: messages by topic.
+        path: path of the file.
+        done: number of the last item whose messages are in the file; -1 if there are none.
+        counts: number of messages of each topic.
 
     Raises:
-        BagError: it cannot be made; or there is nothing to go on with.
+        BagError: the file cannot be opened for writing.
     """
 
     def __init__(self, path: Path, resume: bool = False) -> None:
@@ -89,7 +90,7 @@ class ResultFile:
         self._channels: dict[str, Channel] = {}
         self._schemas: dict[str, bytes] = {}
         self._chunks: list[Chunk] = []
-        self._numbers: Counter[int] = Counter()  # messages by channel
+        self._numbers: Counter[int] = Counter()  # number of messages by channel
         self._waiting = bytearray()
         self._index: dict[int, list[tuple[int, int]]] = {}
         self._flushed_s = time.monotonic()
@@ -108,16 +109,17 @@ class ResultFile:
         self, topic: str, type_name: str, qos: TopicQos | None = None,
         definition: str | None = None,
     ) -> None:
-        """Announce a topic; in a run that goes on, those of before in the same order.
+        """Add a topic; a resumed run must add the same topics in the same order.
 
         Args:
-            topic: absolute name.
-            type_name: as ``sensor_msgs/msg/Image``.
-            qos: what the topic's publishers offer; None leaves it open.
-            definition: the type's .msg text and all that it needs; None takes what is known here.
+            topic: absolute topic name.
+            type_name: ROS 2 type, such as ``sensor_msgs/msg/Image``.
+            qos: QoS that the topic's publishers offer; None leaves it open.
+            definition: .msg text of the type and of all types that it uses; None for the
+                definition that is known here.
 
         Raises:
-            BagError: the type is nowhere defined.
+            BagError: the topic was added before, or its type is not defined.
         """
         if topic in self._channels:
             raise BagError(f'{self.path}: {topic} was added already; add a topic once')
@@ -137,17 +139,17 @@ class ResultFile:
         )))
         self._channels[topic] = Channel(number, records)
         self.counts[topic] = self._numbers[number]
-        if not self._taken_up:  # else they are in the file
+        if not self._taken_up:  # otherwise the file has these records
             self._waiting += records
 
     def write(self, topic: str, stamp_ns: int, cdr: bytes | memoryview, item: int) -> None:
         """Write one message of an item.
 
         Args:
-            topic: one that was added.
-            stamp_ns: when it was recorded, ns since the epoch.
+            topic: a topic that was added.
+            stamp_ns: time of recording, ns since the epoch.
             cdr: the serialised message, encapsulation header included.
-            item: its number; numbers only grow.
+            item: number of the item; must not decrease.
         """
         number = self._channels[topic].number
         self._index.setdefault(number, []).append((stamp_ns, len(self._waiting)))
@@ -158,10 +160,10 @@ class ResultFile:
         self.counts[topic] += 1
 
     def end_item(self, item: int) -> None:
-        """Tell that an item's messages are complete: a chunk holds whole items.
+        """Mark an item's messages as complete: a chunk holds whole items.
 
         Raises:
-            BagError: the disk took no more; what it took before is kept.
+            BagError: the disk is full or failed; what was written before is kept.
         """
         self.done = item
         try:
@@ -171,15 +173,15 @@ class ResultFile:
                 self._flush()
         except OSError as exc:
             raise BagError(
-                f'{self.path}: cannot be written ({exc}); what it took before is kept: make room '
-                f'and go on with --resume'
+                f'{self.path}: cannot be written ({exc}); what was written before is kept: free '
+                f'some space and continue with --resume'
             ) from exc
 
     def finish(self) -> None:
-        """Write the index: the file is complete.
+        """Write the index, which completes the file, and close it.
 
         Raises:
-            BagError: the disk took no more.
+            BagError: the disk is full or failed.
         """
         try:
             if self._waiting:
@@ -202,15 +204,15 @@ class ResultFile:
             )), end_of_file(start))
         except OSError as exc:
             raise BagError(
-                f'{self.path}: cannot be finished ({exc}); what it took is kept: make room and go '
-                f'on with --resume'
+                f'{self.path}: cannot be finished ({exc}); what was written is kept: free some '
+                f'space and continue with --resume'
             ) from exc
         self._file.close()
 
     def abandon(self) -> None:
-        """Close the file as it is, to be read or gone on with; harmless once it is closed."""
+        """Close the file as it is, for reading or resuming; harmless if it is closed already."""
         if not self._file.closed:
-            with suppress(OSError):  # what was flushed before is there
+            with suppress(OSError):  # what was flushed before is in the file
                 self._flush()
             self._file.close()
 
@@ -230,14 +232,14 @@ class ResultFile:
         self._waiting, self._index = bytearray(), {}
 
     def _flush(self) -> None:
-        """Bring what waits into the file, behind its last chunk, to be overwritten."""
+        """Write the unfinished chunk behind the last complete one, to be overwritten later."""
         if self._waiting:
             data, _ = self._packed()
             self._put(data + UNINDEXED_END, b'', keep=False)
         self._flushed_s = time.monotonic()
 
     def _packed(self) -> tuple[bytes, Chunk]:
-        """Return what waits as a record, and what an index says of it."""
+        """Return the waiting messages as a chunk record, and its entry for the index."""
         stamps = [stamp_ns for entries in self._index.values() for stamp_ns, _ in entries]
         packed, size = zstd.compress(bytes(self._waiting), LEVEL), len(self._waiting)
         first, last = min(stamps, default=0), max(stamps, default=0)
@@ -249,18 +251,18 @@ class ResultFile:
         return data, Chunk(self._end, end, end, first, last, size, b'zstd', len(packed))
 
     def _put(self, data: bytes, end: bytes, keep: bool = True) -> None:
-        """Write where the last whole chunk ends; what is kept moves that place on."""
+        """Write data behind the last complete chunk; with `keep`, it becomes part of the file."""
         view, written = memoryview(data + end), 0
         while written < len(view):
             written += os.pwrite(self._file.fileno(), view[written:], self._end + written)
-        # What a longer chunk has left behind it.
+        # Remove the rest of a longer chunk that was there before.
         os.ftruncate(self._file.fileno(), self._end + len(view))
         if keep:
             self._end += len(data)
             self._flushed_s = time.monotonic()
 
     def _take_up(self) -> None:
-        """Take the last chunk back in, whole or not yet: what follows may belong to it."""
+        """Load the last readable chunk into memory again: what follows may belong to it."""
         with self.path.open('rb') as file:
             self._end, chunks, _, _ = walk(file)
             self._end = len(_FILE_START)
@@ -269,7 +271,7 @@ class ResultFile:
                 file.seek(last.end - last.stored)
                 try:
                     content = decompress(file.read(last.stored), last)
-                except Exception:  # the decompressors fail in whatever way the bytes lead
+                except Exception:  # decompressors can raise anything on damaged bytes
                     continue
                 self._end = last.offset
                 self._waiting += content
@@ -289,7 +291,7 @@ class ResultFile:
 
 
 def _messages(content: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Yield place, channel, item and stamp of each message of a chunk."""
+    """Yield (offset, channel, item, stamp in ns) of each message in a chunk's content."""
     place = 0
     while place < len(content):
         opcode, length = struct.unpack_from('<BQ', content, place)

@@ -1,4 +1,4 @@
-"""Recorded results, read back: detections, classes, grids, diagnostics."""
+"""Read recorded results: detections, classifications, grids, diagnostics."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ CLASSIFICATION = 'vision_msgs/msg/Classification'
 GRID = 'nav_msgs/msg/OccupancyGrid'
 IMAGE, LABEL_INFO = 'sensor_msgs/msg/Image', 'vision_msgs/msg/LabelInfo'
 CLOUD = 'sensor_msgs/msg/PointCloud2'
-RUN = '/mnv2/run'  # what `mnv2 bag run` says of itself
-# What each node publishes, in its namespace; * stands for the name of a class.
+RUN = '/mnv2/run'  # the description that `mnv2 bag run` writes of its run
+# The topics that each node publishes, in its namespace; * stands for the name of a class.
 RESULTS = {
     'segmentation': {
         'segmentation/mask': IMAGE, 'segmentation/confidence': IMAGE,
@@ -47,7 +47,7 @@ RESULTS = {
 
 
 def is_result(topic: str, type_name: str) -> bool:
-    """Return whether a node of this package publishes such a topic, in whatever namespace."""
+    """Return whether a node of this package publishes such a topic, in any namespace."""
     return any(
         type_name == of_type and fnmatchcase(f'/{topic}', f'*/{name}')
         for results in RESULTS.values()
@@ -56,7 +56,7 @@ def is_result(topic: str, type_name: str) -> bool:
 
 
 def label_infos(bag: BagReader, label: str) -> list[str]:
-    """Return the topics of a bag that name the ids of a topic's labels: LabelInfo beside it."""
+    """Return the LabelInfo topics beside a label topic, which name its class ids."""
     place = label.removesuffix('/compressed').rpartition('/')[0]
     return [
         topic.name for topic in bag.topics
@@ -66,12 +66,12 @@ def label_infos(bag: BagReader, label: str) -> list[str]:
 
 
 def own_results(bag: Path, nodes: Collection[str], spaces: Collection[str]) -> list[str]:
-    """Return a bag's topics that nodes in these namespaces would publish once more.
+    """Return the topics of a bag that nodes in these namespaces would publish too.
 
     Args:
-        bag: the bag.
+        bag: path of the bag.
         nodes: `segmentation`, `costmap` and so on.
-        spaces: namespaces, empty parts of which do not count.
+        spaces: namespaces; extra slashes in them are ignored.
     """
     published = [
         (re.sub('/+', '/', f'/{space}/{name}'), type_name)
@@ -91,12 +91,12 @@ def own_results(bag: Path, nodes: Collection[str], spaces: Collection[str]) -> l
 
 @dataclass(frozen=True)
 class NamedBoxes:
-    """What a recorded detector found in one image, in the message's order.
+    """The recorded detections of one image, in the message's order.
 
     Attributes:
-        boxes: (N, 4) float32, x1, y1, x2, y2 in the image's pixels.
+        boxes: (N, 4) float32: x1, y1, x2, y2 in pixels of the image.
         scores: (N,) float32, 0 to 1.
-        names: (N) of their classes.
+        names: class names of the N boxes.
     """
 
     boxes: NDArray[np.float32]
@@ -105,10 +105,10 @@ class NamedBoxes:
 
 
 def read_detections(bag: Path, topic: str) -> Iterator[tuple[int, NamedBoxes]]:
-    """Yield (header stamp in ns, boxes) of a bag's vision_msgs/Detection2DArray.
+    """Yield (header stamp in ns, boxes) of a bag's vision_msgs/Detection2DArray messages.
 
     Raises:
-        BagError: the topic is not in the bag, or of another type; a detection has no class.
+        BagError: the topic is missing or has another type, or a detection has no class.
     """
     for stamp_ns, msg in _read_messages(bag, topic, DETECTIONS):
         yield stamp_ns, boxes_of(msg, f'{bag}: {topic}')
@@ -141,32 +141,32 @@ def read_classifications(
     """Yield (header stamp in ns, names and scores, best first) of vision_msgs/Classification.
 
     Raises:
-        BagError: the topic is not in the bag, or of another type.
+        BagError: the topic is missing or has another type.
     """
     for stamp_ns, msg in _read_messages(bag, topic, CLASSIFICATION):
         yield stamp_ns, classes_of(msg)
 
 
 def classes_of(msg: Any) -> list[tuple[str, float]]:
-    """Return names and scores of a vision_msgs/Classification, best first."""
+    """Return class names and scores of a vision_msgs/Classification, best first."""
     return [(result.class_id, float(result.score)) for result in msg.results]
 
 
 def read_grids(bag: Path, topic: str) -> Iterator[tuple[int, Grid]]:
-    """Yield (header stamp in ns, grid) of a bag's nav_msgs/OccupancyGrid without a rotation.
+    """Yield (header stamp in ns, grid) of a bag's nav_msgs/OccupancyGrid; rotation is ignored.
 
     Raises:
-        BagError: the topic is not in the bag, or of another type; a grid contradicts itself.
+        BagError: the topic is missing or has another type, or a grid contradicts itself.
     """
     for stamp_ns, msg in _read_messages(bag, topic, GRID):
         yield stamp_ns, grid_of(msg, f'{bag}: {topic}')
 
 
 def grid_of(msg: Any, source: str) -> Grid:
-    """Return the grid of a nav_msgs/OccupancyGrid without a rotation.
+    """Return the grid of a nav_msgs/OccupancyGrid; a rotation of its origin is ignored.
 
     Raises:
-        BagError: it contradicts itself.
+        BagError: the number of cells is not height × width.
     """
     height, width = msg.info.height, msg.info.width
     if len(msg.data) != height * width:
@@ -194,7 +194,7 @@ def read_last_diagnostics(bag: Path, topic: str, name: str) -> dict[str, str]:
     """Return the key-value pairs of the last /diagnostics status whose name begins with `name`.
 
     Raises:
-        BagError: there is none.
+        BagError: there is no such status, or it has no values.
     """
     values: dict[str, str] = {}
     with BagReader(bag) as reader:
@@ -208,10 +208,10 @@ def read_last_diagnostics(bag: Path, topic: str, name: str) -> dict[str, str]:
 
 
 def read_run(results: Path) -> dict[str, Any]:
-    """Return what `mnv2 bag run` says of a run; nothing where the recording is a live one.
+    """Return the description that `mnv2 bag run` wrote of its run; empty for a live recording.
 
     Raises:
-        BagError: the file cannot be read, or what it says there is no description.
+        BagError: the file cannot be read, or the description is no JSON.
     """
     with BagReader(results) as reader:
         if RUN not in {topic.name for topic in reader.topics}:
@@ -221,6 +221,7 @@ def read_run(results: Path) -> dict[str, Any]:
             try:
                 told = json.loads(text)
             except ValueError as exc:
-                raise BagError(f'{results}: {RUN} holds no JSON ({exc}); run it anew') from exc
+                raise BagError(f'{results}: {RUN} is not valid JSON ({exc}); make the run '
+                               f'again') from exc
             return told if isinstance(told, dict) else {}
     return {}

@@ -1,4 +1,4 @@
-"""ROS 1 bags, read as if ROS 2 had recorded them: its type names, its definitions, CDR."""
+"""Read ROS 1 bags as if ROS 2 had recorded them: with its type names, definitions and CDR."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,22 +23,22 @@ HEADER = 'std_msgs/msg/Header'
 
 
 class Ros1File:
-    """An open ROS 1 bag, with what is used of rosbags' reader of ROS 2's storage files.
+    """An open ROS 1 bag, with as much of the interface of rosbags' ROS 2 reader as is used here.
 
-    Types that ROS 2 has, in the same layout, are ROS 2's; others are as the bag defines them,
+    Types that ROS 2 has in the same layout become ROS 2's. Others stay as the bag defines them,
     with ROS 2's header.
 
     Args:
-        path: of the .bag file.
+        path: path of the .bag file.
 
     Attributes:
-        connections: of ROS 2's types.
-        message_count: of all connections.
-        start_time: of the first message, ns since the epoch.
+        connections: the connections, with ROS 2's types.
+        message_count: number of messages of all connections.
+        start_time: time of the first message, ns since the epoch.
         end_time: a nanosecond after the last message.
 
     Raises:
-        Exception: of rosbags, where the file is damaged or has no index.
+        Exception: whatever rosbags raises if the file is damaged or has no index.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,7 +59,7 @@ class Ros1File:
         self._reader.close()
 
     def messages(self, connections: list[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
-        """Yield connection, time of recording and CDR of messages, in the order of time."""
+        """Yield (connection, recording time in ns, CDR) of the messages, in time order."""
         ours = {each.id: each for each in connections}
         for original, stamp_ns, raw in self._reader.messages(
             [self._originals[number] for number in ours]
@@ -80,7 +80,7 @@ class Ros1File:
         )
 
     def _store_of(self, original: Connection, name: str) -> Typestore:
-        """Return ROS 2's types where they are those of the bag, else the bag's."""
+        """Return ROS 2's types if the layout of the type is the same, otherwise the bag's."""
         jazzy = jazzy_types()
         theirs: Typesdict = get_types_from_msg(original.msgdef.data, original.msgtype)
         if name in jazzy.fielddefs:
@@ -89,7 +89,7 @@ class Ros1File:
             try:
                 if is_same_wireformat(bag_store, jazzy, original.msgtype, name):
                     return jazzy
-            except KeyError:  # ROS 2 has not all that it is made of
+            except KeyError:  # ROS 2 lacks a type that this one uses
                 pass
         store = get_typestore(Stores.EMPTY)
         times = {each: jazzy.fielddefs[each] for each in (

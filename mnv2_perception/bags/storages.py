@@ -1,8 +1,9 @@
-"""rosbags' writers, made so that the files on the disk are a readable bag at any moment.
+"""rosbags' writers, changed so that the files on disk are a readable bag at any moment.
 
-As rosbags has them, an mcap has no end and a database no message until they are closed. Here
-each flush leaves both, and metadata.yaml, as a reader wants them; nothing that it left is touched
-by what comes after until that is complete, save an mcap's end, which the next chunks overwrite.
+With rosbags' own writers an mcap has no end and a database has no messages until they are closed.
+Here each flush leaves the storage file and metadata.yaml complete. Later writes change nothing
+that a flush has left until they are complete themselves, except the end of an mcap, which the
+next chunks overwrite.
 """
 
 from contextlib import suppress
@@ -23,7 +24,7 @@ INFORMATION = 'rosbag2_bagfile_information'
 
 
 class _Waiting(io.BytesIO):
-    """What is to lie in a file from `start` on; its places count from the file's beginning."""
+    """Data to be written to a file at `start`; positions count from the file's beginning."""
 
     def __init__(self, start: int) -> None:
         super().__init__()
@@ -33,11 +34,11 @@ class _Waiting(io.BytesIO):
         return self._start + super().tell()
 
     def close(self) -> None:
-        """Stay open: rosbags closes what it has written to, and only then it is written."""
+        """Stay open: rosbags closes it before its content is written to the file."""
 
 
 class _Mcap(McapWriter):
-    """Gathers chunks in memory, and puts them, with an end behind them, into the file at once."""
+    """Gathers chunks in memory and writes them to the file at once, followed by an end."""
 
     bio: Any
     finishing = False
@@ -63,7 +64,7 @@ class _Mcap(McapWriter):
         self._file.close()
 
     def _put(self, end: bytes) -> None:
-        """Write what waits, and an end, where the last end is; restore that if it fails."""
+        """Write the waiting data and an end over the last end; restore that end if it fails."""
         data = memoryview(self.bio.getvalue() + end)
         try:
             written = 0
@@ -85,9 +86,9 @@ class _Sqlite3(Sqlite3Writer):
 
     def __init__(self, path: Path, compression: CompressionMode) -> None:
         super().__init__(path, compression)
-        # Until a commit nothing may reach the file: rosbags reads it without its journal.
+        # Nothing may reach the file before a commit: rosbags reads it without its journal.
         self.conn.execute('PRAGMA cache_spill = OFF')
-        # As rosbag2: what the kernel has, it writes, unless power fails.
+        # As in rosbag2: the kernel writes what it was given, unless the power fails.
         self.conn.execute('PRAGMA synchronous = OFF')
 
     def close(self, version: int, metadata: str) -> None:
@@ -106,7 +107,7 @@ class SteadyWriter(Writer):
     """rosbags' writer, whose bag is complete after each `flush`.
 
     Attributes:
-        kept: messages of each connection's id that the last flush brought into the file.
+        kept: for each connection's id the number of messages that the last flush wrote.
     """
 
     STORAGE_PLUGINS = {
@@ -121,21 +122,22 @@ class SteadyWriter(Writer):
         self.kept: dict[int, int] = {}
 
     def flush(self) -> None:
-        """Bring all that was written into the files, metadata.yaml last.
+        """Write all pending messages to the files, metadata.yaml last.
 
         Raises:
-            OSError, sqlite3.Error: the disk took no more; the bag is as the last flush left it.
+            OSError, sqlite3.Error: the disk is full or failed; the bag is as the last flush left
+                it.
         """
         topics = self._said.get(INFORMATION, {}).get('topics_with_message_count', [])
         if len(topics) != len(self.connections):
             try:
                 self.close()
             finally:
-                if self.storage is None:  # the file has it, whatever became of metadata.yaml
+                if self.storage is None:  # the messages are stored, even if metadata.yaml is not
                     self.kept, self.storage = dict(self.counts), self._storage
             self._said = yaml.safe_load(self.metapath.read_text(encoding='utf-8'))
             return
-        # rosbags takes 20 ms to write this. JSON is YAML, too.
+        # Written here, because rosbags takes 20 ms for it. JSON is valid YAML.
         span: dict[str, Any] = {
             'duration': {'nanoseconds': max(0, self.max_timestamp - self.min_timestamp)},
             'starting_time': {'nanoseconds_since_epoch': self.min_timestamp},
@@ -153,10 +155,11 @@ class SteadyWriter(Writer):
         waiting.replace(self.metapath)
 
     def finish(self) -> None:
-        """Write the index, where there is one, and close the files.
+        """Write the index, if the storage has one, and close the files.
 
         Raises:
-            OSError, sqlite3.Error: the disk took no more; the bag is as the last flush left it.
+            OSError, sqlite3.Error: the disk is full or failed; the bag is as the last flush left
+                it.
         """
         self._storage.finishing = True
         self.close()

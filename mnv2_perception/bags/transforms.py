@@ -1,4 +1,4 @@
-"""The transforms of a bag."""
+"""Read the transforms of a bag."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ TF, TF_STATIC, TF_MESSAGE = '/tf', '/tf_static', 'tf2_msgs/msg/TFMessage'
 
 
 def add_transforms(bag: Path, tree: TransformTree) -> None:
-    """Add what a bag's /tf and /tf_static say to a tree; what is damaged is passed over."""
+    """Add the transforms of a bag's /tf and /tf_static to a tree; skip damaged messages."""
     with BagReader(bag) as reader:
         names = {
             each.name for each in reader.topics

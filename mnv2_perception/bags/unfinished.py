@@ -1,8 +1,8 @@
-"""mcap files without an index: recorder killed, disk full, copy cut short.
+"""Read mcap files without an index: recorder killed, disk full, or copied in part.
 
-A reader finds everything in an mcap by its end. Where that is missing, the whole chunks are still
-there, one after the other: `Completed` is the file up to the last of them, with an index of them
-behind it that is only in memory. Format: https://mcap.dev/spec
+A reader finds everything in an mcap through its end. If that is missing, the complete chunks are
+still there, one after another. `Completed` presents the file up to the last of them, followed by
+an index that exists only in memory. Format: https://mcap.dev/spec
 """
 
 from collections import Counter
@@ -28,11 +28,14 @@ def record(opcode: int, content: bytes) -> bytes:
 
 
 def end_of_file(summary_start: int) -> bytes:
-    """Return an mcap's footer; 0: it has no summary, and readers go through all of it."""
+    """Return an mcap's footer and magic; `summary_start` is 0 if there is no summary.
+
+    Without a summary, readers go through the whole file.
+    """
     return record(FOOTER, struct.pack('<QQI', summary_start, 0, 0)) + MAGIC
 
 
-# What makes an mcap of whole chunks a complete file.
+# Appended to complete chunks, this makes a valid file without an index.
 UNINDEXED_END = record(DATA_END, bytes(4)) + end_of_file(0)
 
 
@@ -41,15 +44,15 @@ class Chunk:
     """A chunk of an mcap file.
 
     Attributes:
-        offset: where its record begins.
-        end: where its record ends.
-        indexed_to: where the message indexes behind it end.
-        start_ns: earliest message.
-        end_ns: latest message.
-        size: bytes of its content, decompressed.
+        offset: position of its record in the file.
+        end: position where its record ends.
+        indexed_to: position where the message indexes behind it end.
+        start_ns: time of the earliest message.
+        end_ns: time of the latest message.
+        size: size of its content, decompressed, bytes.
         compression: `zstd`, `lz4` or empty.
-        stored: bytes of its content in the file.
-        indexes: where each channel's message index is.
+        stored: size of its content in the file, bytes.
+        indexes: position of each channel's message index.
     """
 
     offset: int
@@ -63,7 +66,7 @@ class Chunk:
     indexes: dict[int, int] = field(default_factory=dict)
 
     def index(self) -> bytes:
-        """Return its record in a summary."""
+        """Return the chunk's index record for a summary."""
         offsets = b''.join(struct.pack('<HQ', *item) for item in self.indexes.items())
         return record(CHUNK_INDEX, b''.join((
             struct.pack('<QQQQ', self.start_ns, self.end_ns, self.offset, self.end - self.offset),
@@ -75,7 +78,7 @@ class Chunk:
 
 
 def is_indexed(path: Path) -> bool:
-    """Return whether an mcap file has its end, and a summary of its messages there."""
+    """Return whether an mcap file has an end with a summary."""
     with path.open('rb') as file:
         if file.seek(0, io.SEEK_END) < len(UNINDEXED_END):
             return False
@@ -89,17 +92,17 @@ def is_indexed(path: Path) -> bool:
 
 
 class Completed:
-    """An mcap file up to its last whole chunk, with an end; rosbags takes it for a path.
+    """An mcap file up to its last complete chunk, plus an end; rosbags takes it for a path.
 
     Attributes:
-        whole: whether anything of it can be read.
-        lost_bytes: of messages that are not whole.
+        whole: whether the file has anything that can be read.
+        lost_bytes: size of the incomplete part.
     """
 
     suffix = '.mcap'
 
     def __init__(self, path: Path) -> None:
-        """Find the chunks; where there are none, nothing is added to the file.
+        """Find the chunks; if there are none, the file is presented as it is.
 
         Raises:
             OSError: the file cannot be read.
@@ -120,7 +123,7 @@ class Completed:
             end = chunks[-1].end
             self._tail = last + record(DATA_END, bytes(4))
             start = end + len(self._tail)
-            # A summary without schemas: readers gather them, and count, from the chunks.
+            # A summary without schemas: readers collect these, and the counts, from the chunks.
             self._tail += b''.join(chunk.index() for chunk in chunks)
             self._tail += record(STATISTICS, bytes(46)) + end_of_file(start)
         self._end = end
@@ -137,12 +140,12 @@ class Completed:
         return False
 
     def open(self, *_: Any) -> BinaryIO:
-        """Open it for reading."""
+        """Open the file and its added end for reading."""
         return io.BufferedReader(_Joined(self._path.open('rb'), self._end, self._tail))
 
 
 class _Joined(io.RawIOBase):
-    """A file's first bytes, and others behind them."""
+    """The first bytes of a file, followed by others from memory."""
 
     def __init__(self, file: BinaryIO, whole: int, tail: bytes) -> None:
         self._file, self._whole, self._tail, self._place = file, whole, tail, 0
@@ -178,11 +181,11 @@ class _Joined(io.RawIOBase):
 
 
 def walk(file: BinaryIO) -> tuple[int, list[Chunk], bool, int]:
-    """Go through the records of the data.
+    """Go through the records of the data section.
 
     Returns:
-        The end of the last whole one, the chunks, whether there are messages outside of them, and
-        the bytes behind it that should have become another.
+        End of the last complete record, the chunks, whether there are messages outside of chunks,
+        and the number of bytes of an incomplete record behind.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -215,20 +218,20 @@ def walk(file: BinaryIO) -> tuple[int, list[Chunk], bool, int]:
 
 
 def _indexes(file: BinaryIO, chunks: list[Chunk]) -> bytes:
-    """Return indexes for the last chunk, whose own may be cut; drop a chunk that is damaged."""
+    """Return message indexes for the last chunk, whose own may be cut; drop damaged chunks."""
     while chunks:
         chunk = chunks[-1]
         file.seek(chunk.offset + 9 + 32 + len(chunk.compression) + 8)
         try:
             counts = Counter(_channels(decompress(file.read(chunk.stored), chunk)))
-        except Exception:  # the decompressors fail in whatever way the bytes lead
+        except Exception:  # decompressors can raise anything on damaged bytes
             del chunks[-1]
             continue
         chunk.indexes.clear()
         data = b''
         for channel, count in counts.items():
             chunk.indexes[channel] = chunk.end + len(data)
-            # Only their number is asked for, and that by their length.
+            # Readers only need the number of entries, which they take from the length.
             entries = bytes(16 * count)
             data += record(MESSAGE_INDEX, struct.pack('<HI', channel, len(entries)) + entries)
         chunk.indexed_to = chunk.end + len(data)
@@ -240,8 +243,8 @@ def decompress(data: bytes, chunk: Chunk) -> bytes:
     """Return a chunk's content.
 
     Raises:
-        ValueError: it is not what the chunk says.
-        Exception: of the decompressors.
+        ValueError: the content does not have the size that the chunk states.
+        Exception: whatever the decompressors raise on damaged bytes.
     """
     if chunk.compression == b'zstd':
         data = zstd.decompress(data)
@@ -255,7 +258,7 @@ def decompress(data: bytes, chunk: Chunk) -> bytes:
 
 
 def _channels(content: bytes) -> Iterator[int]:
-    """Yield the channel of each message of a chunk."""
+    """Yield the channel of each message in a chunk's content."""
     place = 0
     while place < len(content):
         opcode, length = struct.unpack_from('<BQ', content, place)

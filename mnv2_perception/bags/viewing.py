@@ -1,4 +1,4 @@
-"""Where a bag that is played can be watched: the address of a Foxglove server, and its package."""
+"""The Foxglove server on which a played bag can be watched: its address and its package."""
 
 import argparse
 import importlib.util
@@ -7,15 +7,15 @@ import re
 from mnv2_perception.errors import ParameterError, SetupError
 
 FOXGLOVE_SDK = 'foxglove-sdk==0.30.3'
-# This machine alone: whoever may connect sees all that the robot sees.
+# Reachable from this machine only: whoever can connect sees all that the robot sees.
 HOST, PORT = '127.0.0.1', 8765
 
 
 def viewer_address(text: str) -> tuple[str, int]:
-    """Return the host and port that `8765`, `0.0.0.0:8765` or `[::]:8765` name.
+    """Return the (host, port) that `8765`, `0.0.0.0:8765` or `[::]:8765` names.
 
     Raises:
-        ParameterError: it names none.
+        ParameterError: the text is no such address.
     """
     found = re.fullmatch(r'(?:(\[[0-9a-fA-F:.]+\]|[\w.-]+):)?(\d{1,5})', text, re.ASCII)
     if not found or not 0 < int(found[2]) < 65536:
@@ -46,7 +46,11 @@ def add_viewer_option(parser: argparse.ArgumentParser) -> None:
 
 
 def check_viewer() -> None:
-    """Raise SetupError unless the package that serves there is installed."""
+    """Check that the Foxglove SDK is installed.
+
+    Raises:
+        SetupError: it is not installed.
+    """
     if importlib.util.find_spec('foxglove') is None:
         raise SetupError(
             f'--foxglove needs the Foxglove SDK, which is not installed: pip install '

@@ -1,6 +1,6 @@
-"""Write ROS 2 bags of serialised messages, which ``ros2 bag`` of every distro since Humble reads.
+"""Write ROS 2 bags of serialised messages that ``ros2 bag`` reads in every distro since Humble.
 
-Each bag carries the definitions of its types, so that it can be read where they are not installed.
+Each bag carries the definitions of its types, so it can be read where they are not installed.
 """
 
 from pathlib import Path
@@ -27,13 +27,13 @@ from mnv2_perception.bags.read import TopicQos
 from mnv2_perception.bags.storages import SteadyWriter
 from mnv2_perception.errors import BagError, with_home
 
-# Jazzy writes 9, but Humble's reader takes no more than 8, and Jazzy's takes that too.
+# Jazzy writes 9, but Humble reads at most 8, and Jazzy reads 8 too.
 METADATA_VERSION: Literal[8] = 8
-# rosbag2's own spelling of "no limit".
+# The duration that rosbag2 writes for "no limit".
 INFINITE = QosTime(9_223_372_036, 854_775_807)
-# Where the depth is unknown: 0 would make DDS keep a single message on replay.
+# Written if the depth is unknown: with 0, DDS would keep a single message on replay.
 DEFAULT_DEPTH = 10
-# What a killed recorder loses at most; in between, messages wait in memory.
+# Messages wait in memory until one of these is exceeded: a killed recorder loses no more.
 FLUSH_PERIOD_S = 0.5
 FLUSH_BYTES = 16 * 2**20
 CHANNELS = {'mono8': 1, 'rgb8': 3, 'bgr8': 3, 'rgba8': 4, 'bgra8': 4}
@@ -45,16 +45,16 @@ def image_cdr(
     """Serialise a sensor_msgs/msg/Image, without ROS.
 
     Args:
-        image: (H, W) for mono8, (H, W, 3 or 4) for the others, uint8.
+        image: (H, W) for mono8, (H, W, 3 or 4) for the other encodings, uint8.
         stamp_ns: Stamp of the header, ns.
         frame_id: Frame of the header.
-        encoding: mono8, rgb8, bgr8, rgba8 or bgra8; what the channels are.
+        encoding: Meaning of the channels: mono8, rgb8, bgr8, rgba8 or bgra8.
 
     Returns:
         The serialised message, encapsulation header included.
 
     Raises:
-        BagError: The image has not the shape that the encoding needs.
+        BagError: The encoding is not one of these, or the image does not have its shape.
     """
     channels = CHANNELS.get(encoding)
     if channels is None:
@@ -75,10 +75,10 @@ def compressed_image_cdr(data: bytes, stamp_ns: int, frame_id: str, image_format
     """Serialise a sensor_msgs/msg/CompressedImage, without ROS.
 
     Args:
-        data: The whole JPEG or PNG file.
+        data: Content of a JPEG or PNG file.
         stamp_ns: Stamp of the header, ns.
         frame_id: Frame of the header.
-        image_format: What the field ``format`` says, as ``jpeg``, ``png`` or
+        image_format: Value of the field ``format``, such as ``jpeg``, ``png`` or
             ``rgb8; jpeg compressed bgr8``.
 
     Returns:
@@ -98,7 +98,7 @@ def camera_info_cdr(
     Args:
         height: Height of the images, pixels.
         width: Width of the images, pixels.
-        camera_matrix: (3, 3), K: focal lengths and principal point, pixels.
+        camera_matrix: (3, 3) float64, K: focal lengths and principal point, pixels.
         stamp_ns: Stamp of the header, ns.
         frame_id: Frame of the header.
 
@@ -114,33 +114,35 @@ def camera_info_cdr(
 
 
 class BagWriter:
-    """A new ROS 2 bag, readable at any moment, complete once ``close`` was called.
+    """A new ROS 2 bag, readable at any moment, and complete after ``close``.
 
-    What was written is in the file, with metadata.yaml to match, at the latest half a second later
-    (as long as ``write`` or ``flush`` is called), and stays readable when the process is killed or
-    the disk is full. An exception that ends the ``with`` finishes the bag too: what was recorded
-    is worth more than knowing that something else went wrong.
+    Messages and a matching metadata.yaml are on disk at most half a second after ``write`` (as
+    long as ``write`` or ``flush`` is called), and stay readable if the process is killed or the
+    disk is full. An exception that ends the ``with`` block finishes the bag too: the recording is
+    worth keeping.
     """
 
     def __init__(self, path: str | Path, storage: str = 'mcap') -> None:
         """Create the bag's folder.
 
         Args:
-            path: The folder; its parents are made too.
+            path: Path of the folder; its parents are created too.
             storage: ``mcap``, or ``sqlite3`` as older distros write by default.
 
         Raises:
-            BagError: The folder exists, cannot be made, or begins with a ~ of nobody.
+            BagError: The storage is not one of these, the folder exists or cannot be created, or
+                the path begins with the ~ of an unknown user.
         """
         self.path = with_home(path)
         if storage not in ('mcap', 'sqlite3'):
             raise BagError(f"storage {storage!r} is not known; expected 'mcap' or 'sqlite3'")
         if str(self.path).startswith('~'):
-            raise BagError(f'{self.path}: nobody has such a home; write the path in full, from /')
+            raise BagError(f'{self.path}: there is no such home folder; write the full path, '
+                           f'beginning with /')
         if self.path.exists():
             raise BagError(
-                f'{self.path}: exists already, and a bag is never overwritten; choose another '
-                'folder or remove this one'
+                f'{self.path}: already exists, and bags are never overwritten; choose another '
+                f'folder or remove this one'
             )
         self.message_counts: dict[str, int] = {}
         self._connections: dict[str, Connection] = {}
@@ -156,7 +158,7 @@ class BagWriter:
             self._writer.open()
         except (OSError, sqlite3.Error, WriterError) as exc:
             raise BagError(
-                f'{self.path}: cannot be made ({exc}); choose a folder that can be written'
+                f'{self.path}: cannot be created ({exc}); choose a writable folder'
             ) from exc
         self._open = True
 
@@ -173,18 +175,18 @@ class BagWriter:
         qos: TopicQos | None = None,
         definition: str | None = None,
     ) -> None:
-        """Announce a topic; to be called once, before its first message.
+        """Add a topic; call it once, before the topic's first message.
 
         Args:
             topic: Absolute topic name.
-            type_name: ROS 2 type, as ``sensor_msgs/msg/Image``.
-            qos: What the topic's publishers offer; None leaves it open.
-            definition: The .msg text of the type and all that it needs, in the form rosbag2
-                keeps; None takes the definition that is installed.
+            type_name: ROS 2 type, such as ``sensor_msgs/msg/Image``.
+            qos: QoS that the topic's publishers offer; None leaves it open.
+            definition: The .msg text of the type and of all types that it uses, in the form
+                rosbag2 keeps; None for the installed definition, otherwise Jazzy's.
 
         Raises:
-            BagError: The topic is there already, its name is not absolute, or its type is
-                nowhere defined.
+            BagError: The topic was added before, its name is not absolute, its type is not
+                defined, or the disk is full or failed.
         """
         if topic in self._connections:
             raise BagError(f'{self.path}: {topic} was added already; add a topic once')
@@ -207,11 +209,11 @@ class BagWriter:
 
         Args:
             topic: A topic that was added.
-            stamp_ns: When it was received, ns since the epoch.
+            stamp_ns: Time of reception, ns since the epoch.
             cdr: The serialised message, encapsulation header included.
 
         Raises:
-            BagError: The topic was not added, or the disk took no more.
+            BagError: The topic was not added, the bag is closed, or the disk is full or failed.
         """
         if topic not in self._connections:
             raise BagError(f'{self.path}: {topic} is not in this bag; call add_topic first')
@@ -229,10 +231,10 @@ class BagWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Bring what was written into the files, unless that was done less than 0.5 s ago.
+        """Write pending messages to the files, unless that was done less than 0.5 s ago.
 
         Raises:
-            BagError: The disk took no more; what it took before is kept.
+            BagError: The disk is full or failed; what was written before is kept.
         """
         if self._open and time.monotonic() - self._flushed_s >= FLUSH_PERIOD_S:
             self._flush()
@@ -247,22 +249,22 @@ class BagWriter:
         self._waiting_bytes, self._flushed_s = 0, time.monotonic()
 
     def _ended_by(self, exc: Exception) -> BagError:
-        """Close the bag as it was before the disk took no more; return what to tell of it."""
+        """Close the bag as the last flush left it; return the error to raise."""
         self._open = False
         self._writer.abandon()
         counts = {name: self._writer.kept.get(c.id, 0) for name, c in self._connections.items()}
         kept = ', '.join(f'{name} {count}' for name, count in counts.items() if count)
         return BagError(
-            f'{self.path}: cannot be written ({exc}); {sum(counts.values())} messages '
-            f'are kept{f" ({kept})" if kept else ""}, those of the last moment are lost; '
-            'make room and record anew'
+            f'{self.path}: cannot be written ({exc}); {sum(counts.values())} messages are '
+            f'kept{f" ({kept})" if kept else ""}, those of the last moment are lost; free some '
+            f'space and record again'
         )
 
     def close(self) -> None:
-        """Finish the bag: index and metadata.yaml; harmless when it has ended already.
+        """Finish the bag with index and metadata.yaml; harmless if it is closed already.
 
         Raises:
-            BagError: The disk took no more; what it took before is kept.
+            BagError: The disk is full or failed; what was written before is kept.
         """
         if not self._open:
             return
@@ -275,7 +277,7 @@ class BagWriter:
 
 
 def offered(qos: TopicQos) -> Qos:
-    """Return the QoS of a topic as rosbags writes it."""
+    """Return a topic's QoS in rosbags' form."""
     return Qos(
         history=QosHistory.KEEP_LAST,
         depth=qos.depth or DEFAULT_DEPTH,

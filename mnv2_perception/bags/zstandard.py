@@ -1,4 +1,4 @@
-"""zstd: in the standard library since Python 3.14; before, rosbags brings a copy of it."""
+"""zstd: in the standard library since Python 3.14; for older versions rosbags installs a copy."""
 
 import sys
 

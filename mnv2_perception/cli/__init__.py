@@ -1,1 +1,1 @@
-"""`mnv2`: everything that needs no ROS graph, and the way to the nodes that do."""
+"""`mnv2`: all commands that need no ROS graph, and access to the nodes that do."""

@@ -1,4 +1,4 @@
-"""`python -m mnv2_perception.cli`, as `mnv2`."""
+"""Run `mnv2` as `python -m mnv2_perception.cli`."""
 
 import sys
 

@@ -104,7 +104,7 @@ def compare_command(arguments: argparse.Namespace) -> int:
 
 
 def ran_in(results: Path) -> str:
-    """Return the engines and precisions of a run, empty where the recording is a live one."""
+    """Return the engines and precisions of a run; empty for a live recording."""
     from mnv2_perception.bags.results import read_run
 
     models = read_run(results).get('models', [])
@@ -112,7 +112,7 @@ def ran_in(results: Path) -> str:
 
 
 def class_table(figures: Mapping[str, Mapping[str, float | None]]) -> str:
-    """Return figures by class as a table: a row for each class, a column for each figure."""
+    """Return figures by class as a table with a row per class and a column per figure."""
     columns = [name.replace('_per_class', '').replace('per_class_', '') for name in figures]
     names = list(dict.fromkeys(name for values in figures.values() for name in values))
     width = max(len(name) for name in [*names, 'class'])

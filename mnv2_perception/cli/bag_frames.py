@@ -78,7 +78,7 @@ def add(commands: 'Commands') -> None:
 
 
 def frames_command(arguments: argparse.Namespace) -> int:
-    """Choose and write frames, and tell what became of the recording; return the exit code."""
+    """Choose and write frames, and print a summary; return the exit code."""
     check_rosbags()
     from mnv2_perception.replay.collect import collect
     from mnv2_perception.replay.frames import open_source
@@ -125,10 +125,10 @@ def frames_command(arguments: argparse.Namespace) -> int:
 
 
 def make_empty_folder(out: Path) -> None:
-    """Make an empty folder.
+    """Create an empty folder.
 
     Raises:
-        SetupError: it cannot be made, or holds something: labels that were edited, perhaps.
+        SetupError: it cannot be created, or is not empty: it may have labels that were edited.
     """
     from mnv2_perception.data.files import make_folder
 
@@ -138,11 +138,11 @@ def make_empty_folder(out: Path) -> None:
 
 
 def spec_text(spec: 'ModelSpec', name: str) -> str:
-    """Return a YAML for `mnv2 train`: the model's classes, size and scaling, and whose it is."""
-    turned = -1 if spec.channel_order == 'bgr' else 1  # what is trained here takes RGB
+    """Return a YAML spec for `mnv2 train`, with the model's classes, size, scaling and licence."""
+    turned = -1 if spec.channel_order == 'bgr' else 1  # networks trained here take RGB
     facts: dict[str, Any] = {
         'name': f'{spec.name}_{name}', 'task': 'segmentation',
-        # The sides of a network that is trained here divide by 32.
+        # Input sizes of networks trained here are divisible by 32.
         'height': -(-spec.height // 32) * 32, 'width': -(-spec.width // 32) * 32,
         'classes': list(spec.classes), 'colours': [list(colour) for colour in spec.colours],
         'mean': list(spec.mean)[::turned], 'std': list(spec.std)[::turned],
@@ -158,7 +158,7 @@ def spec_text(spec: 'ModelSpec', name: str) -> str:
 
 
 def show(out: Path, found: 'Found', asked: int, as_json: bool) -> None:
-    """Print what became of a recording."""
+    """Print the summary of a recording."""
     facts: dict[str, Any] = {
         'out': str(out), 'frames': found.frames, 'looked_at': found.looked_at,
         'chosen': found.chosen, 'rejected': found.rejected, 'lost': found.lost,

@@ -65,7 +65,7 @@ def add(commands: 'Commands') -> None:
 
 
 def report_command(arguments: argparse.Namespace) -> None:
-    """Write a page, and print where it is."""
+    """Write a report, and print its path and size."""
     check_rosbags()
     from mnv2_perception.data.images import is_bag
     from mnv2_perception.report.report import make_report, write_report
@@ -95,13 +95,13 @@ def report_command(arguments: argparse.Namespace) -> None:
 
 
 def timed() -> Callable[[int, int], None]:
-    """Return what tells how far the pictures are."""
+    """Return a function that shows the progress of drawing pictures."""
     tell, begun_s = progress(), time.perf_counter()
     return lambda done, of: tell(done, of, time.perf_counter() - begun_s)
 
 
 def pictures(original: Path, results: Path, topic: str) -> 'Images':
-    """Return the images of a folder of pictures, or of a video, with the stamps of a run of it."""
+    """Return the images of a folder or video, with the stamps that they had in a run."""
     from mnv2_perception.bags.results import read_run
     from mnv2_perception.replay.frames import open_source
     from mnv2_perception.report.results import Images

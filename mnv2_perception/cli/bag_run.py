@@ -134,7 +134,7 @@ def add(commands: 'Commands') -> None:
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    """Run models on a recording and tell what became of it; return the exit code."""
+    """Run models on a recording and print a summary; return the exit code."""
     check_rosbags()
     from mnv2_perception.replay.fleet import Cluster, FleetRun
     from mnv2_perception.replay.frames import open_source
@@ -190,7 +190,11 @@ def run_command(arguments: argparse.Namespace) -> int:
 def make_placer(
     arguments: argparse.Namespace, source: 'Source', tasks: 'list[Task]'
 ) -> 'tuple[Placer | None, str]':
-    """Return what places masks, and in words on what that rests, or why there is none."""
+    """Return the placer of masks, and what it is based on, in words; or None and the reason.
+
+    Raises:
+        SetupError: a frame's name is empty.
+    """
     from mnv2_perception.replay.placing import Ground, Mount, Placer
 
     segmenting = next((task for task in tasks if task.model.spec.task == 'segmentation'), None)
@@ -236,7 +240,7 @@ def make_placer(
 
 
 def odd_calibration(source: 'Source') -> str:
-    """Return what looks wrong in the first calibration; what makes it unusable the run tells."""
+    """Return what looks wrong in the first calibration; '' if unusable, which the run reports."""
     from mnv2_perception.vision.camera import Camera, oddity
 
     if source.calibration is None:
@@ -250,7 +254,7 @@ def odd_calibration(source: 'Source') -> str:
 
 
 def progress() -> Callable[[int, int, float], None]:
-    """Return what tells how far a run has come: on a terminal twice a second."""
+    """Return a function that shows a run's progress: twice a second on a terminal."""
     told_s = [time.monotonic(), -1]
 
     def tell(done: int, of: int, seconds: float) -> None:
@@ -271,7 +275,7 @@ def progress() -> Callable[[int, int, float], None]:
 
 
 def show(out: Path, summary: 'Summary', as_json: bool) -> None:
-    """Print what became of a recording."""
+    """Print the summary of a recording."""
     facts: dict[str, Any] = {
         'out': str(out), 'frames': summary.frames, 'done_before': summary.done_before,
         'rejected': summary.rejected, 'lost': summary.lost, 'unplaced': summary.unplaced,
@@ -286,7 +290,7 @@ def show(out: Path, summary: 'Summary', as_json: bool) -> None:
 
 
 def show_reasons(reasons: Counter[str]) -> None:
-    """Print why part of a recording could not be read or processed, the commonest first."""
+    """Print why parts of a recording could not be read or processed, most frequent first."""
     for reason, count in reasons.most_common(MOST_REASONS):
         print(f'{count} × {reason}', file=sys.stderr)
     if len(reasons) > MOST_REASONS:

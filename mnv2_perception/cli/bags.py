@@ -1,4 +1,4 @@
-"""`mnv2 bag`: play, record and draw here; the other commands in files of their own."""
+"""`mnv2 bag`: play, record and draw are defined here, the other commands in their own files."""
 
 import argparse
 import importlib.util
@@ -29,7 +29,7 @@ def add(commands: 'Commands') -> None:
     for name, what in (
         ('play', 'Play a bag, with /clock.'), ('record', 'Record topics into a bag.')
     ):
-        bag_commands.add_parser(name, help=what)  # become_node() hands these over whole
+        bag_commands.add_parser(name, help=what)  # for --help; become_node() runs these
     draw = add_command(
         bag_commands, 'draw', draw_command, 'Write a bag of a drive through a drawn street.',
         'It has images, exact labels and camera_info.',
@@ -52,9 +52,9 @@ def add(commands: 'Commands') -> None:
 
 
 def become_node(args: list[str]) -> None:
-    """Become a node's process, so that signals reach it as if it had been started itself.
+    """Replace this process by a node, so that signals reach the node directly.
 
-    Does nothing where the command line asks for something else.
+    Does nothing if the command line is for another command.
 
     Raises:
         SetupError: rclpy or rosbags is missing.
@@ -65,7 +65,8 @@ def become_node(args: list[str]) -> None:
     if importlib.util.find_spec('rclpy') is None:
         raise SetupError('this needs ROS 2: run `make setup`, or source a ROS distro')
     if any(arg.partition('=')[0] == '--foxglove' for arg in args):
-        # Images of best-effort bags do not fit into Fast DDS's own shared memory: one in six came.
+        # Images do not fit into Fast DDS's default shared memory: of best-effort images one in six
+        # arrived.
         profile = str(find_shared_file('config/fastdds.xml'))
         for variable in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
             os.environ.setdefault(variable, profile)
@@ -74,7 +75,7 @@ def become_node(args: list[str]) -> None:
 
 
 def draw_command(arguments: argparse.Namespace) -> None:
-    """Draw a bag."""
+    """Draw a bag and print its path."""
     check_rosbags()
     from mnv2_perception.scenes.bag import draw_bag
 

@@ -1,4 +1,4 @@
-"""`mnv2 camera-pose`: where a camera sits, from one picture."""
+"""`mnv2 camera-pose`: compute a camera's pose from one picture."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mnv2_perception.cli.options import Commands
     from mnv2_perception.vision.camera import Camera
 
-# Of a CameraInfo, and in the YAML of camera_calibration.
+# Names in a CameraInfo, and in the YAML of camera_calibration.
 MATRICES = {
     'd': 'distortion_coefficients', 'k': 'camera_matrix', 'r': 'rectification_matrix',
     'p': 'projection_matrix',
@@ -85,10 +85,10 @@ def add(commands: 'Commands') -> None:
 
 
 def board_size(text: str) -> tuple[int, int]:
-    """Read columns and rows of inner corners.
+    """Parse columns and rows of inner corners.
 
     Raises:
-        ArgumentTypeError: they are none.
+        ArgumentTypeError: the text is not COLUMNSxROWS, or one is below 3.
     """
     found = re.fullmatch(r'(\d{1,3})[x×](\d{1,3})', text)
     size = (int(found[1]), int(found[2])) if found else (0, 0)
@@ -100,7 +100,7 @@ def board_size(text: str) -> tuple[int, int]:
 
 
 def camera_pose_command(arguments: argparse.Namespace) -> None:
-    """Print the pose as parameters of costmap_node, and draw it."""
+    """Print the pose as parameters of costmap_node, and optionally draw it."""
     from mnv2_perception.vision import camera_pose
     from mnv2_perception.vision.camera import Camera
 
@@ -139,11 +139,11 @@ def camera_pose_command(arguments: argparse.Namespace) -> None:
 
 
 def read_camera(path: Path, rectified: bool) -> 'Camera':
-    """Read a calibration that camera_calibration or `ros2 topic echo` wrote; tell what is odd.
+    """Read a calibration written by camera_calibration or `ros2 topic echo`; print what looks odd.
 
     Raises:
-        CalibrationError: it is none.
-        ModelError: it is no short text, or has aliases.
+        CalibrationError: the file is no calibration.
+        ModelError: the file is no short text, or has YAML aliases.
     """
     from mnv2_perception.vision.camera import Camera, oddity
 

@@ -1,4 +1,4 @@
-"""`mnv2 boxes|patches`: data sets made from masks."""
+"""`mnv2 boxes|patches`: make data sets from masks."""
 
 import argparse
 from pathlib import Path
@@ -68,7 +68,7 @@ def add(commands: 'Commands') -> None:
 
 
 def boxes_command(arguments: argparse.Namespace) -> None:
-    """Write boxes around the objects of masks."""
+    """Write boxes around the objects in masks."""
     from mnv2_perception.data.coco import write_coco
     from mnv2_perception.data.from_masks import boxes_from_labels
 

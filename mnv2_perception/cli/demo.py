@@ -74,7 +74,7 @@ def add(commands: 'Commands') -> None:
 
 
 def demo_command(arguments: argparse.Namespace) -> None:
-    """Run the demo and tell what it did."""
+    """Run the demo and explain its results."""
     check_rosbags()
     from mnv2_perception.demo.camera import AssumedCamera, ROLES
     from mnv2_perception.demo.explain import explain

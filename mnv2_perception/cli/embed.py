@@ -1,4 +1,4 @@
-"""`mnv2 embed`: features of pictures, and the encoder that makes them as a file of its own."""
+"""`mnv2 embed`: write features of pictures, or the encoder that computes them."""
 
 import argparse
 from collections.abc import Sequence
@@ -74,10 +74,10 @@ def embed_command(arguments: argparse.Namespace) -> None:
 
 
 def list_pictures(given: Sequence[Path]) -> list[Path]:
-    """Return files, and those of folders in the order of their names.
+    """Return the given files, and those in given folders in the order of their names.
 
     Raises:
-        DataError: a folder has none, or a file is not there.
+        DataError: a folder has no pictures, or a file does not exist.
     """
     from mnv2_perception.data.images import IMAGE_SUFFIXES, is_file, list_images
 
@@ -95,11 +95,11 @@ def list_pictures(given: Sequence[Path]) -> list[Path]:
 
 
 def find_encoder(model: str, encoder: str | None, folder: Path) -> Path:
-    """Return the .onnx file of a model; one of weights is written to a folder first.
+    """Return the .onnx file of a model; weights are first exported to `folder`.
 
     Raises:
-        ModelError: there is no such model, or it cannot be told what network weights are of.
-        SetupError: torch is missing, which reads weights; or they cannot be fetched.
+        ModelError: there is no such model, or the network of weights is not known.
+        SetupError: torch, which reads weights, is missing, or the download failed.
     """
     from mnv2_perception.tasks.models import find_model
     from mnv2_perception.training.fetch import cache_folder, fetch, PUBLISHED
@@ -125,17 +125,17 @@ def find_encoder(model: str, encoder: str | None, folder: Path) -> Path:
 
 
 def write_encoder(model: Path, spec: 'ModelSpec', out: Path) -> None:
-    """Write the encoder of a model, with its spec, whole or not at all."""
+    """Write the encoder of a model, with its spec, completely or not at all."""
     from mnv2_perception.data.files import replacing
     from mnv2_perception.engines.encoder import cut_encoder
 
-    encoder = cut_encoder(model, spec.to_metadata())  # a YAML beside it stays there
+    encoder = cut_encoder(model, spec.to_metadata())  # the spec may be in a YAML beside it
     with replacing(out) as partial:
         partial.write_bytes(encoder)
 
 
 def write_features(embedder: 'Embedder', pictures: Sequence[Path], out: Path) -> None:
-    """Write the features of pictures, whole or not at all, and say so."""
+    """Write the features of pictures, completely or not at all, and print what was written."""
     import numpy as np
 
     from mnv2_perception.data.files import replacing

@@ -1,4 +1,4 @@
-"""`mnv2 run|evaluate`: a model on a picture, and on labelled ones."""
+"""`mnv2 run|evaluate`: run a model on a picture, or measure it on labelled ones."""
 
 import argparse
 import json
@@ -85,7 +85,7 @@ def add(commands: 'Commands') -> None:
 
 
 def run_command(arguments: argparse.Namespace) -> None:
-    """Segment or classify one picture, or find the objects in it."""
+    """Segment or classify one picture, or detect the objects in it."""
     from mnv2_perception.data.images import check_format, read_image, write_image
     from mnv2_perception.tasks.classifier import Classifier
     from mnv2_perception.tasks.detector import Detector
@@ -103,7 +103,7 @@ def run_command(arguments: argparse.Namespace) -> None:
     if not arguments.image.is_file():
         raise ImageError(f'{arguments.image}: no such file')
     check_format(out)
-    if mask:  # class ids need a lossless file
+    if mask:  # class ids need a lossless format
         check_output(mask, arguments.force, [arguments.image, out], ['.png'])
     image = read_image(arguments.image)
     with opening(
@@ -140,7 +140,7 @@ def run_command(arguments: argparse.Namespace) -> None:
 
 
 def evaluate_command(arguments: argparse.Namespace) -> None:
-    """Measure accuracy, of what the model is for."""
+    """Measure a model's accuracy with the metrics of its task."""
     from mnv2_perception.data.images import is_bag
     from mnv2_perception.evaluation.evaluate import evaluate_model, WIDE
     from mnv2_perception.tasks.models import opening
@@ -175,10 +175,10 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
 
 
 def prepare_report(out: Path, force: bool) -> None:
-    """Make the folder of a report, before the work begins.
+    """Create the folder of a report before the work begins.
 
     Raises:
-        SetupError: it cannot be made, or has a report that must not be replaced.
+        SetupError: it cannot be created, or has a report that must not be replaced.
     """
     from mnv2_perception.data.files import make_folder
     from mnv2_perception.evaluation.report import CONFUSION, RESULTS

@@ -1,4 +1,4 @@
-"""`mnv2`: everything that needs no ROS graph, and the way to the nodes that do."""
+"""`mnv2`: all commands that need no ROS graph, and access to the nodes that do."""
 
 import argparse
 from importlib import metadata
@@ -11,12 +11,12 @@ from mnv2_perception.errors import command_name, PerceptionError
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run a command; return its exit code; 1 after an error that was told, 2 for usage."""
+    """Run a command; return its exit code: 1 after a reported error, 2 for wrong usage."""
     args = sys.argv[1:] if args is None else args
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal has no letters for
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names may have letters that it cannot encode
         sys.stdout.reconfigure(errors='backslashreplace')
     try:
-        from mnv2_perception.cli.bags import become_node  # here, so that Ctrl-C may meet it
+        from mnv2_perception.cli.bags import become_node  # slow, so Ctrl-C must be handled here
 
         become_node(args)
         arguments = build_parser().parse_args(args)
@@ -29,7 +29,7 @@ def main(args: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as exc:
-        # What a library did not foresee: a name too long, a full disk, a folder without rights.
+        # Not foreseen elsewhere: a name that is too long, a full disk, missing permissions.
         return tell(f'{exc.filename}: {exc.strerror}' if exc.filename else str(exc))
     except MemoryError as exc:
         return tell(f'not enough memory: {exc or "nothing is left"}; use smaller inputs')
@@ -42,10 +42,10 @@ def tell(error: str) -> int:
 
 
 def installed_version() -> str:
-    """Return the package's version, with Python's: what a report of a fault should tell."""
+    """Return the versions of the package and of Python, for bug reports."""
     try:
         version = metadata.version('mnv2_perception')
-    except metadata.PackageNotFoundError:  # run from a folder of sources
+    except metadata.PackageNotFoundError:  # run from the source folder
         version = '(not installed)'
     return f'mnv2_perception {version}, Python {platform.python_version()}'
 

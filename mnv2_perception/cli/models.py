@@ -1,4 +1,4 @@
-"""`mnv2 info|build|quantize|benchmark`: what a model is, and other forms of it."""
+"""`mnv2 info|build|quantize|benchmark`: inspect, convert and time models."""
 
 import argparse
 from collections.abc import Mapping
@@ -160,7 +160,7 @@ def add(commands: 'Commands') -> None:
 
 
 def info_command(arguments: argparse.Namespace) -> None:
-    """Print a model's tensors and ModelSpec, and what is missing; draft a spec where it has none.
+    """Print a model's tensors and ModelSpec and what is missing; draft a spec if it has none.
 
     Raises:
         ModelError: the model has no spec, or one that contradicts it.
@@ -212,7 +212,7 @@ def info_command(arguments: argparse.Namespace) -> None:
 
 
 def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
-    """Print what `mnv2 info` found."""
+    """Print the facts of `mnv2 info`."""
     if as_json:
         print(json.dumps(facts, indent=2))
         return
@@ -237,7 +237,7 @@ def build_command(arguments: argparse.Namespace) -> None:
     from mnv2_perception.tasks.models import find_model
 
     logging.basicConfig(level=logging.INFO, format='%(message)s')
-    # TensorRT comes back to Python when it is done, minutes later; nothing is left half-written.
+    # TensorRT returns to Python only after minutes. Ending at once leaves no incomplete file.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     model = find_model(arguments.model)
     check_file(model)
@@ -282,7 +282,7 @@ def quantize_command(arguments: argparse.Namespace) -> None:
         print(f'{what}: {done} of {of}', end='\n' if done == of else '\r', file=sys.stderr)
 
     def quiet(*_: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     with opening(path, 'onnx_runtime') as (engine, spec):
         dtype = engine.inputs[0].dtype
@@ -315,7 +315,7 @@ def quantize_command(arguments: argparse.Namespace) -> None:
 
 
 def benchmark_command(arguments: argparse.Namespace) -> None:
-    """Time models in every engine."""
+    """Time models in every engine and print a table."""
     from mnv2_perception.data.images import read_image
     from mnv2_perception.evaluation.benchmark import benchmark, benchmark_table
     from mnv2_perception.scenes.street import draw_scene

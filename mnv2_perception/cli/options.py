@@ -1,4 +1,4 @@
-"""What the commands' options share: the ranges of numbers, which model, which files to write."""
+"""Options that several commands share: ranges of numbers, the choice of a model, output files."""
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,13 +37,13 @@ MIN_SCORE_HELP = 'boxes with a lower score are left out, 0 to 1 (default: %(defa
 
 @dataclass(frozen=True)
 class Number:
-    """The type of an option: a finite number within a range; else a usage error says so.
+    """The type of an option: a finite number within a range; otherwise argparse reports an error.
 
     Attributes:
         kind: int or float.
-        low: smallest value.
-        high: largest one.
-        above: `low` itself is too small.
+        low: smallest allowed value.
+        high: largest allowed value.
+        above: whether `low` itself is not allowed.
     """
 
     kind: type[int] | type[float]
@@ -52,10 +52,10 @@ class Number:
     above: bool = False
 
     def __call__(self, text: str) -> int | float:
-        """Read the option's value.
+        """Parse the option's value.
 
         Raises:
-            ArgumentTypeError: it is no such number.
+            ArgumentTypeError: the text is no such number.
         """
         try:
             value = self.kind(text)
@@ -83,7 +83,7 @@ FRACTION = Number(float, 0.0, 1.0)
 COUNT = Number(int, 0, 1_000_000_000)  # 0 means none, or no limit
 AT_LEAST_ONE = Number(int, 1, 1_000_000_000)
 THREADS = Number(int, 0, 256)
-PIXELS = Number(int, 1, 16384)  # of a side
+PIXELS = Number(int, 1, 16384)  # height or width
 
 
 def add_command(
@@ -93,11 +93,11 @@ def add_command(
     """Add a command and the function that it calls; return its parser.
 
     Args:
-        commands: of the parser above.
-        name: of the command.
-        command: returns the exit code where that is not 0.
-        about: one line, for the list of commands too.
-        more: what only the command's own help says besides.
+        commands: subcommands of the parent parser.
+        name: name of the command.
+        command: function that returns the exit code; None means 0.
+        about: one line for the list of commands and for the command's own help.
+        more: further text for the command's own help only.
     """
     parser = commands.add_parser(name, help=about, description=f'{about} {more}'.strip())
     parser.set_defaults(command=command)
@@ -107,7 +107,7 @@ def add_command(
 def add_model_options(
     parser: argparse.ArgumentParser, optional: bool, precision: bool = True
 ) -> None:
-    """Add the choice of model, engine, threads and precision; `optional` has a default model."""
+    """Add options for model, engine, threads, precision; `optional`: the model has a default."""
     if optional:
         parser.add_argument(
             '--model', default=SEGMENTATION_MODEL, help=f'{MODEL_HELP} (default: %(default)s)'
@@ -123,7 +123,7 @@ def add_model_options(
 
 
 def add_masks_spec(parser: argparse.ArgumentParser) -> None:
-    """Add what names the classes of masks."""
+    """Add the option that names the classes of masks."""
     parser.add_argument(
         '--spec', default=str(CAMVID), metavar='FILE|MODEL',
         help='YAML file or model that names the classes of the masks (default: CamVid)',
@@ -131,7 +131,7 @@ def add_masks_spec(parser: argparse.ArgumentParser) -> None:
 
 
 def add_label_classes(parser: argparse.ArgumentParser) -> None:
-    """Add what says which classes labels have, and which of the model's these are."""
+    """Add options for the labels' classes, and for their relation to the model's."""
     parser.add_argument(
         '--spec', metavar='FILE|MODEL',
         help="YAML file or model that names the classes of the labels (default: the model's own)",
@@ -145,12 +145,12 @@ def add_label_classes(parser: argparse.ArgumentParser) -> None:
 
 
 def label_classes(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Return the classes of the labels that `--spec` tells; none where it is not given."""
+    """Return the labels' classes as given by `--spec`; empty without this option."""
     return classes_of(arguments.spec) if arguments.spec is not None else ()
 
 
 def classes_of(spec: str) -> tuple[str, ...]:
-    """Return the classes of a YAML file, or of a model by its path or name."""
+    """Return the classes of a YAML file, or of a model given by path or name."""
     from mnv2_perception.model_spec import ModelSpec
     from mnv2_perception.tasks.models import opening
 
@@ -162,28 +162,28 @@ def classes_of(spec: str) -> tuple[str, ...]:
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:
-    """Add the leave to replace files."""
+    """Add the option that allows files to be replaced."""
     parser.add_argument('--force', action='store_true', help='replace existing output files')
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add the choice of JSON."""
+    """Add the option that prints JSON."""
     parser.add_argument('--json', action='store_true', help='print the result as JSON')
 
 
 def check_output(
     path: Path, force: bool, inputs: Iterable[Path] = (), suffixes: Sequence[str] = ()
 ) -> None:
-    """Refuse a file that cannot be written or must not be replaced, before the work begins.
+    """Check before the work begins that a file can be written and may be replaced.
 
     Args:
-        path: of the file.
-        force: it may be replaced, unless the command reads it.
-        inputs: what the command reads, or writes besides.
-        suffixes: those that it may have; any without.
+        path: path of the file.
+        force: whether it may be replaced; never if the command reads it.
+        inputs: other files that the command reads or writes.
+        suffixes: allowed suffixes; empty for any.
 
     Raises:
-        SetupError: it is refused.
+        SetupError: it cannot be written, or must not be replaced.
     """
     if suffixes and path.suffix.lower() not in suffixes:
         raise SetupError(f'{path}: expected a file name that ends in {" or ".join(suffixes)}')
@@ -200,13 +200,17 @@ def check_output(
 
 
 def check_rosbags() -> None:
-    """Raise SetupError unless rosbags is installed; no distro packages it."""
+    """Check that rosbags is installed; no distro packages it.
+
+    Raises:
+        SetupError: it is not.
+    """
     if importlib.util.find_spec('rosbags') is None:
         raise SetupError('bags need rosbags: pip install rosbags, or run `make setup`')
 
 
 def table(values: dict[str, Any]) -> str:
-    """Return names and values in two columns; inner mappings as `outer.inner`."""
+    """Return names and values in two columns; inner mappings appear as `outer.inner`."""
     rows = list(_flat(values))
     width = max(len(key) for key, _ in rows)
     return '\n'.join(

@@ -113,8 +113,8 @@ def find_weights(name: str) -> Path:
     """Return the file that `--weights` names: a path, published weights, or a shipped model.
 
     Raises:
-        SetupError: the name is empty, as of a command in $(…) that failed; or the fetch failed.
-        ModelError: there is nothing of that name.
+        SetupError: the name is empty (perhaps a command in $(…) failed), or the download failed.
+        ModelError: there is nothing with this name.
     """
     from mnv2_perception.errors import ModelError
     from mnv2_perception.tasks.models import find_model
@@ -139,19 +139,22 @@ def find_weights(name: str) -> Path:
 
 
 def spec_of_start(weights: Path) -> 'ModelSpec | None':
-    """Return the spec of a model or checkpoint that is started from, None of published weights."""
+    """Return the spec of the model or checkpoint that training starts from.
+
+    None for published weights.
+    """
     from mnv2_perception.errors import ModelError
     from mnv2_perception.nets.checkpoint import load_checkpoint
     from mnv2_perception.tasks.onnx_spec import read_spec
 
     try:
         return read_spec(weights) if weights.suffix == '.onnx' else load_checkpoint(weights).spec
-    except ModelError:  # of another program, which says nothing of itself
+    except ModelError:  # from another program: it has no spec
         return None
 
 
 def licence_of_start(start: 'ModelSpec', spec: 'ModelSpec') -> str:
-    """Return what the licence of a model that is started from asks for, empty where it is met."""
+    """Return which terms of the initial model's licence the spec does not state; empty if none."""
     if (start.licence, start.attribution) in (
         (spec.licence, spec.attribution), (spec.licence, '')
     ):
@@ -164,7 +167,10 @@ def licence_of_start(start: 'ModelSpec', spec: 'ModelSpec') -> str:
 
 
 def classes_of_start(start: 'ModelSpec', spec: 'ModelSpec') -> str:
-    """Return how the classes differ whose head is taken, for there are as many; else empty."""
+    """Return how the classes of an adopted head differ from the spec's; otherwise empty.
+
+    A head is adopted if it has the same number of classes.
+    """
     alike = start.task == spec.task and len(start.classes) == len(spec.classes)
     if not alike or start.classes == spec.classes:
         return ''
@@ -176,7 +182,7 @@ def classes_of_start(start: 'ModelSpec', spec: 'ModelSpec') -> str:
 
 
 def fetch_command(arguments: argparse.Namespace) -> None:
-    """Print the path of published weights, or what there is; progress goes to stderr."""
+    """Print the path of published weights, or the list of them; progress goes to stderr."""
     from mnv2_perception.training.fetch import cache_folder, fetch, list_published
 
     if arguments.name is None:
@@ -193,7 +199,7 @@ def fetch_command(arguments: argparse.Namespace) -> None:
 
 
 def train_command(arguments: argparse.Namespace) -> None:
-    """Train a network."""
+    """Train a network, and measure the result if there are validation images."""
     from mnv2_perception.training.recipe import RECIPES
 
     try:
@@ -235,14 +241,14 @@ def train_command(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def told_how_to_go_on(last: Path, recipe: 'Recipe') -> Iterator[None]:
-    """Say of what breaks a training off how to go on: Ctrl-C, a full disk, too little memory.
+    """Tell the user how to resume after Ctrl-C, a full disk or lack of memory ends a training.
 
     Args:
-        last: the checkpoint that a run goes on from, if an epoch was done.
-        recipe: of the run.
+        last: checkpoint from which the run can be resumed, if an epoch is finished.
+        recipe: hyperparameters of the run.
 
     Raises:
-        SetupError: the disk is full, or the memory does not suffice.
+        SetupError: the disk is full, or there is not enough memory.
     """
     def how_on() -> str:
         if last.exists():
@@ -275,9 +281,9 @@ def told_how_to_go_on(last: Path, recipe: 'Recipe') -> Iterator[None]:
 
 
 def report_run(checkpoint: Path, val: Path, out: Path) -> None:
-    """Measure what a run's best weights are once exported, as `mnv2 evaluate --out` does.
+    """Evaluate a run's best weights after export, like `mnv2 evaluate --out`.
 
-    What stands in the way is told; the run is none the worse for it.
+    Problems are only printed: they do not affect the run.
     """
     from mnv2_perception.errors import PerceptionError
 
@@ -301,7 +307,7 @@ def report_run(checkpoint: Path, val: Path, out: Path) -> None:
 
 
 def export_command(arguments: argparse.Namespace) -> None:
-    """Write a checkpoint as ONNX, or as torch's exported program."""
+    """Write a checkpoint as ONNX, or as an exported program of torch."""
     try:
         from mnv2_perception.nets.export import export_model
     except ImportError as exc:

@@ -1,4 +1,4 @@
-"""`mnv2 verify`: what a model loses in bf16 and int8, measured and written into it."""
+"""`mnv2 verify`: measure a model's loss of accuracy in bf16 and int8, and store it in the file."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mnv2_perception.engines.verified import Verified
     from mnv2_perception.model_spec import ModelSpec
 
-LEAST = 0.05  # of a figure, below which a loss of MOST_LOST is much of what there is
+LEAST = 0.05  # minimum figure; below it, a loss of MOST_LOST would be a large part of it
 LACKS = {
     'bf16': 'this CPU has no hardware support for bf16 (AVX-512 BF16, AMX)',
     'int8': 'this CPU has no hardware support for int8 (VNNI, AMX)',
@@ -60,7 +60,7 @@ def add(commands: 'Commands') -> None:
 
 
 def verify_command(arguments: argparse.Namespace) -> None:
-    """Measure a model in the precisions that `auto` may take, and write the figures into it."""
+    """Measure a model in the precisions that `auto` may choose, and store the figures in it."""
     from mnv2_perception.engines.graph import read_onnx
     from mnv2_perception.engines.plans import sha256
     from mnv2_perception.engines.verified import (
@@ -84,7 +84,7 @@ def verify_command(arguments: argparse.Namespace) -> None:
     def evaluate(engine: 'Engine', spec: 'ModelSpec') -> dict[str, Any]:
         return evaluate_model(engine, spec, data, '', arguments.map, labels)
 
-    read_onnx(path)  # what the figures cannot be written into is refused before they are measured
+    read_onnx(path)  # fails before measuring if the figures could not be stored
     with opening(path, 'openvino', threads, precision='fp32') as (engine, spec):
         lacks = find_lacks(engine, path, int8)
         yaml_sha256 = '' if SPEC_KEY in engine.metadata else yaml_digest(path)
@@ -118,9 +118,9 @@ def verify_command(arguments: argparse.Namespace) -> None:
     found = {}
     if 'bf16' not in lacks:
         found['bf16'] = verified(path, ['bf16'])
-    if 'int8' not in lacks:  # what is float in it may be computed in either: the worse one counts
+    if 'int8' not in lacks:  # its float layers may run in fp32 or bf16: the worse figure counts
         found['int8'] = verified(int8, precisions)
-    # The YAML beside a foreign model stays there.
+    # The spec of another program's model may be in a YAML beside it, so a copy gets it inside.
     write_verified(path, out, found, {} if in_place else spec.to_metadata())
     facts = {'file': str(out), **describe(found, lacks, out, int8)}
     print(json.dumps(facts, indent=2) if arguments.json else table(facts))
@@ -134,12 +134,12 @@ def verify_command(arguments: argparse.Namespace) -> None:
 
 
 def choose_out(arguments: argparse.Namespace, path: Path, int8: Path) -> Path:
-    """Return the file to write: the model itself, unless another was asked for.
+    """Return the file to write: the model itself, unless another one was requested.
 
     Raises:
-        SetupError: it must not be written, such as a shipped model, or an int8 file that its
-            model knows by its sha256.
-        EngineError: the model is a file that no engine opens.
+        SetupError: it must not be written, for example a shipped model, or an int8 file whose
+            sha256 its fp32 model has stored.
+        EngineError: no engine can open the model.
     """
     from mnv2_perception.engines import check_file
 
@@ -165,7 +165,7 @@ def find_lacks(engine: 'Engine', path: Path, int8: Path) -> dict[str, str]:
     """Return the precisions that cannot be measured here, each with the reason.
 
     Raises:
-        SetupError: none can.
+        SetupError: none can be measured.
     """
     from mnv2_perception.engines.openvino import OpenVINOEngine
 
@@ -184,14 +184,14 @@ def find_lacks(engine: 'Engine', path: Path, int8: Path) -> dict[str, str]:
 def exact_figure(
     result: Mapping[str, Any], spec: 'ModelSpec', path: Path, data: Path
 ) -> tuple[str, float]:
-    """Return the figure that precisions are compared by: its name, and its value in fp32.
+    """Return the figure by which precisions are compared: its name, and its value in fp32.
 
     Raises:
-        DataError: it is so low that nothing could be lost.
+        DataError: it is too low for a meaningful loss.
     """
     from mnv2_perception.evaluation.evaluate import HEADLINE
 
-    # Of a segmentation model boxes measure the objects in its masks.
+    # With boxes as labels, a segmentation model is measured by the objects in its masks.
     figure = next(name for name in (HEADLINE[spec.task], HEADLINE['detection']) if name in result)
     exact = result[figure] or 0.0  # None: there is nothing to find
     if exact < LEAST:
@@ -207,7 +207,7 @@ def exact_figure(
 def time_ways(
     files: Sequence[Path], precisions: Sequence[str], threads: int
 ) -> dict[tuple[Path, str], float]:
-    """Return the time of one image, ms, for each file in each precision."""
+    """Return the time of one image in ms for each file in each precision."""
     from mnv2_perception.evaluation.benchmark import benchmark
     from mnv2_perception.scenes.street import draw_scene
 
@@ -219,7 +219,7 @@ def time_ways(
 def describe(
     found: 'Mapping[str, Verified]', lacks: Mapping[str, str], out: Path, int8: Path
 ) -> dict[str, Any]:
-    """Return what was measured by precision, or why it was not, and what `auto` makes of it."""
+    """Return for each precision what was measured, or why not, and what `auto` will choose."""
     from mnv2_perception.engines.verified import int8_beside, MOST_LOST
 
     good = sorted(

@@ -1,1 +1,1 @@
-"""Labelled images, read and written; no torch."""
+"""Read and write labelled images, without torch."""

@@ -1,4 +1,4 @@
-"""Boxes of objects in COCO's JSON, https://cocodataset.org/#format-data."""
+"""Read and write objects' boxes as COCO JSON, https://cocodataset.org/#format-data."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ from mnv2_perception.errors import DataError, stand_in
 from mnv2_perception.vision.image_files import encoded_size, exif_orientation
 
 logger = logging.getLogger(__name__)
-ROUNDED = 1.02  # of an image's side: how far labelling programs let a box reach
+ROUNDED = 1.02  # of an image's side; labelling programs let boxes reach slightly beyond it
 
 
 @dataclass(frozen=True)
 class BoxSample:
-    """What is known of the objects in one image.
+    """An image and its objects.
 
     Attributes:
-        image: its path.
+        image: path of the image.
         boxes: (N, 4) float32 x1, y1, x2, y2, px.
-        class_ids: (N,) int64.
-        ignored: (M, 4) float32, regions that nothing is learned from or judged by (`iscrowd`).
-        ignored_ids: (M,) int64, their classes.
+        class_ids: (N,) int64 class ids.
+        ignored: (M, 4) float32 regions that training and evaluation ignore (`iscrowd`).
+        ignored_ids: (M,) int64 class ids of these.
     """
 
     image: Path
@@ -43,15 +43,15 @@ class BoxSample:
 def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
     """Read boxes from a COCO JSON file.
 
-    Images are looked for beside the file and in `images/` beside it. Boxes without an area are
-    left out, as COCO has a few.
+    Images are searched beside the file and in `images/` beside it. Boxes without an area, of which
+    COCO has a few, are left out.
 
     Returns:
-        The names of the classes, in the order of their category ids, and one sample for each
-        image, in the file's order.
+        The class names in the order of their category ids, and one sample for each image in the
+        file's order.
 
     Raises:
-        DataError: the file cannot be read, contradicts itself, or an image is missing.
+        DataError: the file cannot be read or contradicts itself, or an image is missing.
     """
     file = _load(path)
     classes, class_id = file.classes, file.class_id
@@ -99,14 +99,14 @@ def read_coco(path: Path) -> tuple[tuple[str, ...], list[BoxSample]]:
 
 
 class _File(NamedTuple):
-    """What a COCO JSON file says.
+    """The content of a COCO JSON file.
 
     Attributes:
         classes: names of the categories, in the order of their ids.
-        class_id: index of each category's name, by its id.
-        images: file names by the images' ids.
-        sizes: height and width by the images' ids, where they are told.
-        annotations: bbox, category id and iscrowd of each object, by its image's id.
+        class_id: index of each category's name, by category id.
+        images: file names by image id.
+        sizes: (height, width) by image id, where given.
+        annotations: bbox, category id and iscrowd of each object, by image id.
     """
 
     classes: tuple[str, ...]
@@ -153,7 +153,7 @@ def _check_size(path: Path, image: Path, expected: tuple[int, int]) -> None:
     data = read_bytes(image)
     size = encoded_size(data)
     turned = exif_orientation(data) >= 5
-    if size and turned:  # lies on its side
+    if size and turned:  # rotated by 90 degrees
         size = size[1], size[0]
     if size and size != expected:
         raise DataError(
@@ -166,10 +166,10 @@ def _check_size(path: Path, image: Path, expected: tuple[int, int]) -> None:
 
 
 def find_image(path: Path, name: str) -> Path:
-    """Return where an image of a COCO file lies.
+    """Return the path of an image that a COCO file names.
 
     Raises:
-        DataError: it is missing.
+        DataError: the image is missing.
     """
     for image in (path.parent / name, path.parent / 'images' / name):
         if is_file(image):
@@ -181,7 +181,7 @@ def find_image(path: Path, name: str) -> Path:
 
 
 def write_coco(path: Path, classes: Sequence[str], samples: Sequence[BoxSample]) -> None:
-    """Write boxes as COCO JSON, the images' paths relative to it.
+    """Write boxes as COCO JSON with image paths relative to the file.
 
     Raises:
         DataError: an image cannot be read, or the file cannot be written.

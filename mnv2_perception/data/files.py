@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the folders that they are in."""
+"""Write files completely or not at all; make and lock folders."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +11,9 @@ from mnv2_perception.errors import DataError, SetupError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside a file; what the block writes there takes the file's place.
+    """Yield a temporary path beside a file; what the block writes there then replaces the file.
 
-    If the block fails, the file stays as it was.
+    If the block fails, the file stays as it was. A pipe or device is written directly.
     """
     if path.exists() and not path.is_file():  # a pipe or a device cannot be replaced
         yield path
@@ -28,10 +28,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder that `--out` names, unless it is there.
+    """Create the folder that `--out` names, unless it exists.
 
     Raises:
-        SetupError: it cannot be made.
+        SetupError: it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,10 +49,12 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Let no other process into a block of the same folder; the system lets go of a killed one's.
+    """Lock a folder for the block, so that no other process enters one of the same folder.
+
+    The system releases the lock of a killed process.
 
     Raises:
-        DataError: another one is there.
+        DataError: another process holds the lock.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Labelled images in folders.
+"""Read labelled images in folders.
 
 For segmentation: `DIR/images/*.jpg` and `DIR/labels/*.png` of the same names. For classification:
 a folder for each class, `DIR/CLASS/*.jpg`, or a table of files and labels (TSV).
@@ -21,7 +21,7 @@ from mnv2_perception.errors import DataError, ImageError, stand_in
 from mnv2_perception.model_spec import UNLABELLED
 from mnv2_perception.vision.image_files import exif_orientation, ids_from_png
 
-Sample = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # image (H, W, 3) RGB, class ids (H, W)
+Sample = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # (H, W, 3) RGB image, (H, W) class ids
 logger = logging.getLogger(__name__)
 
 
@@ -71,7 +71,7 @@ def _tell_spare(labels: Path, count: int, total: int, first: str) -> None:
 
 
 def _instead_of(missing: Path) -> str:
-    """Return what lies in a missing label's place, and the cure."""
+    """Return what the folder has in place of a missing label, and advice."""
     stem = missing.stem.lower()
     others = sorted(
         path for path in missing.parent.glob('*') if path.stem.lower().startswith(stem)
@@ -90,7 +90,7 @@ def list_labels(folder: Path) -> list[Path]:
     """Return the PNGs of `folder/labels`, or of the folder itself, sorted by name.
 
     Raises:
-        DataError: there is none.
+        DataError: there are none.
     """
     place = folder / 'labels' if (folder / 'labels').is_dir() else folder
     found = sorted(path for path in place.glob('*') if path.suffix.lower() == '.png')
@@ -100,10 +100,10 @@ def list_labels(folder: Path) -> list[Path]:
 
 
 def read_label(path: Path) -> NDArray[np.uint8]:
-    """Read a label, (H, W) class ids.
+    """Read a label: (H, W) uint8 class ids.
 
     Raises:
-        DataError: it does not decode, or has colours.
+        DataError: the file cannot be decoded, or has colours.
     """
     try:
         return ids_from_png(read_bytes(path))
@@ -115,7 +115,7 @@ def read_pair(image_path: Path, label_path: Path) -> Sample:
     """Read one image and its label.
 
     Raises:
-        DataError: a file does not decode, the label has colours, or the two differ in size.
+        DataError: a file cannot be decoded, the label has colours, or the sizes differ.
     """
     image = read_image(image_path)
     label = read_label(label_path)
@@ -140,17 +140,17 @@ def _tell_turned(folder: Path) -> None:
 
 
 def list_classified(source: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
-    """Return the (image path, class id) of each labelled image.
+    """Return (image path, class id) of each labelled image.
 
     Args:
-        source: a folder that holds a folder of images for each class, named as the class (not
-            every class needs one); or a TSV file of two columns, image and label, or with a
-            header that names a column `file` and a column `label` or `index`. A label is a class
-            name or an id, an `index` is an id; files are relative to the table.
-        classes: the class names in the order of their ids.
+        source: a folder with a folder of images for each class, named like the class (classes may
+            be missing); or a TSV file of two columns, image and label, or with a header that has
+            a column `file` and a column `label` or `index`. A label is a class name or an id, an
+            `index` is an id; file paths are relative to the table.
+        classes: class names in the order of their ids.
 
     Raises:
-        DataError: the source is missing or empty, names an unknown class, or lacks a file.
+        DataError: the source is missing or empty, names an unknown class or a missing file.
     """
     if not source.exists():
         raise DataError(
@@ -164,13 +164,13 @@ def list_classified(source: Path, classes: Sequence[str]) -> list[tuple[Path, in
 
 
 def _of_two_classes(found: Iterable[tuple[Path, int]]) -> list[tuple[Path, Path]]:
-    """Return the pairs of files that are the same byte for byte, and of two classes."""
+    """Return pairs of byte-identical files that are in two classes."""
     groups = [list(found)]
-    for key in (_size, _end, _digest):  # each reads more, of fewer files
+    for key in (_size, _end, _digest):  # each step reads more, but of fewer files
         apart: dict[tuple[int, Any], list[tuple[Path, int]]] = {}
         for number, group in enumerate(groups):
             for path, class_id in group:
-                with suppress(OSError):  # told where it is read
+                with suppress(OSError):  # reported when the image is read
                     apart.setdefault((number, key(path)), []).append((path, class_id))
         groups = [group for group in apart.values() if len({of for _, of in group}) > 1]
     return [
@@ -254,7 +254,7 @@ def _list_table(source: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
 
 
 def _ids_by_name(classes: Sequence[str]) -> dict[str, list[int]]:
-    """Return the ids of each class name; ImageNet has two cranes."""
+    """Return the ids of each class name; a name may have several: ImageNet has two `crane`s."""
     ids: dict[str, list[int]] = {}
     for class_id, name in enumerate(classes):
         ids.setdefault(name, []).append(class_id)
@@ -262,14 +262,14 @@ def _ids_by_name(classes: Sequence[str]) -> dict[str, list[int]]:
 
 
 def _no_class(label: str, ids: dict[str, list[int]]) -> str:
-    """Return why a label tells no class."""
+    """Return why a label does not identify a class."""
     if label in ids:
         return f'{label!r}, the name of several classes: {" and ".join(map(str, ids[label]))}'
     return f'{label!r}, not a class of the model (such as {next(iter(ids))!r})'
 
 
 def read_folder(folder: Path, classes: Sequence[str]) -> list[Sample]:
-    """Read all pairs of a folder; ids of no class become unlabelled (255), which the log tells.
+    """Read all pairs of a folder; ids without a class become unlabelled (255), which is logged.
 
     Raises:
         DataError: see `list_pairs`, `read_pair` and `LabelCounts.check`.
@@ -285,10 +285,10 @@ def read_folder(folder: Path, classes: Sequence[str]) -> list[Sample]:
 
 
 class LabelCounts:
-    """Counts of the ids in labels: what is unlabelled, and which classes never occur.
+    """Counts of ids in labels: how much is unlabelled, and which classes never occur.
 
     Args:
-        classes: names, in the order of their ids.
+        classes: class names in the order of their ids.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
@@ -296,11 +296,11 @@ class LabelCounts:
         self.pixels = np.zeros(256, np.int64)
 
     def add(self, label: NDArray[np.uint8]) -> None:
-        """Count one label's ids."""
+        """Count the ids of one label, (H, W) uint8."""
         self.pixels += np.bincount(label.ravel(), minlength=256)
 
     def facts(self) -> dict[str, Any]:
-        """Return `unlabelled`, the share of pixels of no class, and `absent`, classes of none."""
+        """Return `unlabelled`, the share of pixels without class, and `absent`, unused classes."""
         known = self.pixels[: len(self.classes)]
         return {
             'unlabelled': float(1.0 - known.sum() / max(1, self.pixels.sum())),
@@ -308,10 +308,10 @@ class LabelCounts:
         }
 
     def check(self, labels: str) -> None:
-        """Tell in the log what a person would want to know of labels.
+        """Check the labels, and log what is unusual about them.
 
         Args:
-            labels: where they are.
+            labels: where the labels are, for messages.
 
         Raises:
             DataError: no pixel has a class, or the labels are black and white.
@@ -341,10 +341,10 @@ class LabelCounts:
 
 
 def hash_list(pairs: Iterable[tuple[Path, Path | int | str]]) -> str:
-    """Return the sha256 over the names and contents of a training list, for the model card.
+    """Return the sha256 over names and contents of a training list, for the model card.
 
     Args:
-        pairs: image and label; a label is a file, a class id, or any text.
+        pairs: images and labels; a label is a file, a class id, or any text.
     """
     digest = hashlib.sha256()
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""Data sets made from labelled masks: for classification and for detection."""
+"""Make data sets for classification and detection from labelled masks."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,17 +15,17 @@ from mnv2_perception.data.images import read_image
 from mnv2_perception.errors import DataError
 from mnv2_perception.vision.detections import components
 
-MIN_SHARE = 0.25  # of a patch that its class must fill
+MIN_SHARE = 0.25  # minimum share of a patch that its class must fill
 
 
 def middle(window: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the patch in the middle of a window, half as high and half as wide."""
+    """Return the patch in the middle of a window, with half its height and width."""
     height, width = window.shape[:2]
     return window[height // 4 : height - height // 4, width // 4 : width - width // 4]
 
 
 def vote(class_ids: NDArray[np.uint8], groups: Sequence[Sequence[int]]) -> tuple[int, float]:
-    """Return which group of classes fills most of a mask, and its share of all pixels, 0 to 1."""
+    """Return the group of classes that fills most of a mask, and its share of pixels, 0 to 1."""
     counts = np.bincount(class_ids.ravel(), minlength=256)
     totals = [int(counts[list(group)].sum()) for group in groups]
     best = int(np.argmax(totals))
@@ -42,27 +42,27 @@ def write_patches(
     per_class: int = 0,
     seed: int = 1,
 ) -> dict[str, int]:
-    """Cut windows out of labelled images; a window's label is what fills most of its middle.
+    """Cut windows out of labelled images; the class that fills most of its middle labels a window.
 
     Writes `out/labels.tsv`, which `data.folders.list_classified` reads, and `out/images`.
 
     Args:
         folder: see `data.folders.list_pairs`.
-        out: must not hold any of it yet.
+        out: output folder; must not have any of these yet.
         groups: mask ids of each class.
-        size: height and width of a window, pixels; the patch in its middle has half of both.
-        top: row of the first windows; what is above (the sky) is not looked at.
-        step: pixels from window to window.
-        per_class: at most so many windows of a class, chosen at random; 0 keeps all.
-        seed: of that choice.
+        size: (height, width) of a window, pixels; the patch in its middle has half of both.
+        top: row of the first windows; the part above (sky) is not used.
+        step: distance between windows, pixels.
+        per_class: maximum number of windows of a class, chosen at random; 0 keeps all.
+        seed: seed of this choice.
 
     Returns:
-        How many windows each class has.
+        The number of windows of each class.
 
     Raises:
-        DataError: the folder cannot be used, its images are smaller than a window, or `out`
-            holds such a file or folder, or cannot be written.
-        SetupError: `out` cannot be made.
+        DataError: the folder cannot be used, no window shows any class, or `out` has such a file
+            or folder, or cannot be written.
+        SetupError: `out` cannot be created.
     """
     for name in ('labels.tsv', 'images'):
         if (out / name).exists():
@@ -111,12 +111,12 @@ def boxes_from_labels(
     """Return boxes around the connected components of masks.
 
     Objects of one class that touch get one box; an object behind a pole gets two. Components
-    smaller than `min_area` are ignored regions: mostly splinters, too small to be told.
+    smaller than `min_area` become ignored regions: most are splinters, too small to recognise.
 
     Args:
         folder: see `list_pairs`.
-        class_ids: of the masks; a box's class id is the index in this list.
-        min_area: pixels.
+        class_ids: ids in the masks; a box's class id is the index in this list.
+        min_area: minimum area of an object, pixels.
 
     Raises:
         DataError: the folder cannot be used.

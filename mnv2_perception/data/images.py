@@ -1,4 +1,4 @@
-"""Pictures in files and folders, and the pictures of a bag."""
+"""Read and write pictures in files and folders, and read those of a bag."""
 
 from collections.abc import Iterator
 import logging
@@ -15,25 +15,25 @@ from mnv2_perception.vision.image_files import check_file, MAX_PIXELS
 logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff')
 BAG_SUFFIXES = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd', '.bag')
-BAG_NAMES = (*BAG_SUFFIXES, '.bag.active')  # the last is refused with the cure
+BAG_NAMES = (*BAG_SUFFIXES, '.bag.active')  # the last is refused later, with advice
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image as (H, W, 3) uint8 RGB, turned as its EXIF orientation says.
+    """Read an image as (H, W, 3) uint8 RGB, rotated by its EXIF orientation.
 
-    That is how viewers and labelling tools show it.
+    Viewers and labelling tools show it in the same way.
 
     Raises:
-        DataError: the file does not decode, its end is missing, or it has more than MAX_PIXELS.
+        DataError: the file cannot be decoded, its end is missing, or it has more than MAX_PIXELS.
     """
     return decode_image(read_bytes(path), path)
 
 
 def decode_image(data: bytes, path: Path) -> NDArray[np.uint8]:
-    """Decode what `read_image` reads; `path` is named in errors.
+    """Decode the content of an image file, see `read_image`; `path` is for error messages.
 
     Raises:
-        DataError: as `read_image`.
+        DataError: as in `read_image`.
     """
     try:
         check_file(data, MAX_PIXELS)
@@ -48,15 +48,15 @@ def decode_image(data: bytes, path: Path) -> NDArray[np.uint8]:
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write an image, (H, W, 3) uint8 RGB or (H, W) uint8, whole or not at all.
+    """Write an image completely or not at all.
 
     Args:
-        path: its suffix says the format.
-        image: what to write.
+        path: path of the file; its suffix selects the format.
+        image: (H, W, 3) uint8 RGB or (H, W) uint8.
 
     Raises:
-        DataError: OpenCV has no such format, or none for such an image (as .pgm for colours, and
-            .webp for more than 16383 px); or the file cannot be written.
+        DataError: OpenCV does not have the format, or the format cannot hold the image (.pgm has
+            no colours, .webp at most 16383 px); or the file cannot be written.
     """
     data = _encode(path, image)
     try:
@@ -67,9 +67,13 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
 
 
 def check_format(path: Path) -> None:
-    """Raise DataError unless the suffix of a path is of a format that holds a coloured image.
+    """Check that a path's suffix is of a format that holds a coloured image.
 
-    OpenCV tells by one pixel: it has writers for .exr, which may be off, and .pgm, which is grey.
+    OpenCV is asked to encode one pixel, because its list of writers has .exr, which may be
+    disabled, and .pgm, which is gray.
+
+    Raises:
+        DataError: it is not.
     """
     _encode(path, np.zeros((1, 1, 3), np.uint8))
 
@@ -93,7 +97,7 @@ def read_bytes(path: Path) -> bytes:
     """Return the content of a file.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     try:
         return path.read_bytes()
@@ -102,15 +106,15 @@ def read_bytes(path: Path) -> bytes:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether a file is there; one of a name that no file can have is not."""
+    """Return whether a file exists; False for a name that no file can have."""
     try:
         return path.is_file()
-    except (OSError, ValueError):  # too long a name; a NUL in it
+    except (OSError, ValueError):  # the name is too long, or has a NUL
         return False
 
 
 def is_bag(path: Path) -> bool:
-    """Return whether a path is that of a bag: by its name, or by what a folder holds."""
+    """Return whether a path is a bag: by its name, or by the files in a folder."""
     try:
         return path.name.endswith(BAG_NAMES) or (path.is_dir() and any(
             each.name.endswith(BAG_NAMES) for each in path.iterdir()
@@ -120,7 +124,7 @@ def is_bag(path: Path) -> bool:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return a folder's images, sorted by name; what is none and not hidden is told in the log."""
+    """Return a folder's images, sorted by name; other visible files are logged."""
     visible = sorted(path for path in folder.glob('*') if path.name[0] != '.')
     images = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
     others = [path.name for path in visible if path.is_file() and path not in images]
@@ -133,16 +137,16 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def spread_images(source: Path, count: int, topic: str = '') -> Iterator[NDArray[np.uint8]]:
-    """Yield at most `count` images (H, W, 3) uint8 RGB, spread evenly over a folder or a bag.
+    """Yield at most `count` images (H, W, 3) uint8 RGB, evenly spread over a folder or a bag.
 
     Args:
-        source: a folder of images, at any depth (`images/` of it alone if there is one); or a
-            bag, of which the camera's are taken.
-        count: at least 1.
-        topic: of the bag's images, where they are not those of what looks like its camera.
+        source: a folder of images, searched recursively (only its `images/` if there is one); or a
+            bag, whose camera images are taken.
+        count: maximum number of images, at least 1.
+        topic: topic of the bag's images; empty for the one that looks like its camera.
 
     Raises:
-        DataError: there is none, or one does not decode.
+        DataError: there are no images, or one cannot be decoded.
         BagError: the bag cannot be read.
     """
     if is_bag(source):

@@ -1,1 +1,1 @@
-"""The live graph on one machine, and its pictures."""
+"""Run the live nodes on one machine with a replayed bag, and draw the results."""

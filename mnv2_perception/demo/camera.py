@@ -1,4 +1,4 @@
-"""Where the camera of the replayed bag is taken to be."""
+"""Choose the pose of the replayed bag's camera, and costmap_node's class lists."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from mnv2_perception.vision.roles import misspelt_classes, roles_of
 
 GRID_SIZE_M = 40.0
 
-# Classes of the shipped models, and of others that name theirs alike. Without any of the first
+# Classes of the shipped models, and of others with the same names. Without a traversable class
 # there is no grid.
 ROLES: Mapping[str, Sequence[str]] = {
     'traversable_classes': ('floor', 'sidewalk', 'road'),
@@ -25,14 +25,15 @@ ROLES: Mapping[str, Sequence[str]] = {
 def choose_roles(
     spec: ModelSpec, given: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, list[str]], str]:
-    """Return costmap_node's lists of classes, and what is to be said of them.
+    """Return costmap_node's lists of classes, and notes for the user.
 
     Args:
-        spec: of the segmentation model.
-        given: lists in place of ROLES'; a class that is in one of them is in no other of ROLES.
+        spec: spec of the segmentation model.
+        given: lists that replace those of ROLES; a class in one of them is removed from the others
+            of ROLES.
 
     Returns:
-        The lists, of the model's classes alone; none where no class is ground, which is said.
+        The lists, with only the model's classes, empty if no class is traversable; and the notes.
 
     Raises:
         ParameterError: a class was given for two roles.
@@ -51,7 +52,7 @@ def choose_roles(
         + (f' (is {close[name]} meant?)' if name in close else '') for name in unknown
     ]
     if not lists['traversable_classes']:
-        # Of a thousand classes the first show what such names look like.
+        # If there are a thousand classes, the first ones suffice to show how they are named.
         classes = ', '.join(spec.classes[:30]) + (', …' if len(spec.classes) > 30 else '')
         return {}, '; '.join([
             f'none: {spec.name} has none of the classes '
@@ -68,12 +69,12 @@ def choose_roles(
 
 @dataclass(frozen=True)
 class AssumedCamera:
-    """What a bag does not tell of its camera.
+    """Assumptions about a camera where the bag has no information.
 
     Attributes:
-        height_m: above flat ground.
-        pitch_rad: positive looks down.
-        horizontal_fov_rad: field of view, where the bag has no camera_info.
+        height_m: height above flat ground.
+        pitch_rad: pitch; positive looks down.
+        horizontal_fov_rad: horizontal field of view, used if the bag has no camera_info.
     """
 
     height_m: float
@@ -84,15 +85,15 @@ class AssumedCamera:
 def place_camera(
     camera: CameraTopics, assumed: AssumedCamera | None, roles: Mapping[str, Sequence[str]] = ROLES
 ) -> tuple[dict[str, object], str]:
-    """Return costmap_node's parameters for a camera, and in words what they rest on.
+    """Return costmap_node's parameters for a camera, and what they are based on, in words.
 
     Args:
-        camera: its topics.
-        assumed: None for that of the drawn street.
-        roles: its lists of classes.
+        camera: the camera's topics.
+        assumed: assumptions; None for the camera of the drawn street.
+        roles: costmap_node's lists of classes.
     """
     values: dict[str, object] = {
-        **{role: list(names) or [''] for role, names in roles.items()},  # '' stands for none
+        **{role: list(names) or [''] for role, names in roles.items()},  # [''] stands for none
         'pose_source': 'parameters', 'max_range_m': 20.0, 'grid_size_m': GRID_SIZE_M,
         'grid_resolution_m': 0.2,
     }

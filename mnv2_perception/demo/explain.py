@@ -1,4 +1,4 @@
-"""What a demo did, in plain lines: what was run, what came of it, and what to try next."""
+"""Explain a demo in plain text: what was run, the results, and what to try next."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -28,14 +28,14 @@ def explain(
     summary: Mapping[str, Any], out: Path, pictures: int, given: Sequence[str] = (),
     roles: Sequence[str] = (),
 ) -> str:
-    """Return what a demo's summary says, as its reader would ask for it.
+    """Return a readable text of a demo's summary.
 
     Args:
         summary: what `run_demo` returns.
         out: folder of the results.
-        pictures: how many there are.
-        given: options that it had and that `mnv2 bag run` takes, too.
-        roles: options that it had for the grid.
+        pictures: number of pictures in it.
+        given: options of this demo that `mnv2 bag run` takes too.
+        roles: options of this demo for the grid.
     """
     return '\n'.join([
         *_what_was_run(summary), '', *_rates(summary), '', *_results(summary, out, pictures), '',
@@ -75,9 +75,8 @@ def _rates(summary: Mapping[str, Any]) -> list[str]:
     lines = [
         f'{_count(frames, "image")} in{_rate(summary["images_per_s"])}, '
         f'{_count(summary["masks_out"], "mask")} out{_rate(summary["fps"])}, '
-        f'{_count(summary["detections"], "message")} of boxes and '
-        f'{summary["classifications"]} of classes '
-        f'(two a second at most)'
+        f'{_count(summary["detections"], "message")} of boxes and {summary["classifications"]} of '
+        f'classes (at most two per second)'
         + (f', {_count(summary["grids"], "grid")}.' if summary['ground'] else '.')
     ]
     if latency['p50'] is not None:
@@ -91,7 +90,7 @@ def _rates(summary: Mapping[str, Any]) -> list[str]:
     reasons = [
         f'{summary[name]} {why}' for name, why in (
             ('passed_over', 'passed over: a newer image came while the models were busy'),
-            ('rejected', 'rejected: they cannot be read as images; perception.log says why'),
+            ('rejected', 'rejected: not readable as images; perception.log says why'),
             ('lost', 'lost on the way between the processes'),
         ) if summary[name] > 0
     ]
@@ -107,19 +106,20 @@ def _count(number: int, name: str) -> str:
 
 
 def _rate(rate_hz: float | None) -> str:
-    """Return a rate; nothing where one message, or one moment, has none."""
-    return '' if rate_hz is None else f' ({rate_hz:.1f} a second)'
+    """Return a rate as text; empty if it is unknown."""
+    return '' if rate_hz is None else f' ({rate_hz:.1f} per second)'
 
 
 def _results(summary: Mapping[str, Any], out: Path, pictures: int) -> list[str]:
     last = f' … frame_{pictures - 1:02d}.png' if pictures > 1 else ''
     shown = [
         'the mask in the colours of the legend below', 'boxes with class and score',
-        'above, the likeliest class of what lies ahead',
+        'above, the most likely class of what lies ahead',
     ]
     if summary['grids']:
         shown.append(
-            'beside, the grid from above, ahead is up (light: free, red: occupied, gray: unseen)'
+            'beside it, the grid from above, with ahead at the top (light: free, red: occupied, '
+            'gray: unseen)'
         )
     lines = [f'In {out}:', f'  frame_00.png{last}: {"; ".join(shown)}']
     if 'compared' in summary:
@@ -133,27 +133,27 @@ def _results(summary: Mapping[str, Any], out: Path, pictures: int) -> list[str]:
         )
     return [
         *lines, '  masks.mcap: what the nodes published; summary.json: these figures; '
-        'perception.log and others: what the processes said',
+        'perception.log and others: logs of the processes',
     ]
 
 
 def next_steps(
     summary: Mapping[str, Any], out: Path, given: Sequence[str] = (), roles: Sequence[str] = ()
 ) -> list[tuple[str, str]]:
-    """Return commands that can be typed here, each after what it is for; see `explain`."""
+    """Return (purpose, command line) pairs that can be typed here; see `explain`."""
     def line(*words: str) -> str:
         return f'{command_name()} {shlex.join(words)}'
 
     bag, rest = summary['bag'], ('--out', 'results.mcap', *given)
     steps = [
         ('every image, none dropped, without ROS', line('bag', 'run', bag, *rest)),
-        ('what the bag holds, and what the nodes could use of it', line('bag', 'info', bag)),
+        ('what the bag contains and what the nodes can use', line('bag', 'info', bag)),
     ]
     if summary['passed_over'] and summary['images_per_s']:
         rate = 0.9 * summary['rate'] * summary['masks_out'] / summary['frames_in']
         slower = ('--rate', f'{max(0.01, rate):.2g}', '--out', f'{out}_slower')
         steps.insert(0, (
-            'the same slower than the camera, so that each image has a mask',
+            'the same at lower speed, so that each image gets a mask',
             line('demo', '--bag', bag, *slower, *given, *roles),
         ))
     if Path(bag).is_relative_to(out):

@@ -1,4 +1,4 @@
-"""The folder of the demo's results: nothing is removed from it but an earlier demo's."""
+"""The folder of the demo's results: only results of an earlier demo are removed from it."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,16 +15,17 @@ RESULTS = {
 
 
 def clear(out: Path, bag: Path | None) -> None:
-    """Make the folder, or remove an earlier demo's results from it; then there are empty logs.
+    """Create the folder, or remove an earlier demo's results from it; then create empty logs.
 
-    By the logs an earlier demo is known: a folder that has only some such names is not one.
+    An earlier demo is recognised by its logs: a folder that has only some of these names is not
+    one.
 
     Raises:
-        SetupError: the folder cannot be made, or holds what is not of a demo.
-        BagError: the bag to replay is, or lies among, what would be removed.
+        SetupError: the folder cannot be created, or holds other files.
+        BagError: the bag to replay is in this folder.
     """
     if bag is not None and bag.resolve().is_relative_to(out.resolve()):
-        raise BagError(f'{bag}: lies in {out}, which the demo replaces; choose another --out')
+        raise BagError(f'{bag}: is inside {out}, which the demo replaces; choose another --out')
     make_folder(out)
     try:
         found = {path.name for path in out.iterdir()}
@@ -35,7 +36,7 @@ def clear(out: Path, bag: Path | None) -> None:
             foreign += sorted(found)
         if foreign:
             raise SetupError(
-                f'{out}: holds {foreign[0]}, which no demo made; choose an empty --out'
+                f'{out}: contains {foreign[0]}, which is not from a demo; choose an empty --out'
             )
         for name in found:
             if (out / name).is_dir():

@@ -1,4 +1,4 @@
-"""The models of a demo: one for each task, the given ones in place of the shipped."""
+"""Choose the models of a demo: one for each task; given ones replace the shipped ones."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ PIPELINES = {
 
 @dataclass(frozen=True)
 class Chosen:
-    """A model that a node is to run.
+    """A model for a node.
 
     Attributes:
-        model: path, or name of a shipped one.
-        engine: of its node.
-        spec: what it takes and gives.
+        model: path, or name of a shipped model.
+        engine: engine for its node.
+        spec: the model's spec.
     """
 
     model: str
@@ -40,16 +40,16 @@ class Chosen:
 
 
 def choose_models(models: Sequence[str], engine: str, threads: int) -> Mapping[str, Chosen]:
-    """Return the model of each task, once each was opened.
+    """Return the model for each task, after opening each of them.
 
     Args:
-        models: paths, or names of shipped ones, each for another task.
-        engine: of these, and of segmentation; that of the others is `auto`.
+        models: paths, or names of shipped models, each for a different task.
+        engine: engine for these models and for segmentation; the others use `auto`.
         threads: CPU threads for one inference.
 
     Raises:
-        SetupError: two are for one task.
-        PerceptionError: one cannot be opened, or its spec and its graph disagree.
+        SetupError: two models are for the same task.
+        PerceptionError: a model cannot be opened, or its spec contradicts its graph.
     """
     given: dict[str, Chosen] = {}
     for model in models:
@@ -57,7 +57,7 @@ def choose_models(models: Sequence[str], engine: str, threads: int) -> Mapping[s
         if (task := chosen.spec.task) in given:
             raise SetupError(
                 f'{given[task].spec.name} and {chosen.spec.name} are both for {task}; give one '
-                f'model for each task, and compare two by two runs'
+                f'model for each task; to compare two models, make two runs'
             )
         given[task] = chosen
     engines = {'segmentation': engine}

@@ -1,4 +1,4 @@
-"""Pictures of a recorded run: all that was said of an image, on it and beside it."""
+"""Draw pictures of a recorded run: the results of all nodes on and beside each image."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,16 +37,16 @@ PICTURES = 6
 
 @dataclass(frozen=True)
 class Results:
-    """What was said of one image; None where nothing was.
+    """All results for one image; None where there is none.
 
     Attributes:
-        time_s: when it was taken.
+        time_s: time since the first image.
         image: (H, W, 3) uint8 RGB.
         ids: (H, W) uint8 class ids.
-        boxes: the objects in it.
-        classes: name and score of its classes, best first.
-        grid: around the robot, in the base frame.
-        note: what else the caption is to say.
+        boxes: the detected objects.
+        classes: names and scores of its classes, best first.
+        grid: grid around the robot, in the base frame.
+        note: further text for the caption.
     """
 
     time_s: float
@@ -61,12 +61,12 @@ class Results:
 def draw_results(
     results: Results, spec: ModelSpec, box_colours: Mapping[str, tuple[int, int, int]]
 ) -> NDArray[np.uint8]:
-    """Draw all that was said of one image, the grid beside it, with a caption and a legend.
+    """Draw all results of one image, with the grid beside it, a caption and a legend.
 
     Args:
-        results: of one image.
-        spec: of the segmentation model, for names and colours.
-        box_colours: (R, G, B) for each class of boxes; white for those that it lacks.
+        results: results of one image.
+        spec: spec of the segmentation model, for names and colours.
+        box_colours: (R, G, B) for each class of boxes; others are white.
 
     Returns:
         (H, W, 3) uint8 RGB, larger than the image.
@@ -99,17 +99,18 @@ def draw_results(
 def draw_pictures(
     out: Path, bag: Path, camera: CameraTopics, spec: ModelSpec, detector: ModelSpec, note: str
 ) -> None:
-    """Write a few frames with all that the nodes said of them, `out/frame_00.png` and so on.
+    """Write a few frames with the results of all nodes, `out/frame_00.png` and so on.
 
-    Not every node sees every frame: those of which all spoke are taken, if there are any.
+    Not every node processes every frame: frames with results of all nodes are chosen, if there are
+    any.
 
     Args:
-        out: has the recording, and gets the pictures.
-        bag: that was played.
-        camera: its topics.
-        spec: of the segmentation model.
-        detector: of the detection model.
-        note: what else the captions are to say.
+        out: folder with the recording, which also gets the pictures.
+        bag: the bag that was played.
+        camera: topics of the camera.
+        spec: spec of the segmentation model.
+        detector: spec of the detection model.
+        note: further text for the captions.
     """
     recording = out / 'recording'
     with BagReader(recording) as reader:
@@ -136,7 +137,7 @@ def draw_pictures(
         start_ns = stamp_ns if start_ns is None else start_ns
         if stamp_ns not in chosen:
             continue
-        chosen.remove(stamp_ns)  # once, even where all images have one stamp
+        chosen.remove(stamp_ns)  # draw it once, even if all images have the same stamp
         results = Results(
             (stamp_ns - start_ns) / 1e9, image, ids[stamp_ns], boxes.get(stamp_ns),
             classes.get(stamp_ns), grids.get(stamp_ns), note,

@@ -1,4 +1,4 @@
-"""Nodes in processes of their own, which say in JSON what they do."""
+"""Run nodes in their own processes, which report in JSON."""
 
 from collections.abc import Mapping
 import json
@@ -19,11 +19,11 @@ STOP_TIMEOUT_S = 20.0
 
 
 class Process:
-    """A node in a process of its own; leaving the `with` block ends it.
+    """A node in its own process, which ends with the `with` block.
 
-    On stdout it speaks JSON, an object a line: events while it runs, such as
-    `{"event": "recording", "topic": "/grid"}`, and counts at its end. Other lines there are not
-    for us. All that it says lies in its log.
+    On stdout it prints JSON, one object per line: events while it runs, such as
+    `{"event": "recording", "topic": "/grid"}`, and counts at its end. Other lines are ignored. All
+    output goes to its log.
 
     Attributes:
         said: the objects, in their order.
@@ -34,9 +34,9 @@ class Process:
         """Start a node.
 
         Args:
-            module: of `mnv2_perception.nodes`.
-            args: its command line.
-            out: folder of its log.
+            module: module in `mnv2_perception.nodes`.
+            args: command line arguments.
+            out: folder for the log.
         """
         self.said: list[dict[str, Any]] = []
         self.log = out / f'{module}.log'
@@ -64,35 +64,36 @@ class Process:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process is still running."""
         return self._process.poll() is None
 
     def wait_for(self, event: Mapping[str, Any], *others: 'Process') -> None:
-        """Wait until it has said an event; more may stand in it.
+        """Wait until the process has reported an event, which may have more entries than `event`.
 
         Raises:
-            DemoError: it did not in time, or it or one of the others has ended.
+            DemoError: the time is over, or this process or one of the others has ended.
         """
         deadline_s = time.monotonic() + START_TIMEOUT_S
         everyone = (self, *others)
         while not any(event.items() <= said.items() for said in self.said):
             if time.monotonic() > deadline_s or not all(each.running for each in everyone):
                 words = '\n'.join(each.last_words() for each in everyone)
-                raise DemoError(f'the nodes did not come up; their last words:\n{words}')
+                raise DemoError(f'the nodes did not start; the end of their log:\n{words}')
             time.sleep(0.05)
 
     def counts(self, key: str) -> dict[str, int]:
-        """Return the counts per topic that it said at its end.
+        """Return the counts per topic that the process reported at its end.
 
         Raises:
-            DemoError: there are none: it did not end well.
+            DemoError: there are none, because it did not end properly.
         """
         if not self.said or key not in self.said[-1]:
-            raise DemoError(f'{self.log}: ends without its counts; its end:\n{self.last_words()}')
+            raise DemoError(f'{self.log}: ends without the counts; its last '
+                            f'lines:\n{self.last_words()}')
         return dict(self.said[-1][key])
 
     def last_words(self) -> str:
-        """Return the end of its log."""
+        """Return the end of the log."""
         return self.log.read_text(encoding='utf-8', errors='replace')[-2000:]
 
     def _listen(self) -> None:
@@ -105,7 +106,7 @@ class Process:
 
 
 def read_event(line: bytes) -> dict[str, Any] | None:
-    """Return the object that a line of stdout says, None for what is not for us."""
+    """Return the JSON object in a line of stdout; None for other lines."""
     try:
         value = json.loads(line)
     except ValueError:
@@ -114,9 +115,9 @@ def read_event(line: bytes) -> dict[str, Any] | None:
 
 
 def ros_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment whose ROS graph is this machine's alone, with room for images.
+    """Return an environment whose ROS graph is limited to this machine, with room for images.
 
-    What the user has set stays.
+    Variables that the user has set are kept.
     """
     profile = str(find_shared_file('config/fastdds.xml'))
     ours = {

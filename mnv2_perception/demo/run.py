@@ -1,8 +1,8 @@
-"""`mnv2 demo`: a bag through the live nodes, and what came of it.
+"""`mnv2 demo`: replay a bag through the live nodes and report the results.
 
 Three processes over DDS, as on a robot: player, perception with all its nodes, recorder. This
-one only starts them, waits, and reads what they left. It imports no ROS, so it can say what is
-missing.
+process only starts them, waits, and reads their results. It does not import ROS, so it can tell
+the user what is missing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ from mnv2_perception.tasks.model_info import licence_of
 from mnv2_perception.tasks.segmenter import Segmenter
 
 MIN_ROAD_IOU = 0.8
-MAX_GAP_S = 10.0  # nobody waits longer in a demo
+MAX_GAP_S = 10.0  # longer gaps in the bag are shortened to a second
 
 
 def run_demo(
@@ -59,34 +59,34 @@ def run_demo(
     """Replay a bag through the live nodes and report.
 
     Args:
-        out: folder of the results, empty or of an earlier demo, whose results are replaced.
-        bag: the bag; None draws one.
-        topic: the image topic; empty takes what looks like the bag's camera.
-        models: see `choose_models`, as for the next two.
-        engine: of the given models and of segmentation.
+        out: folder for the results: empty, or with those of an earlier demo, which are replaced.
+        bag: path of the bag; None draws one.
+        topic: image topic; empty for the one that looks like the bag's camera.
+        models: see `choose_models`.
+        engine: engine for the given models and for segmentation.
         threads: CPU threads for one inference; 0 uses one for each core.
-        assumed: of the bag's camera; that of a drawn street is known.
-        roles: what is ground to the grid, and so on: see `choose_roles`.
+        assumed: assumptions about the bag's camera; that of a drawn street is known.
+        roles: lists of classes for the grid, see `choose_roles`.
         rate: bag seconds per second.
-        foxglove: where it can be watched; empty: nowhere.
+        foxglove: address at which the demo can be watched; empty for none.
 
     Returns:
         The summary that is also in `out/summary.json`.
 
     Raises:
-        SetupError: rclpy or what `foxglove` needs is missing, or `out` holds something else.
+        SetupError: rclpy or what `foxglove` needs is missing, or `out` holds other files.
         BagError: the bag cannot be used.
         ModelError: there is no such model.
-        DemoError: no mask came, or a drawn road was not found.
+        DemoError: there were no masks, or the road of a drawn street was not found.
     """
     if importlib.util.find_spec('rclpy') is None:
         raise SetupError('the demo needs ROS 2: run `make setup`, or source a ROS distro')
     if foxglove:
         check_viewer()
     if bag is not None:
-        find_camera(bag, topic)  # fails sooner than a model opens
+        find_camera(bag, topic)  # fails before models are opened, which takes longer
     drawn = bag is None
-    # The earlier demo's results go last: where something is wrong they stay.
+    # The earlier results are removed as late as possible: they stay if something above fails.
     chosen = choose_models(models, engine, threads)
     spec = chosen['segmentation'].spec
     lists, said = choose_roles(spec, roles)
@@ -121,7 +121,7 @@ def run_demo(
         out, bag, camera, spec, chosen['detection'].spec, note if counts['grids'] else ''
     )
     recording = out / 'recording'
-    shutil.move(next(recording.glob('*.mcap')), out / 'masks.mcap')  # says all that the folder did
+    shutil.move(next(recording.glob('*.mcap')), out / 'masks.mcap')  # complete without its folder
     shutil.rmtree(recording)
     summary |= {
         'bare_inference_ms': bare_ms, 'duration_s': duration_s, 'rate': rate,
@@ -139,7 +139,7 @@ def run_demo(
     ):
         raise DemoError(
             f'the road of the drawn street was found with an IoU of {summary.get("road_iou")}, '
-            f'expected {MIN_ROAD_IOU} or more; was another model given?'
+            f'expected {MIN_ROAD_IOU} or more; is --model one for other scenes?'
         )
     return summary
 
@@ -150,15 +150,15 @@ def node_parameters(
     threads: int,
     costmap: Mapping[str, object],
 ) -> dict[str, object]:
-    """Return the parameters of the nodes: their models, and costmap_node's own."""
+    """Return the parameters of all nodes: their models, and costmap_node's own."""
     return {
         'image_transport': 'compressed' if camera.compressed else 'raw',
         'threads': threads,
         **{f'{task}_node:model': each.model for task, each in chosen.items()},
         **{f'{task}_node:engine': each.engine for task, each in chosen.items()},
         'detection_node:min_score': 0.4,
-        'classification_node:region': [0.25, 0.5, 0.75, 1.0],  # what lies ahead
-        # Slow enough that two cores still make masks at the camera's rate.
+        'classification_node:region': [0.25, 0.5, 0.75, 1.0],  # the ground ahead
+        # Low rates, so that two cores can still make masks at the camera's rate.
         'detection_node:max_rate_hz': 2.0,
         'classification_node:max_rate_hz': 2.0,
         **{f'costmap_node:{name}': value for name, value in costmap.items()},
@@ -176,21 +176,22 @@ def replay(
     rate: float,
     foxglove: str = '',
 ) -> dict[str, int]:
-    """Run recorder, nodes and player; return what player and recorder counted.
+    """Run recorder, nodes and player; return the counts of player and recorder.
 
     Args:
-        out: where logs and the recording go.
-        bag: what is played.
-        camera: its topics.
+        out: folder for logs and recording.
+        bag: path of the bag to play.
+        camera: topics of the camera.
         chosen: the nodes that `perception` runs.
-        values: their parameters.
-        results: topics to record, besides names and diagnostics.
+        values: parameters of the nodes.
+        results: topics to record, besides label_info and diagnostics.
         bare_ms: time of one inference.
         rate: bag seconds per second.
-        foxglove: where it can be watched, which is waited for; empty: nowhere.
+        foxglove: address for a viewer, who is waited for; empty for none.
 
     Raises:
-        DemoError: a process died or did not come up.
+        DemoError: a process ended, or did not start properly.
+        SetupError: nothing can be served at `foxglove`.
     """
     played = [camera.image]
     node_args = ['--ros-args', '-r', f'image:={camera.image.removesuffix("/compressed")}']
@@ -222,9 +223,10 @@ def replay(
             while player.running:
                 for process in (nodes, recorder):
                     if not process.running:
-                        raise DemoError(f'{process.log.stem} died; see the logs in {out}')
+                        raise DemoError(f'{process.log.stem} ended unexpectedly; see the logs in '
+                                        f'{out}')
                 time.sleep(0.1)
-        # The frame in work, the one that waits, and one period of the diagnostics.
+        # Time for the frame in work, the waiting one, and one period of the diagnostics.
         time.sleep(2.5 + 3.0 * bare_ms / 1000.0)
     sent, received = player.counts('published'), recorder.counts('received')
     return {

@@ -1,4 +1,4 @@
-"""What a replay was worth, in figures."""
+"""Compute the figures of a replay."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,9 @@ from mnv2_perception.tasks.segmenter import Segmenter
 def measure_bare_inference(
     segmenter: Segmenter, bag: Path, topic: str, runs: int = 15
 ) -> float:
-    """Return the median time of one image through the segmenter alone, in ms; nothing else runs.
+    """Return the median time of one image through the segmenter alone, in ms.
+
+    Nothing else of the demo may run meanwhile.
 
     Raises:
         BagError: the topic has no images.
@@ -36,7 +38,7 @@ def measure_bare_inference(
 
 
 def rate_hz(count: int, duration_s: float) -> float | None:
-    """Return how many came a second, from the first to the last; None where that tells nothing."""
+    """Return the rate of `count` messages from the first to the last; None if it is undefined."""
     return (count - 1) / duration_s if count > 1 and duration_s > 0 else None
 
 
@@ -51,7 +53,8 @@ def summarise(
     """Return the summary of a recorded run.
 
     Raises:
-        DemoError: no mask came.
+        BagError: a recording cannot be read.
+        DemoError: there were no masks.
     """
     masks_bag = out / 'recording'
     node = read_last_diagnostics(masks_bag, DIAGNOSTICS, NODE)

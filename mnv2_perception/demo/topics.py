@@ -1,4 +1,4 @@
-"""What the live nodes are called and publish, as `perception` names it without a namespace."""
+"""Names of the live nodes and their topics, as in `perception` without a namespace."""
 
 MASK, CONFIDENCE = '/segmentation/mask', '/segmentation/confidence'
 LABEL_INFO, DIAGNOSTICS = '/segmentation/label_info', '/diagnostics'

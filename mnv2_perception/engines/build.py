@@ -120,7 +120,9 @@ def build_plan(
     def tell(exc: OSError, what: str) -> None:
         text = f'{folder}: {what} ({exc.strerror or exc})'
         if keep:
-            raise EngineError(f'{text}; make room there, or choose another with --cache') from exc
+            raise EngineError(
+                f'{text}; free some space there, or choose another folder with --cache'
+            ) from exc
         logger.warning('%s; only this process uses the plan', text)
 
     with ExitStack() as stack:

@@ -1,1 +1,1 @@
-"""Accuracy and time of models and of recorded runs."""
+"""Measure the accuracy and speed of models and of recorded runs."""

@@ -1,8 +1,8 @@
-"""How long a model takes: every engine on one image, taking turns (`mnv2 benchmark`).
+"""Measure how long a model takes: all engines in turns on one image (`mnv2 benchmark`).
 
-The floor that a model is compared with is its bare call: ONNX Runtime on the CPU, with the same
-weights, on the network alone. It takes the scaled float image and gives what the last layer gives;
-scaling, decoding, and all that happens outside of the graph is overhead.
+The baseline for each model is its bare call: ONNX Runtime on the CPU with the same weights runs
+only the network, from the scaled float image to the output of the last layer. Scaling, decoding
+and all that happens outside of the graph is overhead.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ PIPELINES: dict[str, Callable[[Engine, ModelSpec], Any]] = {
 
 
 class TimedEngine(Engine):
-    """Another engine, and when its last inference began and ended."""
+    """Wraps another engine and records when its last inference began and ended."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -53,7 +53,7 @@ class TimedEngine(Engine):
         return outputs
 
     def _infer(self, tensors: Tensors) -> Tensors:
-        raise NotImplementedError  # `infer` hands over to the other engine's
+        raise NotImplementedError  # never called: `infer` calls that of the other engine
 
     def _release(self) -> None:
         self._engine.close()
@@ -61,16 +61,16 @@ class TimedEngine(Engine):
 
 @dataclass
 class Way:
-    """One way to run a model, and what it took in each turn.
+    """One way to run a model, and its times.
 
     Attributes:
-        model: its file.
-        call: runs it once.
-        pipeline: from the image to the result; None for a bare call.
-        memory_mb: what opening it and warming it up added to the process.
-        total_ms: of each turn.
-        cpu_ms: of each turn, summed over all threads.
-        stages_ms: of each turn and of each of STAGES; empty for a bare call.
+        model: path of the model's file.
+        call: runs the model once.
+        pipeline: pipeline from image to result; None for a bare call.
+        memory_mb: memory that opening and warming up added to the process, MB.
+        total_ms: time of each run.
+        cpu_ms: CPU time of each run, summed over all threads.
+        stages_ms: time of each of STAGES in each run; empty for a bare call.
     """
 
     model: Path
@@ -82,17 +82,17 @@ class Way:
     stages_ms: list[tuple[float, ...]] = field(default_factory=list)
 
     def warm_up(self) -> None:
-        """Run it a few times that do not count."""
+        """Run the model a few times without measuring."""
         for _ in range(WARM_UP):
             self.call()
 
     @property
     def median_ms(self) -> float:
-        """Median time of a turn."""
+        """Median time of a run."""
         return float(np.median(self.total_ms))
 
     def figures(self) -> dict[str, float]:
-        """Return its times, see `benchmark`."""
+        """Return the times, see `benchmark`."""
         found = {
             'ms': self.median_ms,
             'ms_p95': float(np.quantile(self.total_ms, 0.95)),
@@ -116,25 +116,27 @@ def benchmark(
     """Time models in several engines, which take turns on one image.
 
     Args:
-        models: paths of the model files, such as one in fp32 and the same in int8.
-        image: (H, W, 3) uint8 RGB, as the camera gives it.
-        engines: names of ENGINES; all but `fake` if there is none.
-        precisions: each is tried in each engine.
-        runs: how often each is timed, after WARM_UP runs that are not.
+        models: paths of the model files, for example one in fp32 and the same in int8.
+        image: (H, W, 3) uint8 RGB, as from the camera.
+        engines: names of ENGINES; empty for all except `fake`.
+        precisions: precisions to try in each engine.
+        runs: number of measured runs of each, after WARM_UP unmeasured ones.
         threads: CPU threads for one inference; 0 uses one for each core.
 
     Returns:
-        `bare`, the bare call of each model that opened and is an ONNX file, and `engines`, one for
-        each that opened: `ms` and `ms_p95` of one image from camera to result; `cpu_ms`,
-        which other processes disturb less, summed over all threads, those that wait included;
-        `images_per_s`; `preprocess_ms`, `inference_ms` and `decode_ms`; `memory_mb`, what opening
-        and warming up added to the process (so the first in a runtime pays for the runtime);
-        `to_bare`, how many bare calls of its own model it takes. All are medians but the 95th
-        percentile. `not_run` says why the others did not. Then the circumstances.
+        `bare`, the bare call of each opened model that is an ONNX file, and `engines`, an entry
+        for
+        each combination that opened: `ms` and `ms_p95`, time of one image from camera to result;
+        `cpu_ms`, summed over all threads, including busy waiting, and less disturbed by other
+        processes; `images_per_s`; `preprocess_ms`, `inference_ms` and `decode_ms`; `memory_mb`,
+        memory added by opening and warming up (the first model in a runtime includes the runtime);
+        `to_bare`, the time in units of its model's bare call. All are medians, except the 95th
+        percentile. `not_run`: reasons why others did not run. Then the conditions of the
+        measurement.
 
     Raises:
-        EngineError: no engine opens a model, or there is no run.
-        ModelError: nothing says what a model takes and gives.
+        EngineError: no engine opens a model, or `runs` is below 1.
+        ModelError: a model has no spec.
     """
     if runs < 1:
         raise EngineError(f'runs is {runs}, expected 1 or more')
@@ -181,15 +183,15 @@ def open_ways(
     models: Sequence[Path], image: NDArray[np.uint8], engines: Sequence[str],
     precisions: Sequence[str], threads: int, stack: ExitStack, not_run: dict[str, str],
 ) -> list[Way]:
-    """Open each model in each engine and precision, each way once, and warm it up.
+    """Open and warm up each model in each engine and precision, without duplicates.
 
     Args, besides those of `benchmark`:
-        stack: closes them.
-        not_run: takes what does not open, and why.
+        stack: closes the engines.
+        not_run: dict to which the reasons are added why something did not open.
 
     Raises:
-        EngineError: none opens.
-        ModelError: nothing says what a model takes and gives.
+        EngineError: nothing opens.
+        ModelError: a model has no spec.
     """
     ways: dict[tuple[Path, str, str], Way] = {}
     names = engines or [name for name in ENGINES if name != 'fake']
@@ -217,9 +219,9 @@ def open_ways(
 
 
 def unique_names(ways: Sequence[Way]) -> dict[Path, str]:
-    """Return the name of each model; with its path where two files have one name.
+    """Return the name of each model, with its path if several files have this name.
 
-    Such as a model before and after training.
+    For example, a model before and after training.
     """
     name_of = {way.model: way.pipeline.spec.name for way in ways}
     names = list(name_of.values())
@@ -230,7 +232,7 @@ def unique_names(ways: Sequence[Way]) -> dict[Path, str]:
 
 
 def take_turns(ways: Sequence[Way], runs: int) -> None:
-    """Time each way once, then each again, so that what disturbs disturbs them alike."""
+    """Time each way once, then each again, so that disturbances affect all alike."""
     for _ in range(runs):
         for way in ways:
             cpu_s, start_s = time.process_time(), time.perf_counter()
@@ -245,11 +247,11 @@ def take_turns(ways: Sequence[Way], runs: int) -> None:
 
 
 def open_bare(model: Path, threads: int, stack: ExitStack) -> Callable[[], Any]:
-    """Open the network alone in ONNX Runtime; return what runs it.
+    """Open the network alone in ONNX Runtime; return a function that runs it.
 
     Raises:
         EngineError: onnx or onnxruntime is missing.
-        ModelError: the file is no ONNX model, or its network takes an open size.
+        ModelError: the file is no ONNX model, or the size of its network's input is not fixed.
     """
     folder = stack.enter_context(tempfile.TemporaryDirectory())
     path = Path(folder, 'bare.onnx')
@@ -267,7 +269,7 @@ def open_bare(model: Path, threads: int, stack: ExitStack) -> Callable[[], Any]:
 
 
 def resident_mb() -> float:
-    """Return the memory that this process holds, in MB; 0 where the system does not tell."""
+    """Return the resident memory of this process in MB; 0 if the system does not tell it."""
     try:
         pages = int(Path('/proc/self/statm').read_text(encoding='ascii').split()[1])
     except OSError:
@@ -286,7 +288,7 @@ def cpu_name() -> str:
 
 
 def benchmark_table(result: Mapping[str, Any]) -> str:
-    """Return the result as a Markdown table, the fastest first."""
+    """Return the result as a Markdown table, fastest first."""
     names = ('ms', 'ms_p95', 'cpu_ms', 'preprocess_ms', 'inference_ms', 'decode_ms', 'to_bare',
              'images_per_s', 'memory_mb')
     rows = [
@@ -310,7 +312,7 @@ def benchmark_table(result: Mapping[str, Any]) -> str:
         f'| {" | ".join(map(str.ljust, row, widths))} |' for row in rows
     ]
     lines += [
-        # The cure, behind the semicolon, is for who wanted this engine.
+        # The advice after the semicolon matters only to those who asked for this engine.
         f'not run: {label}: {reason.partition(";")[0]}'
         for label, reason in result['not_run'].items()
     ]

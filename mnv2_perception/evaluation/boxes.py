@@ -1,4 +1,4 @@
-"""Accuracy of a detector's boxes, or of the objects in a segmentation's masks."""
+"""Measure the accuracy of a detector's boxes, or of the objects in a segmentation's masks."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,20 +33,20 @@ from mnv2_perception.tasks.detector import Detections, detections_from_mask, Det
 from mnv2_perception.tasks.segmenter import Segmenter
 from mnv2_perception.vision.detections import box_iou
 
-MIN_AREA = 40  # pixels of a component that counts as an object
-SHOWN_SCORE = 0.3  # of the boxes that confusion and calibration are about: what nodes publish
+MIN_AREA = 40  # pixels; smaller components do not count as objects
+SHOWN_SCORE = 0.3  # minimum for confusion and calibration: what nodes publish by default
 MATCH_IOU = 0.5
 Found = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 
 
 class Matches(NamedTuple):
-    """What became of one image's objects and boxes.
+    """The matches between one image's objects and boxes.
 
     Attributes:
-        counts: (C + 1, C + 1), true class: predicted class; the last row is what is no object,
-            the last column what was missed.
-        scores: (N,) of the boxes that were judged.
-        right: (N,) whether the box is on an object of its class.
+        counts: (C + 1, C + 1) int64, true class × predicted class; the last row counts boxes on no
+            object, the last column missed objects.
+        scores: (N,) float64, scores of the boxes that were judged.
+        right: (N,) bool, whether the box is on an object of its class.
     """
 
     counts: NDArray[np.int64]
@@ -55,20 +55,20 @@ class Matches(NamedTuple):
 
     @property
     def wrong(self) -> int:
-        """How many objects were missed or taken for others, and boxes are on none."""
+        """Number of errors: missed objects, wrong classes, and boxes on no object."""
         return int(self.counts.sum() - np.trace(self.counts))
 
 
 def match_boxes(sample: BoxSample, found: Found, num_classes: int) -> Matches:
-    """Give each box of SHOWN_SCORE or more the object that it lies on, the best score first.
+    """Match boxes of SHOWN_SCORE or more with objects, highest score first.
 
-    An object takes one box, by an IoU of MATCH_IOU or more; a box takes one of its own class
-    before others, and then the one it overlaps most. What lies half in an ignored region of its
-    class, and on no object, is not judged.
+    An object matches one box, with an IoU of at least MATCH_IOU. A box prefers objects of its own
+    class, then the one with the largest overlap. A box without an object, at least half of which
+    is in an ignored region of its class, is not judged.
 
     Args:
-        sample: the objects.
-        found: boxes (N, 4), scores (N,) and class ids (N,).
+        sample: the true objects.
+        found: predicted boxes (N, 4), scores (N,) and class ids (N,).
         num_classes: number of classes.
     """
     counts = np.zeros((num_classes + 1, num_classes + 1), np.int64)
@@ -104,23 +104,24 @@ def _in_ignored(box: NDArray[np.float32], regions: NDArray[np.float32]) -> bool:
 def evaluate_detection(
     detector: Detector, path: Path, by_prefix: str = '', maps: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Run a detector over images and compare its boxes.
+    """Run a detector over images and compare its boxes with the true ones.
 
     Args:
-        detector: the opened model; average precision wants a `min_score` of 0.
-        path: COCO JSON, see `data.coco.read_coco`; its classes are found by their names.
+        detector: the opened model; use `min_score` 0 for a correct average precision.
+        path: COCO JSON, see `data.coco.read_coco`; classes are matched by name.
         by_prefix: see `evaluate_model`.
-        maps: which class of the file is which of the model's, see `mapping.map_classes`.
+        maps: which class of the file is which of the model, see `mapping.map_classes`.
 
     Returns:
         `ap`, `ap50` and `ap50_per_class`, see `metrics.AveragePrecision`, None for NaN;
-        of the boxes of SHOWN_SCORE or more (see `match_boxes`) `confusion` (true class, or
-        `nothing`: predicted class, or `missed`: boxes) and `ece`, how far their scores are from
-        the share of them that is on an object of their class (Küppers et al., "Multivariate
-        Confidence Calibration for Object Detection", CVPR Workshops 2020, arXiv:2004.13546, of
-        the score alone), with its bins in `calibration`; `by_prefix` (prefix: the same of its
-        images), if asked for; `worst`, the images with most errors; `ms_per_image`, the median
-        of preprocessing, inference and decoding; `images`; `map` and `left_out`, with `maps`.
+        for boxes of SHOWN_SCORE or more (see `match_boxes`) `confusion` (true class, or
+        `nothing`: predicted class, or `missed`: number of boxes) and `ece`, the distance between
+        their scores and the share of them that is on an object of their class (Küppers et al.,
+        "Multivariate Confidence Calibration for Object Detection", CVPR Workshops 2020,
+        arXiv:2004.13546, for the score alone), with its bins in `calibration`; `by_prefix` (the
+        same for the images of each prefix), if requested; `worst`, the images with most errors;
+        `ms_per_image`, the median of preprocessing, inference and decoding; `images`; `map` and
+        `left_out`, with `maps`.
 
     Raises:
         DataError: the file cannot be used, or has a class that the model does not know.
@@ -138,12 +139,12 @@ def evaluate_components(
     by_prefix: str = '',
     maps: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Take a mask's connected components for objects: what a detector has to beat.
+    """Evaluate a mask's connected components as objects: the baseline for a detector.
 
     Args:
         segmenter: the opened model.
-        path: COCO JSON; its classes are found by their names.
-        min_area: pixels that a component has at least.
+        path: COCO JSON; classes are matched by name.
+        min_area: minimum size of a component, pixels.
         by_prefix: see `evaluate_model`.
         maps: see `evaluate_detection`.
 
@@ -164,7 +165,7 @@ def evaluate_components(
 def object_finder(
     segmenter: Segmenter, classes: ClassMap, min_area: int = MIN_AREA
 ) -> Callable[[NDArray[np.uint8]], Detections]:
-    """Return what finds the objects of the compared classes in an image's mask."""
+    """Return a function that finds the objects of the compared classes in an image's mask."""
     wanted = [id_ for id_, each in enumerate(classes.of_model) if each < len(classes.names)]
     return lambda image: detections_from_mask(segmenter(image), wanted, min_area)
 
@@ -172,7 +173,7 @@ def object_finder(
 def compared(
     labels: Sequence[str], model: Sequence[str], path: Path, maps: Sequence[str]
 ) -> ClassMap:
-    """Return what of a COCO file is compared with what of a model.
+    """Return which classes of a COCO file are compared with which of a model.
 
     Raises:
         DataError: the file has a class that the model does not know, and there is no map.
@@ -187,7 +188,7 @@ def compared(
 
 
 def relabelled(sample: BoxSample, found: Detections, classes: ClassMap) -> tuple[BoxSample, Found]:
-    """Return an image's objects and boxes with the ids of what is compared, without the rest."""
+    """Return an image's objects and boxes with the ids of the compared classes, without others."""
     count, of_label = len(classes.names), np.array(classes.of_label)
     true, ignored = of_label[sample.class_ids], of_label[sample.ignored_ids]
     ids = np.array(classes.of_model)[found.class_ids]

@@ -1,4 +1,4 @@
-"""Two runs of one recording against each other, and against labels: `mnv2 bag compare`."""
+"""Compare two runs on one recording with each other, and with labels: `mnv2 bag compare`."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -31,13 +31,13 @@ from mnv2_perception.vision.costmap import Grid, UNSEEN_CELL
 from mnv2_perception.vision.detections import box_iou
 
 WORST = 5
-SAME_BOX = 0.5  # intersection over union of two boxes that are one object
+SAME_BOX = 0.5  # minimum IoU of two boxes that count as the same
 Value = TypeVar('Value')
 NODES = 'segmentation_node', 'classification_node', 'detection_node', 'costmap_node'
 
 
 class Frame(NamedTuple):
-    """How a frame fared; the lower, the worse."""
+    """The score of a frame; lower is worse."""
 
     value: float
     key: Key
@@ -48,14 +48,14 @@ class Frame(NamedTuple):
 
 @dataclass
 class Check:
-    """One thing that was judged.
+    """The result of one comparison.
 
     Attributes:
-        name: of what was judged.
-        passed: whether it is good enough.
-        told: in words, with figures.
-        worst: frames, the worst first.
-        figures: by name.
+        name: what was compared.
+        passed: whether the new run is good enough.
+        told: explanation with figures.
+        worst: the worst frames, the worst first.
+        figures: figures by name.
     """
 
     name: str
@@ -67,14 +67,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Both:
-    """A result that two runs have.
+    """A result that both runs have.
 
     Attributes:
-        base: file or bag of the one.
-        new: of the other.
-        topic: of the result in `base`.
-        other: of the result in `new`.
-        shared: the frames that both have.
+        base: file or bag of the base run.
+        new: file or bag of the new run.
+        topic: topic of the result in `base`.
+        other: topic of the result in `new`.
+        shared: keys of the frames that both have.
     """
 
     base: Path
@@ -86,7 +86,7 @@ class Both:
     def pairs(
         self, read: Callable[[Path, str], Iterator[tuple[int, Value]]]
     ) -> Iterator[tuple[Key, Value, Value]]:
-        """Yield each shared frame with what `read` yields of it from either run."""
+        """Yield the key of each shared frame with what `read` yields for it in either run."""
         others = Keyed(keyed(read(self.new, self.other)), self.shared)
         for key, ours in keyed(read(self.base, self.topic)):
             if key in self.shared and (theirs := others.get(key)) is not None:
@@ -95,13 +95,13 @@ class Both:
 
 @dataclass
 class Agreement:
-    """How often two runs say the same, by class.
+    """How often two runs agree, by class.
 
     Attributes:
-        same: what both say.
-        every: what either says.
-        named: the classes that occur in each.
-        frames: how each frame fared.
+        same: number of predictions that both runs share, by class.
+        every: number of different predictions of both runs, by class.
+        named: the classes that occur in each run.
+        frames: the score of each frame.
     """
 
     same: Counter[str] = field(default_factory=Counter)
@@ -113,7 +113,7 @@ class Agreement:
         self, key: Key, same: Counter[str], every: Counter[str], ours: Iterable[str],
         theirs: Iterable[str],
     ) -> None:
-        """Count a frame, in which each run names these classes."""
+        """Count a frame; `ours` and `theirs` are the classes that each run names in it."""
         self.same += same
         self.every += every
         self.named[0].update(ours)
@@ -121,7 +121,7 @@ class Agreement:
         self.frames.append(Frame(same.total() / max(1, every.total()) - bool(every), key))
 
     def check(self, name: str, what: str, max_drop: float) -> Check:
-        """Return whether the share of `every` that is the `same` is large enough."""
+        """Return whether the share of `same` in `every` is large enough."""
         share = self.same.total() / self.every.total() if self.every else 1.0
         return Check(
             name, 1.0 - share <= max_drop,
@@ -139,18 +139,19 @@ def compare_runs(
     base: Path, new: Path, labels: str = '', max_drop: float = 0.01,
     max_changed_cells: float = 1.0,
 ) -> list[Check]:
-    """Judge a run by one that is known to be good enough.
+    """Judge a run by a base run that is known to be good enough.
 
     Args:
-        base: file or bag of the good results.
-        new: of the results that are judged.
-        labels: what the masks should be: a topic of one of the two, another bag, or a folder of
-            PNGs, one for each mask in the order of their names; empty: there are none.
-        max_drop: of mIoU against the labels; where there are none, of agreement below 1.
+        base: file or bag of the base results.
+        new: file or bag of the results to judge.
+        labels: true masks: a topic of one of the two, another bag, or a folder of PNGs, one for
+            each mask in the order of their names; empty for none.
+        max_drop: allowed drop of mIoU against the labels; without labels, allowed drop of
+            agreement below 1.
         max_changed_cells: share of the grids' known cells that may differ.
 
     Raises:
-        BagError: a bag cannot be read, or the two have no results in common.
+        BagError: a bag cannot be read, or there is nothing to compare.
         DataError: the labels cannot be used.
     """
     judges = {
@@ -181,10 +182,12 @@ def compare_runs(
 
 
 def find_result(bag: Path, name: str, type_name: str) -> str | None:
-    """Return the topic of a result, in the only namespace that has it.
+    """Return the topic of a result; None if no namespace has it.
+
+    The root namespace comes first.
 
     Raises:
-        BagError: several have.
+        BagError: several namespaces have it, but not the root.
     """
     with BagReader(bag) as reader:
         found = [
@@ -198,7 +201,7 @@ def find_result(bag: Path, name: str, type_name: str) -> str | None:
 
 
 def _frames(base: Path, new: Path, left: str, right: str, name: str) -> tuple[set[Key], Check]:
-    """Return the frames that both have, and whether the new run has all."""
+    """Return the frames that both runs have, and a check that the new run has all."""
     ours, theirs = keys(base, left), keys(new, right)
     known = set(theirs)
     missing = [key for key in ours if key not in known]
@@ -275,7 +278,7 @@ def _judge_accuracy(
     before: float, after: float, max_drop: float, frames: Iterable[Frame],
     figures: dict[str, Any],
 ) -> Check:
-    """Judge by the labels: mean IoU of either run, and what each frame gained."""
+    """Judge by labels: mean IoU of either run, and each frame's gain in accuracy."""
     drop = before - after
     return Check(
         'accuracy', drop <= max_drop,
@@ -295,7 +298,7 @@ def _names(bag: Path, mask: str) -> dict[int, str]:
 
 
 def _apart(named: tuple[set[str], set[str]]) -> str:
-    """Return in words that two runs have no name in common, if both have any."""
+    """Return a warning if two runs have no class name in common; empty if one names no class."""
     if not all(named) or not named[0].isdisjoint(named[1]):
         return ''
     ours, theirs = (quoted(', '.join(sorted(names))) for names in named)
@@ -313,7 +316,7 @@ def _judge_boxes(both: Both, max_drop: float) -> Check:
 
 
 def _match(left: NamedBoxes, right: NamedBoxes) -> tuple[Counter[str], Counter[str]]:
-    """Return by class how many boxes are in both, and how many there are in all."""
+    """Return by class how many boxes are in both runs, and how many different ones there are."""
     same: Counter[str] = Counter()
     free = list(range(len(right.names)))
     for box, name in zip(left.boxes, left.names, strict=True):
@@ -370,7 +373,7 @@ def _require_one_place(left: Grid, right: Grid, key: Key) -> None:
 
 
 def _latencies(base: Path, new: Path) -> Iterator[Check]:
-    """Tell latencies that live nodes recorded on /diagnostics; a run without ROS has none."""
+    """Yield latencies of live nodes, from /diagnostics; a run without ROS has none."""
     for node in NODES:
         found = {}
         for name, bag in (('base', base), ('new', new)):

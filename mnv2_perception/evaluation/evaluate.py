@@ -1,4 +1,4 @@
-"""Accuracy of a model on labelled images (`mnv2 evaluate`)."""
+"""Measure the accuracy of a model on labelled images (`mnv2 evaluate`)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ from mnv2_perception.tasks.detector import Detector
 from mnv2_perception.tasks.segmenter import Segmentation, Segmenter
 
 HEADLINE = {'segmentation': 'miou', 'classification': 'top1', 'detection': 'ap'}
-# What a terminal has no room for.
+# Results that are too large for a terminal.
 WIDE = ('confusion', 'calibration', 'worst', 'map', 'left_out')
 
 
@@ -43,18 +43,21 @@ def evaluate_model(
     labels: Sequence[str] = (),
     topics: tuple[str, str] = ('', ''),
 ) -> dict[str, Any]:
-    """Measure what a model is for.
+    """Measure a model's accuracy with the metrics of its task.
 
     Args:
         engine: the opened model.
-        spec: its spec.
-        data: see the function of its task; of a segmentation model boxes in COCO's JSON measure
-            the objects in its masks, and a bag holds images and their labels.
-        by_prefix: what ends the prefix of a file's name, such as `_` of `hall_0012.jpg`; the
-            files of each are measured apart too. Empty: all together only.
+        spec: the model's spec.
+        data: see the function for the task. For a segmentation model also boxes in COCO's JSON,
+            to evaluate the objects in its masks, or a bag with images and their labels.
+        by_prefix: text that ends the prefix of a file name, such as `_` in `hall_0012.jpg`; the
+            files of each prefix are also measured separately. Empty for all together only.
         maps: which class of the labels is which of the model, see `mapping.map_classes`.
-        labels: names of the labels' classes; the model's if empty. A COCO file has its own.
-        topics: of a bag's labels and of its images; empty takes what looks like them.
+        labels: names of the labels' classes; empty for the model's. A COCO file has its own.
+        topics: topics of a bag's labels and images; empty for those that look like them.
+
+    Returns:
+        The figures, see the function for the task.
 
     Raises:
         DataError: the data cannot be used.
@@ -82,15 +85,16 @@ def evaluate_model(
 
 @dataclass
 class MaskTally:
-    """What is counted over masks.
+    """Counts over masks.
 
     Attributes:
-        classes: what is compared.
-        calibrated: the model tells a confidence.
-        matrix: of pixels.
-        overlap: of edges, see `metrics.boundary_overlap`.
-        levels: (256, 2), how many pixels have each confidence × 255, and how many are right.
-        images: how many.
+        classes: classes that are compared.
+        calibrated: whether the model gives a confidence.
+        matrix: confusion matrix over pixels.
+        overlap: (classes, 2) int64 pixels along edges, see `metrics.boundary_overlap`.
+        levels: (256, 2) int64, for each confidence × 255 the number of pixels, and how many of
+            them are right.
+        images: number of images.
     """
 
     classes: ClassMap
@@ -107,7 +111,7 @@ class MaskTally:
         self.levels = np.zeros((256, 2), np.int64)
 
     def add(self, label: NDArray[np.uint8], result: Segmentation) -> None:
-        """Count one image."""
+        """Add one image."""
         label_table, mask_table = self.classes.tables()
         truth, found = label_table[label], mask_table[result.class_ids]
         count = self.matrix.num_classes
@@ -120,25 +124,25 @@ class MaskTally:
         self.images += 1
 
     def merge(self, other: 'MaskTally') -> None:
-        """Count what another counted."""
+        """Add the counts of another tally."""
         self.matrix.counts += other.matrix.counts
         self.overlap += other.overlap
         self.levels += other.levels
         self.images += other.images
 
     def miou(self) -> float:
-        """Return the mean IoU of the classes that are compared and occur; NaN if none does."""
+        """Return the mean IoU of the compared classes that occur; NaN if none does."""
         iou = self.matrix.iou()[: len(self.classes.names)]
         return float(np.nanmean(iou)) if not np.isnan(iou).all() else float('nan')
 
     def calibration(self) -> dict[str, Any]:
-        """Return the calibration of its confidence, nothing where it tells none."""
+        """Return the calibration of the confidence; empty if the model gives none."""
         if not self.calibrated:
             return {'ece': None, 'bins': []}
         return calibration(np.arange(256) / 255.0, self.levels[:, 1], self.levels[:, 0])
 
     def figures(self) -> dict[str, Any]:
-        """Return `images`, `miou` and what belongs to it; see `evaluate_segmentation`."""
+        """Return `images`, `miou` and related figures; see `evaluate_segmentation`."""
         names = self.classes.names
         alarms = by_class(names, self.matrix.false_alarms()[: len(names)])
         occurs = self.matrix.counts[: len(names)].sum(1) > 0
@@ -163,27 +167,27 @@ def evaluate_segmentation(
     classes: ClassMap | None = None,
     topics: tuple[str, str] = ('', ''),
 ) -> dict[str, Any]:
-    """Run a model over labelled images and compare at the images' own size.
+    """Run a model over labelled images and compare the masks at the images' own size.
 
     Args:
         segmenter: the opened model.
         folder: see `data.folders`; label ids at or above the class count are ignored. Or a bag.
         by_prefix: see `evaluate_model`.
-        classes: what is compared; the model's classes, each with its own, when None.
+        classes: classes to compare; None for the model's classes, each with its own.
         topics: see `evaluate_model`.
 
     Returns:
         `miou`, over the classes that the labels have; `per_class` (name: IoU, None where no label
-        has the class), `boundary_iou` and `boundary_per_class`, the same along the edges, see
+        has the class); `boundary_iou` and `boundary_per_class`, the same along edges, see
         `metrics.boundary_overlap`; `pixel_accuracy` and `false_alarms` (name of a class that no
-        label has: the share of pixels taken for it), 0 to 1; `ece`, the calibration error of the
-        confidence, None of a model that tells none, and `calibration`, its bins, see
-        `metrics.calibration`, over what was given a class; `by_prefix` (prefix: the same of its
-        images), if asked for; `confusion` (true class: predicted class: pixels); `worst`, the
-        images of the lowest mean IoU over the classes of their label; `ms_per_image`, the
-        median of preprocessing, inference and decoding; `images`; `unlabelled`, the share of
-        pixels of no class, and `absent`, the classes that no pixel has; `map` and `left_out`,
-        where labels and model have other classes.
+        label has: share of pixels taken for it), 0 to 1; `ece`, the calibration error of the
+        confidence, None if the model gives none, and `calibration`, its bins, see
+        `metrics.calibration`, over the pixels that were given a class; `by_prefix` (the same for
+        the images of each prefix), if requested; `confusion` (true class: predicted class: number
+        of pixels); `worst`, the images with the lowest mean IoU over the classes of their label;
+        `ms_per_image`, the median of preprocessing, inference and decoding; `images`;
+        `unlabelled`, the share of pixels without a class, and `absent`, the classes without any
+        pixel; `map` and `left_out`, if labels and model have different classes.
 
     Raises:
         DataError: the folder cannot be used, or no pixel of it has one of the model's classes.
@@ -230,7 +234,7 @@ def evaluate_segmentation(
 def _labelled(
     data: Path, topics: tuple[str, str], classes: tuple[str, ...]
 ) -> Iterator[tuple[dict[str, str], NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Yield of each pair of a folder, or frame of a bag, its names, its image and its label."""
+    """Yield names (image, label), image and label for each pair of a folder or frame of a bag."""
     if is_bag(data):
         from mnv2_perception.evaluation.labels import labelled_images  # needs rosbags
 
@@ -245,13 +249,13 @@ def _labelled(
 
 @dataclass
 class ImageTally:
-    """What is counted over classified images.
+    """Counts over classified images.
 
     Attributes:
-        classes: what is compared.
-        matrix: of images.
-        in_top5: how many have their class among the five likeliest.
-        told: confidence in the likeliest class, and whether it was right.
+        classes: classes that are compared.
+        matrix: confusion matrix over images.
+        in_top5: number of images whose class is among the five most likely.
+        told: for each image the confidence in the most likely class, and whether it was right.
     """
 
     classes: ClassMap
@@ -263,18 +267,18 @@ class ImageTally:
         self.matrix = ConfusionMatrix(len(self.classes.rows))
 
     def merge(self, other: 'ImageTally') -> None:
-        """Count what another counted."""
+        """Add the counts of another tally."""
         self.matrix.counts += other.matrix.counts
         self.in_top5 += other.in_top5
         self.told += other.told
 
     def calibration(self) -> dict[str, Any]:
-        """Return the calibration of its confidence."""
+        """Return the calibration of the confidence."""
         told = np.array(self.told, np.float64).reshape(-1, 2)
         return calibration(told[:, 0], told[:, 1])
 
     def figures(self) -> dict[str, Any]:
-        """Return `images`, `top1` and what belongs to it; see `evaluate_classification`."""
+        """Return `images`, `top1` and related figures; see `evaluate_classification`."""
         names = self.classes.names
         recall = by_class(names, self.matrix.recall()[: len(names)])
         return {
@@ -294,18 +298,18 @@ def evaluate_classification(
         classifier: the opened model.
         source: see `data.folders.list_classified`.
         by_prefix: see `evaluate_model`.
-        classes: what is compared; the model's classes, each with its own, when None.
+        classes: classes to compare; None for the model's classes, each with its own.
 
     Returns:
-        `top1`, the share of images whose likeliest class is right, and with more than five
-        classes `top5`, that of images whose class is among the five likeliest (unless the
+        `top1`, the share of images whose most likely class is right; with more than five classes
+        `top5`, the share of images whose class is among the five most likely (unless the
         classifier's `top_k` is smaller); with at most 50 classes `per_class` (name: recall, None
-        where the class never occurs) and `confusion` (true class: predicted class: images);
-        `ece`, the calibration error of the likeliest class's probability, and `calibration`, its
-        bins, see `metrics.calibration`; `by_prefix` (prefix: the same of its images), if asked
-        for; `worst`, the images that are wrong with most confidence; `ms_per_image`, the
-        median of preprocessing, inference and decoding; `images`; `map` and `left_out`, where
-        labels and model have other classes.
+        where the class never occurs) and `confusion` (true class: predicted class: number of
+        images); `ece`, the calibration error of the most likely class's probability, and
+        `calibration`, its bins, see `metrics.calibration`; `by_prefix` (the same for the images of
+        each prefix), if requested; `worst`, the wrong images of highest confidence;
+        `ms_per_image`, the median of preprocessing, inference and decoding; `images`; `map` and
+        `left_out`, if labels and model have different classes.
 
     Raises:
         DataError: the source cannot be used.

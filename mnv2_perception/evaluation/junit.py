@@ -1,4 +1,4 @@
-"""What was judged as JUnit XML, which CI systems show."""
+"""Write the results of comparisons as JUnit XML, which CI systems show."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +8,12 @@ from mnv2_perception.evaluation.compare import Check
 
 
 def write_junit(path: Path, checks: Sequence[Check], suite: str = 'mnv2 bag compare') -> None:
-    """Write a report; the form is Jenkins', https://github.com/jenkinsci/xunit-plugin.
+    """Write a report in Jenkins' format, https://github.com/jenkinsci/xunit-plugin.
 
     Args:
-        path: of the file, replaced.
-        checks: what was judged.
-        suite: name of them all.
+        path: path of the file; an existing one is replaced.
+        checks: the results.
+        suite: name of the test suite.
     """
     failures = sum(not check.passed for check in checks)
     root = ElementTree.Element('testsuites')
@@ -36,5 +36,5 @@ def write_junit(path: Path, checks: Sequence[Check], suite: str = 'mnv2 bag comp
 
 
 def printable(text: str) -> str:
-    """Return text of a stranger's bag without what XML cannot hold."""
+    """Return untrusted text with `?` for each unprintable character, which XML may not allow."""
     return ''.join(letter if letter.isprintable() else '?' for letter in text)

@@ -1,4 +1,4 @@
-"""A bag's labels: images with them, and masks against them; classes go by their names."""
+"""Use a bag's labels: pair them with images or masks, and match classes by name."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import logging
@@ -16,10 +16,10 @@ from mnv2_perception.evaluation.recording import accuracy, Keyed, keyed, keys, s
 from mnv2_perception.model_spec import UNLABELLED
 
 logger = logging.getLogger(__name__)
-# Of the labelled pixels, in one id that the model has not, as some number what is no class. More,
-# or more such ids, and the labels are of other classes.
+# Share of the labelled pixels that may have one id beyond the model's classes, as some data sets
+# number what is no class. With more of them, or more such ids, the labels have other classes.
 MOST_BEYOND = 0.1
-# What the ground models call the classes of streets, where those have no such name of their own.
+# Names of street classes in the ground models, for models without a class of the same name.
 AS_GROUND = {
     'road': 'floor', 'pavement': 'sidewalk',
     **dict.fromkeys(('car', 'pedestrian', 'bicyclist', 'fence'), 'obstacle'),
@@ -38,22 +38,23 @@ def read_names(bag: Path, label: str) -> dict[int, str] | None:
 
 
 def known_as(name: str, classes: Sequence[str]) -> str:
-    """Return what a model of these classes calls a class; empty if it knows none such."""
+    """Return a model's name for a class, given the model's classes; empty if it has none."""
     return next((each for each in (name, AS_GROUND.get(name, '')) if each in classes), '')
 
 
 def renumbering(
     label: str, names: Mapping[int, str] | None, classes: Sequence[str]
 ) -> tuple[NDArray[np.uint8] | None, str]:
-    """Return what makes ids of labels those of a model, and in words, how they are compared.
+    """Return a table from ids of labels to ids of a model, and how they are compared, in words.
 
     Args:
         label: topic of the labels.
-        names: of their ids; None where nobody tells them.
-        classes: names of the model's.
+        names: names of the labels' ids; None if they are not known.
+        classes: class names of the model.
 
     Returns:
-        (256,) ids, 255 where the model has no such class; None where it knows none of the names.
+        (256,) uint8 ids, 255 where the model has no such class, or None if it has none of the
+        classes; and a description.
     """
     if names is None:
         return np.arange(256, dtype=np.uint8), (
@@ -81,13 +82,13 @@ def renumbering(
 
 
 def other_classes(pixels: NDArray[np.int64], count: int) -> str:
-    """Return why labels without names are of other classes than a model's; empty if they may be.
+    """Return why unnamed labels cannot be of a model's classes; empty if they may be.
 
     Args:
-        pixels: (256,) of each id in them.
-        count: of the model's classes.
+        pixels: (256,) number of pixels of each id in the labels.
+        count: number of the model's classes.
     """
-    beyond = pixels[count:UNLABELLED]  # as evaluate has it, they are unlabelled
+    beyond = pixels[count:UNLABELLED]  # `mnv2 evaluate` takes these as unlabelled
     share = beyond.sum() / max(1, pixels[:UNLABELLED].sum())
     if share <= MOST_BEYOND and np.count_nonzero(beyond) <= 1:
         return ''
@@ -98,17 +99,19 @@ def other_classes(pixels: NDArray[np.int64], count: int) -> str:
 def labelled_images(
     bag: Path, label: str, topic: str, classes: Sequence[str]
 ) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Yield a name, the image (H, W, 3) uint8 RGB and the label (H, W) of a bag's frames.
+    """Yield name, image (H, W, 3) uint8 RGB and label (H, W) uint8 of a bag's frames.
 
     Args:
-        bag: the bag.
-        label: topic of the labels, of the images' stamps; empty takes what looks like it.
-        topic: of the images; empty takes what looks like the camera.
-        classes: names of the model's, whose ids the labels then have.
+        bag: path of the bag.
+        label: topic of the labels, which have the images' stamps; empty for the one that looks
+            like it.
+        topic: topic of the images; empty for the one that looks like the camera.
+        classes: class names of the model; the labels are converted to its ids.
 
     Raises:
         BagError: the bag cannot be read.
-        DataError: it has no labels, or none of the model's classes or of an image's stamp.
+        DataError: it has no labels, none with an image's stamp, or none of the model's classes; or
+            a label and its image differ in size.
     """
     camera = find_camera(bag, topic)
     label = label or camera.label or ''
@@ -141,15 +144,15 @@ def compare(
     """Compare a replay's masks with the bag's labels.
 
     Args:
-        bag: that was replayed.
+        bag: the bag that was replayed.
         label: topic of its labels.
-        masks: the recording.
+        masks: the recording of the masks.
         mask: topic of the masks.
-        classes: names of the model's.
-        names: of the labels' ids; None where nobody tells them.
+        classes: class names of the model.
+        names: names of the labels' ids; None if they are not known.
 
     Returns:
-        What was counted, None where that would say nothing; and in words, what was compared.
+        The confusion matrix, None if it would be meaningless; and what was compared, in words.
 
     Raises:
         BagError: a label or a mask cannot be read.
@@ -158,7 +161,7 @@ def compare(
     table, how = renumbering(label, names, classes)
     if table is None:
         return None, how
-    pixels = np.zeros(256, np.int64)  # of each id
+    pixels = np.zeros(256, np.int64)  # number of each id
 
     def renumbered() -> Iterator[Frame]:
         for stamp_ns, stored in read_ids(bag, label):

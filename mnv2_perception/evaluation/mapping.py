@@ -1,4 +1,4 @@
-"""Which class of the labels is which of the model, where the two have other classes."""
+"""Match the classes of labels with those of a model if they have different ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mnv2_perception.errors import DataError
 
-NO_CLASS = 9999  # beyond any number of classes
+NO_CLASS = 9999  # larger than any number of classes
 LEFT_OUT = 'left out'
 
 
@@ -18,11 +18,11 @@ class ClassMap:
     """Which classes of the labels and of the model are compared as one.
 
     Attributes:
-        names: of what is compared; the index is its id.
-        of_label: the id for each class of the labels, len(names) for what is left out.
+        names: names of the compared classes; the index is the id.
+        of_label: id for each class of the labels; len(names) for classes that are left out.
         of_model: the same for each class of the model.
-        labels: names of the labels' classes.
-        model: names of the model's.
+        labels: class names of the labels.
+        model: class names of the model.
     """
 
     names: tuple[str, ...]
@@ -33,19 +33,19 @@ class ClassMap:
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """Names of what is compared, and of what is left out if there is any."""
+        """Names of the compared classes, and of the left out ones together, if there are any."""
         left_out = len(self.names) in (*self.of_label, *self.of_model)
         return (*self.names, LEFT_OUT) if left_out else self.names
 
     def tables(self) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-        """Return tables (256,) from the ids of labels and of masks; NO_CLASS where none is."""
+        """Return tables (256,) int16 from ids of labels and of masks; NO_CLASS for other ids."""
         tables = np.full((2, 256), NO_CLASS, np.int16)
         tables[0, : len(self.of_label)] = self.of_label
         tables[1, : len(self.of_model)] = self.of_model
         return tables[0], tables[1]
 
     def facts(self) -> dict[str, Any]:
-        """Return `map` and `left_out`; nothing where both have the same classes."""
+        """Return `map` and `left_out`; empty if labels and model have the same classes."""
         if self.names == self.labels == self.model:
             return {}
         beyond = len(self.names)
@@ -67,19 +67,19 @@ class ClassMap:
 def map_classes(
     labels: Sequence[str], model: Sequence[str], texts: Sequence[str] = ()
 ) -> ClassMap:
-    """Decide what is compared with what.
+    """Decide which classes are compared with which.
 
     Args:
-        labels: the labels' classes.
-        model: the model's.
-        texts: `floor=road,pavement` each: a class of the labels, or several with commas between,
-            and what the model has for it. Of the other classes those of one name belong together;
-            what remains on either side is left out: one class that is wrong for all others, and
-            has no share in a mean.
+        labels: class names of the labels.
+        model: class names of the model.
+        texts: pairs such as `floor=road,pavement`: one or several classes of the labels, separated
+            by commas, and the corresponding classes of the model. Of the other classes, those of
+            equal name are matched. The rest of either side is left out: it is one class that is
+            wrong for all others and has no share in a mean.
 
     Raises:
-        DataError: a text is no such pair, or names a class that is unknown or was named before;
-            or nothing is left to compare.
+        DataError: a text is no such pair, or names an unknown class or one twice; or nothing is
+            left to compare.
     """
     if not texts and tuple(labels) == tuple(model):
         same = tuple(range(len(labels)))

@@ -1,4 +1,4 @@
-"""Accuracy in numpy; serves training, evaluation and reports alike."""
+"""Accuracy metrics in numpy, for training, evaluation and reports."""
 
 from collections.abc import Sequence
 import contextlib
@@ -15,31 +15,31 @@ from mnv2_perception.errors import DataError, not_loaded, SetupError
 Ids = NDArray[np.integer[Any]]
 
 MOST_CLASSES_LISTED = 50
-BOUNDARY_RATIO = 0.02  # of the image's diagonal: what lies so near to an edge
+BOUNDARY_RATIO = 0.02  # width of the boundary region, as a share of the image's diagonal
 CALIBRATION_BINS = 15
 
 
 class ConfusionMatrix:
     """Counts of (true class, predicted class) over pixels, or over whole images.
 
-    Ids of the truth at or above `num_classes` are unlabelled and ignored. A predicted id at or
-    above it ("no class") is an error wherever the truth has a class.
+    True ids at or above `num_classes` are unlabelled and ignored. A predicted id at or above it
+    ("no class") counts as an error wherever there is a true class.
     """
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        # The last column counts pixels that were given no class.
+        # The last column counts pixels that were predicted as no class.
         self.counts = np.zeros((num_classes, num_classes + 1), np.int64)
 
     def add(self, truth: Ids, predicted: Ids) -> None:
-        """Count one image's pixels, or many images.
+        """Count the pixels of one image, or a number of images.
 
         Args:
-            truth: (H, W) or (N,) ids.
-            predicted: ids of the same shape.
+            truth: (H, W) or (N,) true ids.
+            predicted: predicted ids of the same shape.
 
         Raises:
-            DataError: the two differ in size.
+            DataError: the shapes differ.
         """
         if truth.shape != predicted.shape:
             raise DataError(
@@ -52,10 +52,11 @@ class ConfusionMatrix:
         self.counts += np.bincount(pairs, minlength=n * (n + 1)).reshape(n, n + 1)
 
     def iou(self) -> NDArray[np.float64]:
-        """Return the intersection over union of each class, NaN where the truth has none of it.
+        """Return the intersection over union of each class; NaN for classes that the truth lacks.
 
-        What is taken for such a class is missed elsewhere, and told by `false_alarms`: as an IoU
-        of 0 a single pixel would take a whole class's share from the mean.
+        Pixels that are wrongly taken for such a class already count as missed in other classes,
+        and `false_alarms` reports them. With an IoU of 0, a single such pixel would lower the mean
+        by a whole class's share.
         """
         true_positive = np.diag(self.counts).astype(np.float64)
         union = self.counts.sum(1) + self.counts[:, : self.num_classes].sum(0) - true_positive
@@ -63,23 +64,23 @@ class ConfusionMatrix:
         return np.where(occurs, true_positive / np.maximum(union, 1), np.nan)
 
     def false_alarms(self) -> NDArray[np.float64]:
-        """Return which share is taken for each class the truth has none of, NaN for others."""
+        """Return the share of pixels taken for each class that the truth lacks; NaN for others."""
         predicted = self.counts[:, : self.num_classes].sum(0)
         occurs = self.counts.sum(1) > 0
         return np.where(occurs, np.nan, predicted / max(1, self.counts.sum()))
 
     def miou(self) -> float:
-        """Return the mean IoU over the classes that the truth has, NaN if none."""
+        """Return the mean IoU over the classes that truly occur; NaN if none does."""
         iou = self.iou()
         return float(np.nanmean(iou)) if not np.isnan(iou).all() else float('nan')
 
     def recall(self) -> NDArray[np.float64]:
-        """Return the share of each class that was found, NaN where a class never occurs."""
+        """Return the share of each class that was found; NaN where a class never occurs."""
         with np.errstate(invalid='ignore'):
             return np.asarray(np.diag(self.counts) / self.counts.sum(1))
 
     def accuracy(self) -> float:
-        """Return the share of what is labelled with the right class, NaN if nothing is."""
+        """Return the share of correct predictions among the labelled; NaN if there are none."""
         total = self.counts.sum()
         return float(np.trace(self.counts) / total) if total else float('nan')
 
@@ -87,21 +88,22 @@ class ConfusionMatrix:
 def boundary_overlap(
     truth: Ids, predicted: Ids, num_classes: int, ratio: float = BOUNDARY_RATIO
 ) -> NDArray[np.int64]:
-    """Return of each class the intersection and union of truth and prediction along their edges.
+    """Return the intersection and union of truth and prediction along the edges of each class.
 
-    Their quotient, over all images, is boundary IoU (Cheng et al., "Boundary IoU: Improving
-    Object-Centric Image Segmentation Evaluation", CVPR 2021, arXiv:2103.16562): of a class in
-    truth and prediction counts what lies within `ratio` of the image's diagonal from its own edge,
-    the image's border included. So large areas do not hide ragged edges.
+    Their quotient, over all images, is the boundary IoU (Cheng et al., "Boundary IoU: Improving
+    Object-Centric Image Segmentation Evaluation", CVPR 2021, arXiv:2103.16562): from each class's
+    region in truth and prediction only pixels within `ratio` of the image's diagonal from the
+    region's own edge count; the image's border is an edge too. Large areas thus do not hide ragged
+    edges.
 
     Args:
-        truth: (H, W) ids; where they are at or above `num_classes` nothing counts.
-        predicted: (H, W) ids.
+        truth: (H, W) true ids; pixels at or above `num_classes` do not count.
+        predicted: (H, W) predicted ids.
         num_classes: number of classes.
-        ratio: of the image's diagonal; a pixel at least.
+        ratio: width of the boundary region as a share of the image's diagonal; at least a pixel.
 
     Returns:
-        (num_classes, 2) pixels.
+        (num_classes, 2) int64 pixels: intersection, union.
     """
     labelled = truth < num_classes
     shown = [
@@ -118,8 +120,8 @@ def boundary_overlap(
 
 
 def _edge(mask: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
-    """Return the pixels of a mask within a (chessboard) distance of what is not of it."""
-    framed = np.pad(mask, 1).astype(np.uint8)  # what the image's border cuts has an edge there
+    """Return the pixels of a mask within a (chessboard) distance of pixels outside of it."""
+    framed = np.pad(mask, 1).astype(np.uint8)  # the image's border is an edge too
     inner = cv2.erode(framed, np.ones((3, 3), np.uint8), iterations=distance)
     return np.asarray(mask & (inner[1:-1, 1:-1] == 0))
 
@@ -127,20 +129,20 @@ def _edge(mask: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
 def calibration(
     confidence: NDArray[Any], right: NDArray[Any], count: NDArray[Any] | int = 1
 ) -> dict[str, Any]:
-    """Return how far a model's confidence is from how often it is right.
+    """Return how far a model's confidence is from its accuracy.
 
     Expected calibration error over equal bins (Guo et al., "On Calibration of Modern Neural
-    Networks", ICML 2017, arXiv:1706.04599): the mean over what was predicted of the distance
-    between confidence and accuracy of its bin.
+    Networks", ICML 2017, arXiv:1706.04599): the mean, over all predictions, of the distance
+    between confidence and accuracy of their bin.
 
     Args:
         confidence: (N,) 0 to 1.
-        right: (N,) whether it was right; or how often, of `count` of that confidence.
-        count: (N,) how often there was this confidence.
+        right: (N,) whether each prediction was right; or with `count`, how many were.
+        count: (N,) number of predictions with each confidence.
 
     Returns:
-        `ece`, None without a prediction; `bins`, of each that occurs `to` (its upper end),
-        `share` (of all), `confidence` and `accuracy`.
+        `ece`, None without predictions; `bins`, for each non-empty bin `to` (its upper end),
+        `share` (of all predictions), `confidence` and `accuracy`.
     """
     count = np.broadcast_to(count, confidence.shape)
     total = int(count.sum())
@@ -159,24 +161,24 @@ def calibration(
 
 
 def by_class(classes: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, float | None]:
-    """Return a figure by class name, None for NaN, which is not JSON."""
+    """Return figures by class name; None for NaN, which JSON does not have."""
     return {
         name: json_number(value) for name, value in zip(classes, values.tolist(), strict=True)
     }
 
 
 def json_number(value: float) -> float | None:
-    """Return a figure, None for NaN, which is not JSON."""
+    """Return a figure; None for NaN, which JSON does not have."""
     return None if value != value else value
 
 
 class AveragePrecision(NamedTuple):
-    """How well boxes were found, 0 to 1; NaN where there was none to find.
+    """The average precision of boxes, 0 to 1; NaN where there was nothing to find.
 
     Attributes:
-        ap: COCO's: the mean over IoU thresholds 0.5, 0.55, ... 0.95 and over classes.
+        ap: COCO's AP: the mean over IoU thresholds 0.5, 0.55, ... 0.95 and over classes.
         ap50: the mean over classes at IoU 0.5 (PASCAL VOC's threshold).
-        ap50_per_class: at IoU 0.5.
+        ap50_per_class: AP of each class at IoU 0.5.
     """
 
     ap: float
@@ -185,7 +187,11 @@ class AveragePrecision(NamedTuple):
 
 
 def check_pycocotools() -> None:
-    """Raise SetupError unless pycocotools is installed; only average precision needs it."""
+    """Check that pycocotools is installed; only average precision needs it.
+
+    Raises:
+        SetupError: it is not installed, or cannot be loaded.
+    """
     try:
         import pycocotools.cocoeval  # noqa: F401
     except ImportError as exc:
@@ -202,13 +208,13 @@ def average_precision(
 ) -> AveragePrecision:
     """Return COCO's average precision, https://cocodataset.org/#detection-eval.
 
-    Of an image the best 100 boxes count. What is found in an ignored region of its class is
+    Only the best 100 boxes of an image count. Boxes in an ignored region of their class are
     neither right nor wrong.
 
     Args:
-        truth: the boxes of each image.
-        found: of each image boxes (N, 4), scores (N,) and class ids (N,).
-        num_classes: classes.
+        truth: true boxes of each image.
+        found: for each image predicted boxes (N, 4), scores (N,) and class ids (N,).
+        num_classes: number of classes.
 
     Raises:
         SetupError: pycocotools is missing.
@@ -241,11 +247,11 @@ def average_precision(
             true_rows.append((image, box, class_id, 1.0, 1))
         for box, score, class_id in zip(boxes.tolist(), scores.tolist(), class_ids, strict=True):
             found_rows.append((image, box, class_id, score, 0))
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         evaluation = COCOeval(as_coco(true_rows), as_coco(found_rows), 'bbox')
         evaluation.evaluate()
         evaluation.accumulate()
-    # (IoU, recall, class) for boxes of any size, 100 an image; -1 where there is none to find
+    # (IoU, recall, class) for boxes of any size, 100 per image; -1 where there is none to find
     precision = evaluation.eval['precision'][:, :, :, 0, -1]
     precision = np.where(precision < 0, np.nan, precision)
     of_classes = precision.mean(axis=1)  # (IoU, class)

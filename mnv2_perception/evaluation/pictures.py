@@ -1,4 +1,4 @@
-"""What an evaluation looks like: the confusion matrix, and pictures beside their labels."""
+"""Draw an evaluation: the confusion matrix, and masks beside their labels."""
 
 from collections.abc import Mapping, Sequence
 import unicodedata
@@ -14,9 +14,9 @@ from mnv2_perception.vision.preprocess import resize_image
 
 Picture = NDArray[np.uint8]
 
-# One hue from light to dark: its order is seen with any colour vision, and in print.
+# One hue from light to dark: readable with any colour vision, and in print.
 NONE, ALL = np.array([247, 251, 255]), np.array([8, 48, 107])
-WRONG = (230, 159, 0)  # on gray: Okabe and Ito's orange, told apart with any colour vision
+WRONG = (230, 159, 0)  # Okabe and Ito's orange: visible on gray with any colour vision
 INK, PAPER = (0, 0, 0), (255, 255, 255)
 MOST_ROWS = 40
 CELL_PX, MARGIN_PX = 46, 10
@@ -25,13 +25,13 @@ _FONT, _SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
 
 
 def draw_confusion(table: Mapping[str, Mapping[str, int]], title: str) -> Picture:
-    """Draw a confusion matrix as shares of its rows, in per cent.
+    """Draw a confusion matrix as percentages of its rows.
 
-    Of more than MOST_ROWS true classes those that go wrong most often are drawn.
+    If there are more than MOST_ROWS true classes, those with most errors are drawn.
 
     Args:
-        table: true class: predicted class: how many.
-        title: stands above.
+        table: counts by true class and predicted class.
+        title: title above the matrix.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -93,7 +93,7 @@ def _draw_cell(picture: Picture, x: int, y: int, share: float, right: bool) -> N
 
 
 def _label(text: str) -> Picture:
-    """Return a line of text on white; OpenCV's fonts are ASCII."""
+    """Return a line of text on white; replaces what OpenCV's ASCII fonts lack."""
     text = unicodedata.normalize('NFKD', text).encode('ascii', 'replace').decode()[:120]
     (width, height), below = cv2.getTextSize(text, _FONT, _SCALE, 1)
     label = np.full((height + below + 2, width + 2, 3), 255, np.uint8)
@@ -109,15 +109,15 @@ def draw_masks(
     colours: Colours,
     caption: str,
 ) -> Picture:
-    """Draw a label, a mask, and where the two differ, side by side.
+    """Draw a label, a mask and their differences side by side.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        truth: (H, W) class ids; what is no id of `names` is unlabelled.
-        found: (H, W) class ids.
-        names: of the classes.
-        colours: one (R, G, B) for each.
-        caption: stands above.
+        truth: (H, W) uint8 class ids; other ids than those of `names` are unlabelled.
+        found: (H, W) uint8 class ids.
+        names: names of the classes.
+        colours: one (R, G, B) for each class.
+        caption: text above the pictures.
     """
     height, width = image.shape[:2]
     if width > PANEL_PX:
@@ -134,12 +134,12 @@ def draw_masks(
 
 
 def side_by_side(panels: Sequence[Picture]) -> Picture:
-    """Return pictures of one height in a row, white between them."""
+    """Return pictures of equal height in a row, separated by white."""
     gap = np.full((len(panels[0]), 4, 3), 255, np.uint8)
     return np.hstack([part for panel in panels for part in (panel, gap)][:-1])
 
 
 def legible(image: Picture, width: int = 320) -> Picture:
-    """Return a picture wide enough for a caption, enlarged by a whole number."""
+    """Return a picture wide enough for a caption, enlarged by an integer factor."""
     times = -(-width // image.shape[1])
     return image.repeat(times, axis=0).repeat(times, axis=1)

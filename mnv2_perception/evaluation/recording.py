@@ -1,4 +1,4 @@
-"""What a recorded run was worth: counts, latency and accuracy, from bags alone."""
+"""Evaluate recorded runs: keys of frames, latency, lost frames, accuracy."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,11 +13,11 @@ from mnv2_perception.bags.camera import Frame, read_stamps
 from mnv2_perception.evaluation.metrics import ConfusionMatrix
 
 Value = TypeVar('Value')
-Key = tuple[int, int]  # stamp in ns, and how often that had come before: zero stamps are equal
+Key = tuple[int, int]  # stamp in ns, and its number among equal stamps (some bags have zeros)
 
 
 def keyed(frames: Iterable[tuple[int, Value]]) -> Iterator[tuple[Key, Value]]:
-    """Yield key and value of what has stamps, of which some may be equal."""
+    """Yield (key, value) for values with stamps, some of which may be equal."""
     came: Counter[int] = Counter()
     for stamp_ns, value in frames:
         yield (stamp_ns, came[stamp_ns]), value
@@ -25,21 +25,21 @@ def keyed(frames: Iterable[tuple[int, Value]]) -> Iterator[tuple[Key, Value]]:
 
 
 def keys(bag: Path, topic: str) -> list[Key]:
-    """Return the keys of a topic's messages, which begin with a header, in their order."""
+    """Return the keys of a topic's messages in their order; the messages begin with a header."""
     return [key for key, _ in keyed((stamp_ns, None) for _, stamp_ns in read_stamps(bag, topic))]
 
 
 def stamp_text(stamp_ns: int) -> str:
-    """Return a stamp as `ros2 topic echo` would be asked for it: seconds, nanoseconds."""
+    """Return a stamp as seconds.nanoseconds."""
     return '{}.{:09d}'.format(*divmod(stamp_ns, 10**9))
 
 
 class Keyed(Generic[Value]):
-    """Frames by key, read on only as far as is asked for.
+    """Frames by key, read only as far as needed.
 
     Args:
         frames: keys and values, in any order.
-        wanted: keys that will be asked for; others are not kept.
+        wanted: keys that will be requested; other frames are not kept.
     """
 
     def __init__(self, frames: Iterator[tuple[Key, Value]], wanted: set[Key]) -> None:
@@ -47,7 +47,7 @@ class Keyed(Generic[Value]):
         self._waiting: dict[Key, Value] = {}
 
     def get(self, key: Key) -> Value | None:
-        """Return a frame, None where there is none; once."""
+        """Return a frame and forget it; None if there is no such frame."""
         while key not in self._waiting:
             found = next(self._frames, None)
             if found is None:
@@ -58,7 +58,7 @@ class Keyed(Generic[Value]):
 
 
 def latencies_ms(sent_log: Path, received_log: Path, sent: str, received: str) -> list[float]:
-    """Return for each result the time from its image's publication to its arrival, ms.
+    """Return for each result the time from its image's publication to its arrival, in ms.
 
     Args:
         sent_log: CSV of `mnv2 bag play --log`.
@@ -82,17 +82,17 @@ def _read_log(path: Path, topic: str, column: str) -> Iterator[tuple[int, int]]:
 
 
 def account(frames_in: int, masks_out: int, node: Mapping[str, str]) -> dict[str, int]:
-    """Say where every frame went, from three counters that do not know of each other.
+    """Account for every frame, from three independent counters.
 
     Args:
-        frames_in: images that the player published.
-        masks_out: masks that the recorder received.
+        frames_in: number of images that the player published.
+        masks_out: number of masks that the recorder received.
         node: the node's own counters, from its diagnostics.
 
     Returns:
         `frames_in`, `masks_out`, `passed_over` and `rejected` (by the node), `lost` (on the way
         to the node or from it to the recorder) and `dropped`, the sum of the last three. If the
-        node counts right, frames_in = masks_out + dropped.
+        node counts correctly, frames_in = masks_out + dropped.
     """
     passed_over, rejected = int(node['passed_over']), int(node['rejected'])
     lost = frames_in - int(node['received']) + int(node['published']) - masks_out
@@ -109,7 +109,7 @@ def account(frames_in: int, masks_out: int, node: Mapping[str, str]) -> dict[str
 def paired(
     left: Iterable[Frame], right: Iterable[Frame]
 ) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Yield (stamp, left, right) of the frames with equal stamps; both come in stamp order."""
+    """Yield (stamp, left, right) of frames with equal stamps; both inputs are in stamp order."""
     others = iter(right)
     other = next(others, None)
     for stamp_ns, frame in left:
@@ -120,7 +120,7 @@ def paired(
 
 
 def accuracy(labels: Iterable[Frame], masks: Iterable[Frame], num_classes: int) -> ConfusionMatrix:
-    """Compare masks with the labels of the same stamps and size; both come in stamp order."""
+    """Compare masks with labels of equal stamp and size; both inputs are in stamp order."""
     matrix = ConfusionMatrix(num_classes)
     for _, label, mask in paired(labels, masks):
         if label.shape == mask.shape:
@@ -129,5 +129,5 @@ def accuracy(labels: Iterable[Frame], masks: Iterable[Frame], num_classes: int) 
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """Return a percentile (share from 0 to 1) of values, None without any."""
+    """Return a percentile (share from 0 to 1) of values; None if there are no values."""
     return float(np.quantile(values, share)) if values else None

@@ -1,4 +1,4 @@
-"""An evaluation as files: its figures, the confusion matrix, the worst pictures beside labels."""
+"""Write an evaluation as files: figures, confusion matrix, the worst images with their labels."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import json
@@ -35,15 +35,15 @@ def write_report(
     maps: Sequence[str] = (),
     labels: Sequence[str] = (),
 ) -> None:
-    """Write what `evaluate_model` found with these arguments, and pictures of it.
+    """Write the result of `evaluate_model` for the same arguments, with pictures.
 
     `results.json` has the figures, `confusion.png` the confusion matrix, and `worst/` the images
-    that `worst` names, the worst first. Files of an earlier report are replaced.
+    listed in `worst`, the worst first (not for a bag). Files of an earlier report are replaced.
 
     Raises:
         DataError: the folder cannot be written.
     """
-    of_bag = is_bag(data)  # its worst frames are named by their stamps
+    of_bag = is_bag(data)  # its worst frames are listed by their stamps, not drawn
     try:
         (folder if of_bag else folder / WORST).mkdir(parents=True, exist_ok=True)
         for old in (folder / WORST).glob('[0-9][0-9]_*.png'):
@@ -128,7 +128,7 @@ def _boxes(
 
 
 def _colours(classes: ClassMap, spec: ModelSpec) -> Colours:
-    """Return the model's colours by the classes' names, others where it has none."""
+    """Return the model's colours for the compared classes; defaults where it has no such class."""
     known = dict(zip(spec.classes, spec.colours, strict=True))
     others = default_colours(classes.rows)
     return [known.get(name, other) for name, other in zip(classes.rows, others, strict=True)]

@@ -1,4 +1,4 @@
-"""What masks should be: labels from a topic, a bag or a folder."""
+"""Read the true masks (labels) for a run's masks: from a topic, a bag or a folder."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from mnv2_perception.evaluation.recording import Key, Keyed, keyed, keys, stamp_
 
 
 def has_messages(bag: Path, topic: str) -> bool:
-    """Tell whether a bag has messages on a topic."""
+    """Return whether a bag has messages on a topic."""
     with BagReader(bag) as reader:
         return any(each.name == topic and each.message_count for each in reader.topics)
 
@@ -25,15 +25,19 @@ class Truth:
     """The labels of masks, from a topic of one of the runs, another bag, or a folder.
 
     Args:
-        base: a run.
-        new: the other.
+        base: file or bag of the base run.
+        new: file or bag of the other run.
         labels: see `compare.compare_runs`.
-        classes: names of the base's.
-        shared: the masks that will be asked for.
-        mask: topic of the base's masks.
+        classes: class names of the base run.
+        shared: keys of the masks whose labels will be requested.
+        mask: topic of the base run's masks.
 
     Attributes:
-        how: the classes are compared.
+        how: how the classes are compared, in words.
+
+    Raises:
+        BagError: a bag cannot be read, or has no labels.
+        DataError: neither run has the topic, or there is no class in common.
     """
 
     def __init__(
@@ -43,7 +47,7 @@ class Truth:
         self.how = 'by number: files'
         self._named = False
         self._count = len(classes)
-        self._pixels = np.zeros(256, np.int64)  # of each id, in the labels that were asked for
+        self._pixels = np.zeros(256, np.int64)  # number of each id in the requested labels
         self._table: NDArray[np.uint8] = np.arange(256, dtype=np.uint8)
         self._place = labels
         folder = Path(labels)
@@ -69,10 +73,11 @@ class Truth:
         self._labels = Keyed(keyed(read_ids(bag, topic)), shared)
 
     def label(self, key: Key, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-        """Return the label (H, W) of a mask, None where there is none.
+        """Return the label (H, W) uint8 of a mask; None if there is none.
 
         Raises:
-            DataError: it has another size.
+            DataError: the label has another size than the mask, or the folder does not have one
+                label for each mask.
         """
         label = self._labels.get(key)
         if label is None:
@@ -86,9 +91,12 @@ class Truth:
         return self._table[label]
 
     def check(self) -> None:
-        """Raise DataError where the labels that were asked for are of other classes.
+        """Check that the labels requested so far can be of the masks' classes.
 
-        By numbers, a figure would be one of classes that have nothing in common.
+        Unnamed labels are compared by number: a figure for other classes would be meaningless.
+
+        Raises:
+            DataError: the labels have other classes.
         """
         if not self._named and (why := other_classes(self._pixels, self._count)):
             raise DataError(

@@ -1,1 +1,1 @@
-"""The networks, in torch. Nothing that runs on a robot imports this folder."""
+"""The network architectures, in torch. Nothing that runs on a robot imports this folder."""

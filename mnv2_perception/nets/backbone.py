@@ -1,4 +1,4 @@
-"""What every network of the family is: layers from image to features, and a head for classes."""
+"""Common parts of all networks of the family: layers that compute features, and a class head."""
 
 from collections.abc import Sequence
 from typing import Any, get_args, Literal
@@ -15,16 +15,17 @@ Pool = Literal['all', 'middle']
 
 
 class Backbone(nn.Module):
-    """A network as classifier and as encoder.
+    """A network that serves as classifier and as encoder.
 
     Args:
-        layers: from the image to the last features.
-        classifier: from their mean to the logits; None leaves it out (encoder only).
+        layers: layers from the image to the last features.
+        classifier: head from the mean of the last features to the logits; None for an encoder
+            only.
 
     Attributes:
         out_channels: channels of the features at strides 2, 4, 8, 16 and 32.
-        pool: the classifier looks at the mean over `all` of the image, or over its `middle`, half
-            as high and half as wide; what is around it still reaches it as context.
+        pool: part of the last features whose mean is classified: `all`, or the `middle`, half as
+            high and half as wide; its surroundings still contribute as context.
     """
 
     pool: Pool = 'all'
@@ -48,7 +49,7 @@ class Backbone(nn.Module):
         ]
 
     def drop_widening(self) -> None:
-        """Drop the last layer if it only widens for the classifier, as V2's and V3's does."""
+        """Drop the last layer if it only adds channels for the classifier, as in V2 and V3."""
         modules = self.features[-1].modules()
         conv = next(layer for layer in modules if isinstance(layer, nn.Conv2d))
         if conv.kernel_size == (1, 1):
@@ -57,7 +58,7 @@ class Backbone(nn.Module):
             self.out_channels[-1] = conv.in_channels
 
     def truncate(self, depth: int, num_classes: int = 0) -> None:
-        """Keep the layers up to stride 2 ** depth, with one linear layer for the classes."""
+        """Keep the layers up to stride 2 ** depth, with one linear layer as classifier."""
         self.stage_ends = self.stage_ends[:depth]
         self.out_channels = self.out_channels[:depth]
         self.features = self.features[: self.stage_ends[-1]]
@@ -68,7 +69,7 @@ class Backbone(nn.Module):
             initialise(self.classifier)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
-        """Return the features of (N, 3, H, W) at strides 2, 4, 8, 16 and 32."""
+        """Return the features at strides 2, 4, 8, 16 and 32 of images (N, 3, H, W)."""
         features = []
         for stage in self.stages():
             x = stage(x)
@@ -76,7 +77,7 @@ class Backbone(nn.Module):
         return features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits (N, num_classes) of (N, 3, H, W)."""
+        """Return the logits (N, num_classes) of images (N, 3, H, W)."""
         x = self.features(x)  # (N, last, H/32, W/32)
         if self.pool == 'middle':
             height, width = int(x.shape[2]), int(x.shape[3])
@@ -87,14 +88,14 @@ class Backbone(nn.Module):
 def padded_conv(
     x: Tensor, weight: Tensor, pads: list[int], stride: list[int], groups: int
 ) -> Tensor:
-    """Convolve with zeros at top, left, bottom and right."""
+    """Convolve with zero padding at top, left, bottom and right."""
     top, left, bottom, right = pads
     x = functional.pad(x, (left, right, top, bottom))
     return functional.conv2d(x, weight, stride=stride, groups=groups)
 
 
 class PaddedConv(torch.autograd.Function):
-    """`padded_conv` as one node of ONNX; with padding apart inference takes a tenth longer."""
+    """`padded_conv` as one ONNX node; with separate padding, inference takes a tenth longer."""
 
     @staticmethod
     def forward(_ctx: Any, *args: Any) -> Tensor:
@@ -108,10 +109,10 @@ class PaddedConv(torch.autograd.Function):
 
 
 class SameConv2d(nn.Conv2d):
-    """Convolution without bias, padded as TensorFlow's SAME: the odd one at bottom and right.
+    """Convolution without bias, padded like TensorFlow's SAME: an odd pixel at bottom and right.
 
-    At stride 2 symmetric padding sees an even-sized image one pixel further up and left.
-    https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2
+    With symmetric padding and stride 2, an image of even size is sampled one pixel further up and
+    left. https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2
     """
 
     def __init__(
@@ -139,7 +140,7 @@ def convolution(
     groups: int = 1,
     padding: Padding = 'symmetric',
 ) -> nn.Conv2d:
-    """Convolution without bias, from a size to that size / stride, rounded up.
+    """Return a convolution without bias; its output has the size / stride, rounded up.
 
     Raises:
         ModelError: padding is unknown.
@@ -154,13 +155,13 @@ def convolution(
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
-    """Round to a multiple of `divisor` without losing more than 10 %."""
+    """Round to a multiple of `divisor`, but lose at most 10 %."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
 def initialise(module: nn.Module) -> None:
-    """He-normal convolutions, unit batch normalisation, small normal linear layers."""
+    """Initialise weights: He-normal for convolutions, small normal for linear layers."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode='fan_out')
@@ -172,7 +173,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Return the number of learned parameters (batch statistics are not learned)."""
+    """Return the number of trained parameters, without batch statistics."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

@@ -1,4 +1,4 @@
-"""The family by name. `python -m mnv2_perception.nets.backbones` prints parameters and MACs."""
+"""Make backbones by name. `python -m mnv2_perception.nets.backbones` lists parameters and MACs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -29,12 +29,12 @@ def make_backbone(
 
     Args:
         name: one of BACKBONES.
-        num_classes: classes of the head; 0 leaves the head out (encoder only).
+        num_classes: number of classes of the head; 0 leaves the head out (encoder only).
         width_mult: width multiplier, 0.35 to 1.4 in the papers.
-        padding: `symmetric` for weights from torchvision, `same_tf` for weights that TensorFlow
-            trained; it matters where a convolution has a stride.
-        depth: halvings of the size; 4 leaves the layers at stride 32 out.
-        pool: what the classifier looks at, see Backbone.
+        padding: `symmetric` for weights from torchvision, `same_tf` for weights trained with
+            TensorFlow; they differ in convolutions with a stride.
+        depth: number of halvings of the size; 4 leaves out the layers at stride 32.
+        pool: part of the features that is classified, see Backbone.
 
     Raises:
         ModelError: the name or the padding is unknown.

@@ -1,4 +1,4 @@
-"""Checkpoints: our own, and those of others that training starts from."""
+"""Read and write checkpoints: our own, and those of others as initial weights."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -30,15 +30,15 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network, what it is for, and how it was trained.
+    """A network, its spec, and how it was trained.
 
     Attributes:
-        spec: the exported model's.
-        architecture: what `make_network` needs beside the spec.
+        spec: spec of the exported model.
+        architecture: arguments that `make_network` needs besides the spec.
         state_dict: the weights to measure and export.
         facts: recipe and training data, for the model card.
-        epoch: epochs done.
-        training: what a run needs to go on; empty where none will.
+        epoch: number of finished epochs.
+        training: state that a resumed run needs; empty if none is planned.
     """
 
     spec: ModelSpec
@@ -50,12 +50,12 @@ class Checkpoint:
 
 
 class Loaded(NamedTuple):
-    """What `load_weights` did not do.
+    """What `load_weights` could not use or fill.
 
     Attributes:
-        unused: names of the file's tensors that were not taken.
-        random: names of the network's that keep the values it was made with.
-        folded: batch normalisation that the file had folded into its convolutions.
+        unused: names of the file's tensors that were not used.
+        random: names of the network's tensors that keep their random initial values.
+        folded: batch normalisation layers that were folded into convolutions in the file.
     """
 
     unused: list[str]
@@ -64,10 +64,10 @@ class Loaded(NamedTuple):
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """Read a torch file that holds nothing but tensors and plain values.
+    """Read a torch file that contains only tensors and plain values.
 
     Raises:
-        ModelError: it is missing, damaged, or would run code when loaded.
+        ModelError: the file is missing or damaged, or would run code when loaded.
     """
     if path.is_dir():
         raise ModelError(f'{path}: is a folder, expected a checkpoint such as {path}/best.pt')
@@ -77,9 +77,9 @@ def read_weights(path: Path) -> dict[str, Any]:
         values = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError as exc:
         raise ModelError(f'{path}: no such checkpoint') from exc
-    except Exception as exc:  # a damaged file fails in whatever way its bytes lead
+    except Exception as exc:  # a damaged file can raise anything
         reason = (str(exc) or type(exc).__name__).splitlines()[0]
-        if reason.startswith('Weights only load failed'):  # it goes on with dangerous advice
+        if reason.startswith('Weights only load failed'):  # torch adds dangerous advice
             reason = 'it is another kind of file, or would run code when loaded'
         raise ModelError(f'{path}: ' + (
             stand_in(path)
@@ -91,20 +91,20 @@ def read_weights(path: Path) -> dict[str, Any]:
 
 
 def load_weights(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
-    """Let a network start from another: all of the encoder, and of the rest whatever fits.
+    """Load initial weights into a network: the whole encoder, and whatever else fits.
 
     Args:
-        net: the network; `encoder` is a part of it, or itself.
-        encoder: must be found whole; a file with more layers than a shallow encoder serves.
+        net: the network; `encoder` is a part of it, or the network itself.
+        encoder: must be filled completely; the file may have more layers than a shallow encoder.
         path: torchvision's classifier or its features, segmentation_models_pytorch's UNet, a
             checkpoint of `mnv2 train`, or a model of `mnv2 export` (.onnx).
 
     Returns:
-        What was left out, such as the head of another number of classes: worth telling.
+        What was left out, such as a head for another number of classes; the user should know.
 
     Raises:
-        ModelError: the file cannot be read, or tensors of the encoder are missing or of another
-            shape (another network, another width multiplier).
+        ModelError: the file cannot be read, or tensors of the encoder are missing or have another
+            shape (another network or width multiplier).
     """
     if path.suffix == '.onnx':
         return load_exported(net, encoder, path)
@@ -137,9 +137,17 @@ def load_weights(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
 
 
 def load_exported(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
-    """Take the layers of a model of `mnv2 export`, which lie in the order of the network's own.
+    """Load the layers of a model of `mnv2 export`, which are in the order of the network's own.
 
-    Batch normalisation is folded into its convolutions there; it is set to change nothing.
+    Batch normalisation is folded into its convolutions in the file; here it is set to the
+    identity.
+
+    Returns:
+        See `load_weights`.
+
+    Raises:
+        ModelError: the file cannot be read, was not written by `mnv2 export`, or has another
+            encoder.
     """
     import onnx
 
@@ -147,11 +155,11 @@ def load_exported(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
         model = onnx.load(str(path))
     except FileNotFoundError as exc:
         raise ModelError(f'{path}: no such model') from exc
-    except Exception as exc:  # a damaged file fails in whatever way its bytes lead
+    except Exception as exc:  # a damaged file can raise anything
         raise ModelError(f'{path}: ' + (stand_in(path) or f'is not an ONNX model: {exc}')) from exc
     graph = model.graph
     arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    for node in graph.node:  # equal tensors are stored once
+    for node in graph.node:  # the exporter stores equal tensors only once
         if node.op_type == 'Identity' and node.input[0] in arrays:
             arrays[node.output[0]] = arrays[node.input[0]]
     sources = [node.input[1:] for node in graph.node if node.op_type in ('Conv', 'Gemm')]
@@ -165,7 +173,7 @@ def load_exported(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
         layer for module in (encoder.features, net) for layer in module.modules()
         if isinstance(layer, (nn.Conv2d, nn.Linear, nn.BatchNorm2d))
     ]
-    layers = list(dict.fromkeys(layers))  # the encoder's first
+    layers = list(dict.fromkeys(layers))  # those of the encoder first
     weighted = [layer for layer in layers if not isinstance(layer, nn.BatchNorm2d)]
     wanted = [tuple(layer.weight.shape) for layer in weighted]
     shapes = [arrays[names[0]].shape for names in sources]
@@ -181,7 +189,7 @@ def load_exported(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
             f'choose --encoder, --width-mult and --encoder-depth as it was trained (the card of a '
             f'shipped model has them)'
         )
-    # Layers beyond the encoder are its network's only if there are as many.
+    # The other layers are of the same network only if their number is equal.
     known = len(shapes) if len(shapes) == len(wanted) else count
     fitting = [index for index in range(known) if shapes[index] == wanted[index]]
     folded = []
@@ -205,7 +213,11 @@ def load_exported(net: nn.Module, encoder: Backbone, path: Path) -> Loaded:
 
 
 def check_spec(spec: ModelSpec) -> None:
-    """Raise ModelError unless `mnv2 export` can write a model of this spec."""
+    """Check that `mnv2 export` can write a model with this spec.
+
+    Raises:
+        ModelError: it cannot.
+    """
     outputs = OUTPUTS[spec.task]
     if spec.input != 'uint8_nhwc' or spec.output not in outputs or spec.background:
         raise ModelError(
@@ -217,15 +229,15 @@ def check_spec(spec: ModelSpec) -> None:
 
 
 def make_network(spec: ModelSpec, architecture: dict[str, Any]) -> nn.Module:
-    """Make the network of a spec's task with random weights."""
+    """Make the network for a spec's task with random weights."""
     return NETWORKS[spec.task](num_classes=len(spec.classes), **architecture)
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write atomically: a killed run leaves the previous epoch's checkpoint."""
+    """Write a checkpoint atomically: a killed run leaves the previous epoch's checkpoint."""
     values = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}
     values['spec'] = asdict(checkpoint.spec)
-    data = io.BytesIO()  # of a full disk torch itself tells by an internal error
+    data = io.BytesIO()  # on a full disk, torch itself raises an internal error
     torch.save(values, data)
     partial = path.with_suffix('.partial')
     try:
@@ -236,10 +248,10 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read what `save_checkpoint` wrote.
+    """Read a checkpoint that `save_checkpoint` wrote.
 
     Raises:
-        ModelError: it is missing, damaged, or not of `mnv2 train`.
+        ModelError: it is missing, damaged, or not one of `mnv2 train`.
     """
     values = read_weights(path)
     try:

@@ -1,10 +1,11 @@
-"""From a checkpoint to the file that travels: scaling, network, decoding and ModelSpec.
+"""Export a checkpoint to one model file: scaling, network, decoding and ModelSpec.
 
-That is an ONNX file, or for the torch engine an exported program (.pt2).
+The file is ONNX, or for the torch engine an exported program (.pt2).
 
-The graph takes (1, H, W, 3) uint8 in the spec's channel order. For segmentation it gives class ids
-and confidence, uint8 each, at the network's output stride, so that every runtime computes the same
-and a GPU sends back two bytes a pixel instead of floats; for detection the best decoded boxes.
+The graph takes (1, H, W, 3) uint8 in the spec's channel order. For segmentation it returns class
+ids and confidence, uint8 each, at the network's output stride: every runtime then computes the
+same, and a GPU sends back two bytes per pixel instead of floats. For detection it returns the best
+decoded boxes.
 """
 
 from collections.abc import Callable
@@ -32,9 +33,9 @@ from mnv2_perception.nets.checkpoint import (
 from mnv2_perception.nets.ssdlite import SSDLite, TopBoxes
 
 OPSET = 17
-# Of torchvision's weights, in pixel units: https://pytorch.org/vision/stable/models.html
+# For torchvision's weights, in units of 0..255: https://pytorch.org/vision/stable/models.html
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-PROGRAM_FACTS = 'mnv2_perception.json'  # what engines.torch reads beside the program
+PROGRAM_FACTS = 'mnv2_perception.json'  # extra file in a .pt2, which engines.torch reads
 OUTPUT_NAMES = {
     'ids_confidence': ['class_ids', 'confidence'],
     'logits': ['logits'],
@@ -43,9 +44,10 @@ OUTPUT_NAMES = {
 
 
 class Normalised(nn.Module):
-    """A network with its scaling in front: (N, H, W, 3) uint8 to the network's output.
+    """A network preceded by its scaling: takes (N, H, W, 3) uint8.
 
-    Scaled plane by plane: over interleaved channels it takes a tenth of the inference.
+    The image is scaled plane by plane; with interleaved channels this takes a tenth of the
+    inference time.
     """
 
     def __init__(self, net: nn.Module, spec: ModelSpec) -> None:
@@ -60,7 +62,7 @@ class Normalised(nn.Module):
 
 
 class FloatOutputs(nn.Module):
-    """A network whose outputs are float32 where it runs in less, so that decoding is exact."""
+    """A network with outputs converted to float32, so that decoding is exact in fp16 or bf16."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -74,9 +76,9 @@ class FloatOutputs(nn.Module):
 
 
 class IdsAndConfidence(nn.Module):
-    """Logits (N, C, H, W) to class ids and softmax maximum × 255, (N, H, W) uint8 each.
+    """Converts logits (N, C, H, W) to class ids and maximum softmax × 255, (N, H, W) uint8 each.
 
-    TensorRT converts to uint8 from float only, and truncates.
+    The detours via float and + 0.5: TensorRT converts to uint8 only from float, and truncates.
     """
 
     def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,17 +88,17 @@ class IdsAndConfidence(nn.Module):
 
 
 def export_model(checkpoint_path: Path, model_path: Path) -> str:
-    """Write a checkpoint of `mnv2 train` with its ModelSpec inside.
+    """Write a checkpoint of `mnv2 train` as a model with its ModelSpec inside.
 
     Args:
         checkpoint_path: the run's .pt file.
-        model_path: the file to write: .onnx, or .pt2 for the torch engine.
+        model_path: file to write: .onnx, or .pt2 for the torch engine.
 
     Returns:
         The network's size in words, for the model card.
 
     Raises:
-        ModelError: the checkpoint cannot be loaded, or see `export_network`.
+        ModelError: the checkpoint cannot be loaded; or see `export_network`.
     """
     checkpoint = load_checkpoint(checkpoint_path)
     spec = checkpoint.spec
@@ -112,14 +114,14 @@ def export_model(checkpoint_path: Path, model_path: Path) -> str:
 
 
 def export_weights(weights: Path, encoder: str, licence: str, model_path: Path) -> None:
-    """Write a checkpoint, or the layers of published ImageNet weights, for their features.
+    """Write a checkpoint, or published ImageNet weights, as a model from which features are used.
 
     Args:
-        weights: a run's .pt file, or torchvision's names (.pth), of width 1.
-        encoder: a name of `backbones.BACKBONES`; empty takes what the file's name begins with.
-            A checkpoint tells its own.
-        licence: of published weights.
-        model_path: the .onnx file to write. What it says of published weights' classes is filler.
+        weights: a run's .pt file, or a .pth file with torchvision's names and width 1.
+        encoder: a name in `backbones.BACKBONES`; empty for the one with which the file's name
+            begins. A checkpoint knows its own.
+        licence: licence of published weights.
+        model_path: the .onnx file to write; for published weights its classes are placeholders.
 
     Raises:
         ModelError: the file cannot be read, or is of another network.
@@ -145,17 +147,17 @@ def export_weights(weights: Path, encoder: str, licence: str, model_path: Path) 
 
 
 def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
-    """Write a network with the input and output that `spec` promises.
+    """Write a network with the input and output that `spec` states.
 
     Args:
-        net: normalised image (1, 3, H, W) to logits (1, C, H/s, W/s); an SSDLite for `boxes`.
-            Writing a .pt2 folds its batch normalisation into the convolutions.
-        spec: input `uint8_nhwc`, output `ids_confidence`, `logits` or `boxes`.
-        model_path: the .onnx or .pt2 file to write, atomically.
+        net: maps a normalised image (1, 3, H, W) to logits (1, C, H/s, W/s); an SSDLite for
+            `boxes`. Writing a .pt2 folds its batch normalisation into the convolutions.
+        spec: spec with input `uint8_nhwc` and output `ids_confidence`, `logits` or `boxes`.
+        model_path: the .onnx or .pt2 file, written atomically.
 
     Raises:
-        ModelError: the spec asks for what is not written here, its size is not divisible by 32,
-            the folder of `model_path` does not exist, or it cannot be written.
+        ModelError: the spec has another input or output, its size is not divisible by 32, the
+            folder of `model_path` does not exist, or the file cannot be written.
     """
     if not model_path.parent.is_dir():
         raise ModelError(f'{model_path}: its folder does not exist; create it first')
@@ -173,7 +175,7 @@ def export_network(net: nn.Module, spec: ModelSpec, model_path: Path) -> None:
 
 
 def assemble(net: nn.Module, spec: ModelSpec) -> nn.Module:
-    """Return the network with scaling before and decoding behind it, for inference."""
+    """Return the network with scaling before and decoding behind it, in evaluation mode."""
     graph: nn.Module = Normalised(net, spec)
     if spec.output == 'ids_confidence':
         graph = nn.Sequential(graph, IdsAndConfidence())
@@ -184,14 +186,14 @@ def assemble(net: nn.Module, spec: ModelSpec) -> nn.Module:
 
 
 def example_image(spec: ModelSpec) -> Tensor:
-    """Return a black image as the model takes it."""
+    """Return a black image in the form of the model's input."""
     return torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8)
 
 
 def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> None:
     """Write an assembled network as ONNX."""
     with warnings.catch_warnings():
-        # The size is fixed, so a trace is right; it stays the exporter with the leaner graph.
+        # Tracing is correct because the size is fixed, and its graph is smaller than dynamo's.
         warnings.simplefilter('ignore', torch.jit.TracerWarning)
         warnings.simplefilter('ignore', DeprecationWarning)
         torch.onnx.export(
@@ -210,7 +212,7 @@ def write_onnx(graph: nn.Module, spec: ModelSpec, path: Path) -> None:
 
 
 def write_program(graph: nn.Module, spec: ModelSpec, path: Path) -> None:
-    """Write an assembled network as a program of torch.export, for engines.torch."""
+    """Write an assembled network as a program of torch.export, for `engines.torch`."""
     fold_batch_norm(graph)
     normalised = next(module for module in graph.modules() if isinstance(module, Normalised))
     normalised.net = FloatOutputs(normalised.net)
@@ -223,11 +225,11 @@ def write_program(graph: nn.Module, spec: ModelSpec, path: Path) -> None:
 
 
 def fold_batch_norm(net: nn.Module) -> None:
-    """Fold batch normalisation into the convolution before it, as the ONNX exporter does."""
+    """Fold batch normalisation into the preceding convolution, as the ONNX exporter does."""
     for sequence in [module for module in net.modules() if isinstance(module, nn.Sequential)]:
         for index in range(len(sequence) - 1):
             conv, norm = sequence[index], sequence[index + 1]
-            # A subclass may leave out the bias that folding adds.
+            # Not for subclasses: their forward may ignore the bias that folding adds.
             if type(conv) is nn.Conv2d and isinstance(norm, nn.BatchNorm2d):
                 sequence[index] = fuse_conv_bn_eval(conv, norm)
                 sequence[index + 1] = nn.Identity()

@@ -24,16 +24,16 @@ def conv_bn_relu(
     groups: int = 1,
     padding: Padding = 'symmetric',
 ) -> list[nn.Module]:
-    """Convolution without bias, batch normalisation, ReLU."""
+    """Return convolution without bias, batch normalisation and ReLU."""
     conv = convolution(in_channels, out_channels, kernel, stride, groups, padding)
     return [conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
 
 
 class MobileNetV1(Backbone):
-    """MobileNetV1.
+    """The MobileNetV1 network.
 
     Args:
-        num_classes: classes of the head; 0 leaves the head out (encoder only).
+        num_classes: number of classes of the head; 0 leaves the head out (encoder only).
         width_mult: width multiplier.
         padding: see `backbones.make_backbone`.
     """

@@ -30,7 +30,7 @@ def conv_bn_relu6(
     groups: int = 1,
     padding: Padding = 'symmetric',
 ) -> nn.Sequential:
-    """Convolution without bias, batch normalisation, ReLU6."""
+    """Return convolution without bias, batch normalisation and ReLU6."""
     return nn.Sequential(
         convolution(in_channels, out_channels, kernel, stride, groups, padding),
         nn.BatchNorm2d(out_channels),
@@ -39,7 +39,7 @@ def conv_bn_relu6(
 
 
 class InvertedResidual(nn.Module):
-    """Expand 1×1, filter depthwise 3×3, project 1×1 linearly; add the input if it fits."""
+    """Expand 1×1, filter depthwise 3×3, project 1×1 linearly; add the input if shapes allow."""
 
     def __init__(
         self,
@@ -67,11 +67,11 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(Backbone):
-    """MobileNetV2.
+    """The MobileNetV2 network.
 
     Args:
-        num_classes: classes of the head; 0 leaves the head out (encoder only).
-        width_mult: width multiplier; channels scale with it, the last layer only above 1.0.
+        num_classes: number of classes of the head; 0 leaves the head out (encoder only).
+        width_mult: width multiplier for all channels; for the last layer only above 1.0.
         padding: see `backbones.make_backbone`.
     """
 

@@ -57,7 +57,7 @@ def conv_norm(
     padding: Padding = 'symmetric',
     activation: type[nn.Module] | None = nn.Hardswish,
 ) -> nn.Sequential:
-    """Convolution without bias, batch normalisation, activation."""
+    """Return convolution without bias, batch normalisation and activation."""
     layers = [
         convolution(in_channels, out_channels, kernel, stride, groups, padding),
         norm(out_channels),
@@ -66,7 +66,7 @@ def conv_norm(
 
 
 class SqueezeExcitation(nn.Module):
-    """Scale each channel by what a small network says of all channels' means."""
+    """Scale each channel by a factor that a small network computes from all channels' means."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -82,7 +82,10 @@ class SqueezeExcitation(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand 1×1, filter depthwise, squeeze and excite, project linearly; add the input."""
+    """Expand 1×1, filter depthwise, squeeze and excite, project linearly.
+
+    The input is added if shapes allow.
+    """
 
     def __init__(self, in_channels: int, row: Row, padding: Padding = 'symmetric') -> None:
         super().__init__()
@@ -105,11 +108,11 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV3(Backbone):
-    """MobileNetV3.
+    """The MobileNetV3 network.
 
     Args:
         variant: `large` or `small`.
-        num_classes: classes of the head; 0 leaves the head out (encoder only).
+        num_classes: number of classes of the head; 0 leaves the head out (encoder only).
         width_mult: width multiplier.
         padding: see `backbones.make_backbone`.
     """

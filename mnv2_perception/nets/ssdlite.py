@@ -1,10 +1,10 @@
-"""SSDLite over an encoder of the family, with a light feature pyramid for small objects.
+"""SSDLite on an encoder of the family, with a light feature pyramid for small objects.
 
 SSD: Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016, https://arxiv.org/abs/1512.02325.
 SSDLite, its depthwise separable form: Sandler et al., "MobileNetV2", CVPR 2018, section 6.2,
-https://arxiv.org/abs/1801.04381. The top-down path is that of Lin et al., "Feature Pyramid
-Networks for Object Detection", CVPR 2017, https://arxiv.org/abs/1612.03144, in separable
-convolutions: without it the features at stride 8 are too shallow to tell a pedestrian from a post.
+https://arxiv.org/abs/1801.04381. The top-down path follows Lin et al., "Feature Pyramid Networks
+for Object Detection", CVPR 2017, https://arxiv.org/abs/1612.03144, with separable convolutions:
+without it the features at stride 8 are too shallow to distinguish a pedestrian from a post.
 """
 
 from collections.abc import Sequence
@@ -22,23 +22,23 @@ from mnv2_perception.nets.unet import check_divisible, separable_conv
 STRIDES = (8, 16, 32, 64)
 CHANNELS = 128  # of the pyramid, as in SSD-MobileNet-FPNLite of TensorFlow's detection zoo
 
-# The anchors: at each cell one for each size (the square root of its area, in strides) and each
-# ratio of width to height. More are upright than flat, as pedestrians, bicyclists and signs are;
-# three of four boxes of CamVid, enlarged to 480×640, overlap one of these by half.
+# Anchors: each cell has one for each size (square root of its area, in strides) and each ratio of
+# width to height. More are upright than flat, like pedestrians, bicyclists and signs. Three of
+# four boxes of CamVid, enlarged to 480×640, have an IoU of 0.5 or more with one of them.
 ANCHOR_SIZES = (1.75, 2.5)
 ANCHOR_RATIOS = (0.3, 0.5, 1.0, 1.7)
 ANCHORS_PER_CELL = len(ANCHOR_SIZES) * len(ANCHOR_RATIOS)
 
-# SSD's variances 0.1 and 0.2, as factors of the offsets of centre and size.
+# SSD's variances 0.1 and 0.2, as factors for the offsets of centre and size.
 CENTRE_WEIGHT, SIZE_WEIGHT = 10.0, 5.0
-MAX_LOG_RATIO = math.log(1000.0 / 16.0)  # a size that exp() of a wild output cannot exceed
+MAX_LOG_RATIO = math.log(1000.0 / 16.0)  # keeps exp() of extreme outputs finite
 
-CANDIDATES = 200  # boxes that an exported model gives, before NMS
-PRIOR = 0.01  # first probability of every class at every anchor: RetinaNet, section 4.1
+CANDIDATES = 200  # boxes that an exported model returns, before NMS
+PRIOR = 0.01  # initial probability of each class at each anchor: RetinaNet, section 4.1
 
 
 def make_shapes() -> Tensor:
-    """Return the widths and heights (A, 2) float32 of a cell's anchors, in strides."""
+    """Return the widths and heights, (A, 2) float32, of a cell's anchors, in strides."""
     return torch.tensor([
         (size * math.sqrt(ratio), size / math.sqrt(ratio))
         for size in ANCHOR_SIZES for ratio in ANCHOR_RATIOS
@@ -46,9 +46,9 @@ def make_shapes() -> Tensor:
 
 
 def make_cells(height: int, width: int, strides: Sequence[int] = STRIDES) -> Tensor:
-    """Return the cells (C, 4) float32 of an input size: centre x, centre y, stride, stride, px.
+    """Return the cells for an input size, (C, 4) float32: centre x, centre y, stride, stride, px.
 
-    They come stride by stride, row by row, column by column.
+    The order is by stride, then row, then column.
     """
     levels = []
     for stride in strides:
@@ -62,9 +62,9 @@ def make_cells(height: int, width: int, strides: Sequence[int] = STRIDES) -> Ten
 
 
 def make_anchors(height: int, width: int, strides: Sequence[int] = STRIDES) -> Tensor:
-    """Return the anchors (N, 4) float32 of an input size: centre x, centre y, width, height, px.
+    """Return the anchors for an input size, (N, 4) float32: centre x, centre y, width, height, px.
 
-    They come cell by cell, then by size and ratio: the order of SSDLite's outputs.
+    The order is by cell, then size, then ratio, as in SSDLite's outputs.
     """
     cells, shapes = make_cells(height, width, strides)[:, None], make_shapes()[None]
     centres = cells[..., :2].expand(-1, ANCHORS_PER_CELL, -1)
@@ -72,11 +72,11 @@ def make_anchors(height: int, width: int, strides: Sequence[int] = STRIDES) -> T
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """Return the offsets (N, 4) by which anchors become boxes; SSD, equation 2.
+    """Return the offsets, (N, 4), that turn anchors into boxes; SSD, equation 2.
 
     Args:
         boxes: (N, 4) x1, y1, x2, y2, px, of positive size.
-        anchors: (N, 4) as of `make_anchors`.
+        anchors: (N, 4), see `make_anchors`.
     """
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     sizes = boxes[:, 2:] - boxes[:, :2]
@@ -87,7 +87,7 @@ def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
 
 
 def decode_boxes(offsets: Tensor, anchors: Tensor) -> Tensor:
-    """Return the boxes (N, 4) x1, y1, x2, y2 that offsets make of anchors; undoes `encode_boxes`.
+    """Return the boxes, (N, 4) x1, y1, x2, y2, for anchors and offsets; inverts `encode_boxes`.
 
     Boxes have the anchors' unit and may reach beyond the image.
     """
@@ -97,7 +97,7 @@ def decode_boxes(offsets: Tensor, anchors: Tensor) -> Tensor:
 
 
 def prediction(outputs: int) -> nn.Sequential:
-    """One separable convolution, then SSDLite's: depthwise 3×3 and a linear pointwise."""
+    """Return a head: a separable convolution, then SSDLite's (depthwise 3×3, linear pointwise)."""
     return nn.Sequential(
         separable_conv(CHANNELS, CHANNELS),
         nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, groups=CHANNELS, bias=False),
@@ -108,7 +108,7 @@ def prediction(outputs: int) -> nn.Sequential:
 
 
 def downsample(in_channels: int) -> nn.Sequential:
-    """SSDLite's extra layer: pointwise to half the channels, depthwise of stride 2, pointwise."""
+    """Return SSDLite's extra layer: pointwise (half the channels), depthwise /2, pointwise."""
     half = CHANNELS // 2
     return nn.Sequential(
         nn.Conv2d(in_channels, half, 1, bias=False),
@@ -123,12 +123,12 @@ def downsample(in_channels: int) -> nn.Sequential:
 
 
 class Pyramid(nn.Module):
-    """Features of the encoder, and extra layers above it, as one pyramid of CHANNELS each.
+    """Feature pyramid of the encoder's features and extra layers, with CHANNELS at each level.
 
     Args:
-        encoder_channels: of the features at strides 2, 4, ... to the encoder's last.
-        strides: of the pyramid's levels, each the double of the one before; those beyond the
-            encoder's last come from extra layers.
+        encoder_channels: channels of the encoder's features at strides 2, 4, ... to its last.
+        strides: strides of the pyramid's levels, each twice the previous one; those beyond the
+            encoder's last stride come from extra layers.
     """
 
     def __init__(self, encoder_channels: Sequence[int], strides: Sequence[int]) -> None:
@@ -159,29 +159,29 @@ class Pyramid(nn.Module):
             levels.append(x)
         for fine in range(len(levels) - 2, -1, -1):
             coarse = functional.interpolate(levels[fine + 1], scale_factor=2.0)
-            # An odd number of cells was halved to one more.
+            # Halving an odd number of cells rounds up, so the doubled level may be one larger.
             rows, columns = (int(side) for side in levels[fine].shape[-2:])
             levels[fine] = levels[fine] + coarse[..., :rows, :columns]
         return [output(level) for output, level in zip(self.outputs, levels, strict=True)]
 
 
 class SSDLite(nn.Module):
-    """SSDLite: (N, 3, H, W) normalised RGB to class logits and box offsets of each anchor.
+    """SSDLite: normalised RGB (N, 3, H, W) to class logits and box offsets for each anchor.
 
-    Each level has heads of its own: shared ones would normalise all levels with one level's
-    statistics.
+    Each level has its own heads: shared heads would normalise all levels with the statistics of
+    one.
 
     Args:
-        num_classes: classes, without a background: each has a sigmoid of its own.
+        num_classes: number of classes without background; each has its own sigmoid.
         width_mult: width multiplier of the encoder.
-        encoder: a name of `backbones.BACKBONES`.
-        strides: of the pyramid, powers of two from 4 up, each the double of the one before;
-            4 finds smaller objects and takes half as long again.
-        encoder_depth: halvings of the encoder, 4 or 5; 4 leaves its layers at stride 32 out, which
-            are more than half of all weights: the pyramid's extra layers begin there.
+        encoder: a name in `backbones.BACKBONES`.
+        strides: strides of the pyramid, powers of two from 4 up, each twice the previous one; with
+            4 it finds smaller objects, but takes half as long again.
+        encoder_depth: number of halvings in the encoder, 4 or 5; 4 leaves out its layers at stride
+            32, which are more than half of all weights: the pyramid's extra layers begin there.
 
     Raises:
-        ModelError: encoder, strides or depth are none; the input's size does not divide by
+        ModelError: encoder, strides or depth are invalid, or the input's size is not divisible by
             2 ** encoder_depth.
     """
 
@@ -237,20 +237,20 @@ class SSDLite(nn.Module):
 
 
 def by_anchor(output: Tensor, values: int) -> Tensor:
-    """(N, anchors of a cell × values, H, W) to (N, H × W × anchors of a cell, values)."""
+    """Reshape (N, anchors of a cell × values, H, W) to (N, H × W × anchors of a cell, values)."""
     return output.permute(0, 2, 3, 1).reshape(int(output.shape[0]), -1, values)
 
 
 class TopBoxes(nn.Module):
-    """SSDLite's outputs for one image to its CANDIDATES best boxes: what an exported model gives.
+    """Selects and decodes the CANDIDATES best boxes of one image: the outputs of exported models.
 
-    Only the best are decoded. Class-wise NMS is left to `vision.detections`, so that thresholds
-    stay live and TensorRT gets by without a plugin.
+    Class-wise NMS is left to `vision.detections`, so that thresholds can be changed while the
+    model runs, and TensorRT needs no plugin.
 
     Args:
-        height: of the input, px.
-        width: of the input, px.
-        strides: of the network.
+        height: height of the input, px.
+        width: width of the input, px.
+        strides: strides of the network's pyramid.
     """
 
     def __init__(self, height: int, width: int, strides: Sequence[int] = STRIDES) -> None:
@@ -260,18 +260,19 @@ class TopBoxes(nn.Module):
         self.register_buffer('shapes', make_shapes())
 
     def forward(self, outputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return boxes (1, K, 4) as x1, y1, x2, y2 in 0..1, scores (1, K), class ids (1, K).
+        """Return boxes (1, K, 4) x1, y1, x2, y2 in 0..1, scores (1, K), int32 class ids (1, K).
 
-        The best comes first. A box may reach beyond the image; an anchor may give two classes.
+        Sorted by score, highest first. A box may reach beyond the image; an anchor may have boxes
+        of two classes.
         """
         logits, offsets = outputs
         num_classes = int(logits.shape[2])
-        # The order of logits is that of scores: the sigmoid of the best is enough.
+        # Logits have the same order as scores, so only the best need the sigmoid.
         top, index = logits.reshape(1, -1).topk(min(CANDIDATES, logits[0].numel()))  # (1, K)
         anchor = torch.div(index[0], num_classes, rounding_mode='trunc')
         class_ids = index - (anchor * num_classes)[None]
         cell = torch.div(anchor, ANCHORS_PER_CELL, rounding_mode='trunc')
-        # A file of all anchors would be 0.7 MB larger at 480×640.
+        # Stored anchors would make the file 0.7 MB larger at 480×640.
         cells, shapes = self.cells[cell], self.shapes[anchor - cell * ANCHORS_PER_CELL]
         anchors = torch.cat([cells[:, :2], cells[:, 2:] * shapes], dim=1)
         boxes = decode_boxes(offsets[0][anchor], anchors)

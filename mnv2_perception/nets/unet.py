@@ -1,4 +1,4 @@
-"""UNet over an encoder of the family.
+"""UNet on an encoder of the family.
 
 Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI
 2015, https://arxiv.org/abs/1505.04597. Parameter names follow segmentation_models.pytorch.
@@ -20,7 +20,11 @@ Decoder = Literal['separable', 'full']
 
 
 def check_divisible(height: int, width: int, stride: int = 32) -> None:
-    """Raise ModelError, naming the next possible size, unless both divide by the stride."""
+    """Check that height and width are divisible by the stride.
+
+    Raises:
+        ModelError: they are not; the message names the next possible size.
+    """
     if height % stride or width % stride:
         next_height, next_width = (-(-side // stride) * stride for side in (height, width))
         raise ModelError(
@@ -30,7 +34,7 @@ def check_divisible(height: int, width: int, stride: int = 32) -> None:
 
 
 def full_conv(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Convolution 3×3, batch normalisation, ReLU."""
+    """Return 3×3 convolution, batch normalisation and ReLU."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
         nn.BatchNorm2d(out_channels),
@@ -39,7 +43,7 @@ def full_conv(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def separable_conv(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Depthwise 3×3, then pointwise 1×1, each with batch normalisation and ReLU6."""
+    """Return depthwise 3×3, then pointwise 1×1, each with batch normalisation and ReLU6."""
     return nn.Sequential(
         nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
         nn.BatchNorm2d(in_channels),
@@ -51,7 +55,7 @@ def separable_conv(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 class DecoderBlock(nn.Module):
-    """Double the size, concatenate the encoder's skip, convolve twice."""
+    """Double the size, concatenate the encoder's features (skip), convolve twice."""
 
     def __init__(
         self, in_channels: int, skip_channels: int, out_channels: int, decoder: Decoder
@@ -89,27 +93,28 @@ class UNetDecoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """UNet: (N, 3, H, W) normalised RGB to logits (N, num_classes, H/s, W/s).
+    """UNet: normalised RGB (N, 3, H, W) to logits (N, num_classes, H/s, W/s).
 
     The `full` decoder (3×3 convolutions) goes up to stride s = 1. The `separable` one (depthwise
     and pointwise) stops at s = 2, where the last skip is: a block at stride 1 has no skip to
-    sharpen with and doubles the time to train, and decoding at stride 2 costs a quarter.
+    sharpen edges with and doubles the training time, and decoding at stride 2 costs a quarter.
 
     Args:
-        num_classes: classes of the head.
+        num_classes: number of classes of the head.
         width_mult: width multiplier of the encoder.
         decoder: `separable` (default) or `full`.
-        encoder: a name of `backbones.BACKBONES`.
-        encoder_depth: halvings of the encoder, 3 to 5; 4 leaves the layers at stride 32 out.
-        decoder_channels: of the decoder's blocks; s = 2 ** (encoder_depth - their number).
-            Empty: DECODER_CHANNELS, as many as the decoder goes up.
-        shuffle: the head predicts 2×2 pixels at each of the decoder's, which halves s: thin things
-            get their edges for a linear layer's cost (Shi et al., "Real-Time Single Image and
-            Video Super-Resolution", CVPR 2016, https://arxiv.org/abs/1609.05158).
+        encoder: a name in `backbones.BACKBONES`.
+        encoder_depth: number of halvings in the encoder, 3 to 5; 4 leaves out the layers at
+            stride 32.
+        decoder_channels: channels of the decoder's blocks; s = 2 ** (encoder_depth - their
+            number). Empty: the first of DECODER_CHANNELS, one for each block of the decoder.
+        shuffle: the head predicts 2×2 pixels for each of the decoder's, which halves s: thin
+            objects get sharp edges for the cost of a linear layer (Shi et al., "Real-Time Single
+            Image and Video Super-Resolution", CVPR 2016, https://arxiv.org/abs/1609.05158).
 
     Raises:
-        ModelError: decoder or encoder is unknown, or there are too many blocks; the input's
-            size does not divide by 2 ** encoder_depth.
+        ModelError: decoder or encoder is unknown, there are too many blocks, or the input's size
+            is not divisible by 2 ** encoder_depth.
     """
 
     def __init__(

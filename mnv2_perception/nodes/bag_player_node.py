@@ -129,9 +129,7 @@ class BagPlayerNode(ToughNode):
         for turn in itertools.count():
             messages = read_ahead(self.reader.messages(topics))
             if (first := next(messages, None)) is None:
-                raise BagError(
-                    f'{self.settings.bag}: no message could be read; record or copy it again'
-                )
+                raise BagError(f'{self.settings.bag}: no readable message; record it again')
             if turn == 0:
                 self._wait_for_listeners(first.stamp_ns)
             self._play_once(itertools.chain([first], messages))

@@ -22,7 +22,7 @@ from mnv2_perception.vision.pose import Pose
 from mnv2_perception.vision.projection import pixel_offset
 
 RAISE = 'raise sync_tolerance_s, sync_queue or sync_wait_s'
-ONE_CLOCK = 'let both drivers stamp by one clock (system time), or by /clock'
+ONE_CLOCK = 'let both drivers use the same clock for their stamps (system time, or /clock)'
 START = 'start what publishes it, or remap it'
 MISALIGNED = 0.05  # as a fraction of the image's width
 SILENT_S = 10.0  # after this, a larger tolerance of stamps does not help
@@ -171,8 +171,8 @@ class Measurements:
             (measured.height, measured.width) == image and not found[0].same_matrix(camera)
         ):
             raise CalibrationError(
-                f'depth is in {quoted(frame_id)}, as the image, and depth/camera_info in '
-                f'{quoted(of_frame)}, with another matrix: that of depth before it was aligned? '
+                f'depth is in {quoted(frame_id)}, like the image, but depth/camera_info is in '
+                f'{quoted(of_frame)} and has another matrix: is it that of the unaligned depth? '
                 f'Remap depth/camera_info to the one beside the aligned depth'
             )
         pose = poses.base_from_camera(header.frame_id, header)
@@ -191,9 +191,10 @@ def _misaligned(
     """Return what is wrong with the pixels of a cloud, empty if they are the camera's."""
     share = pixel_offset(points, camera, camera_from_points)
     return '' if share < MISALIGNED else (
-        f"the pixels of the cloud in {quoted(frame_id)} are not the image's: half of them are "
-        f'{share * camera.width:.0f} px off or more, by camera_info and tf; remap points to a '
-        f'cloud that is registered to this image, or take depth (source: depth)'
+        f'the pixels of the cloud in {quoted(frame_id)} do not match those of the image: by '
+        f'camera_info and tf, half of them are {share * camera.width:.0f} px off or more; '
+        f'remap points to a cloud that is registered to this image, or use depth (source: '
+        f'depth)'
     )
 
 

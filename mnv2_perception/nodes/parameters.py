@@ -258,9 +258,9 @@ class CostmapParameters(PlacingParameters):
             )
         if self.source == 'depth' and self.horizontal_fov_rad:
             raise ParameterError(
-                "horizontal_fov_rad is no calibration for source 'depth', whose points would be "
-                "off by the guess; remap camera_info to the camera's own, or, where depth is "
-                'registered to the image, to depth/camera_info'
+                "horizontal_fov_rad cannot calibrate source 'depth': its points would be wrong by "
+                "the error of the guess; remap camera_info to the camera's own, or, where depth "
+                'is registered to the image, to depth/camera_info'
             )
 
 

@@ -105,13 +105,15 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
         topic = image_topic_behind(self, results, self.shared.model_nodes)
         if named_rectified(topic) and not rectified:
             self._odd_name = (
-                f'the images of {topic} are rectified, as its name says, and camera_info has the '
-                f'distortion of the lens: set rectified to true, or all is placed wrong'
+                f'the images of {topic} are rectified, as its name says, but rectified is false '
+                f'and camera_info has lens distortion, so everything is placed wrong; set '
+                f'rectified to true'
             )
         elif rectified and 'image_raw' in topic:
             self._odd_name = (
-                f'rectified is true, and the images of {topic} are not, as its name says: set it '
-                f'to false, or take the rectified ones (image_proc); all is placed wrong'
+                f'rectified is true, but the images of {topic} are not, as its name says, so '
+                f'everything is placed wrong; set rectified to false, or use rectified images '
+                f'(image_proc)'
             )
         if self._odd_name not in ('', before):
             self.get_logger().warning(self._odd_name)

@@ -87,8 +87,8 @@ def require_frame(name: str, value: str) -> None:
         raise ParameterError(f'{name} is empty, expected the name of a frame')
     if value.startswith('/'):
         raise ParameterError(
-            f'{name} is {value!r}, and tf2 has no frame with a slash before its name: nobody '
-            f'could place what lies in it; set {value.lstrip("/")}'
+            f'{name} is {value!r}, but frames of tf2 have no slash before their names; set '
+            f'{value.lstrip("/")}'
         )
 
 

@@ -39,8 +39,8 @@ def _time_of(header: Header) -> Time:
         return Time.from_msg(header.stamp)
     except ValueError as exc:
         raise CalibrationError(
-            f"the image's stamp is {header.stamp.sec} s, expected 0 or more: no transform is of "
-            f"its time; correct the camera's driver or its clock"
+            f"the image's stamp is {header.stamp.sec} s, expected 0 or more: tf has no transforms "
+            f"for that time; correct the camera's driver or its clock"
         ) from exc
 
 
@@ -190,8 +190,8 @@ class Poses:
         name = f'transform from {quoted(source)} to {quoted(target)}'
         if not source:
             return (
-                f'{name}: the frame_id of the images, or of what measures, is empty; have its '
-                f'driver set it (most have a parameter frame_id), or set pose_source: parameters'
+                f'{name}: the frame_id of the images, of depth or of the cloud is empty; set it '
+                f'in the driver (most have a parameter frame_id), or set pose_source: parameters'
             )
         try:
             newest = self._buffer.get_latest_common_time(target, source)

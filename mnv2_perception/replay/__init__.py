@@ -1,1 +1,1 @@
-"""Recordings through the models, without a ROS graph: results as the nodes publish them."""
+"""Run models on recordings without a ROS graph; the results are those that the nodes publish."""

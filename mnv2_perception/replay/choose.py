@@ -1,4 +1,4 @@
-"""Which frames of a recording are worth labelling."""
+"""Choose the frames of a recording that are worth labelling."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,11 +14,11 @@ WAYS = {
 
 
 class Choice(NamedTuple):
-    """A frame that was chosen.
+    """A chosen frame.
 
     Attributes:
-        frame: its place among those that were looked at.
-        why: in words.
+        frame: index among the frames that were looked at.
+        why: reason, in words.
     """
 
     frame: int
@@ -26,9 +26,10 @@ class Choice(NamedTuple):
 
 
 def evenly(frames: int, count: int) -> list[Choice]:
-    """Choose the middles of equal parts of a recording, in their order.
+    """Choose the middle frames of equal parts of a recording, in their order.
 
-    By the frames, not the clock: a pause, or a day between two bags, is no place to look at.
+    The parts have equal numbers of frames, not equal times: pauses, or a day between two bags,
+    need no frames.
     """
     count = min(count, frames)
     return [
@@ -38,12 +39,12 @@ def evenly(frames: int, count: int) -> list[Choice]:
 
 
 def least_sure(confidence: Sequence[float], count: int, spacing: int) -> list[Choice]:
-    """Choose frames of least confidence, the least first, of equal ones the earlier.
+    """Choose the frames of lowest confidence, the lowest first; the earlier one of equal frames.
 
     Args:
-        confidence: of each frame, 0 to 1.
-        count: at most so many.
-        spacing: chosen frames are at least so many frames apart, for neighbours look alike.
+        confidence: confidence of each frame, 0 to 1.
+        count: maximum number of frames to choose.
+        spacing: minimum distance between chosen frames, in frames, because neighbours look alike.
     """
     free = np.ones(len(confidence), bool)
     chosen: list[Choice] = []
@@ -57,27 +58,28 @@ def least_sure(confidence: Sequence[float], count: int, spacing: int) -> list[Ch
 
 
 def default_spacing(frames: int, count: int) -> int:
-    """Return the largest spacing at which `count` frames are found however they lie."""
+    """Return the largest spacing that always leaves `count` frames to choose."""
     return max(1, (frames // max(1, count) + 1) // 2)
 
 
 def farthest_first(features: NDArray[np.float32], count: int) -> list[Choice]:
-    """Choose frames that stand for all: always the one that is least like those chosen before.
+    """Choose frames that represent all: always the one that is least like those chosen before.
 
-    Greedy k-centre: no frame is more than twice as far from a chosen one as in the best choice of
-    so many (Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985;
-    for choosing what to label: Sener and Savarese, https://arxiv.org/abs/1708.00489). It begins
-    with the frame nearest to the mean and ends early where the others equal chosen ones.
+    Greedy k-centre: the largest distance of a frame to its nearest chosen frame is at most twice
+    that of the best choice of equal size (Gonzalez, "Clustering to minimize the maximum
+    intercluster distance", 1985; for choosing what to label: Sener and Savarese,
+    https://arxiv.org/abs/1708.00489). It begins with the frame nearest to the mean and ends early
+    if all others equal chosen ones.
 
     Args:
         features: (frames, channels) float32.
-        count: at most so many.
+        count: maximum number of frames to choose.
     """
     if not len(features):
         return []
     first = int(np.linalg.norm(features - features.mean(axis=0), axis=1).argmin())
     chosen = [Choice(first, 'nearest to the mean of all')]
-    nearest = np.linalg.norm(features - features[first], axis=1)  # chosen frame to each
+    nearest = np.linalg.norm(features - features[first], axis=1)  # to a chosen frame
     while len(chosen) < count and nearest.max() > 0.0:
         index = int(nearest.argmax())
         chosen.append(Choice(index, f'distance {nearest[index]:.4f} to those before'))

@@ -1,6 +1,6 @@
-"""`mnv2 bag frames`: pictures of a recording that are worth labelling, with the model's masks.
+"""`mnv2 bag frames`: write frames that are worth labelling, with the model's masks.
 
-The recording is gone through twice, to choose and to write: one image is in memory at a time.
+The recording is read twice, to choose and to write, so that only one image is in memory at a time.
 """
 
 from collections import Counter
@@ -37,16 +37,16 @@ Tell = Callable[[int, int, float], None]
 
 @dataclass
 class Found:
-    """What became of a recording.
+    """The outcome of choosing frames from a recording.
 
     Attributes:
-        frames: that came.
-        looked_at: of these, the images that were chosen among.
-        chosen: those that were written.
-        spacing: frames that chosen ones are apart at least; 0 where that was not asked.
-        rejected: of these, those that are no images.
-        lost: frames that the recording promises and that could not be read.
-        reasons: why, each with its count.
+        frames: number of frames that were read.
+        looked_at: number of these that could be chosen.
+        chosen: number of frames that were written.
+        spacing: minimum distance of chosen frames, in frames; 0 if it does not apply.
+        rejected: number of frames that are no valid images.
+        lost: number of frames that the recording promises but that could not be read.
+        reasons: the reasons for rejections and losses, with their counts.
     """
 
     frames: int = 0
@@ -59,7 +59,7 @@ class Found:
 
     @property
     def whole(self) -> bool:
-        """Whether all of the recording could be read."""
+        """Whether the whole recording could be read."""
         return not (self.rejected or self.lost)
 
 
@@ -71,24 +71,23 @@ def collect(
 
     Args:
         source: the recording.
-        segmenter: makes the labels, and tells the confidence.
-        embedder: tells the features; needed for `diversity` alone.
+        segmenter: makes the labels and gives the confidence.
+        embedder: gives the features; needed only for `diversity`.
         out: an empty folder.
         by: one of `choose.WAYS`.
-        count: frames to write, at most.
-        spacing: of `uncertainty`; 0 takes half of what would be even.
-        every: looks at every Nth frame only.
-        tell: called with the frames done, those there are (0: not known), and seconds.
+        count: maximum number of frames to write.
+        spacing: minimum distance in frames for `uncertainty`; 0 for half of an even spacing.
+        every: look only at every Nth frame.
+        tell: called with the number of frames done, their total (0: unknown) and the seconds.
 
     Raises:
-        ModelError: the model tells no confidence.
+        ModelError: the model gives no confidence, which `uncertainty` needs.
         EngineError: a runtime failed.
     """
     found = Found()
     if by == 'uncertainty' and segmenter.spec.output == 'ids':
         raise ModelError(
-            f'{segmenter.spec.name}: gives ids alone, and no confidence; choose --by time or '
-            f'diversity'
+            f'{segmenter.spec.name}: outputs ids without confidence; choose --by time or diversity'
         )
     measures: dict[str, Measure] = {
         'time': lambda image: None,
@@ -112,7 +111,7 @@ def collect(
 def _look(
     source: Source, measure: Measure, every: int, found: Found, tell: Tell
 ) -> tuple[list[int], list[Any]]:
-    """Return which frames of the recording can be chosen, and what was measured of each."""
+    """Return the indices of the frames that can be chosen, and a measured value for each."""
     places, values = [], []
     begun_s = time.perf_counter()
     for item in source.items():
@@ -132,7 +131,7 @@ def _look(
             found.reasons[str(exc)] += 1
         tell(found.frames, source.count, time.perf_counter() - begun_s)
     found.looked_at = len(places)
-    found.lost = source.lost  # as the whole was read; the second time ends with the last chosen
+    found.lost = source.lost  # of the full pass; the second one ends with the last chosen frame
     found.reasons.update(source.reasons)
     return places, values
 
@@ -161,7 +160,7 @@ def _write(
             name = f'{name}_{frame:06}' if name in written else name
             written.add(name)
             ids = segmenter(image).class_ids
-            # The label first: a picture without one could not be trained on.
+            # The label first, so that no picture is without one if this is interrupted.
             (labels / f'{name}.png').write_bytes(indexed_png(ids, segmenter.spec.colours))
             _, png = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
             (images / f'{name}.png').write_bytes(png.tobytes())
@@ -174,7 +173,7 @@ def _write(
 
 
 def _names(source: Source) -> list[str]:
-    """Return the names of the recording's files, without their suffixes."""
+    """Return the names of the recording's files without suffixes."""
     facts = source.facts
     given = facts.get('bags') or [facts.get('video') or facts['pictures']]
     return [Path(name).stem for name in given]

@@ -1,8 +1,8 @@
-"""A recording through the machines of a Ray cluster, into the same file as without.
+"""Run a recording on a Ray cluster, into the same file as without one.
 
-This process reads the recording, cuts it into slices of a few frames, and writes what comes back
-in their order. The machines get frames as they were recorded, so none needs the recording. Ray
-runs a slice again whose worker or machine was lost. https://docs.ray.io/en/latest/ray-core/tasks.html
+This process reads the recording, cuts it into slices of a few frames, and writes the results in
+their order. Workers receive the frames as recorded, so no machine needs the recording. If a worker
+or machine is lost, Ray runs its slice again. https://docs.ray.io/en/latest/ray-core/tasks.html
 """
 
 from collections import deque
@@ -26,40 +26,42 @@ from mnv2_perception.tasks.models import find_model
 RAY = 'ray==2.60.0'
 SLICE_FRAMES = 16
 SLICE_BYTES = 8 * 2**20
-AHEAD = 2  # slices for each that is worked on
-RETRIES = 3  # of a slice whose worker was lost
+AHEAD = 2  # pending slices per slot
+RETRIES = 3  # of a slice that lost its worker
 ANSWER_S = 5.0
-# Ray takes minutes to say that nobody is there: a greeting that any gRPC server answers at once.
+# Ray takes minutes to report that nobody is there, so a greeting is sent that any gRPC server
+# answers at once.
 HTTP2_GREETING = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0'
 HTTP2_SETTINGS = 4
 
 
 class Slice(NamedTuple):
-    """Blocks that a worker has, and Ray's name for what becomes of them."""
+    """Blocks that were sent to a worker, and Ray's reference to their results."""
 
     blocks: list[Block]
     answer: Any
 
 
 class Cluster:
-    """A Ray cluster that this process is connected to, and whose workers open models.
+    """A Ray cluster that this process is connected to, and whose workers open the models.
 
     Args:
-        address: HOST:PORT of one that this machine belongs to; empty takes that of RAY_ADDRESS, or
-            one that runs here, or starts one here.
-        stack: disconnects, and ends what was started.
-        models: as on the command line.
-        opening: how they were opened here; `threads` is also the CPUs of a worker.
-        tasks: what was opened here, and what they must be there.
-        placer: of the masks.
+        address: HOST:PORT of a cluster that this machine belongs to; empty for that of
+            RAY_ADDRESS, one that runs on this machine, or a new one started here.
+        stack: disconnects, and stops what was started.
+        models: the models as on the command line.
+        opening: options with which they were opened here; `threads` is also a worker's CPUs.
+        tasks: the models as opened here; workers must open the same.
+        placer: places the masks on the ground; None for no grid.
 
     Attributes:
-        slots: how many slices are worked on at once.
-        told: in words, what works.
+        slots: number of slices that are processed at once.
+        told: description of the workers, in words.
 
     Raises:
-        SetupError: Ray is not installed; there is no such cluster, or none of its machines has
-            what a worker needs.
+        SetupError: Ray is not installed, there is no such cluster, or no machine of it has the
+            CPUs and the GPU that a worker needs.
+        PerceptionError: a worker cannot open the models.
     """
 
     def __init__(
@@ -71,9 +73,9 @@ class Cluster:
         address = address or os.environ.get('RAY_ADDRESS', '')
         if address not in ('', 'auto', 'local'):
             check_address(address)
-        # A cluster that is started here tells nobody of it, unless one is asked to.
+        # A cluster that is started here sends no usage statistics unless the user enables them.
         os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
-        # For ever, where Ray itself ends a worker that lacks memory.
+        # Ray's own default retries forever if it kills a worker for lack of memory.
         os.environ.setdefault('RAY_task_oom_retries', str(RETRIES))
         import ray
 
@@ -83,7 +85,7 @@ class Cluster:
                 address or None, include_dashboard=None if address else False,
                 log_to_driver=False, logging_level='ERROR',
             )
-        except Exception as exc:  # of many kinds: versions that differ, a token that lacks
+        except Exception as exc:  # of many types: other versions, a missing token
             given = address if ':' in address else 'HOST:PORT'
             raise SetupError(
                 f'--ray {address or "here"}: the cluster cannot be used ({one_line(exc)}); this '
@@ -102,7 +104,7 @@ class Cluster:
             [str(find_model(name)) if Path(name).is_file() else name for name in models],
             opening, [task.facts for task in tasks], placer,
         )
-        # In a list, a worker gets its name alone, and asks for it once.
+        # Inside a list Ray passes only the reference; a worker fetches the object once.
         self._run, self._orders = orders.run, [ray.put(orders)]
         self._work_on = ray.remote(work_on).options(
             num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES
@@ -110,7 +112,7 @@ class Cluster:
         self.answer(self.send(None, []), 'opening the models')
 
     def _room(self, cpus: int, gpus: int) -> tuple[int, int]:
-        """Return how many tasks run at once, and on how many machines."""
+        """Return how many tasks can run at once, and on how many machines."""
         nodes = [node['Resources'] for node in self._ray.nodes() if node['Alive']]
         rooms = [
             int(min(node.get('CPU', 0) // cpus, node.get('GPU', 0) // gpus if gpus else 1e9))
@@ -126,19 +128,19 @@ class Cluster:
         return sum(rooms), sum(room > 0 for room in rooms)
 
     def send(self, start: Calibration | None, blocks: list[list[Piece]]) -> Any:
-        """Hand out a slice, see `work_on`; return Ray's name for what becomes of it."""
+        """Send a slice to a worker, see `work_on`; return Ray's reference to its results."""
         return self._work_on.remote(self._run, self._orders, start, blocks)
 
     def answer(self, name: Any, what: str) -> Done:
-        """Wait for what becomes of a slice.
+        """Wait for the results of a slice.
 
         Args:
-            name: from `send`.
-            what: the slice, in words.
+            name: reference from `send`.
+            what: description of the slice, for error messages.
 
         Raises:
-            PerceptionError: of the worker.
-            EngineError: it failed otherwise, or was lost again and again.
+            PerceptionError: the worker raised it.
+            EngineError: the worker failed otherwise, or was lost too often.
         """
         exceptions = self._ray.exceptions
         try:
@@ -148,25 +150,29 @@ class Cluster:
             if isinstance(cause, PerceptionError):
                 raise type(cause)(str(cause)) from exc
             raise EngineError(
-                f'{what}: a worker failed ({one_line(cause or exc)}); each machine needs this '
-                f'package, in one version. What is done is kept: go on with --resume'
+                f'{what}: a worker failed ({one_line(cause or exc)}); each machine needs the same '
+                f'version of this package. Finished work is kept: continue with --resume'
             ) from exc
         except exceptions.RayError as exc:
             raise EngineError(
-                f'{what}: the worker was lost {RETRIES + 1} times ({one_line(exc)}); see whether '
-                f'memory suffices there. What is done is kept: go on with --resume'
+                f'{what}: the worker was lost {RETRIES + 1} times ({one_line(exc)}); check that '
+                f'its machine has enough memory. Finished work is kept: continue with --resume'
             ) from exc
         return done
 
 
 def check_address(address: str) -> None:
-    """Raise SetupError unless something like a Ray cluster answers at an address."""
+    """Check that something like a Ray cluster answers at an address.
+
+    Raises:
+        SetupError: the address is malformed, or nothing or something else answers.
+    """
     host, _, port = address.rpartition(':')
     host = host.strip('[]')
     if not (host and port.isdecimal() and 0 < int(port) < 65536 and '/' not in host):
         raise SetupError(
-            f'--ray {address}: expected HOST:PORT, as `ray start --head` tells it; the recordings '
-            f'stand before --ray'
+            f'--ray {address}: expected HOST:PORT, as `ray start --head` prints it; put the '
+            f'recordings before --ray'
         )
     try:
         with socket.create_connection((host, int(port)), ANSWER_S) as connection:
@@ -176,24 +182,24 @@ def check_address(address: str) -> None:
     except OSError as exc:
         raise SetupError(
             f'--ray {address}: no Ray cluster answers there ({exc.strerror or exc}); start one '
-            f'with `ray start --head`, which tells its address'
+            f'with `ray start --head`, which prints its address'
         ) from exc
     if len(answer) < 4 or answer[3] != HTTP2_SETTINGS:
         raise SetupError(
-            f'--ray {address}: what answers there is no Ray cluster; give the address that '
-            f'`ray start --head` tells'
+            f'--ray {address}: what answers there is not a Ray cluster; give the address that '
+            f'`ray start --head` prints'
         )
 
 
 class FleetRun(Run):
-    """A run whose frames a cluster works on; the models here only tell what they are.
+    """A run whose frames are processed by a cluster; the local models only provide their facts.
 
     Args:
-        cluster: that works.
+        cluster: the cluster.
         of_run: the arguments of Run.
 
     Attributes:
-        workers: machine and process of each that gave results.
+        workers: machine and process id of each worker that returned results.
     """
 
     def __init__(self, cluster: Cluster, *of_run: Any) -> None:
@@ -202,12 +208,12 @@ class FleetRun(Run):
         self._cluster, self._calibration = cluster, self.source.calibration
 
     def warm_up(self) -> None:
-        """Do nothing: the workers do that themselves."""
+        """Do nothing: the workers warm up themselves."""
 
     def process(self, tell: Callable[[], None]) -> None:
-        """Hand out slices, and write what becomes of them in their order."""
+        """Send slices to the workers and write their results in order."""
         pending: deque[Slice] = deque()
-        # Not this thread, in which Ctrl-C would leave half a block in the file.
+        # A thread of its own: in this one, Ctrl-C could leave half a block in the file.
         writer = ThreadPoolExecutor(1, 'write')
         blocks: list[Block] = []
         pieces: list[list[Piece]] = []
@@ -248,7 +254,7 @@ class FleetRun(Run):
             writer.shutdown()
 
     def calibrate(self, item: Item) -> None:
-        """Note the calibration, if an item is one, and tell of one that is damaged."""
+        """Remember the calibration if an item is one; count one that is damaged."""
         if item.calibration is None or self.work.placer is None:
             return
         try:
@@ -277,5 +283,5 @@ class FleetRun(Run):
 
 
 def one_line(exc: object) -> str:
-    """Return the first line of what an exception says."""
+    """Return the first line of an exception's text."""
     return next(iter(str(exc).strip().splitlines()), type(exc).__name__)[:200]

@@ -1,4 +1,4 @@
-"""What a worker of a Ray cluster does with a slice of a recording: see `fleet`."""
+"""Process slices of a recording in a worker of a Ray cluster; see `fleet`."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -19,14 +19,14 @@ _works: dict[str, tuple[Work, ExitStack]] = {}
 
 @dataclass(frozen=True)
 class Orders:
-    """What the workers of a run open.
+    """What the workers of a run need to open it.
 
     Attributes:
         run: a random name of the run.
-        models: names, or absolute paths.
-        opening: how, see `open_tasks`.
-        facts: what must then be opened, see `Task`.
-        placer: of the masks.
+        models: names of shipped models, or absolute paths.
+        opening: keyword arguments of `open_tasks`.
+        facts: expected facts of the opened models, see `Task`.
+        placer: places the masks on the ground; None for no grid.
     """
 
     run: str
@@ -37,7 +37,7 @@ class Orders:
 
 
 class Piece(NamedTuple):
-    """What a worker needs of an item: see there."""
+    """The part of an `Item` that a worker needs."""
 
     stamp_ns: int
     frame: Frame | None
@@ -45,12 +45,12 @@ class Piece(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What a worker returns of a slice.
+    """The results of a slice.
 
     Attributes:
-        results: of the frames of each block.
-        inference_ms: of one frame, for each block.
-        worker: machine and process.
+        results: results of the frames, for each block.
+        inference_ms: inference time per frame, for each block that has frames.
+        worker: machine and process id.
     """
 
     results: list[list[Found | Rejected]]
@@ -61,16 +61,16 @@ class Done(NamedTuple):
 def work_on(
     run: str, orders: Sequence[Any], start: Calibration | None, blocks: Sequence[Sequence[Piece]]
 ) -> Done:
-    """Work on a slice.
+    """Process a slice.
 
     Args:
-        run: its name, see `Orders`.
-        orders: Ray's name for them.
-        start: the calibration that counts at its beginning.
-        blocks: of the slice.
+        run: name of the run, see `Orders`.
+        orders: a list with Ray's reference to the `Orders`.
+        start: calibration that is valid at the beginning of the slice.
+        blocks: blocks of the slice.
 
     Raises:
-        SetupError: the models do not open here, or open otherwise.
+        SetupError: the models cannot be opened here, or are not the same here.
         EngineError: a runtime failed.
     """
     if run not in _works:
@@ -107,7 +107,7 @@ def open_work(orders: Orders) -> tuple[Work, ExitStack]:
     """Open the models of a run.
 
     Raises:
-        SetupError: they do not open here, or are not those that opened where the run was started.
+        SetupError: they cannot be opened here, or differ from those where the run was started.
     """
     here, stack = socket.gethostname(), ExitStack()
     try:
@@ -124,8 +124,9 @@ def open_work(orders: Orders) -> tuple[Work, ExitStack]:
                 stack.close()
                 raise SetupError(
                     f'on {here}: {task.facts["file"]} has {name} {task.facts[name]}, expected '
-                    f'{value} as where the run was started: results would depend on who made '
-                    f'them; copy the model there, or name --engine and --precision'
+                    f'{value}, as on the machine where the run was started: the results would '
+                    f'depend on the machine; copy the model there, or give --engine and '
+                    f'--precision'
                 )
     work = Work(tasks, orders.placer)
     work.warm_up()

@@ -1,4 +1,4 @@
-"""Where frames come from: bags, a folder of pictures, a video file."""
+"""Read frames from bags, a folder of pictures, or a video file."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -33,8 +33,8 @@ from mnv2_perception.vision.encodings import image_from_compressed_msg, image_fr
 from mnv2_perception.vision.low_bits import LowBits
 from mnv2_perception.vision.transforms import TransformTree
 
-FPS = 10.0  # of pictures, which do not tell it
-FIRST_NS = 1_000_000_000  # stamp of a picture, for a stamp of zero means none
+FPS = 10.0  # default for pictures, which have no rate
+FIRST_NS = 1_000_000_000  # stamp of the first picture; a stamp of zero would mean none
 FRAME_ID = 'camera'
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg')
 
@@ -46,21 +46,28 @@ class Frame(ABC):
 
     @abstractmethod
     def __call__(self) -> tuple[Any, NDArray[np.uint8]]:
-        """Return the header and the (H, W, 3) uint8 RGB image, or raise PerceptionError."""
+        """Decode the frame.
+
+        Returns:
+            The header and the (H, W, 3) uint8 RGB image.
+
+        Raises:
+            PerceptionError: the frame is no valid image.
+        """
 
     @property
     @abstractmethod
     def size(self) -> int:
-        """Bytes of what is to be decoded."""
+        """Size of the undecoded frame in bytes."""
 
     def carried(self) -> 'Frame':
-        """Return it with all that it needs on another machine."""
+        """Return the frame with all data that it needs on another machine."""
         return self
 
 
 @dataclass(frozen=True)
 class BagFrame(Frame):
-    """A message of a bag."""
+    """An image message of a bag."""
 
     type: MessageType
     message: BagMessage
@@ -70,7 +77,7 @@ class BagFrame(Frame):
         if message.type_name not in (RAW, COMPRESSED):
             raise BagError(
                 f'{message.topic}: a message of type {message.type_name}, expected {RAW} or '
-                f'{COMPRESSED}; record other types under other names'
+                f'{COMPRESSED}; record other types on topics of their own'
             )
         msg = self.type.deserialize(message.topic, message.cdr)
         compressed = message.type_name == COMPRESSED
@@ -85,7 +92,7 @@ class BagFrame(Frame):
 
 @dataclass(frozen=True)
 class PictureFrame(Frame):
-    """A picture's file; `data` is its content once it was read."""
+    """A picture file; `data` is its content if it was read already."""
 
     path: Path
     stamp_ns: int
@@ -103,12 +110,12 @@ class PictureFrame(Frame):
         try:
             return replace(self, data=read_bytes(self.path))
         except DataError:
-            return replace(self, data=b'')  # no readable image, there as here
+            return replace(self, data=b'')  # rejected there, as it would be here
 
 
 @dataclass(frozen=True)
 class VideoFrame(Frame):
-    """A frame that OpenCV decoded: (H, W, 3) uint8 BGR."""
+    """A video frame that OpenCV decoded: (H, W, 3) uint8 BGR."""
 
     pixels: NDArray[Any]
     stamp_ns: int
@@ -124,7 +131,7 @@ class VideoFrame(Frame):
 
 @dataclass(frozen=True)
 class Calibration:
-    """A camera_info of a bag; can be pickled."""
+    """A camera_info message of a bag; can be pickled."""
 
     type: MessageType
     message: BagMessage
@@ -133,20 +140,20 @@ class Calibration:
         """Return the sensor_msgs/CameraInfo.
 
         Raises:
-            BagError: it is none.
+            BagError: the message cannot be deserialised.
         """
         return self.type.deserialize(self.message.topic, self.message.cdr)
 
 
 class Item(NamedTuple):
-    """What comes next of a source.
+    """The next item of a source.
 
     Attributes:
-        stamp_ns: when it was recorded.
-        frame: of the camera; None for another message.
-        message: to be copied; None otherwise.
-        calibration: of the camera, from here on.
-        name: of a picture's file, without its suffix; empty of other frames.
+        stamp_ns: time of recording, ns.
+        frame: a frame of the camera; None for another message.
+        message: a message to be copied; None otherwise.
+        calibration: a calibration of the camera, valid from here on; None otherwise.
+        name: name of a picture's file without its suffix; empty for other frames.
     """
 
     stamp_ns: int
@@ -161,17 +168,17 @@ class Source:
     """A recording.
 
     Attributes:
-        name: of the recording, for people.
-        count: how many frames it promises, 0 where that is not known.
-        items: goes through it from its beginning; ends where nothing more can be read.
-        facts: its files' names, its topics, its rate, as they are to be reported.
-        copied: topics that are handed on.
-        info: topic of the camera's calibration among the items; empty without.
-        rectified: whether the topic's name says that images are.
-        transforms: of /tf; None without.
-        lost: frames that could not be read, once the items are through.
-        reasons: why something could not be read.
-        calibration: the camera's first one; None without.
+        name: name of the recording, for messages.
+        count: number of frames that it promises; 0 if unknown.
+        items: iterates from the beginning, and ends where nothing more can be read.
+        facts: names of its files, its topic and rate, for the run's description.
+        copied: topics whose messages are passed on.
+        info: topic of the camera's calibration among the items; empty if there is none.
+        rectified: whether the topic's name says that the images are rectified.
+        transforms: transforms from /tf; None if there are none.
+        lost: number of frames that could not be read; set at the end of the items.
+        reasons: reasons why something could not be read.
+        calibration: the camera's first readable calibration; None if there is none.
     """
 
     name: str
@@ -193,15 +200,16 @@ def open_source(
 ) -> Source:
     """Open bags, a folder of pictures, or a video file.
 
-    Pictures come in the order of their names and have the stamp 1 s + index / fps.
+    Pictures come in the order of their names; pictures and video frames have the stamp
+    1 s + index / fps.
 
     Args:
-        paths: of one or more bags, which are merged in the order of time; or one of the others.
+        paths: one or more bags, which are merged by time; or one folder or video.
         stack: closes what is opened.
-        topic: of a bag's images; empty takes what looks like its camera.
-        copied: topics of a bag to hand on.
-        fps: pictures a second; 0 takes what a video says, and 10 for a folder.
-        transforms: read /tf, where a bag has it.
+        topic: topic of a bag's images; empty for the one that looks like its camera.
+        copied: topics of a bag to pass on.
+        fps: frames per second; 0 for the video's own rate, and 10 for a folder.
+        transforms: read /tf if a bag has it.
 
     Raises:
         PerceptionError: something cannot be used.
@@ -209,27 +217,27 @@ def open_source(
     first = paths[0]
     if not first.exists():
         raise DataError(
-            f'{first}: does not exist; give bags, a folder of pictures, or a video file'
+            f'{first}: no such file or folder; give bags, a folder of pictures, or a video file'
         )
     if is_bag(first) or (first / 'metadata.yaml').exists():
         return _open_bags(paths, stack, topic, copied, transforms)
     if len(paths) > 1 or copied or topic:
         raise DataError(
-            f'{first}: is no bag; topics, and more than one recording, need bags'
+            f'{first}: is not a bag; --topic, --copy and several recordings need bags'
         )
     if first.is_dir():
         return _open_pictures(first, fps or FPS)
     if first.suffix.lower() in VIDEO_SUFFIXES:
         return _open_video(first, fps)
     raise DataError(
-        f'{first}: is neither bag, folder of pictures nor video; bags end in '
+        f'{first}: is not a bag, a folder of pictures or a video; bags end in '
         f'{" ".join(BAG_SUFFIXES)}, videos in {" ".join(VIDEO_SUFFIXES)}, pictures in '
         f'{" ".join(IMAGE_SUFFIXES)}'
     )
 
 
 def picture_stamp_ns(index: int, fps: float) -> int:
-    """Return the stamp of a picture."""
+    """Return the stamp of a picture or video frame, ns."""
     return FIRST_NS + round(index * 1e9 / fps)
 
 
@@ -238,7 +246,8 @@ def _open_pictures(folder: Path, fps: float) -> Source:
     if not files and (folder / 'images').is_dir():  # a data set
         files = list_images(folder / 'images')
     if not files:
-        raise DataError(f'{folder}: holds neither a bag nor pictures ({" ".join(IMAGE_SUFFIXES)})')
+        raise DataError(f'{folder}: contains neither a bag nor pictures '
+                        f'({" ".join(IMAGE_SUFFIXES)})')
 
     def items() -> Iterator[Item]:
         for index, path in enumerate(files):
@@ -259,7 +268,7 @@ def _open_video(path: Path, fps: float) -> Source:
     if not opened or not fps > 0:
         raise DataError(f'{path}: ' + (stand_in(path) or (
             'OpenCV cannot read this video'
-            + (' at its rate; give --fps' if opened else '; convert it to H.264 in .mp4')
+            + (' at the rate it states; give --fps' if opened else '; convert it to H.264 in .mp4')
         )))
 
     source = Source(path.name, count, lambda: items(), {'video': path.name, 'fps': fps})
@@ -276,7 +285,7 @@ def _open_video(path: Path, fps: float) -> Source:
             video.release()
         source.lost = max(0, count - came)
         if source.lost:
-            source.reasons.append(f'{path.name}: OpenCV reads {came} of {count} frames')
+            source.reasons.append(f'{path.name}: OpenCV read only {came} of {count} frames')
 
     return source
 
@@ -289,14 +298,14 @@ def _open_bags(
     for path in paths:
         try:
             cameras.append(find_camera(path, topic))
-        except BagError as exc:  # what another camera, or odometry, recorded beside it
+        except BagError as exc:  # perhaps a bag of another camera, or of odometry
             failure = exc
     if failure and not cameras:
         raise failure
     if len({(camera.image, camera.compressed) for camera in cameras}) > 1:
         raise BagError(
             f'the bags have their images on {", ".join(camera.image for camera in cameras)}; give '
-            f'--topic, or run them one by one'
+            f'--topic, or run the bags one by one'
         )
     camera = cameras[0]
     readers = [stack.enter_context(BagReader(path)) for path in paths]
@@ -307,7 +316,7 @@ def _open_bags(
             readers[0].require([name])
         handed_on[name] = found[0]
     for name in [each.name for each in handed_on.values() if each.type_name in (RAW, COMPRESSED)]:
-        for reader in readers:  # of labels, what names their classes
+        for reader in readers:  # with labels goes the LabelInfo that names their classes
             infos = label_infos(reader, name)
             handed_on |= {each.name: each for each in reader.topics if each.name in infos
                           and not is_result(each.name, each.type_name)}
@@ -364,7 +373,8 @@ def _items(
         source.lost += lost[camera.image]
         source.reasons += [f'{reader.path.name}: {reason}' for reason in reader.losses.reasons]
         if reader.missing:
-            source.reasons.append(f'{reader.path.name}: less than metadata.yaml promises')
+            source.reasons.append(f'{reader.path.name}: fewer messages than metadata.yaml '
+                                  f'promises')
 
 
 def _of_bag(
@@ -375,7 +385,7 @@ def _of_bag(
 
 
 def _read_transforms(paths: Sequence[Path]) -> TransformTree | None:
-    """Read all transforms, for those of a frame may be recorded after it."""
+    """Read all transforms in advance: those for a frame may be recorded after it."""
     tree = TransformTree()
     for path in paths:
         add_transforms(path, tree)

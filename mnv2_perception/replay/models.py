@@ -1,4 +1,4 @@
-"""The models of a run, and what each says of a frame, as the nodes publish it."""
+"""The models of a run, and their results as messages, as the nodes publish them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -25,19 +25,24 @@ from mnv2_perception.tasks.detector import Detector
 from mnv2_perception.tasks.models import Engine, find_model, opening
 from mnv2_perception.tasks.segmenter import Segmenter
 
-AT_ONCE = 8  # inferences; more wait for the one writer, and each takes memory
+AT_ONCE = 8  # parallel inferences at most; more would wait for the writer and use memory
 RESULT, LATCHED = TopicQos(depth=1), TopicQos(transient_local=True, depth=1)
 Outputs = Sequence[NDArray[Any]]
 
 
 class Task(ABC):
-    """A model at work on a recording.
+    """A model that processes a recording.
+
+    Args:
+        model: the opened pipeline.
+        threshold: minimum confidence, as stated in label_info.
+        path: path of the model's file.
 
     Attributes:
         model: the opened pipeline.
-        threshold: what label_info tells.
-        topics: of its results, the names of the classes first; each with its type.
-        facts: what was opened, to be told.
+        threshold: minimum confidence, as stated in label_info.
+        topics: topics of its results with their types; the one for the class names comes first.
+        facts: what was opened, for the run's description.
     """
 
     node: str
@@ -56,20 +61,20 @@ class Task(ABC):
 
     @property
     def label_info(self) -> str:
-        """Topic of the names of the classes."""
+        """Topic of the class names."""
         return next(iter(self.topics))
 
     def names_cdr(self, header: Any) -> bytes:
-        """Return the names of the classes as a message."""
+        """Return the class names as a serialised message."""
         return label_info_cdr(self.model.spec.classes, header, self.threshold)
 
     @abstractmethod
     def messages(self, result: Any, header: Any) -> Mapping[str, bytes]:
-        """Return what is published of a frame's result, by topic, in this order."""
+        """Return the serialised messages for a frame's result, by topic, in publishing order."""
 
 
 class Segmenting(Task):
-    """Masks and their confidence."""
+    """Publishes masks and their confidence."""
 
     node = 'segmentation'
     names = 'segmentation/label_info', 'segmentation/confidence', 'segmentation/mask'
@@ -82,7 +87,7 @@ class Segmenting(Task):
 
 
 class Classifying(Task):
-    """The likeliest classes."""
+    """Publishes the most likely classes."""
 
     node = 'classification'
     names = 'classification/label_info', 'classification'
@@ -97,7 +102,7 @@ class Classifying(Task):
 
 
 class Detecting(Task):
-    """Boxes."""
+    """Publishes boxes."""
 
     node = 'detection'
     names = 'detections/label_info', 'detections'
@@ -116,21 +121,24 @@ def open_tasks(
     precision: str = 'auto', min_confidence: float = 0.0, min_score: float = 0.3,
     at_once: int = 1,
 ) -> list[Task]:
-    """Open models, each for another task.
+    """Open models, each for a different task.
 
     Args:
-        models: paths, or names of shipped ones.
-        stack: closes them.
-        engine: of all, as for the next two.
-        threads: CPU threads for inference.
-        precision: of the arithmetic.
-        min_confidence: of a mask's pixels and of classes.
-        min_score: of boxes.
-        at_once: inferences, see `open_engine`.
+        models: paths, or names of shipped models.
+        stack: closes the models.
+        engine: inference engine for all models, such as `auto` or `onnx_runtime`.
+        threads: CPU threads for inference; 0 leaves it to the engine.
+        precision: arithmetic precision for all models.
+        min_confidence: minimum confidence of a mask's pixels and of classes, 0 to 1.
+        min_score: minimum score of boxes, 0 to 1.
+        at_once: number of parallel inferences, see `open_engine`.
+
+    Returns:
+        The tasks: segmentation, classification, detection, as far as there are models for them.
 
     Raises:
-        SetupError: two are for one task.
-        PerceptionError: one cannot be opened.
+        SetupError: two models are for the same task.
+        PerceptionError: a model cannot be opened.
     """
     kinds: dict[str, Callable[[Engine, ModelSpec, Path], Task]] = {
         'segmentation': lambda engine, spec, path: Segmenting(
@@ -153,7 +161,8 @@ def open_tasks(
             if spec.task in tasks:
                 raise SetupError(
                     f'{tasks[spec.task].model.spec.name} and {spec.name} are both for '
-                    f'{spec.task}; give one model for each task, and compare two by two runs'
+                    f'{spec.task}; give one model for each task; to compare two models, make two '
+                    f'runs'
                 )
             tasks[spec.task] = kinds[spec.task](opened, spec, path)
     order = list(kinds)
@@ -161,5 +170,5 @@ def open_tasks(
 
 
 def blank(task: Task) -> NDArray[np.uint8]:
-    """Return an image of the network's size: runtimes load their kernels with the first."""
+    """Return a black image of the network's size, for warming up."""
     return np.zeros((task.model.spec.height, task.model.spec.width, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Masks on the ground, as costmap_node places them: grid, obstacles, ground and scan."""
+"""Project masks onto the ground as costmap_node does: grid, obstacles, ground and scan."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -19,7 +19,7 @@ from mnv2_perception.vision.transforms import TransformTree
 
 @dataclass(frozen=True)
 class Ground:
-    """How masks are placed: costmap_node's parameters of these names, and their defaults."""
+    """Parameters for projecting masks: costmap_node's, with the same names and defaults."""
 
     traversable_classes: tuple[str, ...] = ('floor', 'sidewalk')
     forbidden_classes: tuple[str, ...] = ('speed_bump', 'stairs')
@@ -42,12 +42,12 @@ class Ground:
 
 @dataclass(frozen=True)
 class Mount:
-    """Where a camera sits that no transform tells of; with its lens, where no camera_info does.
+    """Position of a camera without transforms, and its field of view if there is no camera_info.
 
     Attributes:
-        height_m: above the ground.
-        pitch_rad: positive looks down.
-        horizontal_fov_rad: of an ideal pinhole; 0: camera_info tells.
+        height_m: height above the ground.
+        pitch_rad: pitch; positive looks down.
+        horizontal_fov_rad: horizontal field of view of an ideal pinhole; 0: use camera_info.
     """
 
     height_m: float
@@ -56,13 +56,13 @@ class Mount:
 
 
 class Placer:
-    """Places the masks of one camera.
+    """Places the masks of one camera on the ground.
 
     Args:
-        ground: how.
-        class_names: of the masks' ids.
-        mount: where the camera sits; None takes it from the transforms.
-        transforms: of the recording.
+        ground: parameters.
+        class_names: names of the masks' class ids.
+        mount: position of the camera; None takes it from the transforms.
+        transforms: transforms of the recording; None if there are none.
 
     Raises:
         ParameterError: the masks have no traversable class, or a name is in two lists.
@@ -83,19 +83,20 @@ class Placer:
         self._last: tuple[Camera, Pose, GroundView] | None = None
 
     def calibrate(self, info: Any) -> None:
-        """Take a sensor_msgs/CameraInfo: it counts from now on."""
+        """Use a sensor_msgs/CameraInfo from now on; None for none."""
         self._info = info
 
     def place(self, ids: NDArray[np.uint8], header: Any, recorded_ns: int) -> Mapping[str, bytes]:
-        """Return the messages that costmap_node would publish of a mask, by topic.
+        """Return the messages that costmap_node would publish for a mask, by topic.
 
         Args:
-            ids: (H, W) class ids.
-            header: of the mask.
-            recorded_ns: when its image was recorded: transforms of then serve a stamp of zero.
+            ids: (H, W) uint8 class ids.
+            header: header of the mask.
+            recorded_ns: recording time of its image; the newest transforms until then are used if
+                the stamp is zero.
 
         Raises:
-            CalibrationError: nobody knows where the camera is, or how it sees.
+            CalibrationError: the camera's position or calibration is not known.
         """
         ground = self._ground
         camera = self._camera(*ids.shape)
@@ -116,8 +117,7 @@ class Placer:
         if self._info is None:
             if self._mount is None or not self._mount.horizontal_fov_rad:
                 raise CalibrationError(
-                    'no camera_info beside the images tells how the camera sees; give '
-                    '--camera-fov'
+                    'there is no camera_info beside the images; give --camera-fov'
                 )
             return Camera.from_fov(height, width, self._mount.horizontal_fov_rad)
         camera = Camera.from_info(self._info, self._ground.rectified)
@@ -125,13 +125,13 @@ class Placer:
         return camera
 
     def _poses(self, header: Any, recorded_ns: int) -> tuple[Pose, Pose]:
-        """Return the camera's pose in the base frame, and the base's in the grid's."""
+        """Return the camera's pose in the base frame, and the base's pose in the grid frame."""
         ground, tree, mount = self._ground, self._transforms, self._mount
         if mount is not None:
             body = Pose.from_rpy(0.0, 0.0, mount.height_m, 0.0, mount.pitch_rad, 0.0)
             return body @ BODY_FROM_OPTICAL, IN_PLACE
         if tree is None:
-            raise CalibrationError('nothing tells where the camera sits; give --camera-height')
+            raise CalibrationError("the camera's pose is unknown; give --camera-height")
 
         def look_up(target: str, source: str) -> Pose:
             time_ns = stamp_ns(header) or tree.newest_ns(target, source, recorded_ns)
@@ -144,8 +144,8 @@ class Placer:
 
     def _view(self, camera: Camera, pose: Pose) -> GroundView:
         last = self._last
-        # Equal, not close: else a frame's cells would depend on those before it, and with them on
-        # where a run was taken up.
+        # Equal, not just close: otherwise a frame's cells would depend on earlier frames, and thus
+        # on where a run was resumed.
         if last and last[0] == camera and all(
             np.array_equal(*pair) for pair in (
                 (last[1].rotation, pose.rotation), (last[1].translation, pose.translation),

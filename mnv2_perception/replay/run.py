@@ -1,8 +1,8 @@
-"""`mnv2 bag run`: every frame of a recording through the models, into one file of results.
+"""`mnv2 bag run`: process every frame of a recording with the models, into one file of results.
 
-Frames are read, decoded, inferred (as many at once as the engine takes) and written in four places
-at once; what comes out is in the order of the recording, and depends on nothing but the recording,
-the models and the options.
+Reading, decoding, inference (as many images at once as the engine takes) and writing run in
+parallel. The output has the order of the recording and depends only on the recording, the models
+and the options.
 """
 
 from collections import Counter, deque
@@ -30,28 +30,28 @@ from mnv2_perception.tasks.contract import images_at_once
 
 STRING = 'std_msgs/msg/String'
 PLACED = ('ground', 'obstacles', 'scan', 'grid')
-MOST_ITEMS = 64  # of a block
+MOST_ITEMS = 64  # per block
 DECODERS = 2
-AHEAD = 6  # blocks, beside those that are inferred
+AHEAD = 6  # blocks in work, besides those in inference
 Block = list[tuple[int, Item]]
 Tell = Callable[[int, int, float], None]
 
 
 @dataclass
 class Summary:
-    """What became of a recording.
+    """The outcome of a run.
 
     Attributes:
-        frames: that came.
-        done_before: of these, how many an earlier run had done.
-        rejected: of these, those without any result.
-        lost: frames that the recording promises and that could not be read.
-        unplaced: masks without a grid.
-        reasons: why, each with its count.
-        messages: by topic.
-        seconds: that the work took, opening not included.
-        inference_ms: median of one frame through all models, beside others where the engine takes
-            several at once.
+        frames: number of frames that were read.
+        done_before: number of these that an earlier run had processed.
+        rejected: number of frames without any result.
+        lost: number of frames that the recording promises but that could not be read.
+        unplaced: number of masks without a grid.
+        reasons: the reasons for all these, with their counts.
+        messages: number of messages by topic.
+        seconds: duration of the work, without opening the models.
+        inference_ms: median time of one frame through all models, beside other frames if the
+            engine processes several at once.
     """
 
     frames: int = 0
@@ -66,7 +66,7 @@ class Summary:
 
     @property
     def frames_per_s(self) -> float:
-        """Frames of this run a second."""
+        """Frames of this run per second."""
         return (self.frames - self.done_before) / max(1e-9, self.seconds)
 
     @property
@@ -76,7 +76,7 @@ class Summary:
 
 
 def describe(source: Source, tasks: Sequence[Task], options: dict[str, Any]) -> str:
-    """Return what a run is, as JSON: equal for equal runs, so nothing of the clock."""
+    """Return the description of a run as JSON: equal for equal runs, so without any times."""
     return json.dumps(
         {'source': source.facts, 'models': [task.facts for task in tasks], 'options': options},
         indent=1, sort_keys=True,
@@ -84,10 +84,10 @@ def describe(source: Source, tasks: Sequence[Task], options: dict[str, Any]) -> 
 
 
 def read_description(path: Path) -> str:
-    """Return what a file of results says of its run, empty where nothing is whole yet.
+    """Return the run's description in a file of results; empty if nothing complete is in it yet.
 
     Raises:
-        BagError: it is no file of results.
+        BagError: the file is not one of `mnv2 bag run`.
     """
     try:
         with BagReader(path) as reader:
@@ -100,19 +100,19 @@ def read_description(path: Path) -> str:
 
 
 def open_results(path: Path, description: str, resume: bool) -> ResultFile | None:
-    """Make a file of results, or go on with one.
+    """Create a file of results, or continue one.
 
     Args:
-        path: of the file; one that exists is replaced, unless the run goes on with it.
-        description: of the run, see `describe`.
-        resume: go on where there is something to go on with.
+        path: path of the file; an existing one is replaced unless it is continued.
+        description: description of the run, see `describe`.
+        resume: continue the file if it exists.
 
     Returns:
-        The file; None where it is complete.
+        The file; None if it is complete already.
 
     Raises:
-        SetupError: what is there is of another run, or of another program.
-        BagError: it cannot be made.
+        SetupError: the existing file is of another run or another program.
+        BagError: the file cannot be written.
     """
     if not (resume and path.exists()):
         return ResultFile(path)
@@ -122,8 +122,8 @@ def open_results(path: Path, description: str, resume: bool) -> ResultFile | Non
         raise SetupError(f'{exc}; choose another --out') from exc
     if found and found != description:
         raise SetupError(
-            f'{path}: is of another run ({_first_difference(found, description)}); give the '
-            f'recording, models and options of then, or choose another --out'
+            f'{path}: belongs to another run ({_first_difference(found, description)}); use the '
+            f'same recording, models and options, or choose another --out'
         )
     return None if found and is_indexed(path) else ResultFile(path, resume=True)
 
@@ -135,13 +135,13 @@ def _first_difference(before: str, now: str) -> str:
 
 
 class Run:
-    """A recording, the models and the file that takes the results.
+    """A recording, the models, and the file for the results.
 
     Args:
         source: the recording.
         tasks: the opened models.
-        placer: of the masks; None: no grid.
-        out: the file.
+        placer: places the masks on the ground; None for no grid.
+        out: the file for the results.
         description: see `describe`.
     """
 
@@ -161,11 +161,12 @@ class Run:
         """Process the recording to its end and finish the file.
 
         Args:
-            tell: called with the frames done, those there are (0: not known), and seconds.
+            tell: called with the number of frames done, their total (0: unknown) and the seconds.
 
         Raises:
-            EngineError: a runtime failed; what is done is kept, as with the next.
-            BagError: the disk took no more.
+            SetupError: a topic to be copied is one that this run writes.
+            EngineError: a runtime failed; what is done is kept.
+            BagError: the disk is full or failed; what is done is kept.
         """
         try:
             self._announce()
@@ -191,7 +192,7 @@ class Run:
         return summary
 
     def warm_up(self) -> None:
-        """Make ready, before the time counts."""
+        """Load what the first inference would load, before the time counts."""
         self.work.warm_up()
 
     def _announce(self) -> None:
@@ -209,17 +210,18 @@ class Run:
         for copied in self.source.copied:
             if copied.name in topics:
                 raise SetupError(
-                    f'{copied.name}: is what this run writes itself; leave it out of --copy'
+                    f'{copied.name}: is a topic that this run writes itself; leave it out of '
+                    f'--copy'
                 )
             self.out.add_topic(
                 copied.name, copied.type_name, copied.qos, copied.definition or None
             )
 
     def process(self, tell: Callable[[], None]) -> None:
-        """Work on the blocks, each step of it in a place of its own.
+        """Process the blocks, each stage in its own threads.
 
         Args:
-            tell: to be called after each.
+            tell: called after each block.
         """
         pending: deque[Future[None]] = deque()
         decoders = ThreadPoolExecutor(DECODERS, 'decode')
@@ -250,10 +252,10 @@ class Run:
                 pool.shutdown(cancel_futures=True)
 
     def blocks(self, pass_over: Callable[[Item], None]) -> Iterator[Block]:
-        """Go through the items that are still to be done, as many frames as one inference takes.
+        """Yield blocks of items that are still to be done, each with the frames of one inference.
 
         Args:
-            pass_over: is called with each item that an earlier run has done.
+            pass_over: called with each item that an earlier run has done.
         """
         done = self.out.done
         for block in self._all_blocks():
@@ -279,7 +281,7 @@ class Run:
             yield block
 
     def calibrate(self, item: Item) -> None:
-        """Take the calibration, if an item is one, and tell of one that is damaged."""
+        """Use the calibration if an item is one; count one that is damaged."""
         try:
             if item.calibration is not None:
                 self.work.calibrate(item.calibration)
@@ -289,7 +291,7 @@ class Run:
     def _infer(
         self, block: Block, decoded: Sequence[Future[Decoded | Rejected]]
     ) -> list[list[Outputs]]:
-        """Return the outputs of each model for each frame that was decoded."""
+        """Return the outputs of each model for each decoded frame."""
         frames = [each for future in decoded if isinstance(each := future.result(), Decoded)]
         begun_s = time.perf_counter()
         try:
@@ -297,8 +299,8 @@ class Run:
         except EngineError as exc:
             first, last = block[0][1].stamp_ns, block[-1][1].stamp_ns
             raise EngineError(
-                f'what was recorded from {first} to {last} ns: {exc}; what is done before is '
-                f'kept: go on with --resume'
+                f'what was recorded from {first} to {last} ns: {exc}; the results before that are '
+                f'kept: continue with --resume'
             ) from exc
         if frames:
             self.inference_ms.append((time.perf_counter() - begun_s) * 1000.0 / len(frames))
@@ -308,7 +310,7 @@ class Run:
         self, before: Future[None], block: Block, decoded: Sequence[Future[Decoded | Rejected]],
         inferred: Future[list[list[Outputs]]],
     ) -> None:
-        before.result()  # behind a block that failed nothing is written: --resume begins there
+        before.result()  # after a failed block nothing is written: --resume begins there
         frames, outputs = iter(decoded), iter(inferred.result())
         results = []
         for _, item in block:
@@ -322,17 +324,17 @@ class Run:
         self.write(block, results)
 
     def write(self, block: Block, results: Sequence[Found | Rejected]) -> None:
-        """Write a block, which follows on the one that was written before.
+        """Write a block; blocks are written in their order.
 
         Args:
-            block: what was worked on.
-            results: of its frames.
+            block: items of the block.
+            results: results of its frames.
 
         Raises:
-            BagError: the disk took no more.
+            BagError: the disk is full or failed.
         """
         of_frames = iter(results)
-        number = block[-1][0]  # of all of them: a block is in the file, or it is not
+        number = block[-1][0]  # for all items: a block is in the file as a whole or not at all
         for _, item in block:
             if item.message is not None:
                 self.out.write(item.message.topic, item.stamp_ns, item.message.cdr, number)

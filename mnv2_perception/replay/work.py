@@ -1,4 +1,4 @@
-"""What becomes of one frame: decoded, through the models, as messages; of no file, of no order."""
+"""Process one frame: decode it, run the models, make messages; no files, no order of frames."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,7 +20,7 @@ MASK = '/segmentation/mask'
 
 
 class Decoded(NamedTuple):
-    """A frame: its header, its image, and that as each model takes it."""
+    """A frame: its header, its image, and the image fitted for each model."""
 
     header: Any
     image: NDArray[np.uint8]
@@ -28,12 +28,12 @@ class Decoded(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What is found of a frame; can be pickled.
+    """The results of a frame; can be pickled.
 
     Attributes:
-        stamp_ns: of its image.
-        messages: by topic.
-        unplaced: why its mask has no place on the ground; empty where it has, or needs none.
+        stamp_ns: stamp of its image, ns.
+        messages: serialised messages by topic.
+        unplaced: reason why its mask is not placed on the ground; empty if it is, or need not be.
     """
 
     stamp_ns: int
@@ -42,41 +42,41 @@ class Found(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """Why a frame has no results; can be pickled."""
+    """The reason why a frame has no results; can be pickled."""
 
     reason: str
 
 
 class Work:
-    """Opened models, and what places their masks.
+    """The opened models, and the placer of their masks.
 
     Args:
         tasks: the models.
-        placer: of the masks; None: no grid.
+        placer: places the masks on the ground; None for no grid.
     """
 
     def __init__(self, tasks: Sequence[Task], placer: Placer | None) -> None:
         self.tasks, self.placer = tasks, placer
 
     def warm_up(self) -> None:
-        """Let the runtimes load their kernels, and what makes messages its definitions."""
+        """Let the runtimes load their kernels, and load the message definitions."""
         for task in self.tasks:
             image = blank(task)
             outputs, = infer_images(task.model.engine, task.model.spec, [image])
-            with suppress(PerceptionError):  # of a blank image: what counts are the frames'
+            with suppress(PerceptionError):  # a blank image may be rejected
                 task.messages(task.model.finish(image, outputs), header(0, ''))
 
     def calibrate(self, calibration: Calibration | None) -> None:
-        """Take a calibration: it counts from now on.
+        """Use a calibration from now on.
 
         Raises:
-            BagError: it cannot be read; the one before goes on counting.
+            BagError: it cannot be read; the previous one stays in use.
         """
         if self.placer is not None:
             self.placer.calibrate(calibration and calibration.read())
 
     def decode(self, frame: Frame) -> Decoded | Rejected:
-        """Return a frame's image as the models take it."""
+        """Decode a frame and fit its image for each model."""
         try:
             header, image = frame()
             models = [task.model for task in self.tasks]
@@ -103,7 +103,7 @@ class Work:
     def finish(
         self, frame: Decoded, outputs: Sequence[Outputs], recorded_ns: int
     ) -> Found | Rejected:
-        """Return the messages of a frame's outputs."""
+        """Return the messages for a frame's outputs, or why it is rejected."""
         messages: dict[str, bytes] = {}
         unplaced = ''
         for task, given in zip(self.tasks, outputs, strict=True):
@@ -121,8 +121,8 @@ class Work:
 
 
 def _fitted(model: Pipeline[Any], image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an image in the size that the network takes, which inference then leaves alone."""
+    """Return an image in the network's size, so that inference need not resize it again."""
     spec, image = model.spec, model.prepare(image)
-    if spec.crop_ratio < 1.0:  # inference would cut from what is cut already
+    if spec.crop_ratio < 1.0:  # inference would crop it a second time
         return image
     return fit_image(image, spec.height, spec.width, spec.fit, pad=spec.pad)

@@ -1,3 +1,3 @@
-"""A run as one page: what a recording and its results show, without ROS and without a network."""
+"""Show a recording and its results on one HTML page; needs neither ROS nor a network."""
 
-FRAMES = 120  # whose pictures are on a page, unless others are asked for
+FRAMES = 120  # default number of frames with pictures on a page

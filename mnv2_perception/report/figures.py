@@ -1,4 +1,4 @@
-"""What can be counted of the frames of a run: shares, confidence, accuracy, agreement."""
+"""Compute figures for the frames of a run: class shares, confidence, accuracy, agreement."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,22 +20,23 @@ from mnv2_perception.evaluation.truth import has_messages, Truth
 from mnv2_perception.report.results import CONFIDENCE, MASK, Results
 
 WORST = 6
-OTHER = 'no class'  # pixels of an id without a name
-APART = 20  # part of the recording's length that lies between two worst frames
+OTHER = 'no class'  # pixels whose id has no name
+APART = 20  # two worst frames are at least 1/20 of the recording's length apart
 
 
 @dataclass
 class Figures:
-    """What was counted of a run.
+    """The figures of a run.
 
     Attributes:
-        shares: (classes + 1,) of each mask's pixels, the last without a class.
-        confidence: mean of each frame, 0 to 1.
-        first: likeliest class of each frame, and its score.
-        right: share of the labelled pixels that are right.
-        matrix: of the labels; None without.
-        compared: in words, how labels and classes belong together.
-        reasons: what could not be read, with how often.
+        shares: for each frame (classes + 1,) float64, each class's share of the mask's pixels; the
+            last entry is for ids without a class.
+        confidence: mean confidence of each frame, 0 to 1.
+        first: the most likely class of each frame, and its score.
+        right: share of the labelled pixels that are correct, for each frame.
+        matrix: confusion matrix; None without labels.
+        compared: how labels were matched with classes, in words.
+        reasons: what could not be read, with counts.
     """
 
     shares: dict[Key, NDArray[np.float64]] = field(default_factory=dict)
@@ -48,13 +49,13 @@ class Figures:
 
 
 def measure(results: Results, labels: str = '', beside: Path | None = None) -> Figures:
-    """Count what a run says of each frame, and how right its masks are.
+    """Compute the figures of a run, and how accurate its masks are.
 
     Args:
-        results: of the run.
+        results: results of the run.
         labels: a topic of the run's file or of `beside`, another bag, or a folder of PNGs; empty
-            without.
-        beside: where else a topic of labels may be.
+            for none.
+        beside: another bag in which a topic of labels may be.
 
     Raises:
         DataError: the labels cannot be used.
@@ -83,20 +84,20 @@ def measure(results: Results, labels: str = '', beside: Path | None = None) -> F
                 found.confidence[key] = classified[0][1]
     for name in ('detections', 'grid'):
         for _ in results.stream(name, reasons=found.reasons):
-            pass  # what cannot be read is counted
+            pass  # only to count what cannot be read
     return found
 
 
 def truth_of(results: Results, labels: str, beside: Path | None) -> Truth:
-    """Return the labels of a run's masks.
+    """Return the labels for a run's masks.
 
     Raises:
-        DataError: they cannot be used.
+        DataError: the labels cannot be used, or the run has no masks or no class names.
     """
     if not results.mask or not results.classes:
         lacks = 'names its classes' if results.mask else 'has masks'
         raise DataError(
-            f'{labels}: labels are compared with masks, and nothing in {results.path} {lacks}'
+            f'{labels}: labels are compared with masks, but nothing in {results.path} {lacks}'
         )
     return Truth(
         results.path, beside or results.path, labels, results.classes, set(results.keys),
@@ -105,10 +106,14 @@ def truth_of(results: Results, labels: str, beside: Path | None) -> Truth:
 
 
 def own_labels(results: Results, original: Path | None) -> tuple[str, str]:
-    """Return labels that a recording brings along, and where they are not taken, why.
+    """Find labels that a recording contains.
 
-    They are taken where something names their classes, and the run knows one of the names: by
-    numbers alone other classes would be compared.
+    They are used if something names their classes and the run has one of these names: a comparison
+    by number alone could mix up classes.
+
+    Returns:
+        The topic of the labels, empty if there are none to use; and a note why existing ones are
+        not used, empty otherwise.
     """
     for bag in (results.path, *([original] if original and is_bag(original) else [])):
         try:
@@ -123,17 +128,17 @@ def own_labels(results: Results, original: Path | None) -> tuple[str, str]:
             return topic, ''
         if names is None:
             return '', (
-                f'{bag.name} has labels on {topic}, left aside, for nothing in it names their '
-                f'classes (LabelInfo beside them); --labels {topic} compares them by number.'
+                f'{bag.name} has labels on {topic}, which are not used, because their class names '
+                f'are missing (LabelInfo beside them); --labels {topic} compares them by number.'
             )
-        return '', f'{bag.name} has labels on {topic}, left aside: {how}.'
+        return '', f'{bag.name} has labels on {topic}, which are not used: {how}.'
     return '', ''
 
 
 def agreement(base: Results, new: Results) -> dict[Key, float]:
-    """Return the share of pixels that two runs agree on, of the frames that both have.
+    """Return the share of pixels on which two runs agree, for each frame that both have.
 
-    Empty where they have no class in common; without the frames whose masks differ in size.
+    Empty if they have no class in common. Frames whose masks differ in size are left out.
     """
     table, _ = renumbering(new.mask, dict(enumerate(new.classes)), base.classes)
     if table is None or not (base.mask and new.mask):
@@ -151,12 +156,12 @@ def agreement(base: Results, new: Results) -> dict[Key, float]:
 def worst_frames(
     frames: Sequence[Key], times_s: Sequence[float], value: Mapping[Key, float]
 ) -> list[int]:
-    """Return the indices of the frames of the lowest values, the worst first, not all in one spot.
+    """Return the indices of the frames with the lowest values, spread in time, the worst first.
 
     Args:
-        frames: keys, in the order of time.
-        times_s: of each.
-        value: of those that have one; the lower, the worse.
+        frames: keys of the frames, in time order.
+        times_s: time of each frame.
+        value: values of the frames that have one; lower is worse.
     """
     apart_s = (times_s[-1] - times_s[0]) / APART if times_s else 0.0
     chosen: list[int] = []
@@ -171,7 +176,7 @@ def worst_frames(
 
 
 def accuracy_facts(figures: Figures, classes: Sequence[str]) -> dict[str, Any]:
-    """Return mIoU, IoU by class and the confusion matrix, for people; nothing without labels."""
+    """Return mIoU, IoU by class and confusion matrix, ready for the page; empty without labels."""
     if figures.matrix is None:
         return {}
     return {
@@ -184,7 +189,7 @@ def accuracy_facts(figures: Figures, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def spread(count: int, most: int, kept: Sequence[int] = ()) -> list[int]:
-    """Return up to `most` of `count` indices, evenly spread; first, last and `kept` among them."""
+    """Return up to `most` of `count` indices, evenly spread; includes first, last and `kept`."""
     if count <= most:
         return list(range(count))
     evenly = max(2, most - len(set(kept)))
@@ -192,18 +197,18 @@ def spread(count: int, most: int, kept: Sequence[int] = ()) -> list[int]:
 
 
 def times_of(frames: Sequence[Key]) -> tuple[list[float], str]:
-    """Return when frames were taken, s from the first, and where stamps do not tell it, a word."""
+    """Return the frames' times in s since the first; and a note if stamps do not give them."""
     stamps = [stamp_ns for stamp_ns, _ in frames]
     if len(frames) > 1 and stamps[0] > 0 and stamps[-1] > stamps[0]:
         return [(stamp_ns - stamps[0]) / 1e9 for stamp_ns in stamps], ''
     return [float(i) for i in range(len(frames))], (
-        'The frames have no stamps that tell their time: they are counted instead, one a second.'
+        'The frames have no usable stamps: they are counted instead, one per second.'
         if len(frames) > 1 else ''
     )
 
 
 def latencies(results: Results, times_s: Mapping[Key, float]) -> Iterator[dict[str, Any]]:
-    """Yield what each node told of its latency: its name, times (s, of the frames) and ms."""
+    """Yield each node's latency: its name, times (s, on the frames' scale), p50 and p95 (ms)."""
     at = sorted(
         (recorded_ns, times_s[key])
         for key, recorded_ns in zip(results.keys, results.recorded_ns, strict=True)

@@ -1,4 +1,4 @@
-"""The models of a run: what it says of them, and what the cards of the shipped ones say."""
+"""Describe the models of a run: from the run itself, and from the cards of shipped models."""
 
 from collections.abc import Mapping
 import hashlib
@@ -20,8 +20,8 @@ def models_of(results: Results) -> list[dict[str, Any]]:
     """Return what is known of each model of a run.
 
     Returns:
-        Of each what TOLD names, as text, where it is known; `card`, pairs of text from the card of
-        the shipped model; `colours` by class; `note`, what of this is not certain.
+        For each model the entries of TOLD that are known, as text; `card`, pairs of text from the
+        card of the shipped model; `colours` by class; `note`, what is uncertain about this.
     """
     told = results.run.get('models')
     if isinstance(told, list):
@@ -40,18 +40,21 @@ def models_of(results: Results) -> list[dict[str, Any]]:
 
 
 def _known(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Add what the shipped model of the same name says, if it may be the same."""
+    """Add the facts of the shipped model with the same name, if it may be the same."""
     facts: dict[str, Any] = {name: str(model[name]) for name in TOLD if model.get(name)}
     facts |= {'card': [], 'note': '', 'colours': _colours(model.get('colours'))}
     shipped = _shipped(facts.get('name', ''))
     if shipped is None:
         return facts
     if facts.get('sha256') not in (None, hashlib.sha256(shipped.read_bytes()).hexdigest()):
-        facts['note'] = 'The shipped model of this name is another file: its card is left out.'
+        facts['note'] = (
+            'The shipped model of this name is a different file, so its card is left out.'
+        )
         return facts
     if not facts.get('sha256'):
         facts['note'] = (
-            'By the name of the shipped model: a live recording does not tell which file it was.'
+            'Found by the name of a shipped model: a live recording does not say which file was '
+            'used.'
         )
     facts['card'] = read_card(shipped.with_suffix('.md'))
     if 'attribution' in facts and facts['colours']:
@@ -59,7 +62,7 @@ def _known(model: Mapping[str, Any]) -> dict[str, Any]:
     try:
         with opening(shipped, 'onnx_runtime') as (engine, spec):
             engine.close()
-    except PerceptionError:  # the card is there all the same
+    except PerceptionError:  # the facts from the card still count
         return facts
     if facts.get('licence', '') in UNSTATED:
         facts['licence'] = spec.licence
@@ -69,12 +72,12 @@ def _known(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def spec_colours(spec: ModelSpec) -> dict[str, tuple[int, int, int]]:
-    """Return the colours of a model by class."""
+    """Return a model's colours by class."""
     return dict(zip(spec.classes, spec.colours, strict=True))
 
 
 def _colours(told: Any) -> dict[str, tuple[int, int, int]]:
-    """Return colours as a file tells them, without what is none."""
+    """Return the valid colours from a file's description."""
     return {
         str(name): (colour[0], colour[1], colour[2])
         for name, colour in (told.items() if isinstance(told, Mapping) else ())
@@ -84,8 +87,8 @@ def _colours(told: Any) -> dict[str, tuple[int, int, int]]:
 
 
 def _shipped(name: str) -> Path | None:
-    """Return the file of the shipped model of a name; None without."""
-    if not re.fullmatch(r'\w[\w.-]*', name):  # what a stranger's file says is no path
+    """Return the file of the shipped model with this name; None if there is none."""
+    if not re.fullmatch(r'\w[\w.-]*', name):  # an untrusted name must not be a path
         return None
     try:
         return find_shared_file(f'models/{name}.onnx')
@@ -94,7 +97,7 @@ def _shipped(name: str) -> Path | None:
 
 
 def read_card(path: Path) -> list[tuple[str, str]]:
-    """Return the rows of a model card's first table but its file, without Markdown's signs."""
+    """Return the rows of a model card's first table but `file`, with Markdown removed."""
     if not path.is_file():
         return []
     rows = []
@@ -112,7 +115,7 @@ def read_card(path: Path) -> list[tuple[str, str]]:
 def class_colours(
     names: list[str], models: list[dict[str, Any]]
 ) -> dict[str, tuple[int, int, int]]:
-    """Return a colour for each class: that of a model that has it, else one of its own."""
+    """Return a colour for each class: from a model that has the class, otherwise a default."""
     known: dict[str, tuple[int, int, int]] = {}
     for model in reversed(models):
         known |= model['colours']

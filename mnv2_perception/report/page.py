@@ -1,7 +1,7 @@
-"""The page of `mnv2 bag report`: one HTML file that fetches nothing.
+"""Build the page of `mnv2 bag report`: one HTML file that loads nothing from elsewhere.
 
-What stands in it comes from strangers' bags. Text is escaped, data are JSON without a `<`, and the
-page's own policy runs no script but the one of this package, and opens no connection.
+Its content comes from untrusted bags. Text is escaped, data are JSON without `<`, and the page's
+policy (CSP) allows no script but the one of this package, and no connections.
 """
 
 import base64
@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 NAMES = 'A', 'B'
 LEVELS = 10  # shades of a cell of the confusion matrix
 MOST_ROWS = 40
-MOST_TEXT = 300  # of a stranger's word
+MOST_TEXT = 300  # characters of an untrusted text
 RUN_FACTS = (
     ('engine', 'Engine'), ('precision', 'Precision'), ('file', 'File'), ('sha256', 'SHA-256'),
     ('licence', 'Licence of the weights'), ('attribution', 'Attribution'),
@@ -36,7 +36,7 @@ def page_html(facts: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """Return the page.
 
     Args:
-        facts: what it says in words and tables, see `report.report`.
+        facts: what it shows as text and tables, see `report.report`.
         data: what its script draws.
     """
     style, script = (
@@ -60,18 +60,21 @@ def page_html(facts: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         'environment': ''.join(map(_environment, facts['runs'], _badges(two))),
     }
     template = (HERE / 'page.html').read_text(encoding='utf-8')
-    # In one go: what a part holds is not looked through for the names of others.
+    # In a single pass: the content of a part is not searched for placeholders.
     return re.sub(r'\{\{(\w+)\}\}', lambda found: parts[found[1]], template)
 
 
 def digest(part: str) -> str:
-    """Return how a policy names a script or style: https://www.w3.org/TR/CSP3/#grammardef-hash-source."""
+    """Return the hash by which a CSP names a script or style.
+
+    https://www.w3.org/TR/CSP3/#grammardef-hash-source
+    """
     found = hashlib.sha256(part.encode()).digest()
     return f'sha256-{base64.b64encode(found).decode()}'
 
 
 def text(value: object, most: int = MOST_TEXT) -> str:
-    """Return a stranger's text as HTML, cut where it is long."""
+    """Return untrusted text as HTML, shortened if it is long."""
     shown = str(value)
     return escape(shown if len(shown) <= most else f'{shown[:most]} …')
 
@@ -87,7 +90,7 @@ def table(rows: Iterable[tuple[str, str]], kind: str = 'facts') -> str:
 
 
 def percent(share: float | None) -> str:
-    """Return a share in per cent, with as many digits as it needs."""
+    """Return a share as a percentage, with one decimal where it matters."""
     if share is None:
         return '–'
     value = 100.0 * share
@@ -105,7 +108,7 @@ def _about(facts: Mapping[str, Any]) -> str:
 
 
 def _tiles(facts: Mapping[str, Any]) -> str:
-    """Return the figures that are asked for first."""
+    """Return the most important figures as tiles."""
     runs = facts['runs']
 
     def each(name: str, values: Sequence[str | None], what: str) -> str:
@@ -140,7 +143,7 @@ def _tiles(facts: Mapping[str, Any]) -> str:
              'against the labels; 1 is perfect'),
         each('Mean confidence', [
             None if run['confidence'] is None else percent(run['confidence']) for run in runs
-        ], 'what the model says of itself'),
+        ], "the model's own confidence"),
         each('Latency, median', [latency(run) for run in runs], 'of the last seconds'),
         '' if facts['agreed'] is None else (
             f'<div class="tile"><span>A and B agree</span><strong>{percent(facts["agreed"])}'
@@ -160,17 +163,16 @@ def _accuracy(run: Mapping[str, Any], badge: str) -> str:
     return (
         f'<div><h3>{badge}IoU by class</h3><p>{found["labels"]} labelled frames, compared '
         f'{text(found["compared"], 600)}. {percent(found["accuracy"])} of the labelled pixels are '
-        f'right.</p>{table(rows)}</div><div><h3>{badge}Confusion matrix</h3>'
-        f'<p>Rows: the truth. Columns: what it was taken for. Per cent of a row.</p>'
-        f'{confusion(found["confusion"])}</div>'
+        f'right.</p>{table(rows)}</div><div><h3>{badge}Confusion matrix</h3><p>Rows: label. '
+        f'Columns: prediction. Per cent of the row.</p>{confusion(found["confusion"])}</div>'
     )
 
 
 def confusion(found: Mapping[str, Mapping[str, int]]) -> str:
-    """Return a confusion matrix as a table.
+    """Return a confusion matrix as an HTML table.
 
     Args:
-        found: true class: predicted class: how many.
+        found: number of pixels by true class and predicted class.
     """
     rows = list(found)[:MOST_ROWS]
     columns = list(dict.fromkeys([*rows, *(name for row in rows for name in found[row])]))
@@ -217,21 +219,21 @@ def _left_out(run: Mapping[str, Any], badge: str) -> str:
         rows += [(f'{count} of them', text(why)) for why, count in missing['damaged'].items()]
         if rest:
             why = (
-                'decode well: a newer frame came first, or they were lost on the way or cut off '
-                'at either end; see the counts of the nodes' if nodes else
-                'decode well: the run ended before them, or rejected them'
+                'are intact: a newer frame came first, or they were lost on the way or cut off at '
+                'the beginning or end; see the counts of the nodes' if nodes else
+                'are intact: the run ended before them, or rejected them'
             )
             rows.append((f'{rest} of them', why))
         if missing['tried'] < missing['frames']:
-            rows.append((f'{missing["frames"] - missing["tried"]} of them', 'were not looked at'))
+            rows.append((f'{missing["frames"] - missing["tried"]} of them', 'were not checked'))
     rows += [
         (f'{count} ×', text(why, 600)) for why, count in run['reasons'].items()
     ]
     if run['more_reasons']:
         rows.append((str(run['more_reasons']), 'more reasons'))
-    shown = table(rows) or '<p>Nothing that could be told was left out.</p>'
+    shown = table(rows) or '<p>No frame is known to be missing.</p>'
     if not missing:
-        shown += "<p>Without the camera's images frames without a result are not known.</p>"
+        shown += "<p>Without the camera's images, frames without a result cannot be found.</p>"
     return f'<h3>{badge}{text(run["path"])}</h3>{shown}{_nodes(nodes)}'
 
 
@@ -245,10 +247,10 @@ def _nodes(nodes: Mapping[str, Mapping[str, str]]) -> str:
         why = values.get('last_rejection') or values.get('message', '')
         body += f'<tr><th scope="row">{text(node, 80)}</th>{cells}<td>{text(why)}</td></tr>'
     return (
-        '<p>What the nodes counted, on <code>/diagnostics</code>. Passed over: a newer frame came '
-        'first, or the node takes fewer a second.</p><div class="scroll"><table class="counts">'
-        f'<thead><tr><td></td>{head}<th scope="col">said</th></tr></thead><tbody>{body}</tbody>'
-        '</table></div>'
+        f'<p>What the nodes counted, on <code>/diagnostics</code>. Passed over: a newer frame '
+        f'came first, or the node processes fewer per second.</p><div class="scroll"><table '
+        f'class="counts"><thead><tr><td></td>{head}<th '
+        f'scope="col">message</th></tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 
@@ -263,7 +265,7 @@ def _models(run: Mapping[str, Any], badge: str) -> str:
             if model.get(key, '') not in UNSTATED
         ]
         if model.get('licence', '') in UNSTATED:
-            rows.append((RUN_FACTS[4][1], 'not stated: ask who made the model before you use it'))
+            rows.append((RUN_FACTS[4][1], "not stated: ask the model's author before you use it"))
         elif '-NC' in model['licence'].upper():
             rows.append(('', '<strong>not for commercial use</strong>'))
         card = table(((text(left), text(right)) for left, right in model['card']), 'facts')
@@ -287,7 +289,7 @@ def _environment(run: Mapping[str, Any], badge: str) -> str:
     ]
     how = (
         'Recorded from live nodes.' if run['live'] else
-        'Made by <code>mnv2 bag run</code>; what it says of itself on <code>/mnv2/run</code>.'
+        'Made by <code>mnv2 bag run</code>; its own description on <code>/mnv2/run</code>.'
     )
     live = ''.join(
         f'<details><summary>{text(node, 80)}</summary>'

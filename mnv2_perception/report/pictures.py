@@ -1,4 +1,4 @@
-"""The pictures of a run's report: photo, masks, what is wrong, grid; each layer by itself."""
+"""The pictures of a report: photo, masks, errors and grid, each as a layer of its own."""
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,16 +21,16 @@ from mnv2_perception.vision.overlay import Colours, FREE, OCCUPIED, UNSEEN
 from mnv2_perception.vision.png import indexed_png
 from mnv2_perception.vision.preprocess import resize_image
 
-SIDE_PX = 640  # longest of a picture
+SIDE_PX = 640  # longest side of a picture
 QUALITY = 72  # of JPEG
-BEHIND_M = 1.0  # of a grid behind the robot
+BEHIND_M = 1.0  # part of a grid that is shown behind the robot
 MOST_BOXES = 40
 UNSEEN_ID = 101
 
 
 @dataclass
 class Said:
-    """What one run says of a frame; None where it says nothing."""
+    """The results of one run for a frame; None where it has none."""
 
     ids: NDArray[np.uint8] | None = None
     label: NDArray[np.uint8] | None = None
@@ -40,7 +40,7 @@ class Said:
 
 @dataclass
 class Scene:
-    """A frame with all that there is of it."""
+    """A frame with its image and the results of all runs."""
 
     key: Key
     image: NDArray[np.uint8] | None
@@ -51,13 +51,13 @@ def scenes(
     frames: Sequence[Key], images: Images | None, runs: Sequence[Results],
     truths: Sequence[Truth | None],
 ) -> Iterator[Scene]:
-    """Go through frames, in their order, with image and results.
+    """Yield frames in their order with image and results.
 
     Args:
-        frames: keys.
-        images: of the camera; None without.
-        runs: one or more.
-        truths: labels for each run; None without.
+        frames: keys of the frames.
+        images: the camera's images; None if there are none.
+        runs: one or more runs.
+        truths: labels for each run; None for a run without.
     """
     wanted = set(frames)
 
@@ -78,7 +78,7 @@ def scenes(
 
 
 def size_of(scene: Scene) -> tuple[int, int]:
-    """Return height and width in which a scene is shown, (0, 0) where it has no picture."""
+    """Return (height, width) in which a scene is shown; (0, 0) if it has no picture."""
     shown = [scene.image, *(said.ids for said in scene.said)]
     height, width = next((each.shape[:2] for each in shown if each is not None), (0, 0))
     scale = min(1.0, SIDE_PX / max(1, height, width))
@@ -94,8 +94,8 @@ def layers(
 
     Args:
         scene: the frame.
-        runs: its runs.
-        colours: by the names of the classes.
+        runs: the runs whose results are in the scene.
+        colours: RGB colours by class name.
     """
     height, width = size_of(scene)
     photo = None
@@ -119,7 +119,7 @@ def layers(
 
 
 def uri(kind: str, data: bytes) -> str:
-    """Return a picture as a data URI."""
+    """Return an encoded picture as a data URI."""
     return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
 
 
@@ -129,7 +129,7 @@ def layer(ids: NDArray[np.uint8], palette: Colours) -> str:
 
 
 def _wrong(said: Said, classes: int, height: int, width: int) -> str | None:
-    """Return where a mask differs from its label; None without one."""
+    """Return a layer of the pixels where a mask differs from its label; None without a label."""
     if said.ids is None or said.label is None:
         return None
     wrong = (said.label != said.ids) & (said.label < classes)
@@ -139,7 +139,7 @@ def _wrong(said: Said, classes: int, height: int, width: int) -> str | None:
 def _differs(
     scene: Scene, runs: Sequence[Results], height: int, width: int
 ) -> str | None:
-    """Return where the two masks of a frame differ; None where they cannot be compared."""
+    """Return a layer of the pixels where two masks differ; None if they cannot be compared."""
     ours, theirs = (said.ids for said in scene.said)
     table, _ = renumbering(runs[1].mask, dict(enumerate(runs[1].classes)), runs[0].classes)
     if ours is None or theirs is None or table is None or ours.shape != theirs.shape:
@@ -149,7 +149,7 @@ def _differs(
 
 
 def _boxes(found: NamedBoxes, scene: Scene) -> list[list[Any]]:
-    """Return the best boxes as shares of the image's sides, with score and name."""
+    """Return the boxes of highest score as shares of the image's sides, with score and name."""
     shown = [scene.image, *(said.ids for said in scene.said)]
     height, width = next((each.shape[:2] for each in shown if each is not None), (0, 0))
     if not (height and width):
@@ -165,22 +165,23 @@ def _boxes(found: NamedBoxes, scene: Scene) -> list[list[Any]]:
 
 
 def in_robot_frame(run: Results) -> bool:
-    """Tell whether a run's grids have the robot in their origin, which looks along x."""
+    """Return whether a run's grids have the robot at their origin, looking along x."""
     return run.grid_frame == (run.robot_frame or 'base_link')
 
 
 def grid_ids(
     grid: Grid, robot_frame: bool
 ) -> tuple[NDArray[np.uint8], Colours, tuple[float, float]] | None:
-    """Return a grid from above, x up and y to the left; None where it is none.
+    """Return a grid seen from above, x up and y to the left; None if it is invalid or empty.
 
     Args:
-        grid: of whatever place.
-        robot_frame: its origin is the robot; what is more than BEHIND_M behind it is left out.
-            Else the robot is taken to be in its middle, as costmap_node makes rolling grids.
+        grid: the grid, in any frame.
+        robot_frame: whether the robot is at the grid's origin; then cells more than BEHIND_M
+            behind it are left out. Otherwise it is taken to be in the grid's middle, as
+            costmap_node makes rolling grids.
 
     Returns:
-        (rows, columns) ids, a pixel a cell; their colours; column and row of the robot.
+        (rows, columns) uint8 ids, one pixel per cell; their colours; column and row of the robot.
     """
     placed = grid.origin_x_m, grid.origin_y_m, grid.resolution_m
     if not grid.cells.size or not np.isfinite(placed).all() or not grid.resolution_m > 0.0:
@@ -199,12 +200,12 @@ def grid_ids(
 
 
 def grid_picture(grid: Grid, robot_frame: bool) -> dict[str, Any] | None:
-    """Return a grid for the page, see `grid_ids`.
+    """Return a grid for the page, see `grid_ids`; None if it is invalid or empty.
 
     Returns:
-        `picture`, a data URI of a pixel a cell, of a very large grid of every other; `rows` and
-        `columns`; `metres` a cell; `x` and `y` of the robot in cells from the upper left corner;
-        `ahead`, whether it looks up.
+        `picture`, a data URI with one pixel per cell, or fewer for a very large grid; `rows` and
+        `columns`; `metres` per cell; `x` and `y` of the robot in cells from the upper left corner;
+        `ahead`, whether the robot looks up.
     """
     seen = grid_ids(grid, robot_frame)
     if seen is None:

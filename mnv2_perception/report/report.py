@@ -1,4 +1,4 @@
-"""`mnv2 bag report`: one page that shows what a run, or two, made of a recording."""
+"""`mnv2 bag report`: one page that shows the results of one or two runs on a recording."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -38,29 +38,29 @@ from mnv2_perception.report.results import (
     Results,
 )
 
-MOST_POINTS = 1500  # of a curve
-MOST_BYTES = 24_000_000  # of all pictures
+MOST_POINTS = 1500  # per curve
+MOST_BYTES = 24_000_000  # for all pictures
 MOST_REASONS = 12
-MOST_TRIED = 500  # frames without a result that are decoded, to see whether they can be
+MOST_TRIED = 500  # frames without a result that are decoded to see if they are damaged
 
 
 @dataclass
 class Report:
-    """What is known of one or two runs of a recording.
+    """One or two runs of a recording, as they are reported.
 
     Attributes:
-        runs: what the files say.
-        figures: what was counted of each.
-        images: of the camera; None without.
-        labels: of the masks; empty without.
-        beside: where else these may be.
-        frames: keys of all frames, in the order of time.
-        times_s: of each, from the first.
-        agreed: share of pixels of each frame on which two runs agree.
-        notes: what a reader has to know: what is missing or left out, and the cure.
-        colours: by class.
-        models: of each run.
-        checks: of the second run by the first.
+        runs: the results of each run.
+        figures: the figures of each run.
+        images: the camera's images; None if there are none.
+        labels: source of labels for the masks, see `measure`; empty for none.
+        beside: another bag in which a topic of labels may be.
+        frames: keys of all frames, in time order.
+        times_s: time of each frame since the first.
+        agreed: for each frame the share of pixels on which two runs agree.
+        notes: what the reader must know: what is missing or left out, and how to get it.
+        colours: RGB colours by class.
+        models: description of each run's models.
+        checks: comparison of the second run with the first.
     """
 
     runs: list[Results]
@@ -78,11 +78,11 @@ class Report:
 
     @property
     def names(self) -> list[str]:
-        """Names of all classes of masks."""
+        """Names of all mask classes of all runs."""
         return list(dict.fromkeys(name for run in self.runs for name in run.classes))
 
     def scenes(self, indices: Sequence[int]) -> Iterator[Scene]:
-        """Go through some frames with image and results, in their order."""
+        """Yield the frames of these indices with image and results, in their order."""
         truths = [
             truth_of(run, self.labels, self.beside) if self.labels else None for run in self.runs
         ]
@@ -93,17 +93,17 @@ def make_report(
     paths: Sequence[Path], original: Path | None = None, images: Images | None = None,
     labels: str = '', topic: str = '',
 ) -> Report:
-    """Read one or two files of results and count what they say.
+    """Read one or two files of results and compute their figures.
 
     Args:
-        paths: of the results, of one recording.
-        original: bag with the camera's images, perhaps labels; None without.
-        images: of the camera, where they are in no bag.
-        labels: see `measure`; empty takes what the bags bring along.
-        topic: of the camera's images in `original`; empty takes what looks like it.
+        paths: files of results, all for the same recording.
+        original: bag with the camera's images and perhaps labels; None for none.
+        images: the camera's images, if they are not in a bag.
+        labels: see `measure`; empty for labels that the bags contain.
+        topic: topic of the camera's images in `original`; empty for the one that looks like it.
 
     Raises:
-        BagError: a file cannot be read or has no results, or the original is of another recording.
+        BagError: a file cannot be read or has no results, or the recordings are different ones.
         DataError: the labels cannot be used.
     """
     runs = [read_results(path) for path in paths]
@@ -117,11 +117,12 @@ def make_report(
         )
     said = {key for run in runs for key in run.keys}
     if not said:
-        raise BagError(f'{paths[0]}: no message of its results can be read; make them anew')
+        raise BagError(f'{paths[0]}: no message of its results can be read; make the run again')
     images = images_of_results(images, said, paths[0], original, notes)
     if len(runs) == 2 and not set(runs[0].keys) & set(runs[1].keys):
         raise BagError(
-            f'{paths[0]} and {paths[1]} have no frame of one stamp; give two runs of one recording'
+            f'{paths[0]} and {paths[1]} have no frame with the same stamp; give two runs of one '
+            f'recording'
         )
     beside = bag or paths[-1]
     labels, figures = measure_runs(runs, labels, bag, beside, notes)
@@ -138,7 +139,7 @@ def make_report(
         try:
             report.checks = compare_runs(paths[0], paths[1])
         except PerceptionError as exc:
-            notes.append(_shortened(f'The two runs were not judged: {exc}', report))
+            notes.append(_shortened(f'The two runs were not compared: {exc}', report))
     return report
 
 
@@ -146,31 +147,31 @@ def images_of_results(
     images: Images | None, said: set[Key], results: Path, original: Path | None,
     notes: list[str],
 ) -> Images | None:
-    """Return images if they have the stamps of results, else None.
+    """Return the images if any has the stamp of a result, otherwise None.
 
     Args:
-        images: of the camera; None without.
+        images: the camera's images; None if there are none.
         said: keys of all frames with a result.
-        results: file of these.
-        original: what the images were asked for from; None where nobody named one.
-        notes: takes what a reader of the report has to know.
+        results: file of these results.
+        original: recording that the user named for the images; None if there is none.
+        notes: list to which notes for the reader are added.
 
     Raises:
-        BagError: the original is of another recording.
+        BagError: the original is another recording.
     """
     if images is not None and not said & set(images.keys):
         if original is not None:
             raise BagError(
-                f'{original}: has no image of a stamp in {results}; give the recording that the '
-                f'results are of'
+                f'{original}: has no image with a stamp of {results}; give the recording that '
+                f'was run'
             )
         notes.append(f'{images.source}: no image has the stamp of a result; they are left out.')
         images = None
     if images is None:
         notes.append(
-            'The results hold no camera images, so masks are shown alone, and frames without any '
-            'result cannot be told. Give the recording with --bag, or take the images along with '
-            '`mnv2 bag run --copy TOPIC`.'
+            'The results contain no camera images, so masks are shown alone, and frames without a '
+            'result cannot be found. Give the recording with --bag, or copy the images with `mnv2 '
+            'bag run --copy TOPIC`.'
         )
     return images
 
@@ -178,17 +179,17 @@ def images_of_results(
 def measure_runs(
     runs: Sequence[Results], labels: str, bag: Path | None, beside: Path, notes: list[str]
 ) -> tuple[str, list[Figures]]:
-    """Count what runs say, against labels if there are any; return these, and what was counted.
+    """Compute the figures of all runs; return the labels that were used, and the figures.
 
     Args:
-        runs: one or two.
-        labels: see `measure`; empty takes what the bags bring along, if they can be used.
-        bag: the original; None without.
-        beside: where else a topic of labels may be.
-        notes: takes what a reader of the report has to know.
+        runs: one or two runs.
+        labels: see `measure`; empty for labels that the bags contain, if they can be used.
+        bag: the original recording; None for none.
+        beside: another bag in which a topic of labels may be.
+        notes: list to which notes for the reader are added.
 
     Raises:
-        DataError: the labels that were asked for cannot be used.
+        DataError: the labels that the user named cannot be used.
     """
     if labels:
         return labels, [measure(run, labels, beside) for run in runs]
@@ -199,7 +200,7 @@ def measure_runs(
         try:
             return labels, [measure(run, labels, beside) for run in runs]
         except PerceptionError as exc:
-            notes.append(f'The labels that the recording brings along are left aside: {exc}')
+            notes.append(f'The labels in the recording are not used: {exc}')
     return '', [measure(run) for run in runs]
 
 
@@ -207,16 +208,16 @@ def write_report(
     report: Report, out: Path, most: int = FRAMES,
     tell: Callable[[int, int], None] = lambda *_: None,
 ) -> None:
-    """Write the page, whole or not at all.
+    """Write the page, completely or not at all.
 
     Args:
-        report: what is on it.
+        report: the report.
         out: the .html file.
-        most: frames whose pictures are on it.
-        tell: called with the pictures drawn, and of how many.
+        most: number of frames with pictures.
+        tell: called with the number of pictures drawn and their total.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: the file cannot be written.
     """
     value, measure_name = worst_by(report)
     worst = worst_frames(report.frames, report.times_s, value)
@@ -230,8 +231,8 @@ def write_report(
     if len(pictures) < len(report.frames):
         notes.append(
             f'Pictures: {len(pictures)} of {len(report.frames)} frames, evenly spread, and the '
-            f'worst ones (--frames takes more, the page is kept below '
-            f'{MOST_BYTES // 1_000_000} MB). All figures are of all frames.'
+            f'worst ones (--frames sets the number; the page stays below '
+            f'{MOST_BYTES // 1_000_000} MB). All figures are for all frames.'
         )
     points = spread(len(report.frames), MOST_POINTS, [each['at'] for each in pictures])
     if len(points) < len(report.frames):
@@ -244,13 +245,13 @@ def write_report(
     try:
         with replacing(out) as partial:
             page = page_html(_facts(report, notes, measure_name), data)
-            partial.write_text(page, encoding='utf-8', errors='replace')  # of a path's bytes
+            partial.write_text(page, encoding='utf-8', errors='replace')  # a path may not be UTF-8
     except OSError as exc:
         raise DataError(f'{out}: cannot be written: {exc.strerror}') from exc
 
 
 def bounded(pictures: list[dict[str, Any]], kept: set[int]) -> list[dict[str, Any]]:
-    """Return pictures of at most MOST_BYTES, evenly fewer than came."""
+    """Return pictures of at most MOST_BYTES: every other one is dropped until they fit."""
     while len(pictures) > 1 + len(kept) and sum(len(str(e)) for e in pictures) > MOST_BYTES:
         pictures = [
             each for i, each in enumerate(pictures) if i % 2 == 0 or each['at'] in kept
@@ -259,7 +260,7 @@ def bounded(pictures: list[dict[str, Any]], kept: set[int]) -> list[dict[str, An
 
 
 def worst_by(report: Report) -> tuple[dict[Key, float], str]:
-    """Return of each frame how good it is, and what that is, for people."""
+    """Return for each frame how good it is, and a name of this measure."""
     first = report.figures[0]
     if first.right:
         new = report.figures[-1].right
@@ -310,7 +311,7 @@ def _data(
 
 
 def _facts(report: Report, notes: list[str], worst: str) -> dict[str, Any]:
-    """Return what the page says in words and tables."""
+    """Return what the page shows as text and tables."""
     source = report.runs[0].run.get('source')
     told = source if isinstance(source, dict) else {}
     name = told.get('bags') or told.get('pictures') or told.get('video')
@@ -346,21 +347,21 @@ def _facts(report: Report, notes: list[str], worst: str) -> dict[str, Any]:
 
 
 def _shortened(told: str, report: Report) -> str:
-    """Return what was told without the folders of this machine: a page is passed on."""
+    """Return a text without the folders of this machine, because the page may be shared."""
     for run in report.runs:
         told = told.replace(str(run.path), run.path.name)
     return told
 
 
 def _missing(report: Report, run: Results) -> dict[str, Any]:
-    """Return how many of the camera's frames have no result, and why where that can be told."""
+    """Return how many of the camera's frames have no result, and the reasons where known."""
     if report.images is None:
         return {}
     has = set(run.keys)
     without = [key for key in report.frames if key not in has]
     tried = {without[i] for i in spread(len(without), MOST_TRIED)}
     for _ in report.images.read(tried) if tried else ():
-        pass  # what does not decode is noted
+        pass  # only to note what does not decode
     failed = Counter(report.images.failed[key] for key in tried if key in report.images.failed)
     return {
         'frames': len(without), 'tried': len(tried),

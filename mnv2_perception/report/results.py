@@ -1,4 +1,4 @@
-"""What a file of results says, frame by frame: of `mnv2 bag run`, or recorded from live nodes."""
+"""Read a file of results frame by frame, from `mnv2 bag run` or recorded from live nodes."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -35,7 +35,8 @@ from mnv2_perception.vision.encodings import (
 )
 
 MASK, CONFIDENCE = 'segmentation/mask', 'segmentation/confidence'
-# What the report shows, and of what type; what stands first decides which frames there are.
+# Results that the report shows, with their types; the first one that a file has defines its
+# frames.
 SHOWN = {
     MASK: IMAGE, f'{MASK}/compressed': COMPRESSED, 'detections': DETECTIONS,
     'classification': CLASSIFICATION, 'grid': GRID, CONFIDENCE: IMAGE,
@@ -45,7 +46,7 @@ COUNTS = ('received', 'published', 'passed_over', 'rejected', 'lost')
 
 
 class Message(NamedTuple):
-    """A message of a frame, read: its key, when it was recorded (ns), and what it says."""
+    """A frame's message: its key, time of recording (ns), and decoded content."""
 
     key: Key
     recorded_ns: int
@@ -53,12 +54,12 @@ class Message(NamedTuple):
 
 
 def ids_of(msg: Any, _: str) -> NDArray[np.uint8]:
-    """Return the ids, or confidences, of a mask or a PNG of one: (H, W) uint8."""
+    """Return the (H, W) uint8 ids or confidences of an Image or a compressed PNG."""
     return labels_from_msg(msg) if hasattr(msg, 'encoding') else labels_from_compressed_msg(msg)
 
 
 def image_of(msg: Any, _: str) -> NDArray[np.uint8]:
-    """Return the image of a message, (H, W, 3) uint8 RGB."""
+    """Return the (H, W, 3) uint8 RGB image of a message."""
     return image_from_fields(msg) if hasattr(msg, 'encoding') else image_from_compressed_msg(msg)
 
 
@@ -72,14 +73,14 @@ def stream(
     bag: Path, topic: str, reasons: Counter[str], wanted: Collection[Key] | None = None,
     decode: Callable[[Any, str], Any] | None = None,
 ) -> Iterator[Message]:
-    """Go through the messages of a topic, past what is damaged.
+    """Yield the messages of a topic, skipping what is damaged.
 
     Args:
-        bag: file or folder.
-        topic: of messages that begin with a header.
-        reasons: takes what could not be read, and how often; each once a bag's damage.
-        wanted: keys of those that are to be decoded; None: all.
-        decode: makes of a message what it says; None takes what its type asks for.
+        bag: file or folder of the bag.
+        topic: topic whose messages begin with a header.
+        reasons: counter to which unreadable messages are added; damage of the bag is added once.
+        wanted: keys of the messages to decode; None for all.
+        decode: function that decodes a message; None for the one of its type.
     """
     came: Counter[int] = Counter()
     with BagReader(bag) as reader:
@@ -102,13 +103,13 @@ def stream(
 
 @dataclass
 class Images:
-    """The camera's images, from wherever they are.
+    """The camera's images, from any source.
 
     Attributes:
-        source: what they are from, for people.
-        keys: of all, those too that do not decode.
-        read: goes through those of some keys; what does not decode is counted by its reason.
-        failed: why images did not decode, by key; filled by `read`.
+        source: description of the source, for the reader.
+        keys: keys of all images, including those that cannot be decoded.
+        read: yields the images of the given keys.
+        failed: reasons why images could not be decoded, by key; filled by `read`.
     """
 
     source: str
@@ -148,16 +149,16 @@ class Results:
     """A file of results.
 
     Attributes:
-        path: of the file.
-        run: what `mnv2 bag run` says of itself; empty for a live recording.
-        topics: by the name that a node gives it, of those that have messages.
-        classes: names of the masks' ids.
-        keys: of the frames with a result: a mask; where there is none a box list, and so on.
-        recorded_ns: when each of these was recorded, in their order.
-        reasons: what of this could not be read, with how often.
-        diagnostics: of each node that told, when (ns) and what.
-        grid_frame: of the first grid; empty without.
-        robot_frame: of the scan or clouds beside it, in which the robot is the origin.
+        path: path of the file.
+        run: description that `mnv2 bag run` wrote; empty for a live recording.
+        topics: topics that have messages, by the name that a node gives them.
+        classes: class names of the masks' ids.
+        keys: keys of the frames with a result: a mask; in a file without masks, boxes, and so on.
+        recorded_ns: recording time of each of these, in the same order.
+        reasons: what could not be read, with counts.
+        diagnostics: for each node its diagnostics, with their times in ns.
+        grid_frame: frame of the first grid; empty if there is none.
+        robot_frame: frame of the scan or the clouds beside it, whose origin is the robot.
     """
 
     path: Path
@@ -173,14 +174,14 @@ class Results:
 
     @property
     def mask(self) -> str:
-        """Topic of the masks; empty without."""
+        """Topic of the masks; empty if there are none."""
         return self.topics.get(MASK) or self.topics.get(f'{MASK}/compressed', '')
 
     def stream(
         self, name: str, wanted: Collection[Key] | None = None,
         reasons: Counter[str] | None = None,
     ) -> Iterator[Message]:
-        """Go through the messages of a result, see `stream`; none where the file has none."""
+        """Yield the messages of a result, see `stream`; nothing if the file does not have it."""
         topic = self.mask if name == MASK else self.topics.get(name)
         if topic:
             yield from stream(
@@ -189,10 +190,10 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """Read what a file of results is about.
+    """Read the topics, classes, frames and diagnostics of a file of results.
 
     Raises:
-        BagError: it cannot be read, or has no results.
+        BagError: the file cannot be read, or has no results.
     """
     topics = {
         name: topic for name, type_name in SHOWN.items()
@@ -227,7 +228,7 @@ def read_results(path: Path) -> Results:
 
 
 def _frame_of(path: Path, topics: Mapping[str, str]) -> str:
-    """Return the frame of the first message on the first of some topics that has one."""
+    """Return the frame_id of the first readable message on the first topic that has one."""
     with BagReader(path) as reader:
         for name, type_name in topics.items():
             if any((each.name, each.type_name) == (name, type_name) for each in reader.topics):
@@ -260,7 +261,7 @@ def _read_diagnostics(results: Results) -> None:
 
 
 def images_in(results: Results) -> str:
-    """Return the topic of the camera's images in a file of results; empty without."""
+    """Return the topic of the camera's images in a file of results; empty if there is none."""
     with BagReader(results.path) as reader:
         if not any(each.type_name in (RAW, COMPRESSED) for each in reader.topics):
             return ''

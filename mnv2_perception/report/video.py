@@ -1,4 +1,4 @@
-"""A run as a video: each frame with its masks, boxes and grid; two runs side by side."""
+"""Write a run as a video: frames with masks, boxes and grid; two runs are shown side by side."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -40,15 +40,15 @@ Picture = NDArray[np.uint8]
 def write_video(
     report: Report, out: Path, tell: Callable[[int, int], None] = lambda *_: None
 ) -> None:
-    """Write all frames of a report as a video, at the median of their rate.
+    """Write all frames of a report as a video, at their median rate.
 
     Args:
-        report: of one or two runs.
+        report: report of one or two runs.
         out: the .mp4 file.
-        tell: called with the frames written, and of how many.
+        tell: called with the number of frames written and their total.
 
     Raises:
-        SetupError: OpenCV cannot encode one here.
+        SetupError: OpenCV cannot encode a video here.
     """
     steps = np.diff(report.times_s)
     middle = float(np.median(steps)) if len(steps) else 0.0
@@ -66,7 +66,7 @@ def write_video(
                     if not writer.isOpened():
                         raise SetupError(
                             f'{out}: this OpenCV cannot write {FOURCC} into .mp4: it was built '
-                            f'without FFmpeg; pip install opencv-python-headless has it'
+                            f'without FFmpeg; pip install opencv-python-headless provides it'
                         )
                 if picture.shape[1::-1] != size:
                     picture = np.asarray(cv2.resize(picture, size), np.uint8)
@@ -76,11 +76,11 @@ def write_video(
             if writer is not None:
                 writer.release()
         if not partial.is_file():
-            raise SetupError(f'{out}: OpenCV wrote nothing; see what it says above')
+            raise SetupError(f'{out}: OpenCV wrote nothing; see its messages above')
 
 
 def draw_scene(report: Report, scene: Scene, time_s: float) -> Picture:
-    """Draw a frame with all that was said of it, a caption and a legend."""
+    """Draw a frame with the results of all runs, a caption and a legend."""
     height, width = size_of(scene)
     height, width = (height, width) if height and width else (360, 480)
     panels = []
@@ -96,7 +96,7 @@ def draw_scene(report: Report, scene: Scene, time_s: float) -> Picture:
 
 
 def _grid(said: Said, robot_frame: bool, side: int) -> Picture:
-    """Return a grid as a square: as the robot sees it, or else as it lies in its frame."""
+    """Return a grid as a square picture: from the robot's view, or as it lies in its frame."""
     seen = None if said.grid is None else grid_ids(said.grid, robot_frame)
     if said.grid is None or seen is None:
         return np.full((side, side, 3), UNSEEN, np.uint8)

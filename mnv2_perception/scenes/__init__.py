@@ -1,1 +1,1 @@
-"""A street that the package draws itself, with exact labels; whole and as a bag."""
+"""Draw streets and halls with exact labels, as images or as a bag."""

@@ -1,4 +1,4 @@
-"""Draw a bag: a drive through a procedural street, with exact labels and a camera_info."""
+"""Draw a bag: a drive through a procedural street, with exact labels and camera_info."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ INFO_TOPIC = '/camera/camera_info'
 LABEL_TOPIC = '/camera/label/compressed'
 LABEL_INFO_TOPIC = '/camera/label_info'
 FRAME_ID = 'camera_color_optical_frame'
-SEED = 7  # of the drive
-FIRST_STAMP_NS = 1_700_000_000_000_000_000  # a fixed date, so that a seed is one bag
+SEED = 7  # default drive
+FIRST_STAMP_NS = 1_700_000_000_000_000_000  # fixed, so that a seed always gives the same bag
 
 
 def draw_bag(
@@ -29,18 +29,18 @@ def draw_bag(
     height: int = 360,
     width: int = 480,
 ) -> None:
-    """Write a bag of rgb8 images, camera_info, labels (PNG of class ids) and their names.
+    """Write a bag with rgb8 images, camera_info, labels (PNG of class ids) and class names.
 
-    With camera_info, and the camera at `scenes.camera_height_m(seed)` over flat ground and level,
-    pixels fall on their places on the road.
+    The ground is flat, and the camera is level at `scenes.street.camera_height_m(seed)`: with its
+    camera_info, pixels project onto their true places on the road.
 
     Args:
-        path: the bag's folder; must not exist.
-        seed: one seed is one drive.
+        path: folder of the bag; must not exist.
+        seed: number of the drive; the same seed gives the same drive.
         duration_s: length of the drive, seconds.
-        rate_hz: frames a second.
-        height: of the images, pixels.
-        width: of the images, pixels.
+        rate_hz: frames per second.
+        height: height of the images, pixels.
+        width: width of the images, pixels.
 
     Raises:
         BagError: the folder exists or cannot be written, or there would be no frame.
@@ -48,10 +48,11 @@ def draw_bag(
     """
     count = round(duration_s * rate_hz)
     if count < 1:
-        raise BagError(f'{path}: {duration_s} s at {rate_hz} Hz holds no frame; draw for longer')
-    draw_scene(seed, 0.0, height, width)  # refuses what cannot be drawn before there is a bag
+        raise BagError(f'{path}: {duration_s} s at {rate_hz} Hz contains no frame; use a longer '
+                       f'duration')
+    draw_scene(seed, 0.0, height, width)  # raises an ImageError before there is a bag
     matrix = camera_matrix(seed, height, width)
-    best_effort = TopicQos(reliable=False, depth=5)  # as camera drivers publish
+    best_effort = TopicQos(reliable=False, depth=5)  # like camera drivers
     with BagWriter(path) as bag:
         bag.add_topic(IMAGE_TOPIC, 'sensor_msgs/msg/Image', best_effort)
         bag.add_topic(INFO_TOPIC, 'sensor_msgs/msg/CameraInfo', best_effort)

@@ -1,4 +1,4 @@
-"""Pixels with labels, the camera that projects onto them, and flat shapes in metres."""
+"""The canvas: labelled pixels, the camera that projects onto them, and flat shapes in metres."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ Part: TypeAlias = tuple[Floats, Sequence[float]]
 
 @dataclass(frozen=True)
 class Mesh:
-    """Polygons one after the other: points (P, 3) in metres, their counts, colours (N, 3)."""
+    """Consecutive polygons: all points (P, 3) in metres, points per polygon, RGB (N, 3)."""
 
     points: Floats
     sizes: list[int]
@@ -31,7 +31,7 @@ class Mesh:
 
 
 def mesh_of(parts: Sequence[Part]) -> Mesh:
-    """A mesh of polygons of (N, 3) points, or of (N, 2) upright ones at z = 0."""
+    """Return a mesh of polygons with (N, 3) points, or with (N, 2) points in the plane z = 0."""
     points = np.concatenate([outline for outline, _ in parts])
     if points.shape[1] == 2:
         points = np.column_stack([points, np.zeros(len(points))])
@@ -48,7 +48,7 @@ def disc(x: float, y: float, radius_x: float, radius_y: float | None = None) -> 
 
 
 class Canvas:
-    """Pixels with labels in the fourth channel, and the camera that projects onto them."""
+    """RGB pixels with class ids as fourth channel, and the camera that projects onto them."""
 
     def __init__(self, drive: Drive, time_s: float, height: int, width: int) -> None:
         self.drive = drive
@@ -58,13 +58,13 @@ class Canvas:
         self.width = width
         self.focal_px = drive.focal * max(width, height * 4 / 3)
         self.centre_px = width * 0.5
-        # The suspension: a few tenths of a degree, slow enough to be smooth at 15 Hz.
+        # Movement of the suspension: a few tenths of a degree, slow enough to be smooth at 15 Hz.
         pitch = 0.003 * math.sin(2.1 * time_s + drive.seed) + 0.002 * math.sin(3.7 * time_s)
         self.horizon_px = height * drive.horizon + self.focal_px * pitch
         self.pixels: Bytes = np.zeros((height, width, 4), np.uint8)
 
     def project(self, points: Floats) -> Floats:
-        """Pixel coordinates, (N, 2), of world points, (N, 3); z no nearer than the near plane."""
+        """Return pixel coordinates, (N, 2), of world points, (N, 3); z is clipped at NEAR_M."""
         z = np.maximum(points[:, 2], NEAR_M)
         scale = self.focal_px / z
         pixels = np.empty((len(points), 2))
@@ -74,7 +74,7 @@ class Canvas:
         return pixels
 
     def fill(self, mesh: Mesh, x: float, z: float, class_id: int) -> None:
-        """Fill a mesh's polygons, one over the other, with its origin at ``x, z`` on the road."""
+        """Draw a mesh's polygons, one over the other; its origin is at ``x, z`` on the road."""
         points = mesh.points + np.array((x, 0.0, z))
         points_px = self.project(points)
         if self._box(points_px) is None:
@@ -88,11 +88,11 @@ class Canvas:
             at += size
 
     def figure(self, x: float, z: float, parts: Sequence[Part], class_id: int) -> None:
-        """Upright flat parts, polygons (N, 2) of metres right and up, standing at ``x, z``."""
+        """Draw upright flat polygons, (N, 2) metres right and up, that stand at ``x, z``."""
         self.fill(mesh_of(parts), x, z, class_id)
 
     def shade(self, x: float, z0: float, z1: float, half_m: float, factor: float) -> None:
-        """Darken the colours, not the labels, of a rectangle on the ground."""
+        """Darken the colours of a rectangle on the ground; labels do not change."""
         points_px = self.project(np.array([[x - half_m, 0, z0], [x + half_m, 0, z0],
                                            [x + half_m, 0, z1], [x - half_m, 0, z1]]))
         box = self._box(points_px)
@@ -110,16 +110,16 @@ class Canvas:
             corners: (4, 3) world points: top left, top right, bottom right, bottom left of the
                 texture.
             texture: (h, w, 3) uint8 RGB.
-            light: factor on its colours, one or three.
-            class_id: of every pixel that it covers.
-            alpha: (h, w) uint8, drawn where 128 or more; everywhere when None.
+            light: factor for its colours: one, or one for each channel.
+            class_id: class of all pixels that it covers.
+            alpha: (h, w) uint8; drawn where it is 128 or more. None draws everywhere.
         """
         corners_px = self.project(corners)
         box = self._box(corners_px)
         if box is None:
             return
         u0, v0, u1, v1 = box
-        # Shrink first: sampling a fine texture at a coarse raster would flicker as it moves.
+        # Shrink first: a fine texture sampled at few pixels would flicker when it moves.
         extent = np.maximum(np.ptp(corners_px, axis=0) * 1.5, 2)
         h = int(min(texture.shape[0], extent[1]))
         w = int(min(texture.shape[1], extent[0]))
@@ -127,7 +127,7 @@ class Canvas:
         if shrunk:
             texture = cv2.resize(texture, (w, h), interpolation=cv2.INTER_AREA)
         keep = math.exp(-float(np.maximum(corners[:, 2], NEAR_M).mean()) / self.drive.haze_m)
-        # Light, haze and label at once.
+        # Applies light, haze and label in one transform.
         paint = np.zeros((4, 4))
         np.fill_diagonal(paint[:3, :3], np.multiply(light, keep))
         paint[:3, 3] = np.multiply(self.drive.haze, 1 - keep)
@@ -157,7 +157,7 @@ class Canvas:
 
 
 def _mask(points_px: Floats, box: tuple[int, int, int, int]) -> Bytes:
-    """A polygon's pixels, 255, within a box of the image: left, top, right, bottom."""
+    """Return a mask, 255 inside a polygon, for a box of the image: left, top, right, bottom."""
     u0, v0, u1, v1 = box
     mask = np.zeros((v1 - v0, u1 - u0), np.uint8)
     cv2.fillPoly(mask, [np.rint((points_px - (u0, v0)) * 16).astype(np.int32)], 255, shift=4)

@@ -1,4 +1,4 @@
-"""The classes of the drawn street, and their ids."""
+"""Classes of the drawn street and their ids."""
 
 CLASSES = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign_symbol', 'fence', 'car',
            'pedestrian', 'bicyclist')

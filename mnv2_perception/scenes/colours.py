@@ -1,4 +1,4 @@
-"""The colours of the drawn street: its palettes, RGB from 0 to 255."""
+"""Colour palettes of the drawn street, RGB from 0 to 255."""
 
 from collections.abc import Sequence
 from typing import TypeAlias

@@ -1,4 +1,4 @@
-"""What stays the same over one drive through the drawn street: camera, weather, road, style."""
+"""Properties that stay constant during a drive: camera, weather, road, style of the street."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +12,7 @@ SPEED_M_S = 8.0
 
 @dataclass(frozen=True)
 class Drive:
-    """What stays the same over one drive; lengths in metres."""
+    """Properties that stay constant during a drive; lengths in metres."""
 
     seed: int
     sunny: bool

@@ -1,4 +1,4 @@
-"""The drawn street as a camera gives it: lens, exposure and noise, on the colours alone."""
+"""Simulate a camera on the drawn street's colours: lens, exposure and noise."""
 
 from functools import lru_cache
 
@@ -11,7 +11,7 @@ from mnv2_perception.scenes.canvas import Bytes, Canvas
 
 @lru_cache(maxsize=4)
 def _vignette(height: int, width: int) -> NDArray[np.float32]:
-    """Squared distance from the centre, (height, width, 1), 1 in the corners."""
+    """Return the squared distance from the centre, (height, width, 1), 1 in the corners."""
     v = np.linspace(-1, 1, height, dtype=np.float32)[:, None, None]
     u = np.linspace(-1, 1, width, dtype=np.float32)[None, :, None]
     squared: NDArray[np.float32] = (u * u + v * v) / np.float32(2)
@@ -20,13 +20,13 @@ def _vignette(height: int, width: int) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=4)
 def _sensor_noise(height: int, width: int) -> NDArray[np.float32]:
-    """White noise, (height + 64, width + 64, 3), to be cropped anew for each frame."""
+    """Return white noise, (height + 64, width + 64, 3), from which each frame takes a crop."""
     return np.random.default_rng(13).standard_normal((height + 64, width + 64, 3),
                                                      dtype=np.float32)
 
 
 def expose(canvas: Canvas) -> Bytes:
-    """The colours as a camera gives them: lens blur, vignetting, exposure, noise."""
+    """Return the colours as a camera sees them: lens blur, vignetting, exposure, noise."""
     drive, h, w = canvas.drive, canvas.height, canvas.width
     tone = np.arange(256)[:, None] / 255
     curve = 255 * (tone * np.array(drive.gain)) ** drive.gamma

@@ -1,4 +1,4 @@
-"""The ground of the drawn street: road, markings, kerb and pavement."""
+"""Draw the ground of the street: road, markings, kerb and pavement."""
 
 import math
 
@@ -13,7 +13,7 @@ from mnv2_perception.scenes.textures import cloud_noise, grain_noise
 
 
 def draw_ground(canvas: Canvas) -> None:
-    """Asphalt, markings, kerb and slabs, pixel by pixel."""
+    """Draw asphalt, markings, kerb and slabs, pixel by pixel."""
     drive, focal = canvas.drive, canvas.focal_px
     first = max(math.ceil(canvas.horizon_px + 0.5), 0)
     if first >= canvas.height:
@@ -29,7 +29,7 @@ def draw_ground(canvas: Canvas) -> None:
 
     def stripe(offset: NDArray[np.float32], half_m: float,
                px: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How much of a pixel a stripe of a half width covers, 0 to 1, at an offset from it."""
+        """Return how much of a pixel a stripe covers, 0 to 1, at this offset from its middle."""
         covered: NDArray[np.float32] = np.clip(
             (half_m - np.abs(offset)) / px + np.float32(0.5), 0, 1)
         return covered

@@ -1,7 +1,7 @@
-"""Drawn halls and corridors with exact labels: a ray is cast for each pixel.
+"""Draw halls and corridors with exact labels, by casting a ray for each pixel.
 
-A box of a room with a patterned, more or less shining floor, lamps, windows or doors, pillars,
-tables, chairs and other things on it, all by chance; seen by a camera low above the floor.
+A hall is a box with a patterned and more or less shiny floor, lamps, windows or doors, pillars,
+tables, chairs and other objects, all chosen at random; the camera is low above the floor.
 
 World coordinates are metres: ``x`` to the right of the hall's middle, ``y`` up, ``z`` along it.
 """
@@ -22,12 +22,12 @@ Bytes = NDArray[np.uint8]
 
 
 def draw_hall(seed: int, height: int, width: int) -> tuple[Bytes, Bytes]:
-    """Draw one hall, and its labels.
+    """Draw one hall and its labels.
 
     Args:
-        seed: which hall, 0 or more.
-        height: of the picture, pixels.
-        width: of the picture, pixels.
+        seed: number of the hall, 0 or more.
+        height: height of the picture, pixels.
+        width: width of the picture, pixels.
 
     Returns:
         The image, (height, width, 3) uint8 RGB, and its class ids, (height, width) uint8, indices
@@ -48,7 +48,7 @@ def draw_hall(seed: int, height: int, width: int) -> tuple[Bytes, Bytes]:
         mirrored = rays * [1.0, -1.0, 1.0] + rng.uniform(0.0, 0.02) * grain
         seen, _, _ = hall.trace(points[floor] + [0.0, 1e-3, 0.0], mirrored[floor])
         steep = np.abs(rays[..., 1]) / np.linalg.norm(rays, axis=-1)
-        fresnel = ((1 - steep) ** 3)[floor][:, None]  # a flat view mirrors most
+        fresnel = ((1 - steep) ** 3)[floor][:, None]  # reflections are strongest at flat angles
         image[floor] = image[floor] * (1 - 0.6 * shine * fresnel) + shine * fresnel * seen
     for box in hall.boxes:
         if box.low == 0.0:  # a contact shadow
@@ -62,7 +62,7 @@ def draw_hall(seed: int, height: int, width: int) -> tuple[Bytes, Bytes]:
 
 
 def camera_rays(rng: np.random.Generator, height: int, width: int) -> Floats:
-    """Return where each pixel looks, (height, width, 3)."""
+    """Return the direction of each pixel's ray, (height, width, 3), not normalised."""
     focal = width / 2 / math.tan(math.radians(rng.uniform(50, 95)) / 2)
     yaw, pitch, roll = np.radians([rng.uniform(-40, 40), rng.uniform(-8, 18), rng.uniform(-3, 3)])
     y, x = np.mgrid[:height, :width] + 0.5
@@ -77,7 +77,7 @@ def camera_rays(rng: np.random.Generator, height: int, width: int) -> Floats:
 
 @dataclass(frozen=True)
 class Box:
-    """A thing with upright sides: middle and half size in x and z, from `low` to `high`."""
+    """An object with vertical sides: middle and half size in x and z, from `low` to `high`."""
 
     middle: tuple[float, float]
     half: tuple[float, float]
@@ -89,10 +89,10 @@ class Box:
 
 @dataclass
 class Hall:
-    """A hall whose everything is chosen by chance; colours are 0 to 1."""
+    """A hall with random properties; colours are RGB from 0 to 1."""
 
     rng: np.random.Generator
-    half: float = 0.0  # of its width
+    half: float = 0.0  # half the width, metres
     boxes: list[Box] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -116,22 +116,22 @@ class Hall:
             thick = rng.uniform(0.15, 0.4)
             self.add((side, 2 + 3.5 * index + rng.random()), (thick, thick), 0.0, self.top,
                      self.wall * 0.95, BACKGROUND)
-        if rng.random() < 0.6:  # a wall that juts out
+        if rng.random() < 0.6:  # a projecting part of a wall
             self.add((rng.choice([-1, 1]) * self.half, rng.uniform(2, 12)),
                      (rng.uniform(0.2, 0.6 * self.half), rng.uniform(0.3, 3)), 0.0, self.top,
                      self.colour(0.3, 0.95), BACKGROUND)
 
     def colour(self, low: float, high: float) -> Floats:
-        """Return a colour that is nearly gray."""
+        """Return a random colour that is nearly gray."""
         return np.clip(self.rng.uniform(low, high) + self.rng.uniform(-0.08, 0.08, 3), 0.02, 1.0)
 
     def add(self, middle: tuple[float, float], half: tuple[float, float], low: float, high: float,
             colour: Floats, class_id: int = OBSTACLE) -> None:
-        """Put a box into the hall."""
+        """Add a box."""
         self.boxes.append(Box(middle, half, low, high, class_id, colour))
 
     def furnish(self) -> None:
-        """Put a thing on the floor: a table or chair on four posts, or a box."""
+        """Put an object on the floor: a table or chair with four legs, or a box."""
         rng = self.rng
         size, z = rng.uniform(0.08, 0.6), rng.uniform(1.0, min(self.end, 18))
         by_wall = rng.choice([-1, 1]) * (self.half - size)
@@ -148,7 +148,10 @@ class Hall:
             self.add((x, z + deep), (size, 0.03), board, board + 0.45, paint)
 
     def trace(self, origin: Floats, rays: Floats) -> tuple[Floats, Bytes, Floats]:
-        """Return colour (..., 3), class id and distance (in rays) of what each ray hits first."""
+        """Return colour (..., 3), class id and distance of what each ray hits first.
+
+        Distances are in units of the ray's length.
+        """
         rays = np.where(np.abs(rays) < 1e-5, 1e-5, rays)
         x, y, z = np.moveaxis(rays, -1, 0)
         px, py, pz = np.moveaxis(origin, -1, 0)
@@ -179,7 +182,7 @@ class Hall:
         return colour, label, far
 
     def floor_colour(self, points: Floats, far: Floats) -> Floats:
-        """Return the floor's colours: its pattern, which blurs with the distance."""
+        """Return the floor's colours; its pattern blurs with distance."""
         along = points[..., 0] * math.cos(self.skew) + points[..., 2] * math.sin(self.skew)
         across = points[..., 2] * math.cos(self.skew) - points[..., 0] * math.sin(self.skew)
         out: Floats = np.broadcast_to(self.floor, points.shape).copy()

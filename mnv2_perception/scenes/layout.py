@@ -1,4 +1,4 @@
-"""What stands where along the drawn street, laid out block by block from the seed."""
+"""Lay out the street block by block from the seed."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -25,12 +25,12 @@ class Building:
     storeys: int
     shops: bool
     chimney: float
-    shown_m: float  # from this height up the end towards the camera is in view
+    shown_m: float  # the end wall towards the camera is visible above this height
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A tree, post, sign or parked car: where it stands, and its looks."""
+    """The position and appearance of a tree, post, sign or parked car."""
 
     distance_m: float
     x_m: float
@@ -55,7 +55,7 @@ class Block:
 
 @lru_cache(maxsize=96)
 def block_of(seed: int, side: int, index: int) -> Block:
-    """What stands on one side of one stretch of the street."""
+    """Return the objects on one side of one stretch of the street."""
     drive = drive_of(seed)
     rng = np.random.default_rng((seed, 2, side + 1, index + 1000))
     start, end = index * BLOCK_M, (index + 1) * BLOCK_M

@@ -1,4 +1,4 @@
-"""The people of the drawn street, on foot and on bicycles."""
+"""Draw people on foot and on bicycles."""
 
 import math
 

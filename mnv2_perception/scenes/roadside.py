@@ -1,4 +1,4 @@
-"""What stands beside the drawn road: buildings, fences, hedges, trees, posts and signs."""
+"""Draw what stands beside the road: buildings, fences, hedges, trees, posts and signs."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ _FACADE_PX_PER_M = 14
 
 def draw_wall(canvas: Canvas, x: float, z0: float, z1: float, height_m: float,
               texture: Bytes, light: float | Sequence[float], class_id: int) -> None:
-    """A textured wall along the road from z0 to z1; what lies behind the camera is cut off."""
+    """Draw a textured wall along the road from z0 to z1; the part behind the camera is cut off."""
     near = max(z0, NEAR_M + 0.2)
     cut = int((near - z0) / (z1 - z0) * texture.shape[1])
     if cut >= texture.shape[1] - 1:

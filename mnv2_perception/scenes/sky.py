@@ -1,4 +1,4 @@
-"""The sky over the drawn street, and the skyline that closes it."""
+"""Draw the sky, and the skyline at the end of the street."""
 
 import cv2
 import numpy as np
@@ -12,9 +12,9 @@ from mnv2_perception.scenes.textures import cloud_noise
 def draw_sky(canvas: Canvas) -> None:
     drive = canvas.drive
     rows = int(min(max(canvas.horizon_px + 2, 1), canvas.height))
-    size = (max(canvas.width // 4, 2), max(rows // 4, 2))  # it is smooth: a quarter will do
+    size = (max(canvas.width // 4, 2), max(rows // 4, 2))  # smooth, so a quarter suffices
     down = np.linspace(0, 1, size[1], dtype=np.float32)[:, None]
-    # A slowly drifting layer, stretched towards the horizon as a flat one would be.
+    # A slowly drifting layer of clouds, with the perspective of a flat layer.
     depth = 1 / (1.12 - down)
     across = np.linspace(-0.9, 0.9, size[0], dtype=np.float32)[None]
     u = across * depth * 90 + np.float32(255 + 2 * canvas.time_s)
@@ -32,7 +32,7 @@ def draw_sky(canvas: Canvas) -> None:
 
 
 def draw_skyline(canvas: Canvas) -> None:
-    """What closes the view beyond the last block drawn."""
+    """Draw houses and trees that close the view behind the last block."""
     drive = canvas.drive
     rng = np.random.default_rng((drive.seed, 5))
     houses: list[Part] = []
@@ -49,7 +49,7 @@ def draw_skyline(canvas: Canvas) -> None:
                           drive.leaf))
         else:
             houses.append((rect(left, 0, right, top), pick(rng, WALL_COLOURS)))
-    x = drive.lane_x_m - drive.curve * FAR_M ** 2  # it keeps its place in a bend
+    x = drive.lane_x_m - drive.curve * FAR_M ** 2  # stays in the middle also in a bend
     for parts, class_id in ((houses, BUILDING), (trees, TREE)):
         if parts:
             canvas.figure(x, FAR_M, parts, class_id)

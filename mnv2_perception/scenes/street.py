@@ -1,11 +1,11 @@
-"""Drawn street scenes with exact labels: a seeded drive past houses, trees, cars and people.
+"""Draw street scenes with exact labels: a seeded drive past houses, trees, cars and people.
 
-A pinhole camera rolls down an endless street that is laid out, block by block, from the seed. The
-image and the class ids are one four-channel canvas, filled from far to near without antialiasing,
-so a label is exact by construction; blur, light and sensor noise are added to the colours only.
+A pinhole camera moves along an endless street, which is laid out block by block from the seed.
+Image and class ids are one four-channel canvas, filled from far to near without antialiasing, so
+labels are exact by construction; blur, light and sensor noise are added only to the colours.
 
 World coordinates are metres: ``x`` to the right of the road's middle, ``y`` up from the road,
-``z`` ahead of the camera. ``distance_m`` along the road is ``z`` plus what has been driven.
+``z`` ahead of the camera. ``distance_m`` along the road is ``z`` plus the distance driven.
 """
 
 from collections.abc import Callable
@@ -43,22 +43,23 @@ _Task: TypeAlias = tuple[float, Callable[[], None]]
 
 
 def draw_scene(seed: int, time_s: float, height: int, width: int) -> tuple[Bytes, Bytes]:
-    """One frame of a drawn drive, and its labels.
+    """Draw one frame of a drive and its labels.
 
-    The same seed is the same street, weather and camera; ``time_s`` moves along it at 8 m/s.
+    The same seed gives the same street, weather and camera; ``time_s`` moves along it at 8 m/s.
 
     Args:
-        seed: which drive, 0 or more.
+        seed: number of the drive, 0 or more.
         time_s: seconds since its start, 0 or more.
-        height: of the frame, pixels, 64 or more.
-        width: of the frame, pixels, 64 or more.
+        height: height of the frame, pixels, 64 or more.
+        width: width of the frame, pixels, 64 or more.
 
     Returns:
         The image, (height, width, 3) uint8 RGB, and its class ids, (height, width) uint8, indices
         into ``CLASSES``. Both are new arrays.
 
     Raises:
-        ImageError: the size is too small, or ``seed`` or ``time_s`` is negative or not finite.
+        ImageError: the size is too small, ``seed`` or ``time_s`` is negative, or ``time_s`` is not
+            finite.
     """
     if height < MIN_SIDE_PX or width < MIN_SIDE_PX:
         raise ImageError(f'drawn scene: got a size of {height}x{width} (height x width), expected '
@@ -82,10 +83,10 @@ def draw_scene(seed: int, time_s: float, height: int, width: int) -> tuple[Bytes
 
 
 def camera_matrix(seed: int, height: int, width: int) -> NDArray[np.float64]:
-    """Return the (3, 3) intrinsic matrix of a drive's camera, pixels.
+    """Return the (3, 3) float64 intrinsic matrix of a drive's camera, pixels.
 
-    The camera looks straight ahead and level; its principal point lies on the horizon, which the
-    suspension moves by 0.3° at most.
+    The camera looks straight ahead and level. Its principal point is on the horizon, which the
+    suspension moves by at most 0.3°.
     """
     canvas = Canvas(drive_of(seed), 0.0, height, width)
     horizon_px = height * canvas.drive.horizon
@@ -95,20 +96,20 @@ def camera_matrix(seed: int, height: int, width: int) -> NDArray[np.float64]:
 
 
 def camera_height_m(seed: int) -> float:
-    """Return the height of a drive's camera above its road, which is flat."""
+    """Return the height in metres of a drive's camera above the flat road."""
     return drive_of(seed).camera_height_m
 
 
 def _add_block(tasks: list[_Task], canvas: Canvas, block: Block, side: int,
                end_m: float) -> None:
-    """Queue what one block holds, each with the distance that decides who hides whom."""
+    """Queue the objects of a block, each with the distance by which drawing is ordered."""
     driven = canvas.driven_m
     edge = side * (canvas.drive.road_half_m + canvas.drive.pavement_m)
 
     def seen(near: float, far: float) -> bool:
         return far > NEAR_M + 0.2 and near < FAR_M
 
-    # Behind a fence or in a garden, things hide each other in the order they stand in.
+    # Objects behind a fence or in a garden are drawn in the order of their own distances.
     behind: list[_Task] = []
     for b in block.buildings:
         z0, z1 = b.start_m - driven, b.end_m - driven
@@ -146,10 +147,10 @@ def _add_block(tasks: list[_Task], canvas: Canvas, block: Block, side: int,
 
 
 def _add_movers(tasks: list[_Task], canvas: Canvas) -> None:
-    """Queue cars, cyclists and people that move by themselves.
+    """Queue moving cars, cyclists and people.
 
-    Each runs through a window that travels with the camera: what falls behind comes back far
-    ahead as somebody else.
+    Each moves through a window that travels with the camera: those that fall behind it reappear
+    far ahead with another look.
     """
     drive, t = canvas.drive, canvas.time_s
     rng = np.random.default_rng((drive.seed, 7))

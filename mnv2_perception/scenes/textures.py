@@ -1,4 +1,4 @@
-"""What the drawn street's surfaces look like from near: noise, walls, fences and leaves."""
+"""Textures of the drawn street's surfaces: noise, walls, fences and leaves."""
 
 from functools import lru_cache
 import math
@@ -13,13 +13,13 @@ from mnv2_perception.scenes.colours import pick, SHOP_COLOURS, WALL_COLOURS
 
 @lru_cache(maxsize=1)
 def grain_noise() -> NDArray[np.float32]:
-    """White noise, (512, 512), standard deviation 1."""
+    """Return white noise, (512, 512) float32, standard deviation 1."""
     return np.random.default_rng(11).standard_normal((512, 512)).astype(np.float32)
 
 
 @lru_cache(maxsize=1)
 def cloud_noise() -> NDArray[np.float32]:
-    """Smooth fractal noise that tiles, (512, 512), standard deviation 1."""
+    """Return smooth fractal noise that can be tiled, (512, 512) float32, standard deviation 1."""
     total = np.zeros((512, 512), np.float32)
     rng = np.random.default_rng(12)
     for octave, cells in enumerate((4, 8, 16, 32, 64)):
@@ -34,7 +34,10 @@ def cloud_noise() -> NDArray[np.float32]:
 @lru_cache(maxsize=192)
 def facade_texture(look: int, length_m: float, height_m: float, storeys: int, shops: bool,
                    scale: int) -> Bytes:
-    """A wall seen straight on: bays of windows above shops or doors; scale in pixels a metre."""
+    """Return a wall seen straight on: bays of windows above shops or doors.
+
+    The scale is in pixels per metre.
+    """
     rng = np.random.default_rng((15, look))
     h, w = int(height_m * scale), max(int(length_m * scale), 8)
     wall = np.array(pick(rng, WALL_COLOURS, 20), np.float32)
@@ -117,7 +120,7 @@ def facade_texture(look: int, length_m: float, height_m: float, storeys: int, sh
 
 
 def fence_texture(rng: np.random.Generator) -> Bytes:
-    """Four metres of fence: palings, railings over a dark hedge, or a mesh."""
+    """Return a fence: palings, railings in front of a dark hedge, or a mesh."""
     texture = np.zeros((48, 160, 3), np.uint8)
     kind = int(rng.integers(3))
     shade = np.clip(grain_noise()[:48, :160, None] * 8, -20, 20)
@@ -140,7 +143,7 @@ def fence_texture(rng: np.random.Generator) -> Bytes:
 
 @lru_cache(maxsize=12)
 def crown(look: int) -> tuple[Bytes, Bytes]:
-    """A tree's crown before it is tinted: (160, 160, 3) colours and (160, 160) opacity."""
+    """Return a tree's crown before it is tinted: (160, 160, 3) colours and (160, 160) opacity."""
     rng = np.random.default_rng((4, look))
     size = 160
     light = np.full((size, size), 0.5, np.float32)
@@ -168,7 +171,7 @@ def crown(look: int) -> tuple[Bytes, Bytes]:
 
 @lru_cache(maxsize=48)
 def crown_of_size(look: int, size: int) -> tuple[Bytes, Bytes]:
-    """``crown``, shrunk to a side of ``size`` pixels."""
+    """Return ``crown``, shrunk to ``size`` × ``size`` pixels."""
     colours, alpha = crown(look)
     return (cv2.resize(colours, (size, size), interpolation=cv2.INTER_AREA),
             cv2.resize(alpha, (size, size), interpolation=cv2.INTER_AREA))

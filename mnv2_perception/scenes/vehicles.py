@@ -1,4 +1,4 @@
-"""The cars of the drawn street."""
+"""Draw the cars of the street."""
 
 from functools import lru_cache
 import math
@@ -9,7 +9,7 @@ from mnv2_perception.scenes.canvas import Canvas, disc, Floats, Mesh, mesh_of, r
 from mnv2_perception.scenes.classes import CAR
 from mnv2_perception.scenes.colours import CAR_COLOURS, pick
 
-# Outlines of vehicles seen from the side, tail first: (metres from the tail, metres up).
+# Outlines of vehicles seen from the side, from the tail: (metres from the tail, metres up).
 _HATCHBACK = np.array([[0.0, .28], [0.0, .82], [.14, .98], [.55, 1.40], [2.1, 1.46], [2.9, .99],
                        [3.9, .82], [4.1, .62], [4.1, .28]])
 _SALOON = np.array([[0.0, .28], [0.0, .88], [.75, .98], [1.35, 1.38], [2.5, 1.42], [3.2, .98],
@@ -21,13 +21,13 @@ _VEHICLES = (_HATCHBACK, _HATCHBACK, _HATCHBACK, _SALOON, _SALOON, _VAN)
 
 @lru_cache(maxsize=1024)
 def _car_mesh(look: int, away: bool, side: int, detailed: bool) -> Mesh:
-    """A car whose nearest end is at z = 0: what shows from ahead or behind, and of which side.
+    """Return a car whose nearest end is at z = 0, as seen from the front or from behind.
 
     Args:
-        look: which car.
-        away: its tail is the nearest end, not its nose.
-        side: the side that shows: -1 left, 1 right, 0 neither.
-        detailed: with the parts that only show from near.
+        look: number of the car's appearance.
+        away: whether the nearest end is the tail, not the nose.
+        side: the visible side: -1 left, 1 right, 0 neither.
+        detailed: whether to include parts that are visible only from near.
     """
     rng = np.random.default_rng((6, look))
     outline = _VEHICLES[int(rng.integers(len(_VEHICLES)))]
@@ -40,12 +40,12 @@ def _car_mesh(look: int, away: bool, side: int, detailed: bool) -> Mesh:
     parts: list[tuple[Floats, Floats]] = []
 
     def place(points: Floats, x: Floats | float) -> Floats:
-        """World points of metres from the tail and up, at ``x`` across."""
+        """Return world points for metres from the tail and up, at ``x`` across."""
         z = points[:, 0] if away else long - points[:, 0]
         return np.column_stack([np.broadcast_to(x, len(z)), points[:, 1], z])
 
     def strip(z: float, y0: float, y1: float, x0: float, x1: float, colour: Floats) -> None:
-        """An upright rectangle; x in half widths."""
+        """Add an upright rectangle; x is in units of half the width."""
         parts.append((np.column_stack([rect(x0 * wide, y0, x1 * wide, y1), np.full(4, z)]),
                       colour))
 
@@ -95,7 +95,7 @@ def _car_mesh(look: int, away: bool, side: int, detailed: bool) -> Mesh:
 
 
 def draw_car(canvas: Canvas, x: float, z: float, look: int, away: bool) -> None:
-    """A car whose nearest end is at ``z``, seen from behind when it faces away."""
+    """Draw a car whose nearest end is at ``z``; if it faces away, it is seen from behind."""
     beside = canvas.drive.lane_x_m - canvas.drive.curve * z * z - x
     side = 0 if abs(beside) < 0.9 else int(math.copysign(1, beside))
     canvas.shade(x, z - 0.15, z + 4.3, 0.98, 0.42)

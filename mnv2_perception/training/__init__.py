@@ -1,1 +1,1 @@
-"""Training, in torch. Nothing that runs on a robot imports this folder."""
+"""Train networks with torch. Nothing that runs on a robot imports this folder."""

@@ -1,8 +1,8 @@
-"""Batch normalisation's statistics, of weights that they were not gathered with.
+"""Recompute the statistics of batch normalisation for weights that lack their own.
 
-The running mean of the weights has a mean of their statistics, which belong to none of them: a
-short run looks hopeless by them although it is not. Weights whose batch normalisation was folded
-have none at all.
+The running mean of the weights has only the mean of many weights' statistics, which fit none of
+them: with these a short run looks hopeless although it is not. Weights whose batch normalisation
+was folded into the convolutions have no statistics at all.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,14 +14,14 @@ LAYERS = nn.BatchNorm2d
 
 
 def freeze_batch_statistics(module: nn.Module) -> None:
-    """Let batch normalisation use its stored statistics; scale and offset still learn."""
+    """Let batch normalisation use its stored statistics; scale and offset are still trained."""
     for layer in module.modules():
         if isinstance(layer, LAYERS):
             layer.eval()
 
 
 def gathering_layers(net: nn.Module) -> list[str]:
-    """Return the names of the layers of batch normalisation that gather statistics now."""
+    """Return the names of the batch normalisation layers that are updating their statistics."""
     return [
         name for name, layer in net.named_modules() if isinstance(layer, LAYERS) and layer.training
     ]
@@ -29,18 +29,18 @@ def gathering_layers(net: nn.Module) -> list[str]:
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def reestimate(net: nn.Module, names: list[str], batches: Iterable[Tensor]) -> None:
-    """Gather the statistics of some layers anew, as their mean over batches.
+    """Recompute the statistics of some layers as their mean over batches.
 
     Args:
-        net: in evaluation mode, and left in it.
-        names: of the layers.
-        batches: (N, 3, H, W) as the network is trained on.
+        net: network in evaluation mode; it stays in this mode.
+        names: names of the layers.
+        batches: (N, 3, H, W) float32 images as in training.
     """
     layers = [net.get_submodule(name) for name in names]
     for layer in layers:
         assert isinstance(layer, LAYERS)
         layer.reset_running_stats()
-        layer.momentum = None  # the mean of all
+        layer.momentum = None  # a plain mean over all batches
         layer.train()
     for images in batches:
         net(images)
@@ -50,9 +50,9 @@ def reestimate(net: nn.Module, names: list[str], batches: Iterable[Tensor]) -> N
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def unfold(net: nn.Module, layers: list[nn.BatchNorm2d], batches: Iterator[Tensor]) -> None:
-    """Give batch normalisation that was folded into its convolution statistics again.
+    """Give statistics to batch normalisation that was folded into its convolution.
 
-    Scale and offset make up for them: the network computes what it computed before.
+    Scale and offset are adjusted so that the network computes the same as before.
     """
     if not layers:
         return

@@ -1,4 +1,4 @@
-"""Train a network of the family for classification."""
+"""Train a classifier of the MobileNet family."""
 
 from pathlib import Path
 
@@ -21,13 +21,13 @@ from mnv2_perception.vision.preprocess import crop_to_aspect, fit_image, normali
 
 
 class ClassificationTask(Task):
-    """Images to classes; measured by top-1 accuracy. Images are read as they are needed.
+    """Classification; measured by top-1 accuracy. Images are read when they are needed.
 
     Args:
         source: class folders or a TSV, see `data.folders.list_classified`.
-        spec: the exported model's.
+        spec: spec of the exported model.
         recipe: see ClassificationRecipe.
-        val: the same, only measured on.
+        val: validation images, in the same form; None for none.
 
     Raises:
         DataError: a data set cannot be used.
@@ -45,7 +45,7 @@ class ClassificationTask(Task):
         data.check_disjoint(
             [path for path, _ in self.images], [path for path, _ in self.val_images]
         )
-        for path, _ in self.val_images:  # a damaged one is told now, not after the first epochs
+        for path, _ in self.val_images:  # report a damaged one now, not after the first epochs
             read_image(path)
         counts = np.bincount([label for _, label in self.images], minlength=len(spec.classes))
         if not counts.all():
@@ -65,7 +65,7 @@ class ClassificationTask(Task):
         return len(self.images)
 
     def sample(self, index: int, rng: np.random.Generator) -> Arrays:
-        """Return an image tensor (3, H, W) float32 and its class id, int64."""
+        """Return an image tensor (3, H, W) float32 and its class id, () int64."""
         path, label = self.images[index]
         image = read_image(path)
         spec = self.spec
@@ -87,7 +87,7 @@ class ClassificationTask(Task):
         )
 
     def evaluate(self, net: nn.Module) -> Measured:
-        """Return the share of the validation images whose best class is right, and recalls."""
+        """Return top-1 accuracy on the validation images, and the recall of each class."""
         if not self.val_images:
             return Measured(float('nan'))
         spec = self.spec
@@ -120,6 +120,7 @@ def train(
     Raises:
         DataError: a data set cannot be used, or `out` holds another run.
         ModelError: weights or checkpoint cannot be loaded.
+        SetupError: `out` cannot be created.
     """
     task = ClassificationTask(source, spec, recipe, val)
     facts = {

@@ -1,4 +1,4 @@
-"""Learning curves as a picture."""
+"""Draw learning curves."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from mnv2_perception.data.files import replacing
 
 
 def draw_curves(log: Path, picture: Path) -> None:
-    """Draw the loss and the validation metric of a `log.jsonl` over the epochs, as PNG."""
+    """Draw the loss and validation metric of a `log.jsonl` over the epochs, as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -27,9 +27,9 @@ def draw_curves(log: Path, picture: Path) -> None:
 
 
 def cut_log(log: Path, epochs: int) -> None:
-    """Leave in a `log.jsonl` the epochs that a run has behind it.
+    """Keep in a `log.jsonl` only the first `epochs` epochs.
 
-    A later one has no checkpoint, and a full disk cuts a line short.
+    For later ones there is no checkpoint. Incomplete lines, from a full disk, are dropped too.
     """
     if not log.is_file():
         return

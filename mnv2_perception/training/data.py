@@ -1,4 +1,4 @@
-"""Samples to train on: drawn scenes, class balance, augmentation."""
+"""Prepare training samples: drawn scenes, class weights, augmentation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.preprocess import place_image, resize_image
 
 Pad = tuple[int, int, int]
-MIN_VISIBLE = 0.4  # share of a box's area
-MIN_SIDE = 3.0  # px
+MIN_VISIBLE = 0.4  # minimum share of a box's area that must be in the crop
+MIN_SIDE = 3.0  # px, of a box
 
 
 def can_draw(classes: Sequence[str]) -> bool:
-    """Whether scenes can be drawn for these classes: all of CamVid's, or those of a hall."""
+    """Return whether scenes can be drawn for these classes: exactly CamVid's, or a hall's."""
     return tuple(classes) == street.CLASSES or set(HALL_CLASSES) <= set(classes)
 
 
 def draw_samples(
     count: int, seed: int, height: int, width: int, classes: Sequence[str]
 ) -> list[Sample]:
-    """Draw `count` street scenes, each from a drive of its own, or halls for other classes."""
+    """Draw `count` street scenes, each from a different drive, or halls for other classes."""
     if tuple(classes) == street.CLASSES:
         return [
             street.draw_scene(1000 * seed + index, 2.5 * (index % 9), height, width)
@@ -47,13 +47,17 @@ def draw_samples(
 
 
 def class_weights(counts: NDArray[np.int64], balance: float = 1.0) -> NDArray[np.float32]:
-    """Return loss weights 1 / ln(1.1 + share of a class), mean 1 (ENet, arXiv:1606.02147, §5.2).
+    """Return loss weights 1 / ln(1.1 + share of the class), scaled to mean 1.
 
-    ENet's 1.02 weighs rare classes up to 50 times; 1.1 keeps it below 11.
+    As in ENet (arXiv:1606.02147, section 5.2), but with 1.1 instead of 1.02: rare classes weigh up
+    to 11 times as much, not up to 50 times.
 
     Args:
-        counts: (C,) how many pixels or images each class has.
+        counts: (C,) number of pixels or images of each class.
         balance: exponent of the weights; 0 makes them equal.
+
+    Returns:
+        (C,) float32.
     """
     shares = counts / max(1, counts.sum())
     weights = np.log(1.1 + shares) ** -balance
@@ -61,7 +65,11 @@ def class_weights(counts: NDArray[np.int64], balance: float = 1.0) -> NDArray[np
 
 
 def check_disjoint(trained: Sequence[Path], measured: Sequence[Path]) -> None:
-    """Raise DataError if an image to measure on is also trained on."""
+    """Check that no validation image is also a training image.
+
+    Raises:
+        DataError: one is, byte for byte.
+    """
     if not measured:
         return
     hashes = {hashlib.sha256(image.read_bytes()).digest() for image in trained}
@@ -71,27 +79,27 @@ def check_disjoint(trained: Sequence[Path], measured: Sequence[Path]) -> None:
 
 
 def whole_image(image: NDArray[np.uint8], spec: ModelSpec) -> tuple[int, int]:
-    """Return the height and width that all of an image has in what the network sees."""
+    """Return the height and width that the whole image has in the network's input."""
     placed = place_image(image.shape, spec.height, spec.width, spec.fit)
     return placed.height, placed.width
 
 
 def padding(spec: ModelSpec) -> Pad | None:
-    """Return the colour around a letterboxed image, None of what is fitted otherwise."""
+    """Return the colour around a letterboxed image; None for other ways to fit images."""
     return spec.pad if spec.fit == 'letterbox' else None
 
 
 @dataclass(frozen=True)
 class View:
-    """A crop of an image that is scaled first, and mirrored last.
+    """A crop of an image, which is scaled before and possibly mirrored after.
 
     Attributes:
-        scaled: (width, height) to scale the image to.
-        top: first row of the crop in it.
-        left: first column.
-        height: of the crop, beyond the scaled image if that is smaller.
-        width: of the crop.
-        mirrored: left to right.
+        scaled: (width, height) to which the image is scaled.
+        top: first row of the crop in the scaled image.
+        left: first column of the crop.
+        height: height of the crop; may exceed the scaled image.
+        width: width of the crop.
+        mirrored: whether the crop is flipped horizontally.
     """
 
     scaled: tuple[int, int]
@@ -102,10 +110,10 @@ class View:
     mirrored: bool
 
     def cut(self, image: NDArray[np.uint8], pad: Pad | None = None) -> NDArray[np.uint8]:
-        """Return the view of an image (H, W, 3) or ids (H, W).
+        """Return the crop of an image (H, W, 3) or of ids (H, W).
 
-        What lies outside it is unlabelled, and black or a letterbox's `pad`; its images shrink
-        as `fit_image` does it.
+        Beyond the scaled image, ids are unlabelled, and pixels black or `pad`. With `pad` (a
+        letterbox), images are resized as `fit_image` does for letterboxes.
         """
         if image.ndim == 3:
             image = resize_image(image, self.scaled[1], self.scaled[0], averaged=pad is None)
@@ -120,7 +128,10 @@ class View:
         return np.ascontiguousarray(image[:, ::-1] if self.mirrored else image)
 
     def move(self, boxes: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-        """Return where boxes (N, 4), px, of an image (height, width) lie; not cut at borders."""
+        """Return the positions in the view of boxes (N, 4), px, of an image of this size.
+
+        Boxes are not clipped at the borders.
+        """
         x1, y1, x2, y2 = (boxes * ([*self.scaled] * 2) / ([width, height] * 2)).T
         x1, x2 = x1 - self.left, x2 - self.left
         if self.mirrored:
@@ -136,15 +147,15 @@ def choose_view(
     rng: np.random.Generator,
     scales: tuple[float, float],
 ) -> View:
-    """Choose a random (height, width) view of an image that is scaled about a size.
+    """Choose a random crop and scale.
 
     Args:
-        whole: height and width that the network takes at run time; `scales` are relative to it,
-            so that objects are as large as they will be, whatever the camera's resolution.
-        height: of the view, pixels.
-        width: of the view.
-        rng: what chooses.
-        scales: smallest and largest.
+        whole: (height, width) of the whole image in the network's input at run time. Scales are
+            relative to it, so that objects get their later size at any camera resolution.
+        height: height of the crop, pixels.
+        width: width of the crop, pixels.
+        rng: random generator.
+        scales: smallest and largest scale.
     """
     scale = np.exp(rng.uniform(*np.log(scales)))
     aspect = np.exp(rng.uniform(-0.15, 0.15))
@@ -166,11 +177,11 @@ def augment(
     pad: Pad | None = None,
     above: Sample | None = None,
 ) -> Sample:
-    """Return a random (height, width) crop: scaled, mirrored, in another light.
+    """Return a random (height, width) crop: scaled, mirrored, with varied light.
 
-    Where the scaled image is smaller than the crop, the rest is `pad` (black) and unlabelled. See
+    If the scaled image is smaller than the crop, the rest is `pad` (or black) and unlabelled. See
     `choose_view` and `vary_light` for the arguments; `floor` is the id of the class that may
-    mirror what stands on it; `above` see `paste`.
+    reflect what stands on it; for `above` see `paste`.
     """
     image, label = random_crop(sample, whole, height, width, rng, scales, pad)
     if above is not None:
@@ -190,16 +201,16 @@ def random_crop(
     scales: tuple[float, float],
     pad: Pad | None,
 ) -> Sample:
-    """Return a random (height, width) crop in the light that it was taken in; see `augment`."""
+    """Return a random (height, width) crop without change of light; see `augment`."""
     view = choose_view(whole, height, width, rng, scales)
     return view.cut(sample[0], pad), view.cut(sample[1])
 
 
 def paste(above: Sample, image: NDArray[np.uint8], label: NDArray[np.uint8]) -> Sample:
-    """Return an image and its ids with whatever `above` has labelled, of their size, before them.
+    """Return an image and its ids, covered by the labelled pixels of `above` (of equal size).
 
     Olsson et al., "ClassMix: Segmentation-Based Data Augmentation for Semi-Supervised Learning",
-    WACV 2021, https://arxiv.org/abs/2007.07936, here of true labels.
+    WACV 2021, https://arxiv.org/abs/2007.07936, here with true labels.
     """
     thing = above[1] != UNLABELLED
     return np.where(thing[..., None], above[0], image), np.where(thing, above[1], label)
@@ -216,10 +227,10 @@ def augment_boxes(
     light: float = 0.0,
     pad: Pad | None = None,
 ) -> tuple[NDArray[np.uint8], BoxSample]:
-    """Return a random (height, width) crop as `augment` does, and the boxes that it shows.
+    """Return a random (height, width) crop as `augment` does, and the boxes in it.
 
-    Boxes are cut at the crop's borders. What is left of a box by less than MIN_VISIBLE, or with a
-    side below MIN_SIDE pixels, is ignored: neither object nor background.
+    Boxes are clipped at the crop's borders. If less than MIN_VISIBLE of a box is left, or a side
+    is below MIN_SIDE pixels, it becomes an ignored region: neither object nor background.
     """
     view = choose_view(whole, height, width, rng, scales)
     crop = vary_light(view.cut(image, pad), rng, light)
@@ -240,7 +251,7 @@ def augment_picture(
     image: NDArray[np.uint8], height: int, width: int, min_crop: float, rng: np.random.Generator,
     light: float = 0.0,
 ) -> NDArray[np.uint8]:
-    """Return a random crop stretched to (height, width), mirrored, in another light."""
+    """Return a random crop, stretched to (height, width), mirrored, with varied light."""
     rows, columns = (round(side * rng.uniform(min_crop, 1.0)) for side in image.shape[:2])
     top = rng.integers(0, image.shape[0] - rows + 1)
     left = rng.integers(0, image.shape[1] - columns + 1)
@@ -256,7 +267,7 @@ def vary_light(
     light: float,
     mirror: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
-    """Return the image in hard light with a probability of `light`, else mildly recoloured."""
+    """Return the image in hard light with probability `light`, otherwise mildly recoloured."""
     if light and rng.random() < light:
         return relight(image, rng, mirror)
     return recolour(image, rng)

@@ -30,17 +30,17 @@ logger = logging.getLogger(__name__)
 
 
 class DetectionTask(Task):
-    """Images to boxes; measured by COCO's average precision.
+    """Detection; measured by COCO's average precision.
 
     Args:
         path: COCO JSON, see `data.coco.read_coco`.
-        spec: the exported model's.
+        spec: spec of the exported model.
         recipe: see DetectionRecipe.
-        val: COCO JSON that is only measured on.
+        val: COCO JSON of validation images; None for none.
 
     Raises:
         DataError: a data set cannot be used, or has other classes than the spec.
-        ModelError: a crop does not divide by the encoder's stride.
+        ModelError: the crop size is not divisible by the encoder's stride.
         SetupError: `val` is given and pycocotools is missing.
     """
 
@@ -62,7 +62,7 @@ class DetectionTask(Task):
             [sample.image for sample in self.val_samples],
         )
         check_boxes(path, self.samples, spec)
-        if val:  # what is wrong with it is told now, not after the first epochs
+        if val:  # report faults now, not after the first epochs
             check_boxes(val, self.val_samples, spec)
             for sample in self.val_samples:
                 read_image(sample.image)
@@ -81,9 +81,10 @@ class DetectionTask(Task):
         return len(self.samples)
 
     def sample(self, index: int, rng: np.random.Generator) -> Arrays:
-        """Return an image tensor (3, H, W) float32, and of each anchor its class id and box.
+        """Return an image tensor (3, H, W) float32, and class id and box for each anchor.
 
-        Class ids (anchors,) int64 may be BACKGROUND or IGNORED; boxes (anchors, 4) are float32.
+        Class ids are (anchors,) int64 and may be BACKGROUND or IGNORED; boxes are (anchors, 4)
+        float32, px.
         """
         recipe, spec = self.recipe, self.spec
         image, found = data.augment_boxes(
@@ -108,7 +109,7 @@ class DetectionTask(Task):
         return multibox_loss(logits, offsets, self.anchors.to(boxes.device), class_ids, boxes)
 
     def evaluate(self, net: nn.Module) -> Measured:
-        """Return COCO's average precision on the validation images; of classes at IoU 0.5."""
+        """Return COCO's AP on the validation images, and the AP of each class at IoU 0.5."""
         if not self.val_samples:
             return Measured(float('nan'))
         spec = self.spec
@@ -132,7 +133,7 @@ class DetectionTask(Task):
 
 
 def read_boxes(path: Path, spec: ModelSpec) -> list[BoxSample]:
-    """Read a COCO file whose classes are those of the spec, in its order.
+    """Read a COCO file that has the classes of the spec in the same order.
 
     Raises:
         DataError: the file cannot be used, or has other classes.
@@ -148,10 +149,10 @@ def read_boxes(path: Path, spec: ModelSpec) -> list[BoxSample]:
 
 
 def check_boxes(path: Path, samples: list[BoxSample], spec: ModelSpec) -> None:
-    """Tell in the log which classes have no box.
+    """Log the classes that have no box.
 
     Raises:
-        DataError: none has any.
+        DataError: there are no boxes at all.
     """
     occurring = {int(class_id) for sample in samples for class_id in sample.class_ids}
     absent = [name for index, name in enumerate(spec.classes) if index not in occurring]
@@ -178,8 +179,9 @@ def train(
 
     Raises:
         DataError: a data set cannot be used, or `out` holds another run.
-        ModelError: weights or checkpoint cannot be loaded, or a crop does not divide.
-        SetupError: `val` is given and pycocotools is missing.
+        ModelError: weights or checkpoint cannot be loaded, or the crop size is not divisible by
+            the encoder's stride.
+        SetupError: `out` cannot be created, or `val` is given and pycocotools is missing.
     """
     task = DetectionTask(path, spec, recipe, val)
 

@@ -1,4 +1,4 @@
-"""TensorBoard's event files, where the package `tensorboard` is there."""
+"""Write TensorBoard event files if the package `tensorboard` is installed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import Any
 
 
 class Events:
-    """The scalars of a run's log, for `tensorboard --logdir`; nothing without the package.
+    """Writes the scalars of a run's log for `tensorboard --logdir`; without the package, nothing.
 
     Args:
         out: folder of the run.
-        first_epoch: epochs that the run has behind it; what an earlier process wrote of later
-            ones is not shown.
+        first_epoch: number of finished epochs; what an earlier process wrote for later epochs is
+            hidden.
     """
 
     def __init__(self, out: Path, first_epoch: int) -> None:

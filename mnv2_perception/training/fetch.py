@@ -1,4 +1,4 @@
-"""Published ImageNet weights: fetched once, checked, kept in the cache folder."""
+"""Download published ImageNet weights once, verify them, and keep them in the cache folder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ TERMS = (
     'terms.'
 )
 CHUNK = 1 << 16  # bytes
-TIMEOUT_S = 30.0  # of silence
+TIMEOUT_S = 30.0  # without any data
 
 
 @dataclass(frozen=True)
 class Published:
-    """A file that someone publishes, and what to know before using it.
+    """A published file, and what to know before using it.
 
     Attributes:
-        url: its name is the file's name in the cache folder.
-        sha256: in hexadecimal digits.
-        megabytes: size / 10⁶.
-        top1: ImageNet accuracy in %, as published.
+        url: address; its last part is the file name in the cache folder.
+        sha256: hash in hexadecimal digits.
+        megabytes: size / 10⁶ bytes.
+        top1: ImageNet top-1 accuracy in %, as published.
         licence: SPDX identifier.
     """
 
@@ -39,12 +39,12 @@ class Published:
 
     @property
     def file_name(self) -> str:
-        """The last part of the URL."""
+        """File name: the last part of the URL."""
         return self.url.rpartition('/')[2]
 
 
 TORCHVISION = 'https://download.pytorch.org/models/'
-# https://pytorch.org/vision/stable/models.html: a plain name is torchvision's DEFAULT.
+# From https://pytorch.org/vision/stable/models.html; plain names are torchvision's DEFAULT.
 PUBLISHED = {
     'mobilenet_v2': Published(
         f'{TORCHVISION}mobilenet_v2-7ebf99e0.pth',
@@ -68,14 +68,14 @@ PUBLISHED = {
     ),
 }  # fmt: skip
 
-Progress = Callable[[int, int], None]  # bytes here, bytes of the whole file (0: not told)
+Progress = Callable[[int, int], None]  # bytes received, bytes of the whole file (0: unknown)
 
 
 def cache_folder() -> Path:
     """Return $XDG_CACHE_HOME/mnv2_perception, or ~/.cache/mnv2_perception.
 
     Raises:
-        SetupError: the user has no home.
+        SetupError: the user has no home folder.
     """
     try:
         cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
@@ -98,19 +98,19 @@ def list_published() -> str:
 
 
 def fetch(name: str, folder: Path, progress: Progress | None = None) -> Path:
-    """Return the path of published weights; fetch them unless the cache folder has them.
+    """Return the path of published weights; download them unless the cache folder has them.
 
-    A transfer that was cut off goes on where it ended.
+    An interrupted download is continued.
 
     Args:
         name: one of PUBLISHED.
-        folder: the cache folder; made if it is missing.
-        progress: called now and then while bytes arrive.
+        folder: cache folder; created if missing.
+        progress: called repeatedly during the download.
 
     Raises:
-        ModelError: the name is unknown, or the file is not what was published; what was fetched
-            is removed then, what was there before is left.
-        SetupError: the server cannot be reached, the transfer broke off, or the folder cannot be
+        ModelError: the name is unknown, or the file is not the published one; a new download is
+            then removed, an existing file is kept.
+        SetupError: the server cannot be reached, the download broke off, or the folder cannot be
             written.
     """
     if name not in PUBLISHED:
@@ -145,21 +145,21 @@ def fetch(name: str, folder: Path, progress: Progress | None = None) -> Path:
 
 
 def download(url: str, partial: Path, progress: Progress | None) -> None:
-    """Append what `partial` lacks of a URL.
+    """Download the part of a URL that `partial` lacks, and append it.
 
     Raises:
-        OSError, HTTPException: of the network or the disk, also where less came than announced.
+        OSError, HTTPException: network or disk failed, or less arrived than announced.
     """
     done = partial.stat().st_size if partial.exists() else 0
     request = Request(url, headers={'Range': f'bytes={done}-'} if done else {})
     try:
         response = urlopen(request, timeout=TIMEOUT_S)
     except HTTPError as exc:
-        if done and exc.code == 416:  # nothing lies behind what is here; its hash decides
+        if done and exc.code == 416:  # nothing is missing; the hash is checked later
             return
         raise
     with response:
-        if response.status != 206:  # the server sends all of it again
+        if response.status != 206:  # the server sends the whole file again
             done = 0
         length = response.headers.get('Content-Length')
         total = done + int(length) if length else 0
@@ -174,7 +174,11 @@ def download(url: str, partial: Path, progress: Progress | None) -> None:
 
 
 def check_hash(path: Path, published: Published, cure: str) -> None:
-    """Raise ModelError, which ends with the cure, if a file is not the published one."""
+    """Check that a file is the published one; `cure` is the end of the error message.
+
+    Raises:
+        ModelError: it is not.
+    """
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != published.sha256:
         raise ModelError(

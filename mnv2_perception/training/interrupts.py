@@ -1,4 +1,4 @@
-"""Ctrl-C while a network is trained: it must end the run, whoever swallows it first."""
+"""Let Ctrl-C end a training run even if Python swallows the exception."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,9 +9,10 @@ from types import FrameType
 
 @contextmanager
 def heeding_interrupts() -> Iterator[Callable[[], None]]:
-    """Yield what raises KeyboardInterrupt if Ctrl-C was pressed, even where Python swallowed it.
+    """Yield a function that raises KeyboardInterrupt if Ctrl-C was pressed during the block.
 
-    It does so in destructors, and those of a DataLoader's iterator take long.
+    Python swallows the original exception in destructors, and those of DataLoader iterators take
+    long. Outside of the main thread, or with another handler, the function does nothing.
     """
     came = False
 

@@ -1,7 +1,7 @@
-"""Hard light for training: what a camera sees in dark halls, on wet floors and against the sun.
+"""Simulate hard light for training: dark halls, wet floors, views against the sun.
 
-Mild variation (`data.recolour`) teaches a network nothing of them; without them it loses the floor
-in a building it has not seen.
+Mild variation (`data.recolour`) does not prepare a network for these: without them it does not
+recognise the floor in buildings it has not seen.
 """
 
 import math
@@ -17,15 +17,15 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 def relight(
     image: NDArray[np.uint8], rng: np.random.Generator, mirror: NDArray[np.bool_] | None = None
 ) -> NDArray[np.uint8]:
-    """Return the image in another light: each of these by chance.
+    """Return the image in another light, by a random choice of effects.
 
-    Mirrored by the floor; glare; uneven and coloured light; a shadow with an edge; exposure,
-    white balance, saturation, contrast; dark; out of focus or moved; noise; JPEG.
+    Effects: reflections in the floor; glare; uneven and coloured light; a shadow with an edge;
+    exposure, white balance, saturation, contrast; darkness; defocus or motion blur; noise; JPEG.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        rng: what chooses.
-        mirror: (H, W) where the floor is, if that is known.
+        rng: random generator.
+        mirror: (H, W) bool, True where the floor is; None if not known.
     """
     pixels = np.asarray(image, np.float32) / 255.0
     if mirror is not None and rng.random() < 0.3:
@@ -54,31 +54,31 @@ def relight(
 def tint(
     image: NDArray[np.uint8], label: NDArray[np.uint8], rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Return the image with each class in a light of its own: floors have many colours.
+    """Return the image with a different light for each class, because floors have many colours.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        label: (H, W) uint8, class ids.
-        rng: what chooses.
+        label: (H, W) uint8 class ids.
+        rng: random generator.
     """
     gains = 0.35 * rng.standard_normal((256, 1)) + 0.15 * rng.standard_normal((256, 3))
-    factors = cv2.blur(np.exp(gains).astype(np.float32)[label], (5, 5))  # no edges that give away
+    factors = cv2.blur(np.exp(gains).astype(np.float32)[label], (5, 5))  # sharp edges give it away
     return np.asarray(np.clip(image * factors, 0, 255), np.uint8)
 
 
 def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    """Choose a factor."""
+    """Return a random factor, uniform on a logarithmic scale."""
     return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
 def smooth_field(shape: tuple[int, int], cells: int, rng: np.random.Generator) -> Floats:
-    """Return a smooth random field (H, W) of about unit variance."""
+    """Return a smooth random field (H, W) float32 with a variance of about 1."""
     coarse = rng.standard_normal((3, cells), np.float32)
     return np.asarray(cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def reflect(pixels: Floats, mirror: NDArray[np.bool_], rng: np.random.Generator) -> Floats:
-    """Show on the floor what stands above a horizon, upside down."""
+    """Add to the floor a mirror image of what stands above a random horizon."""
     height = len(pixels)
     horizon = rng.uniform(0.25, 0.7) * height
     rows = np.clip(2 * horizon - np.arange(height), 0, height - 1).astype(np.intp)
@@ -88,7 +88,7 @@ def reflect(pixels: Floats, mirror: NDArray[np.bool_], rng: np.random.Generator)
 
 
 def axes(shape: tuple[int, int]) -> tuple[Floats, Floats]:
-    """Return rows (H, 1) and columns (1, W) of an image, 0 to 1."""
+    """Return row (H, 1) and column (1, W) coordinates of an image, 0 to 1."""
     height, width = shape
     rows = np.arange(height, dtype=np.float32)[:, None] / np.float32(height)
     columns = np.arange(width, dtype=np.float32)[None] / np.float32(width)
@@ -107,7 +107,7 @@ def glare(shape: tuple[int, int], rng: np.random.Generator) -> Floats:
 
 
 def uneven(shape: tuple[int, int], rng: np.random.Generator) -> Floats:
-    """Return factors (H, W, 3) of light that falls more here than there, some of it coloured."""
+    """Return factors (H, W, 3) for light that varies over the image, sometimes in colour."""
     fall = (smooth_field(shape, 4, rng) * np.float32(rng.uniform(0.0, 0.5)))[..., None]
     if rng.random() < 0.3:
         cast = [smooth_field(shape, 4, rng) for _ in range(3)]
@@ -116,7 +116,7 @@ def uneven(shape: tuple[int, int], rng: np.random.Generator) -> Floats:
 
 
 def shadow(shape: tuple[int, int], rng: np.random.Generator) -> Floats:
-    """Return factors (H, W, 1) of a band of shade whose edge is more or less sharp."""
+    """Return factors (H, W, 1) for a band of shadow with a more or less sharp edge."""
     rows, columns = axes(shape)
     angle = rng.uniform(0.0, 2 * math.pi)
     edge = math.cos(angle) * (columns - rng.uniform(0.1, 0.9))
@@ -133,7 +133,7 @@ def sigmoid(x: Floats) -> Floats:
 
 
 def expose(pixels: Floats, rng: np.random.Generator) -> Floats:
-    """Vary what a camera's automatic varies; more than a quarter of the images come out dark."""
+    """Vary exposure, white balance, saturation, contrast; over a quarter of images get dark."""
     gain = log_uniform(rng, 0.6, 1.5) * np.exp(rng.uniform(-0.2, 0.2, 3))
     mix = np.diag(gain) @ (np.eye(3) + 0.04 * rng.standard_normal((3, 3)))
     pixels = np.clip(pixels @ mix.astype(np.float32), 0.0, 1.6)
@@ -151,7 +151,7 @@ def expose(pixels: Floats, rng: np.random.Generator) -> Floats:
 
 
 def soften(pixels: Floats, rng: np.random.Generator) -> Floats:
-    """Blur in any direction: out of focus, or moved."""
+    """Blur with a random, possibly elongated kernel: defocus or motion."""
     angle = rng.uniform(0.0, math.pi)
     short = rng.uniform(0.4, 2.5)
     long = short * rng.uniform(1.0, 3.0)

@@ -1,4 +1,4 @@
-"""The training loop of every task: schedule, mixed precision, running mean, resume, early stop."""
+"""The training loop for all tasks: schedule, mixed precision, running mean, resume, early stop."""
 
 from collections.abc import Callable, Iterator
 import copy
@@ -55,29 +55,30 @@ def fit(
 ) -> float:
     """Train a task's network.
 
-    Writes, into `out`: `last.pt` after each epoch, from which a run goes on; `best.pt`, the
-    weights with the best metric so far, if there is one; `log.jsonl`, `curves.png` and, where
-    the package `tensorboard` is there, its event file. With
-    `weights` the encoder's batch statistics stay as they are: a batch of 8 estimates worse ones.
-    Those of the other layers are estimated anew for the running mean of the weights, each epoch.
+    Writes into `out`: `last.pt` after each epoch, from which a run can be resumed; `best.pt`, the
+    weights with the best metric so far, if there is a metric; `log.jsonl`, `curves.png` and, if
+    the package `tensorboard` is installed, its event file. With `weights`, the encoder's batch
+    statistics stay fixed, because a batch of 8 gives worse estimates. Those of the other layers
+    are recomputed for the running mean of the weights in each epoch.
 
     Args:
-        task: what to train.
-        out: folder of the run; made if missing.
-        recipe: how.
-        facts: what it is trained on, for the model card; a resumed run must have the same, and
-            the same recipe but for the number of epochs.
+        task: task to train.
+        out: folder of the run; created if missing.
+        recipe: hyperparameters.
+        facts: facts about the training data, for the model card; a resumed run must have the same,
+            and the same recipe except for the number of epochs.
         weights: checkpoint or exported model that the network starts from, see `load_weights`.
-        resume: go on from `out/last.pt`.
-        workers: processes that read and augment; 0 does it in this one.
+        resume: continue from `out/last.pt`.
+        workers: number of processes that read and augment; 0 does this in the calling process.
 
     Returns:
-        The best metric on the validation images, NaN without any.
+        The best metric on the validation images; NaN without any.
 
     Raises:
-        DataError: `out` holds another run, or another process trains there.
-        SetupError: `out` cannot be made.
-        ModelError: the weights cannot be loaded.
+        DataError: `out` holds another run, another process trains there, or the loss is not
+            finite.
+        SetupError: `out` cannot be created.
+        ModelError: the weights or the checkpoint cannot be loaded.
     """
     check_spec(task.spec)
     if weights and not weights.is_file():
@@ -90,7 +91,7 @@ def fit(
 
 
 class Run:
-    """A run in a folder that is nobody else's: its network, and how far it has come; see `fit`.
+    """A run in a folder that it has for itself: its network and its progress; see `fit`.
 
     Args:
         heed: called after each batch; it may raise KeyboardInterrupt.
@@ -98,9 +99,9 @@ class Run:
     Attributes:
         net: the network that is trained.
         average: the running mean of its weights, which is measured and exported.
-        epoch: epochs done.
-        best: the best metric so far, NaN without any.
-        worse: measurements since then.
+        epoch: number of finished epochs.
+        best: the best metric so far; NaN if there is none.
+        worse: number of measurements since then.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class Run:
         )
         self._steps = len(split(list(range(len(task))), recipe.batch))
         self._schedule = make_schedule(self._optimizer, self._rates, recipe, self._steps)
-        # A larger first scale only skips the first steps of a short run.
+        # A larger initial scale would only cost a short run its first steps.
         self._scaler = torch.amp.GradScaler(
             self._device.type, 1024.0, enabled=recipe.precision == 'fp16'
         )
@@ -151,7 +152,7 @@ class Run:
         self._events = Events(out, self.epoch)
 
     def train(self) -> float:
-        """Train the epochs that are left; return the best metric."""
+        """Train the remaining epochs; return the best metric."""
         recipe, first_epoch, start_s = self._recipe, self.epoch, time.monotonic()
         while self.epoch < recipe.epochs:
             if recipe.patience and self.worse >= recipe.patience:
@@ -176,7 +177,7 @@ class Run:
         return self.best
 
     def _state(self) -> dict[str, Any]:
-        """Return what a run goes on with, by its name in the checkpoint."""
+        """Return the objects whose state a resumed run needs, by their names in the checkpoint."""
         return {
             'net': self.net, 'average': self.average, 'optimizer': self._optimizer,
             'schedule': self._schedule, 'scaler': self._scaler,
@@ -209,10 +210,10 @@ class Run:
         )
 
     def _train_epoch(self) -> float:
-        """Go through the training images once; return the mean loss.
+        """Train one epoch; return the mean loss.
 
         Raises:
-            DataError: it is not finite.
+            DataError: the loss is not finite.
         """
         task, recipe, epoch = self._task, self._recipe, self.epoch
         self.net.train()
@@ -249,7 +250,7 @@ class Run:
         return total / self._steps
 
     def _measure(self, entry: dict[str, Any]) -> bool:
-        """Add how good the mean of the weights is to an entry; return whether it is the best."""
+        """Measure the running mean, add the result to `entry`; return whether it is the best."""
         measured = self._task.evaluate(self.average)
         if math.isnan(measured.value):
             return False
@@ -261,7 +262,7 @@ class Run:
         return improved
 
     def _save(self, entry: dict[str, Any], improved: bool) -> None:
-        """Write what an epoch has made; `last.pt` behind its line in the log."""
+        """Write the results of an epoch: first the line in the log, then `last.pt`."""
         checkpoint = Checkpoint(
             self._task.spec, self._task.architecture, self.average.state_dict(), self._facts,
             self.epoch,
@@ -283,7 +284,7 @@ def infer(net: nn.Module, images: Tensor, recipe: Recipe) -> Any:
     """Return a network's outputs in training.
 
     Raises:
-        DataError: batch normalisation has one value of a channel only.
+        DataError: batch normalisation gets a single value per channel.
     """
     try:
         return net(images.contiguous(memory_format=torch.channels_last))
@@ -298,7 +299,7 @@ def infer(net: nn.Module, images: Tensor, recipe: Recipe) -> Any:
 
 
 def calibration(task: Task, recipe: Recipe, device: torch.device) -> Iterator[Tensor]:
-    """Yield the same training images in batches, each time: to estimate batch statistics with."""
+    """Yield batches of training images, the same each time, to estimate batch statistics."""
     order = np.random.default_rng(recipe.seed).permutation(len(task)).tolist()
     batches = split(order[: CALIBRATION_STEPS * recipe.batch], recipe.batch)
     for images, *_ in Samples(task, recipe.seed, -1).loader(batches, 0):
@@ -306,7 +307,7 @@ def calibration(task: Task, recipe: Recipe, device: torch.device) -> Iterator[Te
 
 
 def tell_epoch(metric: str, entry: dict[str, Any], improved: bool, left_s: float) -> None:
-    """Say how an epoch went, if it was measured, and how long the rest will take."""
+    """Print an epoch's result, if it was measured, and the remaining time."""
     if f'val_{metric}' not in entry:
         return
     figures = [
@@ -325,7 +326,7 @@ def tell_epoch(metric: str, entry: dict[str, Any], improved: bool, left_s: float
 
 
 def tell_loaded(weights: Path, loaded: Loaded) -> None:
-    """Say what of a file was not used, and what starts from random weights."""
+    """Print which weights of a file were not used, and which layers start from random weights."""
     for what, names in (('not used', loaded.unused), ('start from random values', loaded.random)):
         more = f' and {len(names) - 4} more' if len(names) > 5 else ''
         listed = ', '.join(names[: 4 if more else 5]) or 'nothing'
@@ -334,7 +335,7 @@ def tell_loaded(weights: Path, loaded: Loaded) -> None:
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def update_average(average: nn.Module, net: nn.Module, decay: float, step: int) -> None:
-    """Move the running mean of the weights towards them; early steps weigh more."""
+    """Move the running mean towards the current weights, faster in the first steps."""
     rate = 1.0 - min(decay, (1 + step) / (10 + step)) if decay else 1.0
     pairs = zip(average.state_dict().values(), net.state_dict().values(), strict=True)
     for mean, value in pairs:
@@ -347,13 +348,13 @@ def update_average(average: nn.Module, net: nn.Module, decay: float, step: int) 
 def load_run(
     path: Path, spec: ModelSpec, facts: dict[str, Any], defaults: dict[str, Any]
 ) -> Checkpoint:
-    """Read the checkpoint that a run goes on from.
+    """Read the checkpoint from which a run is resumed.
 
-    A setting that is newer than the checkpoint had its default there.
+    For settings that are newer than the checkpoint, their default is assumed.
 
     Raises:
-        DataError: it is of another spec, recipe (but for the epochs) or training list, or has
-            more epochs than are asked for.
+        DataError: it has another spec, recipe (except for the epochs) or training list, or more
+            epochs than requested.
     """
     checkpoint = load_checkpoint(path)
 

@@ -1,4 +1,4 @@
-"""What a training run is made of. No torch: the command line reads it to offer the options."""
+"""Hyperparameters of training. No torch, because the command line reads them for its options."""
 
 from dataclasses import dataclass, field, fields
 import math
@@ -6,18 +6,18 @@ from typing import Any, Literal
 
 from mnv2_perception.errors import DataError
 
-PASTED = 0.4  # share of the crops into which something is pasted
-TINTED = 0.3  # share of the crops, where hard light is asked for, with each class in its own
+PASTED = 0.4  # share of the crops into which objects are pasted
+TINTED = 0.3  # with hard light, share of the crops in which each class has a light of its own
 
 
 def setting(default: Any, meaning: str, low: float = 0, high: float = math.inf) -> Any:
-    """Declare a field of a recipe: what `--help` says of it, and the range of a number."""
+    """Declare a field of a recipe: its text for `--help`, and the range of a number."""
     return field(default=default, metadata={'meaning': meaning, 'low': low, 'high': high})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a training run is made of; kept in its checkpoint and in the model card.
+    """Hyperparameters of a training run; stored in its checkpoint and in the model card.
 
     Raises:
         DataError: a number is out of its range.
@@ -98,7 +98,7 @@ ENCODER_DEPTH = (
 
 @dataclass(frozen=True)
 class SegmentationRecipe(Recipe):
-    """Recipe of a UNet."""
+    """Hyperparameters for a UNet."""
 
     crop_height: int = setting(288, CROP_HEIGHT, 32, 16384)
     crop_width: int = setting(384, CROP_WIDTH, 32, 16384)
@@ -132,7 +132,7 @@ class SegmentationRecipe(Recipe):
 
 @dataclass(frozen=True)
 class ClassificationRecipe(Recipe):
-    """Recipe of a classifier."""
+    """Hyperparameters for a classifier."""
 
     min_crop: float = setting(
         0.6, "smallest fraction of an image's height and width that a random crop keeps", 0.05, 1
@@ -151,7 +151,7 @@ class ClassificationRecipe(Recipe):
 
 @dataclass(frozen=True)
 class DetectionRecipe(Recipe):
-    """Recipe of an SSDLite."""
+    """Hyperparameters for an SSDLite."""
 
     crop_height: int = setting(288, CROP_HEIGHT, 32, 16384)
     crop_width: int = setting(384, CROP_WIDTH, 32, 16384)

@@ -1,4 +1,4 @@
-"""What a step of training changes, and by how much: the optimiser and its learning rates."""
+"""Optimiser and learning rate schedule."""
 
 import warnings
 
@@ -12,16 +12,17 @@ from mnv2_perception.training.task import Task
 def make_optimizer(
     task: Task, net: nn.Module, recipe: Recipe, from_weights: bool
 ) -> tuple[torch.optim.Optimizer, list[float]]:
-    """Return AdamW for what is not frozen, and its learning rates.
+    """Return AdamW for the layers that are not frozen, and their learning rates.
 
     Args:
-        task: whose network it is.
+        task: task of the network.
         net: the network, on its device.
-        recipe: how.
-        from_weights: the encoder starts from weights, and learns at its own rate.
+        recipe: hyperparameters.
+        from_weights: whether the encoder starts from weights and gets its own learning rate.
 
     Returns:
-        The optimiser, of two groups, the encoder's layers and the others; and the rate of each.
+        The optimiser with two parameter groups, the encoder and the other layers; and the learning
+        rate of each group.
     """
     encoder = list(task.encoder.features.parameters())
     in_encoder = set(encoder)
@@ -43,7 +44,7 @@ def make_optimizer(
 def make_schedule(
     optimizer: torch.optim.Optimizer, rates: list[float], recipe: Recipe, steps: int, done: int = 0
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return the recipe's schedule over all steps of a run, of which some are `done`."""
+    """Return the recipe's schedule over all steps of a run, after `done` steps."""
     total = recipe.epochs * steps
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group['lr'] = rate
@@ -56,7 +57,7 @@ def make_schedule(
             optimizer, rates, total_steps=total, pct_start=0.15
         )
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', UserWarning)  # that no step was taken before it
+        warnings.simplefilter('ignore', UserWarning)  # that no optimiser step came first
         for _ in range(done):
             schedule.step()
     return schedule

@@ -28,21 +28,21 @@ from mnv2_perception.training.task import Arrays, Measured, network_input, Task
 from mnv2_perception.vision.decode import ids_on_image
 from mnv2_perception.vision.preprocess import normalise, place_image
 
-FLOOR = 'floor'  # the class that mirrors in hard light
+FLOOR = 'floor'  # the class that reflects objects in hard light
 
 
 class SegmentationTask(Task):
-    """Pixels to classes; measured by mIoU.
+    """Segmentation; measured by mIoU.
 
     Args:
         folder: data set, see `data.folders.list_pairs`.
-        spec: the exported model's.
+        spec: spec of the exported model.
         recipe: see SegmentationRecipe.
-        val: data set that is only measured on.
+        val: validation data set; None for none.
 
     Raises:
         DataError: a data set cannot be used.
-        ModelError: a crop does not divide by the encoder's stride.
+        ModelError: the crop size is not divisible by the encoder's stride.
     """
 
     metric = 'miou'
@@ -68,7 +68,7 @@ class SegmentationTask(Task):
         data.check_disjoint(
             [image for image, _ in self.pairs], [image for image, _ in self.val_pairs]
         )
-        if val:  # what is wrong with it is told now, not after the first epochs
+        if val:  # report faults now, not after the first epochs
             val_counts = LabelCounts(spec.classes)
             for pair in self.val_pairs:
                 val_counts.add(read_pair(*pair)[1])
@@ -118,7 +118,7 @@ class SegmentationTask(Task):
         return tensor, label.astype(np.int64)
 
     def loss(self, outputs: Tensor, *targets: Tensor) -> Tensor:
-        """Return the class-weighted cross entropy, plus the soft Jaccard loss if asked for."""
+        """Return the class-weighted cross entropy, plus the soft Jaccard loss if requested."""
         (labels,) = targets  # (N, H, W)
         logits = functional.interpolate(outputs.float(), labels.shape[-2:], mode='bilinear')
         labelled = labels != UNLABELLED
@@ -131,7 +131,7 @@ class SegmentationTask(Task):
         return loss
 
     def evaluate(self, net: nn.Module) -> Measured:
-        """Return mIoU and IoU of the classes that the validation labels have, at their size."""
+        """Return mIoU and IoU by class on the validation labels, at the labels' size."""
         if not self.val_pairs:
             return Measured(float('nan'))
         spec = self.spec
@@ -154,7 +154,7 @@ def read_channels(text: str) -> tuple[int, ...]:
     """Return the numbers of a comma-separated list.
 
     Raises:
-        DataError: it holds something else.
+        DataError: an element is not a positive integer.
     """
     parts = [part.strip() for part in text.split(',') if part.strip()]
     if not all(part.isdecimal() and int(part) for part in parts):
@@ -166,7 +166,7 @@ def read_classes(text: str, classes: Sequence[str]) -> list[int]:
     """Return the ids of a comma-separated list of class names, each once.
 
     Raises:
-        DataError: a name is none of `classes`.
+        DataError: a name is not in `classes`.
     """
     names = dict.fromkeys(name.strip() for name in text.split(',') if name.strip())
     unknown = [name for name in names if name not in classes]
@@ -179,14 +179,14 @@ def read_classes(text: str, classes: Sequence[str]) -> list[int]:
 
 
 def soft_jaccard_loss(logits: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:
-    """Return 1 - the mean over a batch's classes of its soft IoU, the metric made smooth.
+    """Return 1 - mean soft IoU over the classes of a batch, a smooth version of the metric.
 
     Rahman and Wang, "Optimizing Intersection-Over-Union in Deep Neural Networks for Image
     Segmentation", ISVC 2016.
 
     Args:
-        logits: (N, C, H, W).
-        labels: (N, H, W) class ids.
+        logits: (N, C, H, W) float.
+        labels: (N, H, W) int64 class ids.
         labelled: (N, H, W) bool; other pixels do not count.
     """
     num_classes = logits.shape[1]
@@ -217,7 +217,9 @@ def train(
 
     Raises:
         DataError: a data set cannot be used, or `out` holds another run.
-        ModelError: weights or checkpoint cannot be loaded, or a crop does not divide.
+        ModelError: weights or checkpoint cannot be loaded, or the crop size is not divisible by
+            the encoder's stride.
+        SetupError: `out` cannot be created.
     """
     task = SegmentationTask(folder, spec, recipe, val)
     facts = {

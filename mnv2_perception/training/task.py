@@ -1,4 +1,4 @@
-"""What differs from task to task in training, and its samples in batches."""
+"""The interface of a training task, and batches of its samples."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ Arrays = tuple[np.ndarray[Any, Any], ...]
 
 
 class Measured(NamedTuple):
-    """What a network does on the validation images.
+    """The result of a network on the validation images.
 
     Attributes:
         value: the task's metric, higher is better; NaN without any images.
-        per_class: name: figure, None for a class that does not occur.
-        false_alarms: name of a class that does not occur: the share that is taken for it.
+        per_class: figure by class name; None for a class that does not occur.
+        false_alarms: for classes that do not occur, the share that is taken for them, by name.
     """
 
     value: float
@@ -33,14 +33,14 @@ class Measured(NamedTuple):
 
 
 class Task(ABC):
-    """What differs from task to task.
+    """What differs between tasks in training.
 
     Attributes:
-        spec: the exported model's.
-        net: maps a batch of image tensors (N, 3, H, W) to what `loss` takes.
-        encoder: the part of it that can start from other weights.
-        architecture: what `nets.checkpoint.make_network` needs to make it again.
-        metric: name of what `evaluate` returns.
+        spec: spec of the exported model.
+        net: network that maps image tensors (N, 3, H, W) to the input of `loss`.
+        encoder: the part of the network that can start from other weights.
+        architecture: arguments of `nets.checkpoint.make_network` to build the network again.
+        metric: name of the metric that `evaluate` returns.
     """
 
     spec: ModelSpec
@@ -55,11 +55,11 @@ class Task(ABC):
 
     @abstractmethod
     def sample(self, index: int, rng: np.random.Generator) -> Arrays:
-        """Return an augmented image tensor (3, H, W) float32 and its targets, of fixed shapes."""
+        """Return an augmented image tensor (3, H, W) float32 and its targets; shapes are fixed."""
 
     @abstractmethod
     def loss(self, outputs: Any, *targets: Tensor) -> Tensor:
-        """Return the mean loss of a batch; it must be finite even where nothing is labelled."""
+        """Return the mean loss of a batch; must be finite even if nothing is labelled."""
 
     @abstractmethod
     def evaluate(self, net: nn.Module) -> Measured:
@@ -68,9 +68,9 @@ class Task(ABC):
 
 @dataclass
 class Samples(Dataset[Arrays]):
-    """The samples of one epoch, each with a random generator of its own.
+    """The samples of one epoch, each with its own random generator.
 
-    So a resumed run, and one with another number of workers, sees what any other would.
+    A resumed run, or one with another number of workers, thus sees the same samples.
     """
 
     task: Task
@@ -84,21 +84,21 @@ class Samples(Dataset[Arrays]):
         return self.task.sample(index, np.random.default_rng((self.seed, self.epoch + 1, index)))
 
     def loader(self, batches: list[list[int]], workers: int) -> 'DataLoader[Arrays]':
-        """Return batches of these indices."""
+        """Return a loader of the batches with these indices."""
         return DataLoader(
             self, batch_sampler=batches, num_workers=workers, worker_init_fn=use_one_thread
         )
 
 
 def network_input(image: NDArray[np.uint8], spec: ModelSpec, net: nn.Module) -> Tensor:
-    """Return an image (H, W, 3) as the exported model will see it: (1, 3, h, w) float32."""
+    """Return an image (H, W, 3) uint8 RGB as the exported model gets it: (1, 3, h, w) float32."""
     image = fit_image(image, spec.height, spec.width, spec.fit, spec.crop_ratio, spec.pad)
     tensor = normalise(image, spec.mean, spec.std, spec.channel_order)
     return torch.from_numpy(tensor)[None].to(next(net.parameters()).device)
 
 
 def split(order: list[int], batch: int) -> list[list[int]]:
-    """Return batches of an order; one sample left over joins the last: it has no variance."""
+    """Split indices into batches; a single left-over joins the last one, as it has no variance."""
     starts = list(range(0, len(order), batch))
     if batch > 1 and len(starts) > 1 and len(order) % batch == 1:
         starts.pop()
@@ -108,5 +108,5 @@ def split(order: list[int], batch: int) -> list[list[int]]:
 
 
 def use_one_thread(_worker: int) -> None:
-    """Keep OpenCV's threads out of a worker: there are as many workers as wanted."""
+    """Disable OpenCV's threads in a worker: parallelism comes from the number of workers."""
     cv2.setNumThreads(0)

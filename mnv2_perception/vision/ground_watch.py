@@ -69,8 +69,8 @@ class GroundWatch:
         places = [place for place in latest if place]
         if not places:
             return (
-                f'the last {_MASKS} depth images or clouds have no value at all: nothing is '
-                f'marked or cleared; look at them in RViz (is the lens covered, its projector '
+                f'the last {_MASKS} depth images or clouds have no valid value, so nothing is '
+                f'marked or cleared; view them in RViz (is the lens covered, or the projector '
                 f'off?)'
             )
         if len(places) < _MASKS or not all(place.is_off for place in places):
@@ -78,7 +78,7 @@ class GroundWatch:
         height_m, away_m, _ = places[-1]
         return (
             f'the nearest ground of the masks was measured {abs(height_m):.1f} m '
-            f"{'above' if height_m > 0 else 'below'} base_frame's origin, {away_m:.1f} m away: "
-            f"all may be placed wrong; see that the camera's frame is an optical one (z ahead), "
-            f'its pose, and that depth is in its unit (16UC1: mm, 32FC1: m)'
+            f"{'above' if height_m > 0 else 'below'} base_frame's origin, {away_m:.1f} m away, so "
+            f"everything may be placed wrong; check that the camera's frame is optical (z ahead), "
+            f'its pose, and the unit of depth (16UC1: mm, 32FC1: m)'
         )

@@ -19,9 +19,9 @@ _MOST = 0.9
 _STEP = 8  # rows and columns are sampled in this step
 
 NOT_OPTICAL = (
-    "z points up, as in the frame of a camera's body: images belong to its optical frame (z "
-    'ahead, x to the right, REP 103); have driver or simulator name that (Gazebo: gz_frame_id), '
-    'or correct its transform'
+    "z points up, as in the frame of a camera's body, but images belong to its optical frame (z "
+    'ahead, x to the right, REP 103); set that frame in the driver or simulator (Gazebo: '
+    'gz_frame_id), or correct its transform'
 )
 
 
@@ -53,9 +53,9 @@ def require_optical(points: Floats, frame_id: str) -> None:
     """Raise CalibrationError if points lie along x of a frame that is called optical."""
     if 'optical' in frame_id and lies_ahead(points, 0, 2):
         raise CalibrationError(
-            f"cloud: its points lie along x, as in the frame of a camera's body, and it is said "
-            f'to be in {quoted(frame_id)}, whose z is ahead (REP 103): all would be placed '
-            f'wrong; name the frame of the body in it (Gazebo: gz_frame_id), or take depth'
+            f"cloud: its points lie along x, as in the frame of a camera's body, but its frame_id "
+            f'is {quoted(frame_id)}, whose z is ahead (REP 103), so all points would be placed '
+            f'wrong; set the frame of the body in it (Gazebo: gz_frame_id), or use depth'
         )
 
 

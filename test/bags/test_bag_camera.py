@@ -127,7 +127,7 @@ def test_what_the_first_images_show_decides_and_is_told(
     assert found.passed_over.keys() == others
     for topic in others:
         assert f'{topic} ({found.passed_over[topic]})' in caplog.text
-    assert (f'takes {camera} for the camera' in caplog.text) == bool(others)
+    assert (f'using {camera} as the camera' in caplog.text) == bool(others)
 
 
 def test_a_topic_that_is_named_is_taken_in_spite_of_better_ones(
@@ -149,7 +149,7 @@ def test_a_lone_image_that_may_be_none_is_taken_with_a_word(
 ) -> None:
     bag = write_images(tmp_path / 'bag', **{topic[1:].replace('/', '__'): kind})
     assert find_camera(bag).image == topic
-    assert f'takes {topic} for the camera ({words})' in caplog.text
+    assert f'using {topic} as the camera ({words})' in caplog.text
 
 
 def test_images_of_which_none_is_a_camera_s_are_refused_with_what_they_are(
@@ -158,11 +158,11 @@ def test_images_of_which_none_is_a_camera_s_are_refused_with_what_they_are(
     bag = write_images(
         tmp_path / 'bag', camera__label='ids', depth='numbers', segmentation__confidence='gray'
     )
-    with pytest.raises(BagError, match='has no images of a camera') as caught:
+    with pytest.raises(BagError, match='has no camera images') as caught:
         find_camera(bag)
     for words in (
         '/camera/label (gray, 30 × 40, values: 3, called label)', 'a result of this package',
-        "/depth ('32FC1': depth or other numbers)", 'name a topic',
+        "/depth ('32FC1': depth or other numbers)", 'name it with --topic',
     ):
         assert words in str(caught.value)
 

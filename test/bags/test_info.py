@@ -74,7 +74,7 @@ def test_rates_gaps_images_and_frames_are_told(tmp_path: Path) -> None:
         ({'frames': (('odom', 'base_footprint'), ('base_footprint', 'camera'))},
          "the frame 'base_link'; name another as base_frame (odom)"),
         ({'frames': (('odom', 'base_link'),)}, "a transform of 'camera', the frame of the images"),
-        ({'frames': (('base_link', 'camera'),)}, "the frame 'odom', in which the grid"),
+        ({'frames': (('base_link', 'camera'),)}, "the frame 'odom', without which the grid"),
     ],
 )
 def test_what_costmap_node_lacks_is_told_with_the_cure(
@@ -119,4 +119,4 @@ def test_a_bag_without_images_and_messages_that_cannot_be_read_are_told(tmp_path
         bag.write('/camera_info', 1, b'\0\1\0\0')
     facts = describe_bag(tmp_path / 'bag')
     assert topic(facts, '/camera_info')['unreadable'] == 1
-    assert 'has no images of a camera' in facts['nodes'][0]['missing'][0]
+    assert 'has no camera images' in facts['nodes'][0]['missing'][0]

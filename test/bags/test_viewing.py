@@ -35,7 +35,7 @@ def test_an_address_is_this_machine_s_alone_unless_it_says_another(
     'text', ['', '0', '65536', 'drive', 'drive.mcap', '::1:80', 'a b:80', '-1']
 )
 def test_what_is_no_address_is_refused_with_one_that_is(text: str) -> None:
-    with pytest.raises(ParameterError, match=r'PORT or HOST:PORT, as 8765'):
+    with pytest.raises(ParameterError, match=r'PORT or HOST:PORT, such as 8765'):
         viewer_address(text)
 
 

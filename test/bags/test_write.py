@@ -116,7 +116,7 @@ def test_no_folder_of_the_name_tilde_is_made_where_nobody_has_such_a_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BagError, match='~nobody12/run: nobody has such a home; write the path'):
+    with pytest.raises(BagError, match='~nobody12/run: there is no such home folder; write the'):
         BagWriter('~nobody12/run')
     assert not list(tmp_path.iterdir())
     monkeypatch.setenv('HOME', str(tmp_path))
@@ -125,13 +125,13 @@ def test_no_folder_of_the_name_tilde_is_made_where_nobody_has_such_a_home(
 
 
 def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BagError, match=r'exists already.*choose another folder or remove'):
+    with pytest.raises(BagError, match=r'already exists.*choose another folder or remove'):
         BagWriter(tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / 'file').touch()
-    with pytest.raises(BagError, match='cannot be made'):
+    with pytest.raises(BagError, match='cannot be created'):
         BagWriter(tmp_path / 'file' / 'bag')
 
 

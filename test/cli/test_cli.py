@@ -584,8 +584,8 @@ def test_a_checkpoint_in_the_place_of_a_model_names_the_command_that_makes_one(
 
 
 @pytest.mark.parametrize(('said', 'told'), [
-    ('libtorch_cpu.so: failed to map segment from shared object', 'the memory does not suffice'),
-    ('libtorch_cpu.so: undefined symbol: cudnn', 'is installed and cannot be loaded; install it'),
+    ('libtorch_cpu.so: failed to map segment from shared object', 'not enough memory'),
+    ('libtorch_cpu.so: undefined symbol: cudnn', 'is installed but cannot be loaded; reinstall'),
 ])
 @pytest.mark.parametrize(('library', 'args'), [
     ('torch', ['train', 'segmentation', 'x', '--out', 'y']), ('torch', ['export', 'x.pt', 'y']),

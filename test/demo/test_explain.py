@@ -40,7 +40,7 @@ def test_a_reader_finds_topics_classes_rates_drops_pictures_and_agreement() -> N
         'classes: floor, wall; licence: CC-BY-4.0\n', 'car; licence: CC-BY-NC-4.0 (not for',
         'boxes → /detections', 'ahead → /classification',
         'kind_11 and 988 more', '→ /grid; ground: floor', 'camera: known: camera_info',
-        '90 images in (15.0 a second), 60 masks out (10.0 a second)', '12 messages of boxes',
+        '90 images in (15.0 per second), 60 masks out (10.0 per second)', '12 messages of boxes',
         'within 32 ms', 'within 80 ms', 'alone takes 40 ms',
         '30 of 90 images without a mask: 27 passed over: a newer image came', '2 rejected',
         'perception.log says why', '1 lost on the way', 'frame_00.png … frame_05.png',
@@ -60,7 +60,7 @@ def test_one_image_has_no_rate_and_no_half_of_its_masks() -> None:
     assert '1 image in, 1 mask out, 1 message of boxes and 0 of classes' in text
     assert '1 grid.' in text and 'came 32 ms after its image' in text
     assert 'No image was dropped.' in text and '  frame_00.png: ' in text
-    for nonsense in ('nan', '0.0 a second', 'None', 'Half', '--rate'):
+    for nonsense in ('nan', '0.0 per second', 'None', 'Half', '--rate'):
         assert nonsense not in text
 
 

@@ -40,6 +40,6 @@ def test_a_folder_that_only_has_such_names_is_left_alone(tmp_path: Path, name: s
         mine.write_text('mine', encoding='utf-8')
     else:
         draw_bag(mine, duration_s=0.2, height=64, width=64)
-    with pytest.raises(SetupError, match=f'holds {name}, which no demo made'):
+    with pytest.raises(SetupError, match=f'contains {name}, which is not from a demo'):
         clear(tmp_path, None)
     assert mine.exists() and {path.name for path in tmp_path.iterdir()} == {name}

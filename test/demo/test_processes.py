@@ -48,10 +48,10 @@ def test_a_process_that_ends_is_not_waited_for_and_its_last_words_are_told(
     pytest.importorskip('rclpy', reason='no rclpy: run make setup, or source a ROS distro')
     with (
         Process('bag_player_node', [str(tmp_path / 'no_bag')], tmp_path) as player,
-        pytest.raises(DemoError, match=r'did not come up; (.*\n)+.*no_bag: no such bag'),
+        pytest.raises(DemoError, match=r'did not start; (.*\n)+.*no_bag: no such bag'),
     ):
         player.wait_for({'event': 'active'})
-    with pytest.raises(DemoError, match='ends without its counts'):
+    with pytest.raises(DemoError, match='ends without the counts'):
         player.counts('published')
 
 

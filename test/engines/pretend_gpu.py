@@ -1,9 +1,9 @@
-"""A pretended TensorRT and CUDA runtime: the wiring of TensorRTEngine runs without a GPU.
+"""A simulated TensorRT and CUDA runtime, which lets TensorRTEngine run without a GPU.
 
-Device memory is host memory, a stream works off its queue when it is synchronised, and the only
-network is the identity one: red channel to class_ids, green one to confidence. What is proven
-with it is who copies what when, what is freed, and what happens after a refusal; nothing of
-TensorRT itself. That the real modules have these names is shown in test_real_api.py.
+Device memory is host memory, a stream executes its queue when it is synchronised, and the only
+network is the identity: red channel to class_ids, green channel to confidence. It verifies who
+copies what when, what is freed, and what happens after an error; nothing of TensorRT itself.
+test_real_api.py checks that the real modules have these names.
 """
 
 from collections.abc import Callable
@@ -28,9 +28,9 @@ class Cuda:
 
     Attributes:
         integrated: whether the GPU shares the CPU's memory.
-        compute: its compute capability.
+        compute: compute capability.
         failing: names of functions that return an error.
-        alive: what was made and not yet given back.
+        alive: objects that were created and not freed yet.
         called: names of the functions called, in order.
     """
 
@@ -63,7 +63,7 @@ class Cuda:
                 if name not in self.failing:
                     return value(*args)
                 if name == 'cudaStreamEndCapture':
-                    self.captured = None  # that much the real one does, too
+                    self.captured = None  # as the real one does
                 return REFUSED, None
             finally:
                 self._busy.release()
@@ -172,9 +172,9 @@ class TensorRT:
     """The part of the tensorrt module that the engine and the builder use.
 
     Attributes:
-        refuse: `run`, `capture`, `parse` or `build`.
-        configs: of the builds, in order.
-        networks: likewise, each with its `flags` and `content`, an ONNX model.
+        refuse: what fails: `run`, `capture`, `parse` or `build`.
+        configs: configurations of the builds, in order.
+        networks: networks of the builds, each with its `flags` and `content`, an ONNX model.
     """
 
     ILogger = ILogger
@@ -256,7 +256,7 @@ class TensorRT:
 
 
 def plan_blob(content: bytes) -> bytes:
-    """Return the pretended plan of a serialised ONNX model."""
+    """Return the simulated plan of a serialised ONNX model."""
     import onnx
 
     sides = onnx.ModelProto.FromString(content).graph.input[0].type.tensor_type.shape.dim
@@ -313,7 +313,7 @@ class PretendedEngine:
 
 
 def install_cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
-    """Let the import of cuda-python find the pretended one."""
+    """Make imports of cuda-python find the simulation."""
     cuda = Cuda()
     modules = {name: ModuleType(name) for name in ('cuda', 'cuda.bindings')}
     modules['cuda.bindings'].runtime = cuda  # type: ignore[attr-defined]
@@ -323,7 +323,7 @@ def install_cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
 
 
 def install(monkeypatch: pytest.MonkeyPatch, version: str = VERSION) -> TensorRT:
-    """Let the import of TensorRT, of that for RTX too, and of cuda-python find pretended ones."""
+    """Make imports of TensorRT, TensorRT for RTX and cuda-python find the simulation."""
     from mnv2_perception.engines import tensorrt_api as ours
 
     trt = TensorRT(install_cuda(monkeypatch), version)

@@ -1,7 +1,8 @@
-"""The API of TensorRT and cuda-python releases as type stubs, and our code checked against it.
+"""Make type stubs of TensorRT and cuda-python releases, and check our code against them.
 
-The bindings' wheels import beside empty libraries of the right names; their docstrings hold every
-signature. mypy then finds each name, argument and type of ours that a release does not have.
+The wheels of the bindings can be imported beside empty libraries with the right names, and their
+docstrings have all signatures. mypy then finds each name, argument and type in our code that a
+release does not have.
 """
 
 import ast
@@ -21,7 +22,7 @@ SOURCES = tuple(
     for name in ('tensorrt.py', 'tensorrt_api.py', 'builders.py')
 )
 
-# Prints a module's functions, classes and their attributes as a stub. Cython leaves no types.
+# Prints a module's functions, classes and their attributes as a stub. Cython keeps no types.
 CYTHON_STUB = """
 import importlib, inspect, sys
 module = importlib.import_module(sys.argv[1])
@@ -44,7 +45,7 @@ for name, value in vars(module).items():
 
 
 def unpack_wheels(folder: Path, *requirements: str) -> Path:
-    """Fetch wheels from PyPI and unpack them into one folder; skip where that is impossible."""
+    """Download wheels from PyPI and unpack them into one folder; skip the test if that fails."""
     for requirement in requirements:
         command = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--only-binary=:all:',
                    '--disable-pip-version-check', '--retries=1', '--timeout=15', '-q', '-d',
@@ -60,12 +61,12 @@ def unpack_wheels(folder: Path, *requirements: str) -> Path:
 
 
 def make_empty_libraries(folder: Path) -> None:
-    """Compile the libraries that the bindings want, each function of them returning null."""
+    """Compile the libraries that the bindings need; all their functions return null."""
     (bindings,) = map(str, folder.glob('tensorrt*_bindings/*.so'))
     try:
         symbols = run(['nm', '-D', '--undefined-only', bindings])
         needed = re.findall(r'\[(lib(?:nv|tensorrt)\S+)\]', run(['readelf', '-d', bindings]))
-        # Symbols with a version are of the system's libraries; the rest Python or NVIDIA has.
+        # Symbols with a version are in system libraries; the others are Python's or NVIDIA's.
         python = ctypes.CDLL(None)
         missing = [name for name in re.findall(r'U (\w+)$', symbols, re.MULTILINE)
                    if not name.startswith(('Py', '_Py')) and not hasattr(python, name)]
@@ -87,7 +88,7 @@ def run(command: list[str], **environment: str) -> str:
 
 
 def write_tensorrt_stub(wheel: Path, stubs: Path) -> dict[str, bool]:
-    """Write tensorrt.pyi from a bindings wheel; return which `has_...` of our code hold there."""
+    """Write tensorrt.pyi from a bindings wheel; return which of our `has_...` are true for it."""
     make_empty_libraries(wheel)
     (bindings,) = wheel.glob('tensorrt*_bindings/*.so')
     module = bindings.parent.name, bindings.stem
@@ -107,24 +108,24 @@ def write_tensorrt_stub(wheel: Path, stubs: Path) -> dict[str, bool]:
 
 
 def parseable(line: str) -> str:
-    """Return a line of a stub as mypy understands it."""
+    """Return a line of a stub in a form that mypy understands."""
     if re.match(r'(bool|int|float|str):', line):
-        return ''  # trt.bool, a DataType, would stand for the result of functions
+        return ''  # trt.bool, a DataType, would shadow the return type of functions
     if line == 'class Dims:':  # Python iterates over whatever has __getitem__
         return f'{line}\n    def __iter__(self) -> typing.Iterator[int]: ...'
-    line = line.replace('typing.SupportsInt', 'int')  # what callbacks are given
+    line = line.replace('typing.SupportsInt', 'int')  # what callbacks really get
     match = re.match(r'(\s*)def (\w+)\(', line)
     if match is None:
         return line
     try:
         ast.parse(line.strip())
-    except SyntaxError:  # C++ shines through: any arguments
+    except SyntaxError:  # the signature has C++ types: allow any arguments
         return f'{match[1]}def {match[2]}(self, *args: Incomplete) -> Incomplete: ...'
     return line
 
 
 def version_guards() -> dict[str, str]:
-    """Return name and condition of each `has_... = hasattr(trt...)` of our code."""
+    """Return name and condition of each `has_... = hasattr(trt...)` in our code."""
     found = {}
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
@@ -135,7 +136,7 @@ def version_guards() -> dict[str, str]:
 
 
 def write_cuda_stub(wheel: Path, module: str, stubs: Path) -> None:
-    """Write cuda/bindings/runtime.pyi from a cuda-python wheel of either layout."""
+    """Write cuda/bindings/runtime.pyi from a cuda-python wheel of the old or new layout."""
     folder = stubs / 'cuda/bindings'
     folder.mkdir(parents=True, exist_ok=True)
     for package in (folder, folder.parent):
@@ -148,7 +149,7 @@ def write_cuda_stub(wheel: Path, module: str, stubs: Path) -> None:
 def disagreements(
     stubs: Path, cache: Path, guards: dict[str, bool], sources: tuple[Path, ...] = SOURCES
 ) -> list[str]:
-    """Return what mypy finds wrong in our code, given the stubs of a release."""
+    """Return the errors that mypy finds in our code with the stubs of a release."""
     flags = [f'--always-{str(holds).lower()}={name}' for name, holds in guards.items()]
     command = [
         sys.executable, '-m', 'mypy', '--config-file=', '--check-untyped-defs',

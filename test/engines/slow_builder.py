@@ -1,4 +1,4 @@
-"""A plan builder that sleeps instead of building, in this process or one of its own."""
+"""A plan builder that sleeps instead of building, in this process or a separate one."""
 
 from pathlib import Path
 import sys
@@ -12,7 +12,7 @@ PLAN = b'a plan ' * 1000
 
 
 class SlowBuilder:
-    """Takes a given time, and writes down each build before it starts."""
+    """Needs a given time for a plan, and logs each build before it starts."""
 
     def __init__(
         self, log: Path, seconds: float = 0.0, tensorrt: str = '10.3.0', plan: bytes = PLAN

@@ -99,7 +99,7 @@ def test_the_verified_int8_file_beside_a_model_is_taken_and_told(
         with open_engine(int8_beside(model), 'openvino', precision='fp32') as expected:
             for one, other in zip(outputs(opened), outputs(expected), strict=True):
                 np.testing.assert_array_equal(one, other)
-    told = 'model_int8.onnx: runs in int8: miou 0.7000, in fp32 0.7000, on 9 images of val, × 3.0 as'
+    told = 'model_int8.onnx: runs in int8: miou 0.7000, in fp32 0.7000, on 9 images of val, × 3.0'
     assert (told in caplog.text) == (precision == 'auto')
 
 
@@ -438,7 +438,7 @@ def test_what_is_quantised_without_out_is_what_verify_measures(
     assert int8_beside(model).is_file()
     monkeypatch.setattr(f'{Verified.__module__}.MOST_LOST', 1.0)  # random weights lose much
     assert main(['verify', 'models/model.onnx', 'val', '--out', 'copy.onnx']) == 0
-    told = 'taken where model_int8.onnx lies beside it as copy_int8.onnx'
+    told = 'used if model_int8.onnx lies beside it as copy_int8.onnx'
     assert told in capsys.readouterr().out
 
 

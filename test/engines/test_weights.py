@@ -66,9 +66,9 @@ def test_weights_that_were_left_behind_are_named_before_any_runtime_sees_the_mod
 ) -> None:
     weights = model.with_name('net.onnx.data')
     weights.unlink()
-    with pytest.raises(EngineError, match=r'lie in net\.onnx\.data, which is not beside it; copy'):
+    with pytest.raises(EngineError, match=r'are in net\.onnx\.data, which is not beside it; copy'):
         open_engine(model, engine)
-    with pytest.raises(ModelError, match=r'lie in net\.onnx\.data, which is not beside it; copy'):
+    with pytest.raises(ModelError, match=r'are in net\.onnx\.data, which is not beside it; copy'):
         read_onnx(model)
     weights.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 4\n')
     with pytest.raises(EngineError, match=r"net\.onnx\.data, which is a Git LFS .*'git lfs pull'"):

@@ -1,4 +1,4 @@
-"""Whole messages of a small camera, for fuzzing to change."""
+"""Valid messages of a small camera, as seeds for fuzzing."""
 
 from typing import Any
 
@@ -31,14 +31,14 @@ def stamped(sec: int = 1000, nanosec: int = 7) -> Header:
 
 
 def ids() -> Any:
-    """Floor below, background above, an obstacle in between."""
+    """Return a mask: floor below, background above, an obstacle in between."""
     drawn = np.zeros((HEIGHT, WIDTH), np.uint8)
     drawn[:10], drawn[8:16, 12:20] = 3, 2
     return drawn
 
 
 def image(encoding: str = 'rgb8', header: Header | None = None) -> Image:
-    """Return a camera's image; of rgb8 the red channel holds `ids`, as the fake engine wants."""
+    """Return a camera image; in rgb8 the red channel holds `ids`, for the fake engine."""
     size = round(HEIGHT * WIDTH * _BYTES_A_PIXEL[encoding])
     data = np.random.default_rng(0).integers(0, 256, size, np.uint8)
     if encoding == 'rgb8':

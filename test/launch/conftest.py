@@ -1,4 +1,4 @@
-"""Launch files, really launched from a colcon install."""
+"""Fixtures that really launch launch files from a colcon install."""
 
 from collections.abc import Callable, Iterator
 import importlib.util
@@ -32,7 +32,7 @@ sys.exit(service.run())
 
 @pytest.fixture(scope='session')
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment of a workspace that colcon built, without a transport profile."""
+    """Return the environment of a workspace built by colcon, without a transport profile."""
     pytest.importorskip('colcon_core', reason='needs colcon: make setup, or a ROS distro')
     built = build_workspace(tmp_path_factory.mktemp('workspace'))
     return {name: value for name, value in built.items() if name not in PROFILE_VARIABLES}
@@ -40,7 +40,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def share(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The installed share folder, as `ros2 launch` finds it."""
+    """Return the installed share folder, as `ros2 launch` finds it."""
     from ament_index_python.packages import get_package_share_directory
 
     monkeypatch.setenv('AMENT_PREFIX_PATH', environment['AMENT_PREFIX_PATH'])
@@ -49,7 +49,7 @@ def share(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tf2(tmp_path: Path) -> str:
-    """A folder of Python modules with a stand-in for tf2_ros, '' where the real one is."""
+    """Return a folder of Python modules with a replacement for tf2_ros; '' if that exists."""
     if importlib.util.find_spec('tf2_ros'):
         return ''
     folder = tmp_path / 'tf2'
@@ -62,10 +62,10 @@ def tf2(tmp_path: Path) -> str:
 def launch(
     environment: dict[str, str], share: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Launched]]:
-    """Launch a file with arguments `name:=value`.
+    """Return a function that launches a file with arguments `name:=value`.
 
-    The file is one of the package, by its name, or another, by its path; `prefix` is a further
-    ament prefix, `code` a further folder of Python modules.
+    The file is one of the package, given by name, or another, given by path; `prefix` is an
+    additional ament prefix, `code` an additional folder of Python modules.
     """
     import rclpy
     from rclpy.executors import SingleThreadedExecutor

@@ -1,4 +1,4 @@
-"""A launch file that runs as `ros2 launch` runs it, and a node beside it that asks its nodes."""
+"""A launch file run as by `ros2 launch`, and a node that queries the launched nodes."""
 
 from collections.abc import Callable
 import os
@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-# Of RViz, what a launch file tells it: where its relative topics are, and whose time it has.
+# Replaces RViz; prints what the launch file set: its topics' names, its file and its clock.
 RVIZ = f"""#!{sys.executable}
 import sys, time
 import rclpy
@@ -32,7 +32,7 @@ ASK_AGAIN_S = 2.0
 
 
 def rviz_prefix(folder: Path, stays: bool) -> str:
-    """Make an ament prefix with an RViz that says what it is told, and stays or ends."""
+    """Make an ament prefix with this RViz, which stays until it is interrupted or ends at once."""
     prefix = folder / 'rviz'
     for name, text in {
         'share/ament_index/resource_index/packages/rviz2': '',
@@ -45,7 +45,7 @@ def rviz_prefix(folder: Path, stays: bool) -> str:
 
 
 class Launched:
-    """A launch under way, and a node beside it that asks the launched ones."""
+    """A running launch, and a node that queries the launched nodes."""
 
     def __init__(self, process: 'subprocess.Popen[str]', log: Path, executor: Any) -> None:
         self.process = process
@@ -54,7 +54,7 @@ class Launched:
         self.observer = executor.get_nodes()[0]
 
     def wait_for(self, what: str, value: Callable[[], Any]) -> Any:
-        """Return a value as soon as there is one."""
+        """Return a value as soon as it is true."""
         deadline_s = time.monotonic() + TIMEOUT_S
         while not (found := value()):
             assert time.monotonic() < deadline_s, f'no {what}:\n{self.log.read_text()}'
@@ -65,7 +65,7 @@ class Launched:
     def call(self, service: str, service_type: Any, request: Any) -> Any:
         client = self.observer.create_client(service_type, service)
         self.wait_for(f'service {service}', client.service_is_ready)
-        # An answer is lost while the server has not yet discovered the client: ask again.
+        # An answer is lost if the server has not discovered the client yet, so ask again.
         futures = [client.call_async(request)]
         begin_s = time.monotonic()
 
@@ -99,7 +99,7 @@ class Launched:
         return [parameter_value_to_python(value) for value in answer.values]
 
     def wait_until_subscribed(self, topic: str, node: str) -> None:
-        """Wait until a node, and no other, subscribes to a topic."""
+        """Wait until this node, and no other, subscribes to a topic."""
 
         def subscribed() -> bool:
             found = self.observer.get_subscriptions_info_by_topic(topic)
@@ -109,7 +109,7 @@ class Launched:
         self.wait_for(f'{node} on {topic}', subscribed)
 
     def pids(self, executable: str) -> list[int]:
-        """Return the processes of an executable that were started so far."""
+        """Return the process ids of an executable that have been started so far."""
         pattern = rf'\[{executable}-\d+\]: process started with pid \[(\d+)\]'
         return [int(pid) for pid in re.findall(pattern, self.log.read_text())]
 
@@ -118,7 +118,7 @@ class Launched:
         return dict(entry.split('=', 1) for entry in entries if entry)
 
     def wait_until_ended(self) -> str:
-        """Return what a launch printed that ends by itself, and well."""
+        """Wait until the launch ends by itself without error; return its output."""
         returncode = self.process.wait(TIMEOUT_S)
         printed = self.log.read_text()
         assert returncode == 0, printed
@@ -127,11 +127,11 @@ class Launched:
         return printed
 
     def interrupt(self) -> str:
-        """End the launch as Ctrl-C in its terminal does; return what was printed."""
+        """End the launch as Ctrl-C in its terminal does; return its output."""
         os.killpg(self.process.pid, signal.SIGINT)
         return self.wait_until_ended()
 
     def error(self) -> str:
-        """Return what a launch printed that cannot begin."""
+        """Wait until a launch fails to start; return its output."""
         assert self.process.wait(TIMEOUT_S) == 1
         return self.log.read_text()

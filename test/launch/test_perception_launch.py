@@ -252,8 +252,8 @@ def test_a_process_that_died_is_started_again(
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['params_file:=/missing'], 'params_file: there is no file /missing'),
-        (['fastdds_profile:=/missing'], 'fastdds_profile: there is no file /missing'),
+        (['params_file:=/missing'], 'params_file: no such file: /missing'),
+        (['fastdds_profile:=/missing'], 'fastdds_profile: no such file: /missing'),
         (['nodes:=depth'], "nodes has 'depth'; expected segmentation|classification"),
         (['cameras:=front,front', 'one_process:=false'], "cameras has 'front'; expected"),
         (['one_process:=perhaps'], '"one_process" provided value "perhaps" is not valid'),

@@ -78,7 +78,7 @@ def test_a_bag_goes_through_the_nodes_and_its_end_ends_them(
     assert launched.parameters('/segmentation_node', 'use_sim_time') == [True]
     printed = spin_until_ended(launched)
     assert played(printed)[IMAGE_TOPIC] == RATE_HZ * DURATION_S
-    assert 'nobody subscribes' not in printed
+    assert 'no subscriber to' not in printed
     assert masks
     with BagReader(drive) as bag:
         assert all(
@@ -113,7 +113,7 @@ def test_what_the_nodes_publish_themselves_is_not_played_into_them(
     printed = spin_until_ended(
         launch('replay', f'bag:={tmp_path / "recorded"}', *SEGMENTATION)
     )
-    assert 'not played, for the nodes publish them: /segmentation/mask' in printed
+    assert 'not played, because the nodes publish them: /segmentation/mask' in printed
     assert IMAGE_TOPIC in played(printed) and '/segmentation/mask' not in played(printed)
 
 
@@ -191,7 +191,7 @@ def test_a_node_s_death_ends_the_replay(launch: Callable[..., Launched], drive: 
     [
         (['bag:=/missing'], '/missing'),
         (['image:=/depth'], 'has no images on /depth; it has /camera/image_raw'),
-        (['image:=/{camera}/image'], 'image is /{camera}/image, but no camera has a name'),
+        (['image:=/{camera}/image'], 'image is /{camera}/image, but the cameras have no names'),
     ],
 )
 def test_wrong_arguments_end_the_replay_with_a_cure(

@@ -1,7 +1,7 @@
-"""Write reference.json: what torchvision and segmentation_models_pytorch compute.
+"""Write reference.json: outputs of torchvision and segmentation_models_pytorch.
 
-Each tensor is filled by a formula of its name, so the numbers tell whether two networks agree in
-names, shapes and computation, without either package. To redo it:
+Each tensor is filled by a formula of its name, so the numbers show whether two networks agree in
+names, shapes and computation, without these packages. To write it again:
 `pip install torch torchvision segmentation-models-pytorch`, then run this file.
 """
 
@@ -20,7 +20,7 @@ REFERENCE = Path(__file__).with_name('reference.json')
 
 
 def fill(net: nn.Module) -> dict[str, Tensor]:
-    """Fill a network's tensors from their names; return them. The network is then for use."""
+    """Fill a network's tensors by their names, and return them; sets evaluation mode."""
     state = net.double().eval().state_dict()
     for name, tensor in state.items():
         random = np.random.RandomState(zlib.crc32(name.encode()))  # its stream never changes
@@ -42,20 +42,20 @@ def image(height: int, width: int) -> Tensor:
 
 
 def names_and_shapes(state: Mapping[str, Tensor]) -> str:
-    """Return their number and a checksum."""
+    """Return the number of tensors and a checksum of their names and shapes."""
     lines = sorted(f'{name} {tuple(tensor.shape)}' for name, tensor in state.items())
     return f'{len(lines)} {zlib.crc32(chr(10).join(lines).encode()):08x}'
 
 
 def sample(output: Tensor) -> list[float]:
-    """Return the mean magnitude, and the values at seven places."""
+    """Return the mean magnitude, and the values at seven positions."""
     values = output.detach().flatten()
     places = [index * (len(values) - 1) // 6 for index in range(7)]
     return [values.abs().mean().item(), *values[places].tolist()]
 
 
 def main() -> None:
-    """Ask both packages."""
+    """Compute the outputs of both packages."""
     from segmentation_models_pytorch import Unet
     import torchvision
 

@@ -1,4 +1,4 @@
-"""What several tests of nodes need; where ROS is missing they are skipped before they ask."""
+"""Fixtures for tests of nodes. They import ROS late, so that tests are skipped without it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def graph(tmp_path: Path) -> Iterator['Graph']:
-    """segmentation_node, still to be started, with the identity network in the fake engine."""
+    """segmentation_node, not started yet, with the identity network in the fake engine."""
     from ros_graph import Graph
 
     from mnv2_perception.nodes.segmentation_node import SegmentationNode
@@ -26,7 +26,7 @@ def graph(tmp_path: Path) -> Iterator['Graph']:
 
 @pytest.fixture
 def robot() -> Iterator['Robot']:
-    """The nodes of perception, still to be started."""
+    """The nodes of `perception`, not started yet."""
     from ros_graph import Robot
 
     robot = Robot()

@@ -1,4 +1,4 @@
-"""A node under test and a peer that is its camera and consumer, over real DDS."""
+"""A node under test, and a peer as its camera and consumer, over real DDS."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,9 +50,9 @@ def eventually(condition: Callable[[], Any], timeout_s: float = 15.0) -> None:
 
 
 class Graph:
-    """Nodes of one class, made with these parameters, and the peer; each spins in a thread.
+    """Nodes of one class with given parameters, and the peer; each spins in its own thread.
 
-    `args` are those of the nodes' process.
+    `args` are the arguments of the nodes' process.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class Graph:
                 executor.add_node(node)
             while not self._closing.is_set():
                 executor.spin_once(timeout_sec=0.1)
-            executor.shutdown()  # not from another thread: it takes away what spin_once uses
+            executor.shutdown()  # not from another thread: it destroys what spin_once uses
 
         self.nodes += nodes
-        # A daemon: a test that failed before it closed its graph is not to keep the whole run.
+        # A daemon: a test that fails before it closes its graph must not block the whole run.
         self._threads.append(threading.Thread(target=run, daemon=True))
         self._threads[-1].start()
 
@@ -100,7 +100,7 @@ class Graph:
 
     @contextmanager
     def process(self, name: str, **parameters: Any) -> Iterator[None]:
-        """Run a node in a process of its own; it must end well when it is interrupted."""
+        """Run a node in its own process; it must end with exit code 0 when interrupted."""
         given = [part for key, value in parameters.items() for part in ('-p', f'{key}:={value}')]
         process = subprocess.Popen(
             [sys.executable, '-m', f'mnv2_perception.nodes.{name}', '--ros-args', *given],
@@ -135,9 +135,9 @@ class Graph:
         return str(self.call(GetState, 'get_state', GetState.Request()).current_state.label)
 
     def heard(self, publisher: Any) -> None:
-        """Wait until a publisher has a subscriber, and those here know it, each from its side.
+        """Wait until a publisher has a subscriber, and the subscribers here know their publishers.
 
-        What is sent best effort before the subscriber knows its sender is lost.
+        Best-effort messages are lost if the subscriber does not know the publisher yet.
         """
         name = publisher.topic_name
         eventually(lambda: publisher.get_subscription_count() and all(
@@ -147,7 +147,7 @@ class Graph:
         ))
 
     def wait_for_topics(self) -> None:
-        """Wait until the camera is heard and the node's results reach the peer."""
+        """Wait until the camera has a subscriber and the node's results reach the peer."""
         self.heard(self.camera)
         for subscription in self.peer.subscriptions:
             eventually(lambda name=subscription.topic_name: self.peer.count_publishers(name))
@@ -163,13 +163,13 @@ class Graph:
 
 
 class Robot(Graph):
-    """perception's nodes in one thread; the peer is its cameras and consumers."""
+    """The nodes of `perception` in one thread; the peer is their cameras and consumers."""
 
     def start_all(self, nodes: list[str], cameras: tuple[str, ...] = (), **values: Any) -> Any:
         own = {'nodes': nodes, 'cameras': list(cameras) or ['']}
         perception, *started = self.create(own, values)
         self.spin(perception, *started)
-        for node in started:  # a transition that is under way would ignore the test's own
+        for node in started:  # the test's own transitions would be ignored during another one
             eventually(lambda node=node: node.state_label == 'active')
         return started
 

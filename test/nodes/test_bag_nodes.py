@@ -331,7 +331,7 @@ def test_what_cannot_be_done_ends_with_code_1_and_a_sentence(
     for process, sentence in (
         (no_bag, 'no such bag'),
         (no_topic, 'no topic /nothing in the bag; choose from /camera_info, /count, /image'),
-        (not_new, 'exists already'),
+        (not_new, 'already exists'),
     ):
         out, err = process.communicate(timeout=90)
         assert (process.returncode, out) == (1, '')
@@ -355,7 +355,7 @@ def test_waits_for_subscribers_of_the_named_topics_only(
     assert read_log(tmp_path / 'published.csv') == []
     recorder = processes.start(RECORDER, '--out', tmp_path / 'out', '/count')
     played = result(player)
-    assert 'nobody subscribes' not in played['stderr']
+    assert 'no subscriber to' not in played['stderr']
     assert interrupt(recorder)['received'] == {'/count': played['published']['/count']}
 
 
@@ -393,7 +393,7 @@ def test_on_a_full_disk_the_recorder_ends_with_one_error_and_a_bag_of_what_it_ke
     _, err = recorder.communicate(timeout=90)
     assert recorder.returncode == 1
     (sentence,) = [line for line in err.splitlines() if line.startswith('error: ')]
-    assert 'cannot be written' in sentence and 'make room' in sentence
+    assert 'cannot be written' in sentence and 'free some space' in sentence
     assert 'Traceback' not in err
     for reader in (Reader(tmp_path / 'out'), BagReader(tmp_path / 'out')):
         with reader as kept:

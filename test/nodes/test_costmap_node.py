@@ -410,7 +410,7 @@ def test_with_tf_the_grid_lies_in_odom_at_the_images_stamp(
 
 @pytest.mark.parametrize(('topic', 'rectified', 'lens', 'told'), [
     ('/camera/image_rect', False, True, 'set rectified to true'),
-    ('/camera/image_raw', True, True, 'rectified is true, and'),
+    ('/camera/image_raw', True, True, 'rectified is true, but'),
     ('/camera/image_rect', True, True, ''),
     ('/camera/image_raw', False, True, ''),
     ('/zed/rgb/color/rect/image', False, False, ''),

@@ -151,7 +151,7 @@ def test_in_the_frame_of_a_cameras_body_clouds_place_boxes_and_depth_is_told(
         assert node.warning().startswith("in the frame 'camera_link' z points up")
 
 
-@pytest.mark.parametrize(('focal_px', 'told'), [(250.0, ''), (190.0, "are not the image's")])
+@pytest.mark.parametrize(('focal_px', 'told'), [(250.0, ''), (190.0, 'do not match those')])
 def test_a_cloud_whose_pixels_are_not_the_images_is_told(
     detector: Detector, monkeypatch: pytest.MonkeyPatch, focal_px: float, told: str
 ) -> None:

@@ -413,8 +413,8 @@ CONTRADICTIONS = [
     ({'grid_size_m': 1000.0, 'grid_resolution_m': 0.005}, 'cells'),
     ({'grid_size_m': 0.1, 'grid_resolution_m': 10.0}, 'cells'),
     ({'base_frame': ''}, 'base_frame is empty'),
-    ({'base_frame': '/base_link'}, "base_frame is '/base_link', and tf2 has no"),
-    ({'grid_frame': '/odom'}, "grid_frame is '/odom', and tf2 has no"),
+    ({'base_frame': '/base_link'}, "base_frame is '/base_link', but frames of tf2"),
+    ({'grid_frame': '/odom'}, "grid_frame is '/odom', but frames of tf2"),
     ({'source': 'depth', 'horizontal_fov_rad': 1.0}, 'horizontal_fov_rad'),
 ]
 

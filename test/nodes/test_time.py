@@ -41,6 +41,7 @@ from tf2_stand_in import transform
 
 from mnv2_perception.nodes import poses
 from mnv2_perception.nodes.costmap_inputs import CostmapInputs
+from mnv2_perception.nodes.measurements import ONE_CLOCK
 from mnv2_perception.nodes.messages import mask_to_msg, stamp_to_ns
 from mnv2_perception.nodes.parameters import CostmapParameters
 from mnv2_perception.nodes.sync import StampedQueue, StampWatch
@@ -205,7 +206,7 @@ def test_of_images_without_a_frame_id_that_is_told(scene: Scene, tree: Tree) -> 
     msg.header.frame_id = ''
     scene.camera.publish(msg)
     eventually(lambda: node.counts['rejected'] == 1)
-    assert 'the frame_id of the images, or of what measures, is empty' in node._rejection
+    assert 'the frame_id of the images, of depth or of the cloud is empty' in node._rejection
 
 
 def test_a_mask_whose_stamp_is_negative_is_rejected_and_the_next_one_placed(
@@ -227,7 +228,7 @@ def test_depth_of_another_clock_asks_for_one_clock_and_not_for_tolerance(scene: 
     depth, node = start_with_depth(scene, sync_wait_s=0.05)
     _, depth_m = draw_box(CAMERA, POSE, *BOX_AT)
     for off_ns, told in (
-        (1000 * 10**9, '(the nearest is 1000.000 s away); let both drivers stamp by one clock'),
+        (1000 * 10**9, '(the nearest is 1000.000 s away); let both drivers use the same clock'),
         (30_000_000, '(the nearest is 0.030 s away); raise sync_tolerance_s'),
     ):
         stamp = Time(nanoseconds=2000 * 10**9 - off_ns).to_msg()
@@ -246,7 +247,7 @@ def test_depth_that_has_just_stopped_is_not_told_as_of_another_clock(
     eventually(lambda: not node.inputs.measured.is_empty())
     scene.camera.publish(mask(1008 * 10**9))
     eventually(lambda: 'away' in node.describe()['waiting_for'])
-    assert 'one clock' not in node.describe()['waiting_for']
+    assert ONE_CLOCK not in node.describe()['waiting_for']
 
 
 def start_with_depth(scene: Scene, **parameters: Any) -> tuple[Any, Any]:
@@ -310,7 +311,7 @@ def test_aligned_depth_with_the_camera_info_of_the_unaligned_is_refused(scene: S
         eventually(lambda count=number + 1: node.counts['published'] + node.counts['rejected']
                    == count)
     assert (node.counts['published'], node.counts['rejected']) == (1, 1)
-    assert "depth/camera_info in 'depth_optical', with another matrix" in node._rejection
+    assert "depth/camera_info is in 'depth_optical' and has another matrix" in node._rejection
 
 
 def test_depth_of_one_place_and_another_lens_than_the_image_is_placed(scene: Scene) -> None:
@@ -332,7 +333,7 @@ def test_depth_without_a_value_is_told(scene: Scene) -> None:
         depth.publish(depth_msg(np.zeros(IDS.shape, np.float32), msg.header, '16UC1'))
         scene.camera.publish(msg)
         eventually(lambda count=number + 1: node.counts['published'] == count)
-    assert 'the last 10 depth images or clouds have no value at all' in node.warning()
+    assert 'the last 10 depth images or clouds have no valid value' in node.warning()
 
 
 @pytest.mark.parametrize('source', ['ground', 'depth'])

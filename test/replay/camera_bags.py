@@ -1,4 +1,4 @@
-"""Small bags of a camera for the identity network, and runs of them by the command line."""
+"""Write small camera bags for the identity network, and run it on them by the command line."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ MATRIX = np.array([[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1.0]])
 
 
 def picture(number: int) -> NDArray[np.uint8]:
-    """Return an image whose red channel is the mask: a wall above floor, a car that moves."""
+    """Return an image whose red channel is the mask: a wall above the floor, a moving car."""
     rng = np.random.default_rng(number)
     image = rng.integers(1, 256, (HEIGHT, WIDTH, 3), np.uint8)
     image[..., 0] = 0
@@ -53,7 +53,7 @@ def write_bag(
     path: Path, frames: int = 8, storage: str = 'mcap', calibrated: bool = True, tf: bool = False,
     numbers: Sequence[int] = (), matrix: NDArray[np.float64] = MATRIX,
 ) -> Path:
-    """Write raw images, their calibration, and the robot's way, if asked for."""
+    """Write raw images, optionally their calibration and the robot's transforms."""
     with BagWriter(path, storage) as bag:
         bag.add_topic(IMAGE, 'sensor_msgs/msg/Image')
         bag.add_topic('/count', 'std_msgs/msg/UInt32')
@@ -108,7 +108,7 @@ def read(path: Path, topic: str) -> list[Any]:
 
 
 def masks(path: Path) -> dict[int, NDArray[np.uint8]]:
-    """Return the masks by their stamps."""
+    """Return the masks by stamp, ns."""
     return {
         msg.header.stamp.sec * 10**9 + msg.header.stamp.nanosec:
             msg.data.reshape(msg.height, msg.width)

@@ -260,7 +260,7 @@ def test_without_ray_it_is_told_how_to_get_it(
 
 @pytest.mark.parametrize('address', ['drive', 'ray://host:10001', ':6379', 'host:', 'host:99999'])
 def test_what_is_no_address_is_told(address: str) -> None:
-    with pytest.raises(SetupError, match=r'expected HOST:PORT.*stand before --ray'):
+    with pytest.raises(SetupError, match=r'expected HOST:PORT.*put the recordings before --ray'):
         check_address(address)
 
 
@@ -283,7 +283,7 @@ def test_what_answers_but_is_no_cluster_is_told() -> None:
         )
         stack.callback(served.wait)
         stack.callback(served.kill)
-        with pytest.raises(SetupError, match='what answers there is no Ray cluster'):
+        with pytest.raises(SetupError, match='what answers there is not a Ray cluster'):
             check_address(f'127.0.0.1:{server.getsockname()[1]}')
 
 
@@ -294,8 +294,8 @@ def test_a_worker_says_what_model_it_lacks_or_has_otherwise(tmp_path: Path) -> N
     here = socket.gethostname()
     for models, facts, words in (
         ([str(tmp_path / 'other.onnx')], task.facts, 'is neither a model file nor.*same path'),
-        ([str(model)], {**task.facts, 'sha256': 'abc'}, 'has sha256 .*, expected abc as where'),
-        ([str(model)], {**task.facts, 'precision': 'bf16'}, 'has precision .*name --engine'),
+        ([str(model)], {**task.facts, 'sha256': 'abc'}, 'has sha256 .*, expected abc, as on'),
+        ([str(model)], {**task.facts, 'precision': 'bf16'}, 'has precision .*give --engine'),
     ):
         with pytest.raises(SetupError, match=f'^on {re.escape(here)}: .*{words}'):
             open_work(Orders('1', models, OPENING, [facts], None))

@@ -116,7 +116,7 @@ def test_uncertainty_needs_a_model_that_tells_its_confidence(
     onnx.save(proto, str(model))
     line = ['bag', 'frames', str(write_bag(tmp_path / 'bag')), '--model', str(model), '--out']
     assert main([*line, str(tmp_path / 'a'), '--by', 'uncertainty']) == 1
-    assert 'gives ids alone, and no confidence; choose --by time' in capsys.readouterr().err
+    assert 'outputs ids without confidence; choose --by time' in capsys.readouterr().err
     assert main([*line, str(tmp_path / 'b')]) == 0
 
 
@@ -198,7 +198,7 @@ def test_frames_of_a_bag_that_was_cut_short_are_counted_as_lost(
     os.truncate(file, file.stat().st_size * 11 // 20)
     assert frames(tmp_path / 'bag', tmp_path / 'out', '--count', '2', '--topic', IMAGE) == 3
     told = capsys.readouterr()
-    assert 'lost       4' in told.out and 'less than metadata.yaml promises' in told.err
+    assert 'lost       4' in told.out and 'fewer messages than metadata.yaml promises' in told.err
     assert [row['frame'] for row in rows(tmp_path / 'out')] == ['1', '3']
 
 

@@ -210,7 +210,7 @@ def test_an_inference_that_fails_is_named_and_nothing_behind_it_is_written(
         patch.setattr(FakeEngine, '_infer', fail_once)
         assert run(bag, out, '--threads', threads) == 1
     told = capsys.readouterr().err
-    assert f'{stamp(7)} ns: out of memory; what is done before is kept' in told
+    assert f'{stamp(7)} ns: out of memory; the results before that are kept' in told
     check_masks(out, range(7))
     assert run(bag, out, '--threads', threads, '--resume') == 0
     assert out.read_bytes() == whole.read_bytes()
@@ -242,7 +242,7 @@ def test_resume_tells_a_complete_file_another_run_and_a_file_of_others(
     assert run(bag, out, '--resume') == 0
     assert 'is already complete' in capsys.readouterr().out
     assert run(bag, out, '--resume', '--min-confidence', '0.5') == 1
-    assert 'is of another run (then "min_confidence": 0.0, now' in capsys.readouterr().err
+    assert 'belongs to another run (then "min_confidence": 0.0, now' in capsys.readouterr().err
     assert out.read_bytes() == data
     foreign = next(bag.glob('*.mcap'))
     copy = tmp_path / 'copy.mcap'

@@ -136,9 +136,9 @@ def test_a_live_recording_tells_latency_counts_and_what_was_left_out(tmp_path: P
     latency, = data['runs'][0]['latency']
     assert latency['node'] == 'segmentation_node' and latency['p50'][0] == 20.0
     assert data['runs'][0]['missing'] == [3, 8]
-    assert 'Camera frames without a result 2' in said and 'decode well' in said
+    assert 'Camera frames without a result 2' in said and 'are intact' in said
     # Of the shipped model only the name is known.
-    assert 'a live recording does not tell which file it was' in said
+    assert 'a live recording does not say which file was used' in said
     assert 'DHCN_dataset' in said and 'CC BY 4.0' in said
 
 
@@ -177,7 +177,7 @@ def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert 'no camera images' in said and '--bag' in said and '--copy' in said
     data = data_of(page)
     assert data['pictures'][0]['photo'] is None and data['pictures'][0]['runs'][0]['mask']
-    assert 'frames without a result are not known' in words(page)
+    assert 'frames without a result cannot be found' in words(page)
 
 
 def test_labels_that_nobody_names_are_compared_only_when_asked_for(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_frames_without_stamps_are_counted(tmp_path: Path) -> None:
     results = write_results(tmp_path / 'results', photos=True, zero=True)
     page = report(tmp_path / 'r.html', results)
     assert data_of(page)['times'] == list(range(FRAMES))
-    assert 'no stamps that tell their time' in words(page)
+    assert 'no usable stamps' in words(page)
 
 
 def test_what_is_whole_of_a_damaged_file_is_shown(tmp_path: Path) -> None:
@@ -286,10 +286,10 @@ def test_what_is_whole_of_a_damaged_file_is_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(('args', 'reason'), [
     (['nothing'], 'has no masks, boxes, classes or grids'),
     (['absent'], 'absent'),
-    (['run', '--bag', 'absent'], 'does not exist'),
-    (['run', '--topic', '/camera/image'], '--topic names images of --bag'),
-    (['run', '--bag', 'elsewhere'], 'no image of a stamp'),
-    (['run', 'later'], 'no frame of one stamp'),
+    (['run', '--bag', 'absent'], 'no such file or folder'),
+    (['run', '--topic', '/camera/image'], '--topic is the image topic of --bag'),
+    (['run', '--bag', 'elsewhere'], 'no image with a stamp'),
+    (['run', 'later'], 'no frame with the same stamp'),
     (['run', '--labels', '/nowhere'], 'neither run has this topic'),
 ])
 def test_what_cannot_be_shown_is_refused_with_the_reason(

@@ -127,5 +127,5 @@ def test_what_cannot_be_drawn_leaves_no_folder(
 
 
 def test_an_existing_folder_is_refused(bag: Path) -> None:
-    with pytest.raises(BagError, match='exists already'):
+    with pytest.raises(BagError, match='already exists'):
         draw_bag(bag, SEED, 0.5, RATE_HZ, HEIGHT, WIDTH)

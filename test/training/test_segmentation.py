@@ -399,7 +399,7 @@ def test_a_full_disk_keeps_the_epochs_before_and_says_how_to_go_on(
         patch.setattr(Path, 'write_bytes', fill)
         assert main(line) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f'error: {tmp_path}/run: cannot be written: No space left on device; make room; '
+        f'error: {tmp_path}/run: cannot be written: No space left on device; free some space; '
         f'{tmp_path}/run/last.pt has the finished epochs: the same command with --resume '
         f'continues from there'
     )

@@ -88,7 +88,7 @@ def test_the_ground_watch_is_asked_by_one_thread_while_another_gives_it_masks() 
 
 
 def test_measurements_without_a_value_are_told() -> None:
-    assert 'have no value at all' in warning(np.full((240, 320, 3), np.nan, np.float32))
+    assert 'have no valid value' in warning(np.full((240, 320, 3), np.nan, np.float32))
 
 
 def test_points_along_x_of_a_frame_that_is_called_optical_are_refused() -> None:

@@ -391,12 +391,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Set up; 0 when the virtual environment is ready, 1 when it cannot be."""
     parser = argparse.ArgumentParser(description='Make .venv with all that this package needs.')
     parser.add_argument(
-        '--train', action='store_true', help='also what training, export and all tests need'
+        '--train', action='store_true', help='also install what training, export and tests need'
     )
-    parser.add_argument('--ray', action='store_true', help='also Ray, for clusters')
+    parser.add_argument('--ray', action='store_true', help='also install Ray, for clusters')
     parser.add_argument(
         '--distro', choices=DISTROS,
-        help=f'ROS distro (the one that is sourced, or {DEFAULT_DISTRO})',
+        help=f'ROS distro (default: the one that is sourced, or {DEFAULT_DISTRO})',
     )
     options = parser.parse_args(arguments)
 
