@@ -25,11 +25,14 @@ from mnv2_perception.nodes.qos import LATCHED_QOS
 from mnv2_perception.nodes.topics import Subscription
 from mnv2_perception.nodes.waiting import Lack
 from mnv2_perception.nodes.worker import Frame
+from mnv2_perception.vision.costmap import TRAVERSABLE
 from mnv2_perception.vision.decode import resize_ids
 from mnv2_perception.vision.ground_watch import GroundWatch
 from mnv2_perception.vision.marks import Limits, marks_of_points, marks_on_ground
 from mnv2_perception.vision.pose import IN_PLACE
 from mnv2_perception.vision.roles import topics_of_classes
+
+GROUND_SHARE = 0.01  # of a mask: less may be mistaken
 
 
 class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
@@ -131,11 +134,12 @@ class CostmapNode(PlacingNode[CostmapParameters, CostmapInputs]):
             points = inputs.points_of(
                 measured, camera, size, (msg.height, msg.width), frame, poses
             )
-            if inputs.not_optical:
+            # A camera that does look up, for what hangs over the robot, sees no ground.
+            if inputs.not_optical and (roles[ids] == TRAVERSABLE).mean() > GROUND_SHARE:
                 raise CalibrationError(inputs.not_optical)
             resized = resize_ids(ids, *points.shape[:2])
-            self._watch.take(points, resized, roles)
-            if odd := self._watch.warning:
+            self._watch.take(points, resized, roles, min(0.0, values.min_height_m))
+            if odd := inputs.not_optical or self._watch.warning:
                 self.get_logger().warning(odd, throttle_duration_sec=5 * LOG_PERIOD_S)
             marks = marks_of_points(points, resized, roles, grid_from_base, limits)
         in_base = Header(stamp=msg.header.stamp, frame_id=values.base_frame)

@@ -14,7 +14,6 @@ from mnv2_perception.nodes.measurements import Measurements
 from mnv2_perception.nodes.messages import stamp_to_ns
 from mnv2_perception.nodes.placing import PlacingNode
 from mnv2_perception.nodes.placing_parameters import Detection3DParameters
-from mnv2_perception.nodes.poses import in_tf2
 from mnv2_perception.nodes.process import spin
 from mnv2_perception.nodes.topics import Publisher, Subscription
 from mnv2_perception.nodes.worker import Frame
@@ -36,14 +35,12 @@ class Detection3DNode(PlacingNode[Detection3DParameters, Measurements]):
     def __init__(self, **kwargs: Any) -> None:
         self._placed: Publisher
         self._detections: Subscription
-        self._odd = ''
         self._latest: deque[bool] = deque(maxlen=WINDOW)
         super().__init__('detection3d_node', Measurements, **kwargs)
 
     def acquire(self) -> None:
         super().acquire()
         self._latest.clear()
-        self._odd = ''
         self._placed = self.create_result_publisher(Detection3DArray, 'detections3d')
 
     def announce(self) -> None: ...
@@ -72,11 +69,8 @@ class Detection3DNode(PlacingNode[Detection3DParameters, Measurements]):
                 points, self.poses.base_from_camera(header.frame_id, header), boxes, size,
                 values.min_height_m, values.min_points,
             )
-            # If the base frame is a camera's own, an optical frame does look along its z.
-            own = 'optical' in values.base_frame or in_tf2(header.frame_id) == values.base_frame
-            self._odd = '' if own else inputs.not_optical
-            if self._odd:
-                self.get_logger().warning(self._odd, throttle_duration_sec=5 * LOG_PERIOD_S)
+            if odd := inputs.not_optical:
+                self.get_logger().warning(odd, throttle_duration_sec=5 * LOG_PERIOD_S)
         with self._lock:
             self._latest.extend(box is not None for box in placed)
             self.counts['boxes'] += len(placed)
@@ -94,7 +88,7 @@ class Detection3DNode(PlacingNode[Detection3DParameters, Measurements]):
     def warning(self) -> str:
         with self._lock:
             unmeasured = len(self._latest) == WINDOW and not any(self._latest)
-        return super().warning() or self._odd or unmeasured * (
+        return super().warning() or unmeasured * (
             f'none of the last {WINDOW} boxes could be measured, so all are left out: check that '
             f"depth covers the camera's view and has the image's stamps, or lower min_points"
         )

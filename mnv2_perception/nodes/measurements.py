@@ -93,13 +93,16 @@ class Measurements:
             measured = self.measured_of(frame, values, stamps)
             if measured is None:
                 topic = {'depth': 'depth/image', 'points': 'points'}[values.source]
+                silent_s = self.measured.silent_s()
                 apart_s = self.measured.apart_s(stamp_to_ns(frame.msg.header.stamp))
-                cure = stamps.warning or (ONE_CLOCK if apart_s > APART_S else RAISE)
+                # What has just stopped is as far away as it is silent.
+                other_clock = apart_s > APART_S + silent_s
+                cure = stamps.warning or (ONE_CLOCK if other_clock else RAISE)
                 what = (
                     f" within {values.sync_tolerance_s} s of the image's stamp (the nearest is "
                     f'{apart_s:.3f} s away); {cure}'
                 )
-                if self.measured.silent_s() > SILENT_S:
+                if silent_s > SILENT_S:
                     what = f', on which nothing arrives: {START}'
                 return Lack(what, values.sync_wait_s, topic)
             places = measured
@@ -133,28 +136,39 @@ class Measurements:
             CalibrationError: a pose is unknown, or depth and its camera_info do not fit.
         """
         header, frame_id = frame.msg.header, measured.header.frame_id
+        base = poses.values.base_frame
+        # In a camera's own frame each optical one looks along the base's z.
+        own = 'optical' in base or base in (in_tf2(header.frame_id), in_tf2(frame_id))
+        judged = poses.source == 'tf' and not own
         if isinstance(measured, PointCloud2):
             require_one_image((measured.height, measured.width), image)
             points, pose = points_from_msg(measured), poses.base_from_camera(frame_id, header)
             require_optical(points, frame_id)
             of_camera = in_tf2(frame_id) == in_tf2(header.frame_id)
             self.not_optical = ''
-            if of_camera and lies_ahead(points, 2, 0):
-                self.not_optical = _not_optical(frame_id, pose, poses)
+            if judged and of_camera and lies_ahead(points, 2, 0):
+                self.not_optical = _not_optical(frame_id, pose)
+            misaligned = ''
             if camera and not of_camera:
                 with suppress(CalibrationError):  # the image's own pose is not needed here
                     image_pose = poses.base_from_camera(header.frame_id, header)
                     if not looks_up(image_pose):  # an optical frame
-                        self._compare_pixels(points, camera, image_pose.inverse() @ pose, frame_id)
+                        misaligned = _misaligned(
+                            points, camera, image_pose.inverse() @ pose, frame_id
+                        )
+            if misaligned and not self.misaligned:
+                self._tell(misaligned)
+            self.misaligned = misaligned
             placed: NDArray[np.float32] = pose.apply(points)
             return placed
         found = self.depth_info.of(stamp_to_ns(measured.header.stamp), frame.received_s)
         assert camera and found
         elsewhere = in_tf2(frame_id) != in_tf2(header.frame_id)
         of_frame = in_tf2(found[1].header.frame_id)
-        # If the matrices are the same, it is only that a simulator uses different names.
-        if not elsewhere and of_frame not in ('', in_tf2(frame_id)) and not (
-            found[0].same_matrix(camera)
+        # If the matrices are the same, it is only that a simulator uses different names; and
+        # aligned depth has the image's size.
+        if not elsewhere and in_tf2(frame_id) and of_frame not in ('', in_tf2(frame_id)) and (
+            (measured.height, measured.width) == image and not found[0].same_matrix(camera)
         ):
             raise CalibrationError(
                 f'depth is in {quoted(frame_id)}, like the image, but depth/camera_info is in '
@@ -163,32 +177,30 @@ class Measurements:
             )
         pose = poses.base_from_camera(header.frame_id, header)
         depth_pose = poses.base_from_camera(frame_id, header) if elsewhere else None
-        self.not_optical = _not_optical(header.frame_id, pose, poses) or (
-            _not_optical(frame_id, depth_pose, poses) if depth_pose else ''
+        self.not_optical = '' if not judged else _not_optical(header.frame_id, pose) or (
+            _not_optical(frame_id, depth_pose) if depth_pose else ''
         )
         return points_of_depth(
             depth_from_msg(measured), found[0], camera, size, pose, depth_pose
         )
 
 
-    def _compare_pixels(
-        self, points: NDArray[np.float32], camera: Camera, camera_from_points: Pose, frame_id: str
-    ) -> None:
-        share, before = pixel_offset(points, camera, camera_from_points), self.misaligned
-        self.misaligned = '' if share < MISALIGNED else (
-            f'the pixels of the cloud in {quoted(frame_id)} do not match those of the image: by '
-            f'camera_info and tf, half of them are {share * camera.width:.0f} px off or more; '
-            f'remap points to a cloud that is registered to this image, or use depth (source: '
-            f'depth)'
-        )
-        if self.misaligned and not before:
-            self._tell(self.misaligned)
+def _misaligned(
+    points: NDArray[np.float32], camera: Camera, camera_from_points: Pose, frame_id: str
+) -> str:
+    """Return what is wrong with the pixels of a cloud, empty if they are the camera's."""
+    share = pixel_offset(points, camera, camera_from_points)
+    return '' if share < MISALIGNED else (
+        f'the pixels of the cloud in {quoted(frame_id)} do not match those of the image: by '
+        f'camera_info and tf, half of them are {share * camera.width:.0f} px off or more; '
+        f'remap points to a cloud that is registered to this image, or use depth (source: '
+        f'depth)'
+    )
 
 
-def _not_optical(frame_id: str, pose: Pose, poses: Poses) -> str:
+def _not_optical(frame_id: str, pose: Pose) -> str:
     """Return what is wrong with a frame whose z should point ahead, empty if nothing is."""
-    wrong = poses.source == 'tf' and looks_up(pose)
-    return f'in the frame {quoted(frame_id)} {NOT_OPTICAL}' if wrong else ''
+    return f'in the frame {quoted(frame_id)} {NOT_OPTICAL}' if looks_up(pose) else ''
 
 
 def max_age_s(frame: Frame, values: PlacingParameters, stamps: StampWatch) -> float | None:

@@ -279,6 +279,9 @@ def cloud_to_msg(points: NDArray[np.float32], header: Header) -> PointCloud2:
 def points_from_msg(msg: PointCloud2) -> NDArray[np.float32]:
     """Read an organised cloud: (height, width, 3) float32, metres, owned by the caller.
 
+    Points at the sensor itself are NaN: so drivers, librealsense's for one, fill in what was not
+    measured.
+
     Raises:
         ImageError: it is not organised, has no float32 x, y and z, or contradicts itself.
     """
@@ -305,7 +308,10 @@ def points_from_msg(msg: PointCloud2) -> NDArray[np.float32]:
     )
     strides = (msg.row_step, msg.point_step)
     stored = np.ndarray((msg.height, msg.width), dtype, msg.data, strides=strides)
-    return np.stack([stored[name] for name in 'xyz'], axis=-1).astype(np.float32)
+    x, y, z = (stored[name] for name in 'xyz')
+    points = np.stack([x, y, z], axis=-1).astype(np.float32)
+    points[(z == 0) & (x == 0) & (y == 0)] = np.nan
+    return points
 
 
 def scan_to_msg(scan: Scan, header: Header) -> LaserScan:

@@ -206,5 +206,5 @@ class PlacingNode(PerceptionNode[Values], Generic[Values, Inputs]):
     def warning(self) -> str:
         return (
             self.inputs.refused(self.parameters) or (self._poses.warning if self._poses else '')
-            or self._odd_name or self.inputs.misaligned
+            or self._odd_name or self.inputs.not_optical or self.inputs.misaligned
         )

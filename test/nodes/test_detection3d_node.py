@@ -170,6 +170,10 @@ def test_a_cloud_whose_pixels_are_not_the_images_is_told(
     detector.detect(header(1))
     detector.wait_for(header(1))
     assert told in node.warning() and bool(told) == bool(node.warning())
+    detector.points.publish(cloud_to_msg(depth_points(DEPTH_M, CAMERA), header(2)))
+    detector.detect(header(2))
+    detector.wait_for(header(2))
+    assert node.warning() == ''  # the driver was set right
 
 
 def test_a_box_that_was_not_measured_is_left_out_and_counted(detector: Detector) -> None:

@@ -520,6 +520,13 @@ def test_an_organised_cloud_comes_back_as_it_was() -> None:
     np.testing.assert_array_equal(messages.points_from_msg(msg), points)
 
 
+def test_what_a_driver_fills_with_zeros_was_not_measured() -> None:
+    points = np.array([[(0, 0, 0), (0, 0, 1)], [(1, 0, 0), (0, -1, 0)]], np.float32)
+    found = messages.points_from_msg(messages.cloud_to_msg(points, Header()))
+    points[0, 0] = np.nan
+    np.testing.assert_array_equal(found, points)
+
+
 def test_a_drivers_cloud_with_colour_and_padded_rows_is_read() -> None:
     values = np.arange(24, dtype='<f4').reshape(2, 3, 4)  # x, y, z, rgb
     rows = np.pad(values.reshape(2, 12).view(np.uint8), ((0, 0), (0, 8)))

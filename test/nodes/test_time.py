@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import replace
 import itertools
+import math
 import threading
 import time
 from typing import Any
 
-from camera_scene import draw_box
+from camera_scene import BOX, draw_box
 import numpy as np
 import pytest
 
@@ -28,6 +29,7 @@ from test_costmap_node import (
     BOX_AT,
     CAMERA,
     camera_info,
+    check_box,
     depth_msg,
     POSE,
     Scene,
@@ -39,10 +41,12 @@ from tf2_stand_in import transform
 
 from mnv2_perception.nodes import poses
 from mnv2_perception.nodes.costmap_inputs import CostmapInputs
+from mnv2_perception.nodes.measurements import ONE_CLOCK
 from mnv2_perception.nodes.messages import mask_to_msg, stamp_to_ns
 from mnv2_perception.nodes.parameters import CostmapParameters
 from mnv2_perception.nodes.sync import StampedQueue, StampWatch
 from mnv2_perception.nodes.worker import Frame
+from mnv2_perception.vision.camera import Camera
 from mnv2_perception.vision.pose import BODY_FROM_OPTICAL, Pose
 
 pytestmark = pytest.mark.ros
@@ -234,6 +238,18 @@ def test_depth_of_another_clock_asks_for_one_clock_and_not_for_tolerance(scene: 
         eventually(lambda text=told: text in node.describe()['waiting_for'])
 
 
+def test_depth_that_has_just_stopped_is_not_told_as_of_another_clock(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depth, node = start_with_depth(scene, sync_wait_s=0.05)
+    monkeypatch.setattr(StampedQueue, 'silent_s', lambda self: 7.0)
+    depth.publish(depth_msg(np.ones(IDS.shape, np.float32), header(1), '32FC1'))
+    eventually(lambda: not node.inputs.measured.is_empty())
+    scene.camera.publish(mask(1008 * 10**9))
+    eventually(lambda: 'away' in node.describe()['waiting_for'])
+    assert ONE_CLOCK not in node.describe()['waiting_for']
+
+
 def start_with_depth(scene: Scene, **parameters: Any) -> tuple[Any, Any]:
     depth = scene.peer.create_publisher(Image, 'depth/image', 1)
     infos = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
@@ -260,6 +276,25 @@ def test_depth_in_the_frame_of_the_cameras_body_is_refused(scene: Scene, tree: T
     assert node._rejection.startswith("in the frame 'camera_link' z points up")
 
 
+@pytest.mark.parametrize(('base_frame', 'told'), [
+    ('base_link', True), ('camera_optical', False),
+])
+def test_a_camera_that_does_look_up_places_what_hangs_over_the_robot(
+    scene: Scene, tree: Tree, base_frame: str, told: bool
+) -> None:
+    up = Pose.from_rpy(0.2, -0.1, 1.0, 0.0, -math.pi / 2, 0.0) @ BODY_FROM_OPTICAL
+    tree._static.publish(TFMessage(transforms=[transform('base_link', 'camera_optical', up, 0)]))
+    depth, node = start_with_depth(
+        scene, pose_source='tf', base_frame=base_frame, grid_frame=base_frame
+    )
+    tree.wait()
+    msg = mask_to_msg(np.full_like(IDS, BOX), header(1))
+    depth.publish(depth_msg(np.full(IDS.shape, 0.5, np.float32), msg.header, '32FC1'))
+    scene.camera.publish(msg)
+    eventually(lambda: node.counts['published'] == 1)
+    assert ('z points up' in node.warning()) == told and bool(node.warning()) == told
+
+
 def test_aligned_depth_with_the_camera_info_of_the_unaligned_is_refused(scene: Scene) -> None:
     depth, node = start_with_depth(scene)
     infos = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
@@ -277,6 +312,18 @@ def test_aligned_depth_with_the_camera_info_of_the_unaligned_is_refused(scene: S
                    == count)
     assert (node.counts['published'], node.counts['rejected']) == (1, 1)
     assert "depth/camera_info is in 'depth_optical' and has another matrix" in node._rejection
+
+
+def test_depth_of_one_place_and_another_lens_than_the_image_is_placed(scene: Scene) -> None:
+    depth, node = start_with_depth(scene)  # as a simulator's, whose camera_info has its own name
+    infos = scene.peer.create_publisher(CameraInfo, 'depth/camera_info', 1)
+    scene.heard(infos)
+    wide = Camera(150, 200, 120.0, 120.0, 100.0, 75.0)
+    before = node.inputs.depth_info.last_info
+    infos.publish(camera_info(wide, 'camera/depth_optical'))
+    eventually(lambda: node.inputs.depth_info.last_info is not before)
+    depth.publish(depth_msg(draw_box(wide, POSE, *BOX_AT)[1], header(1), '16UC1'))
+    check_box(scene.show(1, *BOX_AT), height_m=None)
 
 
 def test_depth_without_a_value_is_told(scene: Scene) -> None:

@@ -1,5 +1,8 @@
 """What is told of measurements that cannot be true, and of slopes and stairs, which can."""
 
+import sys
+import threading
+
 from camera_scene import BOX, draw_box, ROAD, SKY
 import numpy as np
 import pytest
@@ -19,10 +22,10 @@ IDS, DEPTH_M = draw_box(CAMERA, POSE, (3.0, 0.4, 0.0), (3.6, 0.9, 0.3))
 ROLES = roles_of({'sky': SKY, 'road': ROAD, 'box': BOX}, ['road'], [], [], ['sky'])
 
 
-def warning(points: Floats, masks: int = 10) -> str:
+def warning(points: Floats, masks: int = 10, lowest_m: float = 0.0) -> str:
     watch = GroundWatch()
     for _ in range(masks):
-        watch.take(points, IDS, ROLES)
+        watch.take(points, IDS, ROLES, lowest_m)
     return watch.warning
 
 
@@ -46,6 +49,42 @@ def test_of_ground_slopes_and_the_stairs_behind_it_nothing_is_told() -> None:
     ramp[..., 2] += 0.27 * points[..., 0]
     stairs[..., 2] -= np.where(points[..., 0] > 4.0, np.float32(3.0), np.float32(0.0))
     assert warning(ramp) == warning(stairs) == ''
+
+
+def test_ground_below_a_base_frame_in_the_body_is_not_told_where_min_height_says_so() -> None:
+    points = POSE.apply(depth_points(DEPTH_M, CAMERA))
+    points[..., 2] -= np.float32(1.6)
+    assert 'm below' in warning(points)
+    assert 'm below' in warning(points, lowest_m=-0.4)
+    assert warning(points, lowest_m=-1.55) == warning(points, lowest_m=-10.0) == ''
+    points[..., 2] += np.float32(3.2)
+    assert 'm above' in warning(points, lowest_m=-10.0)
+
+
+def test_one_line_of_measurements_is_not_told_as_none() -> None:
+    points = np.full((240, 320, 3), np.nan, np.float32)
+    points[121] = 1.0
+    assert warning(points) == ''
+
+
+def test_the_ground_watch_is_asked_by_one_thread_while_another_gives_it_masks() -> None:
+    watch, done = GroundWatch(), threading.Event()
+    points = np.full((8, 8, 3), np.nan, np.float32)
+
+    def give() -> None:
+        while not done.is_set():
+            watch.take(points, IDS[:8, :8], ROLES)
+
+    thread, interval_s = threading.Thread(target=give), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        told = {watch.warning[:8] for _ in range(50_000)}
+    finally:
+        sys.setswitchinterval(interval_s)
+        done.set()
+        thread.join()
+    assert told <= {'', 'the last'}
 
 
 def test_measurements_without_a_value_are_told() -> None:
