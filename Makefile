@@ -45,6 +45,7 @@ soak: setup       ## FRAMES through perception with faults; what it held: out/so
 check: setup      ## lint, types, and whether the documents say what the code does
 	@$(RUN) ruff check .
 	@$(RUN) mypy
+	@$(RUN) mypy launch/*.py benchmark/*.py
 	@$(RUN) pytest -q test/test_documentation.py test/test_import_boundaries.py
 
 clean:            ## remove what the targets above made

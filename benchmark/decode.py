@@ -19,7 +19,7 @@ import platform
 import statistics
 import tempfile
 import time
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnxruntime
@@ -28,7 +28,7 @@ import yaml
 from mnv2_perception.engines import open_engine
 from mnv2_perception.model_spec import ModelSpec
 from mnv2_perception.nets.export import export_network
-from mnv2_perception.nets.unet import UNet
+from mnv2_perception.nets.unet import Decoder, UNet
 from mnv2_perception.vision.decode import ids_and_confidence
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +40,7 @@ def naive(logits: np.ndarray) -> Any:
     return logits.argmax(0).astype(np.uint8), (exp / exp.sum(0)).max(0)
 
 
-def measure(height: int, width: int, decoder: str, threads: int, runs: int) -> dict[str, Any]:
+def measure(height: int, width: int, decoder: Decoder, threads: int, runs: int) -> dict[str, Any]:
     """Return the median time of each way in milliseconds, and its ratio to bare."""
     values = yaml.safe_load((ROOT / 'mnv2_perception/training/camvid.yaml').read_text())
     spec = ModelSpec.from_dict({**values, 'height': height, 'width': width}, 'camvid.yaml')
@@ -53,7 +53,7 @@ def measure(height: int, width: int, decoder: str, threads: int, runs: int) -> d
             engines[output] = open_engine(path, 'onnx_runtime', threads)
         image = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
 
-        def bare() -> np.ndarray:
+        def bare() -> Any:
             return engines['logits'].infer({'image': image})['logits'][0]
 
         ways: dict[str, Callable[[], Any]] = {
@@ -90,7 +90,7 @@ def main() -> None:
     arguments = parser.parse_args()
     results = [
         measure(height, width, decoder, arguments.threads, arguments.runs)
-        for decoder in ('separable', 'full')
+        for decoder in get_args(Decoder)
         for height, width in ((352, 480), (480, 640))
     ]
     print('| decoder | size | bare ms | graph | numpy | naive |')

@@ -255,7 +255,8 @@ def measure_round(
     lines: dict[str, list[str]], network: Path, arguments: argparse.Namespace, number: int
 ) -> dict[str, Any]:
     """Start the nodes, let them take turns, and return the measurements of starts and turns."""
-    images, found = arguments.images, {way: {} for way in lines}
+    images = arguments.images
+    found: dict[str, Any] = {way: {} for way in lines}
     turns: dict[str, list[dict[str, float]]] = {way: [] for way in lines}
     bare: list[float] = []
     rclpy.init()

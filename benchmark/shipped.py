@@ -35,11 +35,8 @@ from mnv2_perception.data.coco import write_coco
 from mnv2_perception.data.folders import list_classified, list_pairs
 from mnv2_perception.data.from_masks import boxes_from_labels, middle, vote, write_patches
 from mnv2_perception.data.images import read_image
-from mnv2_perception.evaluation.evaluate import (
-    evaluate_components,
-    evaluate_detection,
-    evaluate_segmentation,
-)
+from mnv2_perception.evaluation.boxes import evaluate_components, evaluate_detection
+from mnv2_perception.evaluation.evaluate import evaluate_segmentation
 from mnv2_perception.tasks.classifier import Classifier
 from mnv2_perception.tasks.detector import Detector
 from mnv2_perception.tasks.segmenter import Segmenter

@@ -74,7 +74,7 @@ class Look(NamedTuple):
     ids: bool = False
 
 
-def find_camera(bag: Path, image: str = '') -> CameraTopics:
+def find_camera(bag: Path, image: str = '', option: str = '--topic') -> CameraTopics:
     """Find the camera's topics by the first image of each: colour before gray, many values first.
 
     Labels, depth, confidences and topics that this package publishes itself are excluded. If there
@@ -83,6 +83,7 @@ def find_camera(bag: Path, image: str = '') -> CameraTopics:
     Args:
         bag: path of the bag.
         image: the image topic, if it is known.
+        option: how the user of this command or launch file names the topic, for the advice.
 
     Raises:
         BagError: the bag does not have this topic, or has no images of a camera.
@@ -104,7 +105,7 @@ def find_camera(bag: Path, image: str = '') -> CameraTopics:
     able = [(look.rank, name) for name, look in looks.items() if look.rank is not None]
     if not image and not able:
         advice = (
-            f'it has {_listed(kinds)}; to use one of them anyway, name it with --topic'
+            f'it has {_listed(kinds)}; to use one of them anyway, name it with {option}'
             if kinds else 'it has no images at all; record the camera too'
         )
         raise BagError(
@@ -116,7 +117,7 @@ def find_camera(bag: Path, image: str = '') -> CameraTopics:
         besides = f', not {_listed(others)}' if others else ''
         warn_once(
             f'{bag}: using {chosen} as the camera ({kinds[chosen]}){besides}; choose another with '
-            f'--topic'
+            f'{option}'
         )
     labels = [name for name, look in looks.items() if look.ids and 'label' in name.split('/')]
     info = chosen.removesuffix('/compressed').rpartition('/')[0] + '/camera_info'
