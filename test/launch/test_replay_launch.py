@@ -128,7 +128,7 @@ def test_the_chosen_nodes_share_one_process(
     launched = launch('replay', f'bag:={drive}', f'params_file:={params_file}')
     scans = collect(launched, LaserScan, '/scan')
     launched.wait_until_subscribed('/camera/camera_info', '/costmap_node')
-    assert 'image:=… names another' in spin_until_ended(launched)  # beside its labels
+    assert 'choose another with image:=…' in spin_until_ended(launched)  # beside its labels
     assert scans
 
 
