@@ -92,7 +92,7 @@ def test_a_class_without_an_image_is_named(folder: Path, tmp_path: Path) -> None
     spec = replace(
         SPEC, classes=('red', 'green', 'amber'), colours=((9, 9, 9),) * 3
     )
-    with pytest.raises(DataError, match='no image of amber'):
+    with pytest.raises(DataError, match='no images of amber'):
         train(folder, tmp_path, spec, RECIPE)
 
 

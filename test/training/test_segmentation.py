@@ -475,7 +475,7 @@ def test_a_loss_that_is_none_names_a_checkpoint_only_where_there_is_one(
     [
         (np.full((96, 128), 255, np.uint8), 'no pixel has an id below 11'),
         (np.full((96, 128, 3), 1, np.uint8) * np.uint8([1, 2, 3]), 'got a PNG of colours'),
-        (np.zeros((48, 64), np.uint8), r'is \(48, 64\), its image is \(96, 128\)'),
+        (np.zeros((48, 64), np.uint8), r'is \(48, 64\), but its image is \(96, 128\)'),
     ],
 )
 def test_labels_to_measure_on_are_looked_at_before_the_first_epoch(
@@ -525,7 +525,7 @@ def test_an_export_beside_an_older_int8_file_tells_of_that(
     pytest.importorskip('onnx', reason='no onnx: run make setup-train')
     (tmp_path / 'm_int8.onnx').write_bytes(b'of the model before')
     assert main(['export', str(run / 'best.pt'), str(tmp_path / 'm.onnx')]) == 0
-    assert 'm_int8.onnx: is of an earlier m.onnx; make it again' in capsys.readouterr().err
+    assert 'm_int8.onnx: belongs to an earlier m.onnx; make it again' in capsys.readouterr().err
 
 
 def test_weights_of_a_command_that_failed_are_one_line(
