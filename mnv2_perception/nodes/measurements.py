@@ -6,6 +6,7 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image, PointCloud2
+from std_msgs.msg import Header
 
 from mnv2_perception.errors import CalibrationError, quoted
 from mnv2_perception.nodes.calibrations import Calibrations
@@ -135,54 +136,82 @@ class Measurements:
             ImageError: the message contradicts itself or the image.
             CalibrationError: a pose is unknown, or depth and its camera_info do not fit.
         """
-        header, frame_id = frame.msg.header, measured.header.frame_id
-        base = poses.values.base_frame
-        # In a camera's own frame each optical one looks along the base's z.
-        own = 'optical' in base or base in (in_tf2(header.frame_id), in_tf2(frame_id))
-        judged = poses.source == 'tf' and not own
         if isinstance(measured, PointCloud2):
-            require_one_image((measured.height, measured.width), image)
-            points, pose = points_from_msg(measured), poses.base_from_camera(frame_id, header)
-            require_optical(points, frame_id)
-            of_camera = in_tf2(frame_id) == in_tf2(header.frame_id)
-            self.not_optical = ''
-            if judged and of_camera and lies_ahead(points, 2, 0):
-                self.not_optical = _not_optical(frame_id, pose)
-            misaligned = ''
-            if camera and not of_camera:
-                with suppress(CalibrationError):  # the image's own pose is not needed here
-                    image_pose = poses.base_from_camera(header.frame_id, header)
-                    if not looks_up(image_pose):  # an optical frame
-                        misaligned = _misaligned(
-                            points, camera, image_pose.inverse() @ pose, frame_id
-                        )
-            if misaligned and not self.misaligned:
-                self._tell(misaligned)
-            self.misaligned = misaligned
-            placed: NDArray[np.float32] = pose.apply(points)
-            return placed
-        found = self.depth_info.of(stamp_to_ns(measured.header.stamp), frame.received_s)
-        assert camera and found
+            return self._points_of_cloud(measured, camera, image, frame.msg.header, poses)
+        assert camera
+        return self._points_of_depth(measured, camera, size, image, frame, poses)
+
+    def _points_of_cloud(
+        self, cloud: PointCloud2, camera: Camera | None, image: tuple[int, int], header: Header,
+        poses: Poses,
+    ) -> NDArray[np.float32]:
+        """Return the points of a cloud; see `points_of`."""
+        require_one_image((cloud.height, cloud.width), image)
+        frame_id = cloud.header.frame_id
+        points, pose = points_from_msg(cloud), poses.base_from_camera(frame_id, header)
+        require_optical(points, frame_id)
+        of_camera = in_tf2(frame_id) == in_tf2(header.frame_id)
+        self.not_optical = ''
+        if of_camera and _can_judge(poses, header, frame_id) and lies_ahead(points, 2, 0):
+            self.not_optical = _not_optical(frame_id, pose)
+        misaligned = ''
+        if camera and not of_camera:
+            with suppress(CalibrationError):  # the image's own pose is not needed here
+                image_pose = poses.base_from_camera(header.frame_id, header)
+                if not looks_up(image_pose):  # an optical frame
+                    misaligned = _misaligned(
+                        points, camera, image_pose.inverse() @ pose, frame_id
+                    )
+        if misaligned and not self.misaligned:
+            self._tell(misaligned)
+        self.misaligned = misaligned
+        placed: NDArray[np.float32] = pose.apply(points)
+        return placed
+
+    def _points_of_depth(
+        self, depth: Image, camera: Camera, size: tuple[int, int], image: tuple[int, int],
+        frame: Frame, poses: Poses,
+    ) -> NDArray[np.float32]:
+        """Return the points of a depth image; see `points_of`."""
+        header, frame_id = frame.msg.header, depth.header.frame_id
+        found = self.depth_info.of(stamp_to_ns(depth.header.stamp), frame.received_s)
+        assert found
+        depth_camera, depth_info = found
         elsewhere = in_tf2(frame_id) != in_tf2(header.frame_id)
-        of_frame = in_tf2(found[1].header.frame_id)
-        # If the matrices are the same, it is only that a simulator uses different names; and
-        # aligned depth has the image's size.
-        if not elsewhere and in_tf2(frame_id) and of_frame not in ('', in_tf2(frame_id)) and (
-            (measured.height, measured.width) == image and not found[0].same_matrix(camera)
+        # Aligned depth has the image's size. If the matrices are the same, a simulator only uses
+        # different names.
+        if (
+            in_tf2(frame_id) and not elsewhere and (depth.height, depth.width) == image
+            and in_tf2(depth_info.header.frame_id) not in ('', in_tf2(frame_id))
+            and not depth_camera.same_matrix(camera)
         ):
             raise CalibrationError(
                 f'depth is in {quoted(frame_id)}, like the image, but depth/camera_info is in '
-                f'{quoted(of_frame)} and has another matrix: is it that of the unaligned depth? '
-                f'Remap depth/camera_info to the one beside the aligned depth'
+                f'{quoted(in_tf2(depth_info.header.frame_id))} and has another matrix: is it that '
+                f'of the unaligned depth? Remap depth/camera_info to the one beside the aligned '
+                f'depth'
             )
         pose = poses.base_from_camera(header.frame_id, header)
         depth_pose = poses.base_from_camera(frame_id, header) if elsewhere else None
-        self.not_optical = '' if not judged else _not_optical(header.frame_id, pose) or (
-            _not_optical(frame_id, depth_pose) if depth_pose else ''
-        )
+        self.not_optical = ''
+        if _can_judge(poses, header, frame_id):
+            self.not_optical = _not_optical(header.frame_id, pose) or (
+                _not_optical(frame_id, depth_pose) if depth_pose else ''
+            )
         return points_of_depth(
-            depth_from_msg(measured), found[0], camera, size, pose, depth_pose
+            depth_from_msg(depth), depth_camera, camera, size, pose, depth_pose
         )
+
+
+def _can_judge(poses: Poses, header: Header, frame_id: str) -> bool:
+    """Tell whether a pose shows if a frame is optical.
+
+    Poses from parameters are of an optical frame anyway; and if the base frame is a camera's own
+    frame, each optical one looks along its z axis.
+    """
+    base = poses.values.base_frame
+    own = 'optical' in base or base in (in_tf2(header.frame_id), in_tf2(frame_id))
+    return poses.source == 'tf' and not own
 
 
 def _misaligned(
