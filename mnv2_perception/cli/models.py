@@ -237,8 +237,6 @@ def build_command(arguments: argparse.Namespace) -> None:
     from mnv2_perception.tasks.models import find_model
 
     logging.basicConfig(level=logging.INFO, format='%(message)s')
-    # TensorRT returns to Python only after minutes. Ending at once leaves no incomplete file.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     model = find_model(arguments.model)
     check_file(model)
     folder = (arguments.cache or plans.cache_folder()).absolute()
@@ -254,7 +252,12 @@ def build_command(arguments: argparse.Namespace) -> None:
         else TensorRTBuilder(model, folder, arguments.timing_cache)
     )
     options = Options(arguments.precision or '', arguments.dla, arguments.batch)
-    plan = build_plan(model, options, folder, builder)
+    # TensorRT returns to Python only after minutes. Ending at once leaves no incomplete file.
+    usual = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        plan = build_plan(model, options, folder, builder)
+    finally:
+        signal.signal(signal.SIGINT, usual)
     print(folder / plan.key.file_name(model))
 
 

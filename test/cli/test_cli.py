@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 import re
+import signal
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -577,10 +578,12 @@ def test_a_checkpoint_in_the_place_of_a_model_names_the_command_that_makes_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str
 ) -> None:
     (checkpoint := tmp_path / 'best.pt').write_bytes(b'PK')
+    before = signal.getsignal(signal.SIGINT)
     assert cli.main(line.format(checkpoint).split()) == 1
     told = capsys.readouterr().err
     assert told.startswith(f'error: {checkpoint}: is a checkpoint, expected a model such as an')
     assert told.count(f'mnv2 export {checkpoint} model.onnx') == 1
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize(('said', 'told'), [
