@@ -141,7 +141,7 @@ def _topic(topic: BagTopic, seen: _Seen) -> dict[str, Any]:
     if seen.calibration is not None:
         with suppress(CalibrationError):  # reported as missing for the node
             odd = oddity(seen.calibration, Camera.from_info(seen.calibration))
-            facts |= {'odd': odd.removeprefix('camera_info: ')} if odd else {}
+            facts |= {'odd': odd} if odd else {}
     return facts
 
 

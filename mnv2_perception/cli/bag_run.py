@@ -247,10 +247,9 @@ def odd_calibration(source: 'Source') -> str:
         return ''
     try:
         info = source.calibration.read()
-        odd = oddity(info, Camera.from_info(info, source.rectified))
+        return oddity(info, Camera.from_info(info, source.rectified))
     except (BagError, CalibrationError):
         return ''
-    return odd.removeprefix('camera_info: ')
 
 
 def progress() -> Callable[[int, int, float], None]:

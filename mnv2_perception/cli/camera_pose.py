@@ -170,5 +170,5 @@ def read_camera(path: Path, rectified: bool) -> 'Camera':
             f'what `ros2 topic echo --once camera_info` prints'
         ) from exc
     if odd := oddity(info, camera):
-        print(f'{path}: {odd.removeprefix("camera_info: ")}', file=sys.stderr)
+        print(f'{path}: {odd}', file=sys.stderr)
     return camera

@@ -76,7 +76,7 @@ class Calibrations:
         try:
             camera = Camera.from_info(msg, self._rectified)
             taken = Calibration(header, msg, camera)
-            odd = oddity(msg, camera).removeprefix('camera_info: ')
+            odd = oddity(msg, camera)
         except CalibrationError as exc:
             refusal = f'{self.name}: {str(exc).removeprefix("camera_info: ")}'
             taken = Calibration(header, None, CalibrationError(refusal))

@@ -344,7 +344,7 @@ def oddity(info: CameraInfoFields, camera: Camera) -> str:
     if info.roi.height or info.roi.width or all(_MIDDLE[0] < x < _MIDDLE[1] for x in shares):
         return ''
     return (
-        f'camera_info: the principal point is ({camera.cx:.0f}, {camera.cy:.0f}) in an image of '
+        f'the principal point is ({camera.cx:.0f}, {camera.cy:.0f}) in an image of '
         f'{camera.height} × {camera.width}, expected it near the middle: was the camera '
         f'calibrated at another size, or does the driver bin or crop? All distances may be '
         f'wrong; calibrate at this size, or correct the driver'
